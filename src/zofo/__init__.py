@@ -1,0 +1,31 @@
+"""zofo: fine-tune language models in the memory of inference plus a small adapter."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zofo.api import Run as Run
+    from zofo.api import evaluate as evaluate
+    from zofo.api import export as export
+    from zofo.api import finetune as finetune
+    from zofo.api import load as load
+    from zofo.api import train as train
+    from zofo.errors import InputError as InputError
+    from zofo.errors import RunError as RunError
+    from zofo.errors import ZofoError as ZofoError
+
+__version__ = "0.1.0"
+_HOMES = {
+    **dict.fromkeys(("Run", "evaluate", "export", "finetune", "load", "train"), "zofo.api"),
+    **dict.fromkeys(("InputError", "RunError", "ZofoError"), "zofo.errors"),
+}
+__all__ = ["InputError", "Run", "RunError", "ZofoError", "evaluate", "export", "finetune", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use: `import zofo` does not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zofo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

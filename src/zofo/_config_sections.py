@@ -1,0 +1,114 @@
+"""The sections every run has: model, task, train."""
+
+# ruff: noqa: RUF009 (_f only wraps dataclasses.field)
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from zofo import registry
+from zofo.errors import InputError, did_you_mean
+
+DATA_SUFFIXES = (".jsonl", ".csv", ".parquet")
+REPORTERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive", "codecarbon")
+
+
+def _f(default: Any = dataclasses.MISSING, help: str = "", **metadata: Any) -> Any:
+    """A field with its documentation and bounds."""
+    metadata = {"help": help, **metadata}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(metadata=metadata) if default is dataclasses.MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone, any Hugging Face causal LM."""
+
+    name: str = _f(help="hub id or directory of a causal LM", flag="--model")
+    revision: str | None = _f(None, "branch, tag or commit on the hub")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _f("auto", "auto: float32 on CPU, bfloat16 on CUDA")
+    device: str = _f("auto", "auto, cpu, cuda, cuda:N or mps; auto takes CUDA where there is one")
+    max_length: int | None = _f(None, "tokens of an example, the rest is cut on the left; null: the model's own", ge=2)
+    trust_remote_code: bool = _f(False, "run code that comes with the model")
+
+    def problems(self) -> list[str]:
+        if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            return []
+        return [f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"']
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """The data and how an example reads."""
+
+    name: str = _f(help="a task (zofo ls tasks), a .jsonl, .csv or .parquet file, or a task .yaml", flag="--task")
+    template: str = _f("default", "which of the task's templates; plain: the input and the answer only")
+    data: str | None = _f(None, "directory with train, validation, test .jsonl in the task's columns, or one file")
+    train_examples: int = _f(1000, "examples sampled for training", paper="section 4: 1000", ge=1)
+    dev_examples: int = _f(500, "examples that select the checkpoint", paper="section 4: 500", ge=1)
+    test_examples: int = _f(1000, "examples of the reported numbers", paper="section 4: 1000", ge=1)
+    choices: list[str] | None = _f(None, "the answers of a local file, in order, where it has no choices column")
+    objective: Literal["auto", "options", "lm"] = _f(
+        "auto", "auto: the task's; options: cross-entropy; lm: answer tokens"
+    )
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.choices is not None and (len(self.choices) < 2 or len(set(self.choices)) < len(self.choices)):
+            found.append("choices: expected at least two different answers")
+        if self.data is not None and not Path(self.data).exists():
+            found.append(f"data: no such file or directory: {self.data}")
+        if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):
+            return found if Path(self.name).is_file() else [*found, f"name: no such file: {self.name}"]
+        try:
+            registry.find("tasks", self.name)
+        except InputError as error:
+            found.append(f"name: {error}; or give a file {', '.join(DATA_SUFFIXES)} or a task .yaml")
+        return found
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: cadence, data position, files."""
+
+    output_dir: str = _f(help="directory of the run", flag="--output-dir")
+    max_steps: int = _f(
+        1000, "updates in all, lower and upper level counted", paper="section 4: every update counts", ge=0
+    )
+    batch_size: int = _f(16, "examples of one batch, at each level", paper="appendix B.1.4: 16", ge=1)
+    micro_batch_size: int | None = _f(None, "examples at once; same numbers, less memory; null: the whole batch", ge=1)
+    eval_batch_size: int = _f(32, "examples at once in an evaluation", ge=1)
+    eval_steps: int = _f(100, "steps between two evaluations on dev", ge=1)
+    save_steps: int = _f(100, "steps between two checkpoints", ge=1)
+    save_total_limit: int | None = _f(2, "checkpoints kept, the best one besides; null: all", ge=1)
+    logging_steps: int = _f(10, "steps between two log lines", ge=1)
+    seed: int = _f(0, "samples, splits, batches, adapters and directions derive from it", ge=0, lt=2**63)
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = _f("constant", "schedule of every rate")
+    warmup_steps: int = _f(0, "steps of linear warm-up", ge=0)
+    report_to: list[str] = _f([], "where TrainerCallbacks send metrics: tensorboard, wandb, trackio")
+    on_nonfinite: Literal["stop", "skip"] = _f("stop", "what a loss that is NaN or infinite does to the run")
+    max_grad_norm: float | None = _f(None, "clips the norm of first-order gradients; null: no clipping", gt=0)
+    max_replay_seconds: float = _f(60.0, "a snapshot of theta is kept when replaying the journal takes longer", ge=0)
+    select_by: Literal["loss", "metric"] = _f(
+        "loss", "what on dev selects the checkpoint", paper="B.1.4: validation loss"
+    )
+    resume: str | None = _f(None, "latest, or a checkpoint directory")
+    overwrite: bool = _f(False, "replace another run in output_dir")
+    threads: int | None = _f(None, "CPU threads; null: torch's own choice", ge=1)
+
+    def problems(self) -> list[str]:
+        unknown = [name for name in self.report_to if name not in REPORTERS]
+        found = [
+            f'report_to: unknown "{n}"{did_you_mean(n, REPORTERS) or "; known: " + ", ".join(REPORTERS)}'
+            for n in unknown
+        ]
+        if self.resume and self.overwrite:
+            found.append("overwrite: cannot be given together with resume")
+        if not self.output_dir:
+            found.append("output_dir: must not be empty")
+        return found

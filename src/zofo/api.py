@@ -1,0 +1,231 @@
+"""The public functions: finetune, evaluate, load, export. They join the parts and hold no algorithm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zofo import checkpoint, record
+from zofo.config import Config, resolve
+from zofo.errors import InputError
+from zofo.export import export, load
+from zofo.loop import Loop
+from zofo.scoring import as_rows
+from zofo.session import audit, build
+
+__all__ = ["Run", "evaluate", "export", "finetune", "load", "train"]
+
+OURS = ("config.yaml", "run.json", "metrics.jsonl", "journal.bin", "README.md", "eval", "checkpoint-*", "best-*", ".*.tmp")
+
+
+@dataclass
+class Run:
+    """A finished run: its directory and the contents of run.json."""
+
+    path: Path
+    info: dict[str, Any] = field(repr=False)
+
+    @property
+    def deployed(self) -> str:
+        """The adapter beside theta that dev chose ("s", "p"), or "theta" where there is none."""
+        return self.info["deployed"]
+
+    @property
+    def dev(self) -> dict[str, float]:
+        """Loss and metric on dev of what is deployed."""
+        return self.info["dev"][self.deployed]
+
+    @property
+    def test(self) -> dict[str, float]:
+        """Loss and metric on test of what is deployed."""
+        return self.info["test"][self.deployed]
+
+    def export(self, output_dir: str | Path, merge: bool = False, adapter: str | None = None) -> Path:
+        """A directory for plain transformers and peft; see `zofo.export`."""
+        return export(self.path, output_dir, merge=merge, adapter=adapter)
+
+
+def finetune(
+    model: str,
+    task: str,
+    method: str | Mapping[str, Any] = "bilevel-zofo",
+    adapter: str | Mapping[str, Any] | None = None,
+    *,
+    output_dir: str | Path,
+    preset: str | None = None,
+    callbacks: Sequence[Any] = (),
+    overrides: Sequence[str] = (),
+    dry_run: bool = False,
+    **train_options: Any,
+) -> Run:
+    """Fine-tune `model` (a hub id or a directory) on `task` (a task's name, or a file of one's own).
+
+    method, adapter: a name, or a mapping with `name` and settings. train_options: fields of the `train` section, such
+    as max_steps, batch_size, seed, resume, overwrite. overrides: "section.key=value" for everything else. callbacks:
+    transformers TrainerCallbacks. Returns the finished Run. Raises InputError and RunError.
+    """
+    sections: dict[str, Any] = {"model": model, "task": task, "method": method, "adapter": adapter}
+    options = {"output_dir": str(output_dir), **train_options}
+    return train(resolve(None, overrides, preset, train=options, source="caller", **sections), dry_run, callbacks)
+
+
+def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) -> Run:
+    """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files."""
+    if dry_run:
+        from zofo.dry_run import dry_run as rehearse
+
+        return rehearse(config)
+    out = Path(config.train.output_dir)
+    resume_from = _prepare(config, out)
+    session = build(config)
+    if session.moves_theta:
+        audit(session)
+    loop = Loop(session, out, callbacks)
+    if resume_from is None:
+        loop.keeper.start()
+    else:
+        loop.keeper.resume(loop, resume_from)
+    loop.fit()
+    return _finish(loop)
+
+
+def _prepare(config: Config, out: Path) -> Path | None:
+    """Check and make the output directory. Returns the checkpoint to resume from, or None for a new run."""
+    resume = config.train.resume
+    if out.exists() and not out.is_dir():
+        raise InputError(f"train.output_dir: {out} is a file")
+    if resume is not None:
+        found = checkpoint.checkpoints(out)
+        if resume == "latest" and not found:
+            raise InputError(f"train.resume: no checkpoint in {out}; leave out --resume to start a new run")
+        chosen = found[-1] if resume == "latest" else Path(resume)
+        if not chosen.is_dir():
+            raise InputError(f"train.resume: no such checkpoint: {chosen}")
+        _same_run(config, out)
+        return chosen
+    old = [path for pattern in OURS for path in out.glob(pattern)]
+    if old and not config.train.overwrite:
+        raise InputError(
+            f"train.output_dir: {out} holds another run; choose another directory, go on with it (--resume latest), "
+            f"or replace it (--overwrite)"
+        )
+    for path in old:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(config.to_yaml())
+    return None
+
+
+_MAY_CHANGE = {"max_steps", "output_dir", "resume", "overwrite", "report_to", "threads", "save_total_limit",
+               "logging_steps", "max_replay_seconds"}  # fmt: skip
+
+
+def _same_run(config: Config, out: Path) -> None:
+    """Raises InputError naming every setting in which `config` is not the run in `out`."""
+    saved = resolve(str(out / "config.yaml")).to_dict()
+    now = config.to_dict()
+    changed = []
+    for section in sorted({*saved, *now}):
+        a, b = saved.get(section) or {}, now.get(section) or {}
+        for key in sorted({*a, *b}):
+            if a.get(key) != b.get(key) and not (section == "train" and key in _MAY_CHANGE):
+                changed.append(f"{section}.{key}: the run has {a.get(key)!r}, now {b.get(key)!r}")
+    if changed:
+        raise InputError("cannot resume with other settings:\n" + "\n".join(changed))
+
+
+def _finish(loop: Loop) -> Run:
+    """Go back to the best evaluation, measure the test set, write run.json, predictions and a short README."""
+    session, best, out = loop.session, loop.best, loop.out
+    assert best is not None
+    peak = record.peak_bytes(session.loaded.device)
+    loop.keeper.restore_best(best, loop.k)
+    (out / "eval").mkdir(exist_ok=True)
+    test = {}
+    for name in session.method.candidates:
+        result = loop.evaluate("test", name)
+        test[name] = result.values
+        lines = [json.dumps(row) for row in as_rows(result, session.encoded["test"])]
+        (out / "eval" / f"predictions-{name}.jsonl").write_text("\n".join(lines) + "\n")
+    info = _info(loop, peak, test)
+    checkpoint.write_json(out / "run.json", info)
+    (out / "README.md").write_text(_readme(info))
+    return Run(out, info)
+
+
+def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """run.json, format 1; the schema is documented in docs/tour.md."""
+    session, config, best = loop.session, loop.session.config, loop.best
+    assert best is not None
+    method, problem = session.method, session.problem
+    return {
+        "zofo": record.environment()["packages"]["zofo"],
+        "format": record.FORMAT,
+        "method": config.names["method"],
+        "adapter": config.names.get("adapter"),
+        "task": session.data.name,
+        "metric": session.data.metric,
+        "model": config.model.name,
+        "seed": config.train.seed,
+        "steps": {"lower": loop.k * method.lower_per_step, "upper": loop.k * method.upper_per_step},
+        "best_step": best.count,
+        "journal_position": best.journal,
+        **problem.loss.meter.state_dict(),
+        "skipped": problem.skipped,
+        "dev": best.dev,
+        "test": test,
+        "deployed": best.candidate,
+        "seconds": loop.seconds,
+        "seconds_per_step": loop.seconds / loop.count if loop.count else None,
+        "peak_bytes": peak,
+        "parameters": {
+            "theta": problem.theta.size if session.moves_theta else 0,
+            "adapter": problem.adapters.size(problem.adapters.names[0]) if problem.adapters else 0,
+        },
+        "examples": {name: len(encoded) for name, encoded in session.encoded.items()},
+        "world_size": 1,
+        "config_hash": config.hash(),
+        "environment": record.environment(),
+    }
+
+
+def _readme(info: dict[str, Any]) -> str:
+    name = info["deployed"]
+    numbers = ", ".join(f"{k} {v:.4f}" for k, v in info["test"][name].items() if k != "n")
+    what = "theta alone" if name == "theta" else f"(theta, {name})"
+    return (
+        f"# {info['method']} on {info['task']}\n\n"
+        f"Base model `{info['model']}`, seed {info['seed']}, {info['steps']['lower']} lower and {info['steps']['upper']} "
+        f"upper updates. Deployed: {what}, chosen on dev at step {info['best_step']}. Test: {numbers}.\n\n"
+        f"`zofo eval .` measures it again; `zofo export . OUT` writes a directory for transformers and peft.\n"
+    )
+
+
+def evaluate(
+    target: str | Path,
+    *,
+    task: str | None = None,
+    data: str | None = None,
+    template: str | None = None,
+    split: str = "test",
+    adapter: str | None = None,
+    limit: int | None = None,
+    output: str | Path | None = None,
+) -> dict[str, float]:
+    """Loss and metric of a run, an export, a PEFT directory or a plain model on one split of a task.
+
+    task, data, template: for a run, its own where they are left out. adapter: which of a run's ("p", "s", or "theta"
+    for none). limit: only so many examples. output: a .jsonl file for the predictions. Raises InputError.
+    """
+    from zofo.evaluation import evaluate_target
+
+    result, encoded = evaluate_target(Path(target), task, data, template, split, adapter, limit)
+    if output is not None:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text("".join(json.dumps(row) + "\n" for row in as_rows(result, encoded)))
+    return result.values
+

@@ -1,0 +1,186 @@
+"""Batches and their order: collation, micro-batches, endless seeded streams. Tokenisation is in `encoding`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zofo.encoding import Encoded, Objective, Row, encode, encode_all
+from zofo.errors import InputError
+
+__all__ = [
+    "Batch",
+    "Encoded",
+    "Objective",
+    "Row",
+    "Stream",
+    "collate",
+    "concat",
+    "encode",
+    "encode_all",
+    "eval_batches",
+    "longest",
+]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """R rows of L tokens for E examples with O options and N labels. Padded right; padding is known by the mask alone.
+
+    Rows, options and labels are in the order of their examples, labels in the order of their options.
+    """
+
+    input_ids: Tensor  # [R, L] long
+    attention_mask: Tensor  # [R, L] long
+    positions: Tensor  # [N] long: r * L + t, the hidden state that predicts label n
+    labels: Tensor  # [N] long: the token to predict
+    option: Tensor  # [N] long: the option, 0..O-1, that label n belongs to
+    option_example: Tensor  # [O] long: the example, 0..E-1, of each option
+    gold: Tensor  # [O] bool: is a right answer
+    row_example: Tensor  # [R] long: the example of each row
+    examples: int
+    tokens: int  # real tokens, without padding
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+    def select(self, example_indices: slice) -> Batch:
+        """The batch of some examples alone (a micro-batch): renumbered, its padding trimmed to its own longest row."""
+        kept = torch.zeros(self.examples, dtype=torch.bool, device=self.input_ids.device)
+        kept[example_indices] = True
+        new_example = torch.cumsum(kept, 0) - 1
+        rows, options = kept[self.row_example], kept[self.option_example]
+        labels = options[self.option]
+        new_row, new_option = torch.cumsum(rows, 0) - 1, torch.cumsum(options, 0) - 1
+        old_length = self.input_ids.shape[1]
+        mask = self.attention_mask[rows]
+        length = int(mask.sum(1).max()) if len(mask) else 0
+        row, position = self.positions[labels] // old_length, self.positions[labels] % old_length
+        return Batch(
+            input_ids=self.input_ids[rows, :length].contiguous(),
+            attention_mask=mask[:, :length].contiguous(),
+            positions=new_row[row] * length + position,
+            labels=self.labels[labels],
+            option=new_option[self.option[labels]],
+            option_example=new_example[self.option_example[options]],
+            gold=self.gold[options],
+            row_example=new_example[self.row_example[rows]],
+            examples=int(kept.sum()),
+            tokens=int(mask.sum()),
+        )
+
+
+def collate(encoded: Sequence[Encoded], pad_id: int) -> Batch:
+    """Pad the rows of some examples into one batch (on the CPU)."""
+    rows = [row for e in encoded for row in e.rows]
+    lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int64, int(lengths.sum()))
+
+    row_counts = np.array([len(e.rows) for e in encoded], np.int64)
+    option_counts = np.array([e.n_options for e in encoded], np.int64)
+    row_example = np.repeat(np.arange(len(encoded)), row_counts)
+    option_base = np.cumsum(option_counts) - option_counts
+    label_counts = np.array([len(row.labels) for row in rows], np.int64)
+    numbers = chain.from_iterable(chain.from_iterable(row.labels for row in rows))
+    position, token, option = np.fromiter(numbers, np.int64, 3 * int(label_counts.sum())).reshape(-1, 3).T
+    label_row = np.repeat(np.arange(len(rows)), label_counts)
+    option = option + option_base[row_example[label_row]]
+    order = np.argsort(option, kind="stable")  # within an option labels already run from left to right
+
+    gold = np.zeros(int(option_counts.sum()), np.bool_)
+    gold[[base + g for base, e in zip(option_base, encoded) for g in e.gold]] = True
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask.astype(np.int64)),
+        positions=torch.from_numpy((label_row * mask.shape[1] + position)[order]),
+        labels=torch.from_numpy(token[order]),
+        option=torch.from_numpy(option[order]),
+        option_example=torch.from_numpy(np.repeat(np.arange(len(encoded)), option_counts)),
+        gold=torch.from_numpy(gold),
+        row_example=torch.from_numpy(row_example),
+        examples=len(encoded),
+        tokens=int(lengths.sum()),
+    )
+
+
+def concat(batches: Sequence[Batch], pad_id: int) -> Batch:
+    """The rows of several batches in one, in order, renumbered: one forward for all of them."""
+    length = max(b.input_ids.shape[1] for b in batches)
+    rows, options, examples = 0, 0, 0
+    parts: dict[str, list[Tensor]] = {}
+    for b in batches:
+        old = b.input_ids.shape[1]
+        part = {
+            "input_ids": torch.nn.functional.pad(b.input_ids, (0, length - old), value=pad_id),
+            "attention_mask": torch.nn.functional.pad(b.attention_mask, (0, length - old)),
+            "positions": (b.positions // old + rows) * length + b.positions % old,
+            "labels": b.labels,
+            "option": b.option + options,
+            "option_example": b.option_example + examples,
+            "gold": b.gold,
+            "row_example": b.row_example + examples,
+        }
+        for name, value in part.items():
+            parts.setdefault(name, []).append(value)
+        rows, options, examples = rows + len(b.input_ids), options + len(b.gold), examples + b.examples
+    joined = {name: torch.cat(values) for name, values in parts.items()}
+    return Batch(**joined, examples=examples, tokens=sum(b.tokens for b in batches))
+
+
+class Stream:
+    """An endless stream of batches: every example once an epoch, in an order of the epoch's own.
+
+    The permutation of epoch e comes from (seed, name, e) alone, so `position`, the number of examples drawn so far,
+    restores the stream. A batch that an epoch cannot fill goes on in the next one.
+    """
+
+    def __init__(self, encoded: Sequence[Encoded], batch_size: int, pad_id: int, seed: int, name: str):
+        if not encoded:
+            raise InputError(f"no training examples for the stream {name!r}")
+        self.encoded, self.batch_size, self.pad_id = encoded, batch_size, pad_id
+        self.seed, self.name = seed, name
+        self.position = 0
+        self._epoch, self._order = -1, list[int]()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        picked = [self.encoded[self._index(self.position + i)] for i in range(self.batch_size)]
+        self.position += self.batch_size
+        return collate(picked, self.pad_id)
+
+    def _index(self, position: int) -> int:
+        epoch, offset = divmod(position, len(self.encoded))
+        if epoch != self._epoch:
+            self._order = list(range(len(self.encoded)))
+            random.Random(f"{self.seed}/{self.name}/{epoch}").shuffle(self._order)
+            self._epoch = epoch
+        return self._order[offset]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = int(state["position"])
+
+
+def eval_batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> Iterator[tuple[list[int], Batch]]:
+    """(indices into `encoded`, batch), longest examples first: little padding, and the peak of memory comes at once."""
+    order = sorted(range(len(encoded)), key=lambda i: (-encoded[i].length, i))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        yield indices, collate([encoded[i] for i in indices], pad_id)
+
+
+def longest(encoded: Sequence[Encoded], n: int) -> list[Encoded]:
+    """The n examples whose padded rows take most tokens: the batch a dry run must survive."""
+    return sorted(encoded, key=lambda e: -e.length * len(e.rows))[:n]

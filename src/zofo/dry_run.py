@@ -1,0 +1,70 @@
+"""`zofo train --dry-run`: one real step of each kind at the longest batch, and what the run will take."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from zofo.config import Config
+from zofo.data import collate, longest
+from zofo.problem import Schedule
+from zofo.progress import duration, gib
+from zofo.record import peak_bytes
+from zofo.session import Session, audit, build
+
+if TYPE_CHECKING:
+    from zofo.api import Run
+
+
+class _Longest:
+    """A stream that gives the longest batch for ever."""
+
+    def __init__(self, stream) -> None:
+        self.batch = collate(longest(stream.encoded, stream.batch_size), stream.pad_id)
+
+    def __next__(self):
+        return self.batch
+
+
+def dry_run(config: Config) -> Run:
+    """Print three prompts, the time and the peak memory of a step, and the time of the whole run. Writes no file."""
+    from pathlib import Path
+
+    from zofo.api import Run
+
+    session = build(config)
+    _show_data(session)
+    if session.moves_theta:
+        audit(session)
+    problem, method = session.problem, session.method
+    problem.streams = {name: _Longest(stream) for name, stream in problem.streams.items()}  # pyright: ignore
+    problem.rate = Schedule("constant", 1)
+    method.setup(problem)
+    per_step = session.updates_per_step
+    steps = config.train.max_steps // per_step if per_step else 0
+    info: dict = {"steps": steps * per_step}
+    if steps:
+        method.step(0)  # compiles kernels and fills caches
+        start = time.perf_counter()
+        metrics = method.step(1)
+        info["seconds_per_step"] = (time.perf_counter() - start) / per_step
+        print(f"one step ({method.lower_per_step} lower, {method.upper_per_step} upper updates) at the longest batch:")
+        print("  " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+        print(f"  {info['seconds_per_step'] * per_step:.2f} s; the run of {info['steps']} counted steps takes at most "
+              f"{duration(info['seconds_per_step'] * info['steps'])} plus evaluations")  # fmt: skip
+    info["peak_bytes"] = peak_bytes(session.loaded.device)
+    print(f"peak memory: {gib(info['peak_bytes'])}")
+    return Run(Path(config.train.output_dir), info)
+
+
+def _show_data(session: Session) -> None:
+    examples = session.data.train or session.data.test
+    for example in examples[:3]:
+        answers = " | ".join(f"{'*' if i in example.gold else ''}{a!r}" for i, a in enumerate(example.answers))
+        print(f"--- {example.id}\n{example.prompt}\n    answers: {answers}")
+    sizes = ", ".join(f"{name} {len(rows)}" for name, rows in session.encoded.items())
+    print(f"--- examples: {sizes}")
+    for name, rows in session.encoded.items():
+        lengths = sorted(e.length for e in rows)
+        if lengths:
+            print(f"    {name}: tokens median {lengths[len(lengths) // 2]}, longest {lengths[-1]}")

@@ -1,0 +1,185 @@
+"""Tokenisation of examples: prompt and answer as one text, the answer's tokens as labels.
+
+A `Row` is one token sequence the model reads. Its labels say "the hidden state at position t must predict token y of
+option o". The last token of an answer is only ever predicted, never read, so no row holds it; and since the model is
+causal, options whose tokens differ only at the end (" terrible", " great") are scored by one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zofo.errors import InputError
+from zofo.tasks import Example
+
+Objective = Literal["options", "lm"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence. `labels`: (position whose hidden state predicts, token id to predict, option index)."""
+
+    ids: tuple[int, ...]
+    labels: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised example: `gold` holds the indices of its right options, out of `n_options`."""
+
+    example: Example
+    rows: tuple[Row, ...]
+    gold: tuple[int, ...]
+    n_options: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.ids) for row in self.rows)
+
+
+@dataclass
+class _Tokens:
+    """prompt + answer as tokens: ids[:lead] are the tokenizer's own specials, ids[first:] belong to the answer."""
+
+    ids: list[int]
+    lead: int
+    first: int
+
+
+def encode_all(
+    tokenizer: Any,
+    examples: Sequence[Example],
+    max_length: int | None,
+    objective: Objective,
+    add_eos: bool,
+    for_eval: bool = False,
+) -> list[Encoded]:
+    """Tokenise every example, all answers in one call of the tokenizer.
+
+    objective "options": all options. "lm": the right answer alone, or, `for_eval`, all options where there are any.
+    `add_eos` appends the EOS as a label, for "lm" only. `max_length` None: the tokenizer's own limit, if it has one.
+    InputError if an answer does not fit, or has no token.
+    """
+    if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
+        max_length = int(tokenizer.model_max_length)
+    every = objective == "options" or for_eval
+    answers = [ex.answers if every else (ex.answers[ex.gold[0]],) for ex in examples]
+    tokens = iter(_tokenise(tokenizer, [(ex.prompt, a) for ex, some in zip(examples, answers) for a in some]))
+    eos = tokenizer.eos_token_id if add_eos and objective == "lm" else None
+    encoded = []
+    for ex, some in zip(examples, answers):
+        options = [next(tokens) for _ in some]
+        for option in options:
+            _finish(option, ex, tokenizer, eos)
+        _truncate(options, ex, max_length)
+        encoded.append(Encoded(ex, _rows(options), ex.gold if every else (0,), len(options)))
+    return encoded
+
+
+def encode(
+    tokenizer: Any,
+    example: Example,
+    max_length: int | None,
+    objective: Objective,
+    add_eos: bool,
+    for_eval: bool = False,
+) -> Encoded:
+    """`encode_all` for one example."""
+    return encode_all(tokenizer, [example], max_length, objective, add_eos, for_eval)[0]
+
+
+def _tokenise(tokenizer: Any, pairs: list[tuple[str, str]]) -> list[_Tokens]:
+    """Tokenise prompt + answer jointly: what the model would see, wherever tokens merge across the boundary."""
+    if not pairs:
+        return []
+    if not getattr(tokenizer, "is_fast", False):
+        return [_tokenise_slow(tokenizer, prompt, answer) for prompt, answer in pairs]
+    out = tokenizer(
+        [prompt + answer for prompt, answer in pairs],
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        truncation=False,
+        padding=False,
+        verbose=False,
+    )
+    result = []
+    for ids, offsets, special, (prompt, _) in zip(
+        out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], pairs
+    ):
+        lead = next((i for i, s in enumerate(special) if not s), len(ids))
+        end = next((i for i in range(len(ids), lead, -1) if not special[i - 1]), lead)
+        # A token whose text ends beyond the prompt holds a character of the answer, whatever it holds of the prompt.
+        first = next((i for i in range(lead, end) if offsets[i][1] > len(prompt)), end)
+        result.append(_Tokens(list(ids[:end]), lead, first))
+    return result
+
+
+def _tokenise_slow(tokenizer: Any, prompt: str, answer: str) -> _Tokens:
+    """Without offsets: the answer starts where the tokens of prompt + answer part from those of the prompt."""
+    ids, bare = list(tokenizer(prompt + answer)["input_ids"]), list(tokenizer(prompt)["input_ids"])
+    specials = set(tokenizer.all_special_ids)
+    plain = len(tokenizer(prompt + answer, add_special_tokens=False)["input_ids"])
+    lead = 0
+    while lead < len(ids) - plain and ids[lead] in specials:
+        lead += 1
+    end = min(len(ids), lead + plain)
+    first = lead
+    while first < min(end, len(bare)) and ids[first] == bare[first]:
+        first += 1
+    return _Tokens(ids[:end], lead, first)
+
+
+def _finish(tokens: _Tokens, example: Example, tokenizer: Any, eos: int | None) -> None:
+    """One BOS, the EOS if asked for, and at least one token on each side of the boundary."""
+    ids, bos = tokens.ids, tokenizer.bos_token_id
+    if 0 < tokens.lead < tokens.first and ids[tokens.lead - 1] == ids[tokens.lead] == bos:
+        del ids[tokens.lead]  # a chat template writes the BOS that the tokenizer adds too
+        tokens.first -= 1
+    if eos is not None and (len(ids) == tokens.first or ids[-1] != eos):
+        ids.append(eos)
+    if tokens.first == len(ids):
+        raise InputError(f"{example.id}: the answer is empty: no token of the prompt's tokenisation belongs to it")
+    if tokens.first == 0:  # nothing can predict the first token of a text: the usual start token stands before it
+        start = bos if bos is not None else tokenizer.eos_token_id
+        if start is None:
+            raise InputError(f"{example.id}: the prompt is empty and the tokenizer has no BOS or EOS to start from")
+        ids.insert(0, start)
+        tokens.lead = tokens.first = 1
+
+
+def _truncate(options: list[_Tokens], example: Example, max_length: int | None) -> None:
+    """Cut the prompt at its left, behind the specials, by one amount for all options: they keep one context."""
+    longest = max(len(o.ids) for o in options)
+    excess = 0 if max_length is None else longest - max_length
+    if excess <= 0:
+        return
+    room = min(o.first - max(o.lead, 1) for o in options)  # one token must stay before the answer
+    if excess > room:
+        answer = max(len(o.ids) - o.first for o in options)
+        raise InputError(
+            f"{example.id}: the answer has {answer} tokens and does not fit into {max_length} "
+            f"(an answer is never truncated); raise model.max_length or shorten the answer"
+        )
+    for option in options:
+        del option.ids[option.lead : option.lead + excess]
+        option.first -= excess
+
+
+def _rows(options: list[_Tokens]) -> tuple[Row, ...]:
+    """One row per distinct context: an option that another one's row already contains as a prefix rides along."""
+    bodies: list[tuple[int, ...]] = []
+    owner: dict[int, int] = {}
+    for number in sorted(range(len(options)), key=lambda n: -len(options[n].ids)):
+        body = tuple(options[number].ids[:-1])
+        row = next((r for r, other in enumerate(bodies) if other[: len(body)] == body), len(bodies))
+        if row == len(bodies):
+            bodies.append(body)
+        owner[number] = row
+    labels: list[list[tuple[int, int, int]]] = [[] for _ in bodies]
+    for number, option in enumerate(options):
+        targets = range(option.first, len(option.ids))
+        labels[owner[number]].extend((i - 1, option.ids[i], number) for i in targets)
+    return tuple(Row(body, tuple(some)) for body, some in zip(bodies, labels))

@@ -1,0 +1,152 @@
+"""From a run's directory back to a model: base weights, journal, adapter. Nothing else of the run is needed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zofo import checkpoint, registry
+from zofo.config import Config
+from zofo.config import load as load_config
+from zofo.errors import InputError
+from zofo.models import Loaded
+from zofo.models import load as load_model
+from zofo.models import quiet
+from zofo.session import check_initial, replay
+from zofo.zo.journal import JournalError, read_header, read_records
+from zofo.zo.keys import derive
+from zofo.zo.point import Point
+
+
+@dataclass
+class Restored:
+    """A run's model: theta moved to its best step; `model` is wrapped in PEFT where an adapter is deployed."""
+
+    config: Config
+    info: dict[str, Any]
+    loaded: Loaded
+    model: Any
+    adapters: Any
+    adapter: str  # "p", "s" or "theta"
+
+
+def is_run(path: Path) -> bool:
+    return (path / "run.json").is_file() and (path / "config.yaml").is_file()
+
+
+def restore(run_dir: Path, adapter: str | None = None) -> Restored:
+    """Rebuild what a finished run deploys, or its `adapter`. Raises InputError where a part is missing or another's."""
+    if not is_run(run_dir):
+        why = "its training did not finish: train with --resume latest" if (run_dir / "config.yaml").is_file() else ""
+        raise InputError(f"{run_dir}: no finished run here" + (f"; {why}" if why else " (no run.json)"))
+    config, info = load_config(run_dir / "config.yaml"), json.loads((run_dir / "run.json").read_text())
+    chosen = adapter or info["deployed"]
+    if chosen not in {*info["test"], "theta"}:
+        raise InputError(f"adapter {chosen!r}: this run has {', '.join([*info['test'], 'theta'])}")
+    loaded = load_model(config.model)
+    best = run_dir / f"best-{info['best_step']}"
+    if info["journal_position"] is not None:
+        move_theta(Point(loaded.model, mode=config.estimator.shift), config, info, run_dir, best)
+    if chosen == "theta":
+        return Restored(config, info, loaded, loaded.model, None, chosen)
+    build = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
+    adapters = build(loaded.model, (chosen,), derive(config.train.seed, "adapter"))
+    try:
+        adapters.restore(chosen, best / chosen)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{best / chosen}: {error}") from error
+    return Restored(config, info, loaded, adapters.model, adapters, chosen)
+
+
+def move_theta(theta: Point, config: Config, info: dict[str, Any], run_dir: Path, best: Path) -> None:
+    """theta <- theta of the run's best step: its snapshot where there is one, else the journal on the base weights."""
+    path = run_dir / "journal.bin"
+    if (best / "backbone").is_dir():
+        checkpoint.load_theta_(theta, best / "backbone")
+        return
+    try:
+        header, start = read_header(path)
+    except (JournalError, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
+    check_initial(theta, header, path)
+    rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
+    replay(theta, config.estimator, rule, read_records(path, start, info["journal_position"]))
+
+
+def load(path: str | Path, adapter: str | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run or of an export, ready for generation; the model is in eval mode.
+
+    adapter: which of a run's ("p", "s", "theta"); the deployed one if left out. Raises InputError.
+    """
+    path = Path(path)
+    if is_run(path):
+        restored = restore(path, adapter)
+        return restored.model, restored.loaded.tokenizer
+    loaded, model = load_export(path)
+    return model, loaded.tokenizer
+
+
+def load_export(path: Path) -> tuple[Loaded, Any]:
+    """A plain model directory or hub id, or a PEFT directory (an export) with its backbone beside it or elsewhere."""
+    from zofo.config import ModelConfig
+
+    if not (path / "adapter_config.json").is_file():
+        loaded = load_model(ModelConfig(name=str(path)))
+        return loaded, loaded.model
+    from peft import PeftModel
+
+    base = path / "backbone"
+    named = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    loaded = load_model(ModelConfig(name=str(base) if base.is_dir() else str(named)))
+    with torch.random.fork_rng():
+        return loaded, PeftModel.from_pretrained(loaded.model, str(path)).eval()
+
+
+def export(
+    run_dir: str | Path, output_dir: str | Path, *, merge: bool = False, adapter: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write a run's model for plain transformers and peft.
+
+    Without `merge`: the tuned backbone in `backbone/`, and the deployed adapter (or `adapter`) in the directory itself,
+    whose adapter_config.json names that backbone by its absolute path. With `merge`, or without an adapter: one plain
+    transformers directory. The same base, adapters and journal give the same bytes. Raises InputError.
+    """
+    run_dir, out = Path(run_dir), Path(output_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not overwrite:
+            raise InputError(f"{out}: exists and is not empty; choose another directory or give --overwrite")
+        if not (out / "zofo.json").is_file():
+            raise InputError(f"{out}: is no export of zofo, so it is not overwritten; delete it yourself")
+    restored = restore(run_dir, adapter)
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(restored, temporary, out, merge)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> None:
+    directory.mkdir(parents=True)
+    backbone = directory / "backbone"
+    model, adapters = restored.model, restored.adapters
+    if adapters is not None and merge:
+        model = model.merge_and_unload()
+    elif adapters is not None:
+        adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
+        model = model.unload()
+    target = backbone if adapters is not None and not merge else directory
+    with quiet():
+        model.save_pretrained(target)
+    restored.loaded.tokenizer.save_pretrained(target)
+    info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
+    checkpoint.write_json(directory / "zofo.json", info | {"adapter": restored.adapter, "merged": merge})

@@ -1,0 +1,58 @@
+"""First-order descent on one adapter: torch's AdamW or SGD, with the checks and the state that a run needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from zofo.errors import NonFiniteError
+
+Kind = Literal["adamw", "sgd"]
+
+
+class Descent:
+    """AdamW without weight decay (SPEC 3.5) or plain SGD, on named parameters whose `.grad` somebody filled."""
+
+    def __init__(self, params: Mapping[str, nn.Parameter], kind: Kind = "adamw", max_grad_norm: float | None = None):
+        self.params, self.max_grad_norm = dict(params), max_grad_norm
+        values = list(self.params.values())
+        if kind == "adamw":
+            # fused updates every tensor in one call and needs no temporaries
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(values, weight_decay=0.0, fused=True)
+        else:
+            self.optimizer = torch.optim.SGD(values, lr=0.0)
+
+    def step(self, lr: float) -> float:
+        """One update at rate lr, then the gradients are dropped. Returns the gradients' norm before clipping.
+
+        Raises NonFiniteError, before anything moves, when the norm is not finite.
+        """
+        grads = [p for p in self.params.values() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm([p.grad for p in grads if p.grad is not None]))
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"the norm of the adapter's gradient is {norm}")
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(grads, self.max_grad_norm, torch.tensor(norm))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.drop()
+        return norm
+
+    def drop(self) -> None:
+        """Forget the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """{parameter name: {"exp_avg": tensor, ...}}"""
+        state = self.optimizer.state
+        return {name: dict(state[param]) for name, param in self.params.items() if param in state}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, values in state.items():
+            param = self.params[name]
+            self.optimizer.state[param] = {k: v.to(v.device if k == "step" else param.device) for k, v in values.items()}

@@ -1,0 +1,196 @@
+"""Keeper: the run's files while it trains: journal, checkpoints, the best so far; and the way back from them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zofo import checkpoint, record
+from zofo.errors import InputError
+from zofo.models import load
+from zofo.selection import Best
+from zofo.session import Session, check_initial, journal_header, replay
+from zofo.zo.journal import Journal, JournalError
+from zofo.zo.point import Point
+
+if TYPE_CHECKING:
+    from zofo.loop import Loop
+
+log = logging.getLogger("zofo")
+
+
+class Keeper:
+    """theta is kept as its journal; a snapshot is added where replaying it would take `max_replay_seconds`."""
+
+    def __init__(self, session: Session, out: Path) -> None:
+        self.session, self.out, self.config = session, out, session.config.train
+        self.journal: Journal | None = None
+        self.metrics_position: int | None = None
+        self._seconds_per_update = 0.0
+
+    @property
+    def journal_position(self) -> int | None:
+        return self.journal.position if self.journal else None
+
+    def start(self) -> None:
+        """A new run: write the journal's header."""
+        if self.session.moves_theta:
+            self.journal = Journal.create(self.out / "journal.bin", journal_header(self.session))
+            self._listen()
+        self.metrics_position = 0
+
+    def _listen(self) -> None:
+        assert self.session.problem.rule is not None
+        self.session.problem.rule.journal = self.journal
+
+    def _replay_seconds(self) -> float:
+        """Estimated from the time of one update of theta, measured on first need."""
+        if self.journal is None:
+            return 0.0
+        if not self._seconds_per_update:
+            self._seconds_per_update = self.session.problem.theta.time_update()
+        return self._seconds_per_update * sum(1 for _ in self.journal.records())
+
+    def _snapshot(self, directory: Path) -> None:
+        if self.journal is not None and self._replay_seconds() > self.config.max_replay_seconds:
+            checkpoint.save_theta(self.session.problem.theta, directory / "backbone")
+
+    def save_best(self, best: Best) -> None:
+        """best-N: the adapters as they are now (and theta, where its replay is long)."""
+
+        def write(directory: Path) -> None:
+            self._write_adapters(directory)
+            self._snapshot(directory)
+
+        checkpoint.write_atomically(self.out / f"best-{best.count}", write)
+        if self.journal is not None:
+            self.journal.sync()
+
+    def _write_adapters(self, directory: Path) -> None:
+        adapters = self.session.problem.adapters
+        for name in self.session.method.adapters_used:
+            assert adapters is not None
+            adapters.save(name, directory / name, self.session.config.model.name)
+
+    def save(self, loop: Loop) -> None:
+        """checkpoint-N: all that `resume` needs. Older ones, and bests that none of them refers to, are deleted."""
+        problem, method = self.session.problem, self.session.method
+        state = {
+            "k": loop.k,
+            "evaluated": loop.evaluated,
+            "seconds": loop.seconds,
+            "skipped": problem.skipped,
+            "best": loop.best.to_dict() if loop.best else None,
+            "streams": {name: stream.state_dict() for name, stream in problem.streams.items()},
+            "meter": problem.loss.meter.state_dict(),
+            "method": method.state_dict(),
+            "estimator": problem.estimator.state_dict() if problem.estimator else {},
+            "rule": self.session.rule.state_dict() if self.session.rule else {},
+            "journal": self.journal_position,
+            "metrics": loop.metrics.position,
+            "environment": record.environment(),
+            "config_hash": self.session.config.hash(),
+        }
+
+        def write(directory: Path) -> None:
+            self._write_adapters(directory)
+            self._snapshot(directory)
+            checkpoint.save_tree(directory, "state", state)
+            loop.hf.state.save_to_json(str(directory / "trainer_state.json"))
+
+        if self.journal is not None:
+            self.journal.sync()  # the checkpoint refers to the journal's bytes: they must be on the disk before it is
+        checkpoint.write_atomically(self.out / f"checkpoint-{loop.count}", write)
+        self._prune(loop.best)
+
+    def _prune(self, best: Best | None) -> None:
+        limit, found = self.config.save_total_limit, checkpoint.checkpoints(self.out)
+        for old in found[: len(found) - limit] if limit is not None else []:
+            shutil.rmtree(old)
+        kept = {best.count} if best else set()
+        for directory in checkpoint.checkpoints(self.out):
+            referred = checkpoint.read(directory, "state")["best"]
+            kept |= {referred["count"]} if referred else set()
+        for directory in self.out.glob("best-*"):
+            if directory.name.removeprefix("best-") not in {str(n) for n in kept}:
+                shutil.rmtree(directory)
+
+    def resume(self, loop: Loop, directory: Path) -> None:
+        """Bring session and loop back to a checkpoint: what follows has the bytes of a run that was never cut."""
+        checkpoint.verify(directory)
+        state = checkpoint.read(directory, "state")
+        problem = self.session.problem
+        for line in record.differences(state["environment"], record.environment()):
+            log.warning("resuming in another environment, first-order parts may differ in their last bits: %s", line)
+        self._restore_adapters(directory)
+        if self.session.moves_theta:
+            self._resume_theta(directory, state)
+        for name, position in state["streams"].items():
+            problem.streams[name].load_state_dict(position)
+        problem.loss.meter.load_state_dict(state["meter"])
+        self.session.method.load_state_dict(state["method"])
+        if problem.estimator is not None:
+            problem.estimator.load_state_dict(state["estimator"])
+        problem.skipped = state["skipped"]
+        loop.k, loop.evaluated, loop.seconds = state["k"], state["evaluated"], state["seconds"]
+        loop.best = Best(**state["best"]) if state["best"] else None
+        loop.saved = loop.count
+        loop.hf.state = type(loop.hf.state).load_from_json(str(directory / "trainer_state.json"))
+        loop.hf.state.max_steps = self.config.max_steps
+        self.metrics_position = state["metrics"]
+
+    def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
+        path, theta = self.out / "journal.bin", self.session.problem.theta
+        try:
+            self.journal = Journal.open(path, state["journal"])
+        except (JournalError, OSError) as error:
+            raise InputError(f"cannot resume: {error}") from error
+        check_initial(theta, self.journal.header, path)
+        if (directory / "backbone").is_dir():
+            checkpoint.load_theta_(theta, directory / "backbone")
+            self.session.rule.load_state_dict(state["rule"])
+        else:
+            replay(theta, self.session.config.estimator, self.session.rule, self.journal.records())
+        self._listen()
+
+    def _restore_adapters(self, directory: Path) -> None:
+        adapters = self.session.problem.adapters
+        for name in self.session.method.adapters_used:
+            assert adapters is not None
+            try:
+                adapters.restore(name, directory / name)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{directory / name}: {error}") from error
+
+    def restore_best(self, best: Best, k: int) -> None:
+        """Bring adapters and theta back to the best evaluation, for the test set and for deployment."""
+        if best.k == k:
+            return
+        directory = self.out / f"best-{best.count}"
+        self._restore_adapters(directory)
+        if self.session.moves_theta:
+            rewind(self.session, self.out / "journal.bin", best.journal, directory)
+
+    def close(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+
+
+def rewind(session: Session, journal: Path, position: int | None, directory: Path) -> None:
+    """theta <- the journal up to byte `position`, from a snapshot in `directory` or from the base model."""
+    from zofo import registry
+    from zofo.zo.journal import read_header, read_records
+
+    theta, config = session.problem.theta, session.config
+    if (directory / "backbone").is_dir():
+        checkpoint.load_theta_(theta, directory / "backbone")
+        return
+    initial = Point(load(config.model).model)
+    for name, tensor in theta.items():
+        tensor.copy_(initial[name])
+    header, start = read_header(journal)
+    check_initial(theta, header, journal)
+    rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
+    replay(theta, config.estimator, rule, read_records(journal, start, position))

@@ -1,0 +1,192 @@
+"""The loop: steps, evaluations, checkpoints, interrupts. It knows no method's algorithm and no model's architecture."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from zofo.errors import NonFiniteError, RunError
+from zofo.hf import Callbacks
+from zofo.keeper import Keeper
+from zofo.progress import Divergence, Progress
+from zofo.record import MetricsLog, peak_bytes
+from zofo.scoring import Evaluation, evaluate
+from zofo.selection import Best, Selection
+from zofo.session import Session
+
+log = logging.getLogger("zofo")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; the run was saved."""
+
+
+class _Break(Exception):
+    """An evaluation was cut by an interrupt; a resumed run does it again."""
+
+
+class Loop:
+    """Runs a session to its last counted step. Its progress is `k`, `count`, `best` and what the keeper saves."""
+
+    def __init__(self, session: Session, out: Path, callbacks: Sequence[Any] = ()) -> None:
+        self.session, self.out, self.config = session, out, session.config.train
+        self.keeper = Keeper(session, out)
+        self.hf = Callbacks(
+            self.config, out, callbacks, session.problem.loss.model, session.loaded.tokenizer, session.loaded.device
+        )
+        self.selection = Selection(self.config.select_by, session.data.metric, session.method.candidates)
+        self.k, self.evaluated, self.saved, self.seconds = 0, 0, 0, 0.0
+        self.best: Best | None = None
+        self.divergence = Divergence()
+        self._interrupt = False
+
+    @property
+    def count(self) -> int:
+        """Updates so far, lower and upper."""
+        return self.k * self.session.updates_per_step
+
+    def fit(self) -> None:
+        """Train. Raises RunError, and Interrupted after a save."""
+        handlers = self._catch_signals()
+        device = self.session.loaded.device
+        try:
+            with Progress(self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device)) as self.progress:
+                self.metrics = MetricsLog(self.out / "metrics.jsonl", self.keeper.metrics_position)
+                self.hf.call("on_train_begin")
+                self._run()
+                self.hf.call("on_train_end")
+        except NonFiniteError as error:
+            raise RunError(
+                f"step {self.count}: {error}; stopped before that update, theta is intact. Lower the rates, or set "
+                f"train.on_nonfinite=skip; checkpoints in {self.out} can be resumed"
+            ) from error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RunError(
+                f"no space left on device: {error.filename or self.out}; free some, then train again with --resume latest"
+            ) from error
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.keeper.close()
+
+    def _run(self) -> None:
+        try:
+            self._train()
+            if self.evaluated != self.count or self.best is None:
+                self._evaluate()
+        except _Break:
+            self._save()
+            raise Interrupted from None
+        self._save()
+
+    def _train(self) -> None:
+        per_step, config = self.session.updates_per_step, self.config
+        while True:
+            if self.count // config.eval_steps > self.evaluated // config.eval_steps or self.hf.asked("should_evaluate"):
+                self._evaluate()
+            if self.count // config.save_steps > self.saved // config.save_steps or self.hf.asked("should_save"):
+                self._save()
+            if self._interrupt:
+                raise _Break
+            if not per_step or self.count + per_step > config.max_steps or self.hf.stopped():
+                return
+            self._step()
+
+    def _step(self) -> None:
+        self.hf.call("on_step_begin")
+        start = time.perf_counter()
+        values = self.session.method.step(self.k)
+        self.k += 1
+        self.seconds += time.perf_counter() - start
+        self.hf.state.global_step = self.count
+        self.progress.step(self.count, values)
+        warning = self.divergence.check(values["c"]) if "c" in values else None
+        if warning:
+            self.progress.say(f"warning: step {self.count}: {warning}")
+        every = self.config.logging_steps
+        if self.count // every > (self.count - self.session.updates_per_step) // every:
+            problem, method = self.session.problem, self.session.method
+            counts = {"lower": self.k * method.lower_per_step, "upper": self.k * method.upper_per_step}
+            self.metrics.write("train", self.count, **counts, **values, skipped=problem.skipped, seconds=self.seconds)
+            self.hf.log(values)
+        self.hf.call("on_step_end")
+
+    def evaluate(self, split: str, adapter: str) -> Evaluation:
+        """dev or test with one candidate ("theta": no adapter) at the present theta."""
+        session = self.session
+        encoded, adapters = session.encoded[split], session.problem.adapters
+
+        def progress(done: int) -> None:
+            if self._interrupt:
+                raise _Break
+            self.progress.busy(f"evaluating ({adapter}, {split}): {done}/{len(encoded)}")
+
+        def run() -> Evaluation:
+            size = self.config.eval_batch_size
+            return evaluate(session.problem.loss, encoded, session.data.metric, size, progress)
+
+        if adapters is None or adapter == "theta":
+            return run()
+        with adapters.active(adapter):
+            return run()
+
+    def _evaluate(self) -> None:
+        found = {name: self.evaluate("dev", name).values for name in self.session.method.candidates}
+        self.evaluated = self.count
+        for name, values in found.items():
+            self.metrics.write("dev", self.count, candidate=name, **values)
+        self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in found.items()))
+        self._log_realised()
+        logs = {f"eval_{n}_{key}": value for n, v in found.items() for key, value in v.items()}
+        logs["eval_loss"] = min(v["loss"] for v in found.values())
+        self.hf.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
+        self.hf.log(logs)
+        better = self.selection.better(found, self.best, self.count, self.k, self.keeper.journal_position)
+        if better is not None:
+            self.best = better
+            self.keeper.save_best(better)
+            self.hf.state.best_metric, self.hf.state.best_global_step = logs["eval_loss"], self.count
+
+    def _log_realised(self) -> None:
+        """In bf16 and fp16: which share of the wanted shift survives the rounding, per tensor (SPEC section 6)."""
+        problem = self.session.problem
+        if problem.estimator is None or self.session.loaded.dtype.itemsize != 2:
+            return
+        from zofo.zo.direction import Direction
+
+        cfg = problem.estimator.config
+        shares = problem.theta.realised(Direction(problem.key("z", self.k), cfg.law), cfg.eps, cfg.rounding)
+        self.metrics.write("realised_shift", self.count, shares=shares)
+
+    def _save(self) -> None:
+        if self.saved == self.count and self.count:
+            return
+        self.saved = self.count
+        self.keeper.save(self)
+        self.hf.call("on_save")
+
+    def _catch_signals(self) -> dict[int, Any]:
+        def handler(number: int, frame: FrameType | None) -> None:
+            if self._interrupt:
+                raise KeyboardInterrupt
+            self._interrupt = True
+            self.progress.say("interrupted: finishing this step, then saving (again to stop at once, unsaved)")
+
+        try:
+            return {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: the caller's signals are none of our business
+            return {}
+
+
+def _line(name: str, values: dict[str, float]) -> str:
+    shown = " ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "n")
+    return f"{name if name == 'theta' else f'(theta, {name})'}: {shown}"

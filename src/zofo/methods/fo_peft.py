@@ -1,0 +1,53 @@
+"""First-order fine-tuning of an adapter, the backbone frozen: the baseline "FO" of Bilevel ZOFO's tables.
+
+| symbol | field | default | place |
+|---|---|---|---|
+| eta | lr | 1e-3 | grid of B.1.3 |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from zofo.problem import Metrics, Problem
+
+
+@dataclass(frozen=True)
+class Config:
+    lr: float = field(default=1e-3, metadata={"help": "rate of the adapter", "paper": "grid of B.1.3", "ge": 0})
+    optimizer: Literal["adamw", "sgd"] = field(
+        default="adamw", metadata={"help": "optimizer, without weight decay", "paper": "B.1.4"}
+    )
+
+
+class Method:
+    """p <- p - lr grad_p F(theta, p; B)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"adapter"})
+    streams: ClassVar[tuple[str, ...]] = ("train",)
+    adapters_used: ClassVar[tuple[str, ...]] = ("p",)
+    candidates: ClassVar[tuple[str, ...]] = ("p",)
+    lower_per_step, upper_per_step = 1, 0
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def setup(self, problem: Problem) -> None:
+        self.problem, self.data = problem, problem.streams["train"]
+        self.opt = problem.descent("p", self.config.optimizer)
+
+    def step(self, k: int) -> Metrics:
+        lr = self.problem.rate(self.config.lr, k)
+        metrics: Metrics = {"lr": lr}
+        with self.problem.update():
+            metrics["loss"] = self.problem.loss.backward(next(self.data))
+            self.opt.step(lr)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"p": self.opt.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.opt.load_state_dict(state.get("p", {}))

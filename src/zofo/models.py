@@ -1,0 +1,128 @@
+"""Loading a causal language model and its tokenizer: device, dtype, and the refusals that keep a run safe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zofo._config_sections import ModelConfig
+from zofo.errors import InputError
+
+log = logging.getLogger("zofo")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Loaded:
+    """A model in eval mode without gradients, its tokenizer, and the longest example it takes (tokens)."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    max_length: int | None
+    pad_id: int
+
+
+def load(config: ModelConfig) -> Loaded:
+    """Load `config.name`, a hub id or a directory. Weights come from safetensors files only: no pickle is read.
+
+    Raises InputError for a model that is not there, is no causal LM, needs its own code, or has no safetensors.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    where = _source(config.name)
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    device = _device(config.device)
+    try:
+        settings = AutoConfig.from_pretrained(where, **options)
+        dtype = _dtype(config.dtype, device, settings)
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.name: cannot load {config.name!r}: {_reason(error)}") from error
+    model.to(device).eval().requires_grad_(False)
+    return Loaded(model, tokenizer, device, dtype, _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars: a run has one line of its own."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def _source(name: str) -> str:
+    """A directory's absolute path, or the hub id."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model.name: {name} has no config.json, so it is no transformers model directory")
+        return str(path.resolve())
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if path.exists() or looks_local:
+        raise InputError(f"model.name: no such model directory: {name}")
+    return name
+
+
+def _reason(error: Exception) -> str:
+    first = str(error).strip().split("\n")[0]
+    if "trust_remote_code" in str(error):
+        return "it brings its own code; read that code, then set model.trust_remote_code=true"
+    if "safetensors" in str(error) and "bin" in str(error):
+        return "it has no safetensors file, and pickled weights are not loaded; convert it first"
+    if "huggingface.co" in str(error) or "local_dir" in str(error) or "not a local folder" in str(error):
+        return "it is neither a directory here nor reachable on the hub"
+    return first
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"model.device: {name} was asked for, but this torch sees no CUDA device")
+    return device
+
+
+def _dtype(name: str, device: torch.device, settings: Any) -> torch.dtype:
+    if name != "auto":
+        return DTYPES[name]
+    chosen = torch.bfloat16 if device.type == "cuda" else torch.float32
+    saved = getattr(settings, "dtype", None)
+    if saved == torch.float16:
+        log.warning("the checkpoint is float16; it is cast to %s (model.dtype=float16 keeps it)", str(chosen)[6:])
+    return chosen
+
+
+def _max_length(config: ModelConfig, settings: Any, tokenizer: Any) -> int | None:
+    """The user's limit, or the smaller of the model's positions and the tokenizer's (1e30 stands for unknown)."""
+    positions = getattr(settings, "max_position_embeddings", None)
+    if config.max_length is not None:
+        if positions is not None and config.max_length > positions:
+            raise InputError(f"model.max_length: {config.max_length} is more than the model's {positions} positions")
+        return config.max_length
+    known = [n for n in (positions, getattr(tokenizer, "model_max_length", None)) if n is not None and n < 10**9]
+    return min(known, default=None)
+
+
+def _pad_id(tokenizer: Any, settings: Any) -> int:
+    """Any id will do: padding is known by the mask, never by the id."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)):
+        if isinstance(candidate, int):
+            return candidate
+    return 0

@@ -1,0 +1,214 @@
+"""F(theta, p; B): from a batch to one fp32 number, normalised over the whole batch before any micro-batching (SPEC 2).
+
+`lm`:      sum of -log p over the answer tokens / answer tokens of the batch.
+`options`: mean over examples of the cross-entropy over the options' mean log-probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zofo.data import Batch, concat
+from zofo.errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from zofo.adapters._set import AdapterSet
+
+
+class Objective(Protocol):
+    """Per-example sums and weights, so that any split or union of batches has the loss sum(sums) / sum(weights)."""
+
+    differentiable: bool
+
+    def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """logp fp32 [N], log-probability of each label token. Returns (sums [E], weights [E]), both fp32."""
+        ...
+
+
+def option_scores(logp: Tensor, batch: Batch, mean: bool = True) -> Tensor:
+    """[O] mean (or summed) log-probability of each option's tokens."""
+    n_options = batch.gold.numel()
+    total = logp.new_zeros(n_options).index_add(0, batch.option, logp)
+    if not mean:
+        return total
+    return total / torch.bincount(batch.option, minlength=n_options).clamp(min=1)
+
+
+class LM:
+    """Negative log-likelihood of the right answer's tokens."""
+
+    differentiable = True
+
+    def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        gold = batch.gold[batch.option].to(logp.dtype)
+        example = batch.option_example[batch.option]
+        zeros = logp.new_zeros(batch.examples)
+        return zeros.index_add(0, example, -logp * gold), zeros.index_add(0, example, gold)
+
+
+class Options:
+    """Cross-entropy of the right option under a softmax over the options' mean log-probabilities."""
+
+    differentiable = True
+
+    def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        scores = option_scores(logp, batch)
+        all_options = _logsumexp(scores, batch.option_example, batch.examples)
+        right = _logsumexp(scores.masked_fill(~batch.gold, -torch.inf), batch.option_example, batch.examples)
+        return all_options - right, torch.ones_like(right)
+
+
+def _logsumexp(x: Tensor, group: Tensor, groups: int) -> Tensor:
+    """[groups] log sum exp of x within each group."""
+    peak = x.detach().new_full((groups,), -torch.inf).scatter_reduce(0, group, x.detach(), "amax")
+    total = x.new_zeros(groups).index_add(0, group, torch.exp(x - peak[group]))
+    return total.log() + peak
+
+
+OBJECTIVES: dict[str, Objective] = {"lm": LM(), "options": Options()}
+
+
+class LabelHead:
+    """Makes the model compute logits only where a label is: the head's input is gathered to those positions first.
+
+    A hook before the output embeddings, so that softcaps and logit scales behind the head stay as they are.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+        if head is None:
+            raise ValueError(f"{type(model).__name__} has no output embeddings: is it a causal language model?")
+        self._positions: Tensor | None = None
+        head.register_forward_pre_hook(self._gather)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _gather(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if self._positions is None:
+            return None
+        return (args[0].flatten(0, 1)[self._positions][None], *args[1:])
+
+    def logprobs(self, model: Callable, batch: Batch, **kwargs) -> Tensor:
+        """fp32 [N]: the log-probability of each of the batch's labels. Options that share a position share its logits."""
+        self._positions, place = torch.unique(batch.positions, return_inverse=True)
+        try:
+            out = model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **kwargs
+            )
+        finally:
+            self._positions = None
+        return torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
+
+
+@dataclass
+class Meter:
+    """What a run has cost so far: model calls, examples and tokens that went through them."""
+
+    forwards: int = 0
+    backward_passes: int = 0
+    examples_seen: int = 0
+    tokens: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Loss:
+    """Evaluates F on batches with the model as it stands, in micro-batches, and counts what that costs.
+
+    A `forward` here is one pass over one batch, however many micro-batches it is cut into.
+    """
+
+    def __init__(
+        self, model: nn.Module, head: LabelHead, objective: Objective, pad_id: int, device: torch.device,
+        adapters: AdapterSet | None = None, micro_batch_size: int | None = None,
+    ) -> None:  # fmt: skip
+        """micro_batch_size: the most examples that one model call is given; None: the whole batch."""
+        self.model, self.head, self.objective, self.pad_id, self.device = model, head, objective, pad_id, device
+        self.adapters, self.micro_batch_size = adapters, micro_batch_size
+        self.meter = Meter()
+
+    def _micro(self, batch: Batch) -> list[slice]:
+        size = self.micro_batch_size or batch.examples
+        return [slice(i, min(i + size, batch.examples)) for i in range(0, batch.examples, size)]
+
+    def _count(self, batch: Batch, backward: bool = False) -> None:
+        self.meter.forwards += 1
+        self.meter.backward_passes += backward
+        self.meter.examples_seen += batch.examples
+        self.meter.tokens += batch.tokens
+
+    def _sums(self, batch: Batch, **kwargs) -> tuple[Tensor, Tensor]:
+        batch = batch.to(self.device)
+        return self.objective(self.head.logprobs(self.model, batch, **kwargs), batch)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> float:
+        """F of the batch with the active adapter, without gradients."""
+        return self.each([(batch, None)])[0]
+
+    @torch.no_grad()
+    def each(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
+        """F of several (batch, adapter name) parts. They share one forward where the adapters can sit on rows of it.
+
+        None stands for the active adapter; it cannot be mixed with names.
+        """
+        names = [name for _, name in parts]
+        if len(parts) > 1 and (self.adapters is None or not self.adapters.mixes):
+            return [self._one(batch, name) for batch, name in parts]
+        if len(parts) == 1:
+            return [self._one(*parts[0])]
+        assert self.adapters is not None
+        whole = concat([batch for batch, _ in parts], self.pad_id)
+        row_names = [name for (batch, _), name in zip(parts, names) for _ in range(len(batch.input_ids))]
+        self._count(whole)
+        sums, weights = [], []
+        for piece in self._micro(whole):
+            kept = [n for n, e in zip(row_names, whole.row_example.tolist()) if piece.start <= e < piece.stop]
+            with self.adapters.rows(kept) as kwargs:
+                s, w = self._sums(whole.select(piece) if piece != slice(0, whole.examples) else whole, **kwargs)
+            sums.append(s)
+            weights.append(w)
+        sizes = [batch.examples for batch, _ in parts]
+        split = zip(torch.cat(sums).double().split(sizes), torch.cat(weights).double().split(sizes))
+        return [float(s.sum() / w.sum()) for s, w in split]
+
+    def _one(self, batch: Batch, name: str | None) -> float:
+        self._count(batch)
+        total, weight = 0.0, 0.0
+        with self.adapters.active(name) if name is not None and self.adapters is not None else nullcontext():
+            for piece in self._micro(batch):
+                s, w = self._sums(batch.select(piece) if piece != slice(0, batch.examples) else batch)
+                total, weight = total + float(s.double().sum()), weight + float(w.double().sum())
+        return total / weight
+
+    def backward(self, batch: Batch, scale: float = 1.0) -> float:
+        """Add the gradient of scale * F(batch) to `.grad` of the active adapter. Returns F.
+
+        Raises NonFiniteError, before the backward pass of the micro-batch that shows it.
+        """
+        self._count(batch, backward=True)
+        weight = self._weight(batch)
+        total = 0.0
+        for piece in self._micro(batch):
+            sums, _ = self._sums(batch.select(piece) if piece != slice(0, batch.examples) else batch)
+            part = sums.sum() / weight
+            total += float(part.detach())
+            if not math.isfinite(total):
+                raise NonFiniteError(f"the loss is {total}")
+            (part * scale).backward()
+        return total
+
+    def _weight(self, batch: Batch) -> float:
+        """The whole batch's weight depends on its labels alone, so it is known before the first micro-batch runs."""
+        zeros = torch.zeros(batch.labels.numel())
+        return float(self.objective(zeros, batch)[1].sum())

@@ -1,0 +1,128 @@
+"""Problem: everything a method is given. A method holds the order of the updates; devices, files and logs are below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from zofo.errors import NonFiniteError
+from zofo.zo.grad import ZOGrad
+from zofo.zo.journal import Outcome, Record
+from zofo.zo.keys import derive
+
+if TYPE_CHECKING:
+    from zofo.adapters._set import AdapterSet
+    from zofo.data import Stream
+    from zofo.first_order import Descent
+    from zofo.objective import Loss
+    from zofo.zo.journal import Journal
+    from zofo.zo.point import Point
+
+Metrics = dict[str, float]
+
+
+class Estimator(Protocol):
+    """An objective and a seed -> a zeroth-order gradient."""
+
+    config: Any
+
+    def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Rule(Protocol):
+    """A zeroth-order gradient -> a move of theta. `bytes_per_weight`: what its state costs."""
+
+    bytes_per_weight: ClassVar[float]
+
+    def update_(
+        self, theta: Point, g: ZOGrad, lr: float, step: int,
+        f: Callable[[], float] | None = None, outcome: Outcome | None = None,
+    ) -> Outcome: ...  # fmt: skip
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Journalled:
+    """A rule whose every update is written down. The estimate is checked here, before theta moves."""
+
+    def __init__(self, rule: Rule, journal: Journal | None) -> None:
+        self.rule, self.journal = rule, journal
+        self.bytes_per_weight = rule.bytes_per_weight
+
+    def update_(
+        self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None
+    ) -> Outcome:
+        """Raises NonFiniteError, with theta as it was, when a coefficient is not finite."""
+        bad = [c for c, _ in g.terms if not math.isfinite(c)]
+        outcome = Outcome.SKIPPED if bad else self.rule.update_(theta, g, lr, step, f)
+        if self.journal is not None:
+            terms = tuple((z.seed, c) for c, z in g.terms)
+            self.journal.append(Record(step, terms, lr, outcome))
+        if bad:
+            raise NonFiniteError(f"the estimate's coefficient is {bad[0]}")
+        return outcome
+
+
+@dataclass
+class Schedule:
+    """A rate's factor over the counted steps: constant, linear to 0 or cosine to 0, after a linear warm-up."""
+
+    kind: str
+    total: int
+    warmup: int = 0
+
+    def __call__(self, rate: float, step: int) -> float:
+        """The rate at counted step `step` (from 0)."""
+        if step < self.warmup:
+            return rate * (step + 1) / self.warmup
+        if self.kind == "constant":
+            return rate
+        done = (step - self.warmup) / max(1, self.total - self.warmup)
+        return rate * (1 - done if self.kind == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass
+class Problem:
+    """theta, the adapters, the loss F, the streams of training batches and the keys of every draw."""
+
+    theta: Point
+    adapters: AdapterSet | None
+    loss: Loss
+    streams: Mapping[str, Stream]
+    seed: int
+    rate: Callable[[float, int], float] = lambda rate, step: rate
+    estimator: Estimator | None = None
+    rule: Journalled | None = None
+    max_grad_norm: float | None = None
+    skip_nonfinite: bool = False
+    skipped: int = 0
+    descents: list[Descent] = field(default_factory=list)
+
+    def key(self, purpose: str, step: int) -> int:
+        """The 64-bit key of one draw."""
+        return derive(self.seed, purpose, step)
+
+    def descent(self, adapter: str, kind: Any) -> Descent:
+        """A first-order optimizer for one adapter of the set."""
+        from zofo.first_order import Descent
+
+        assert self.adapters is not None
+        self.descents.append(Descent(self.adapters.parameters(adapter), kind, self.max_grad_norm))
+        return self.descents[-1]
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """One update as a whole: a NonFiniteError inside leaves nothing behind, and is swallowed where skipping is on."""
+        try:
+            yield
+        except NonFiniteError:
+            for descent in self.descents:
+                descent.drop()
+            self.skipped += 1
+            if not self.skip_nonfinite:
+                raise

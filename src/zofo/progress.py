@@ -1,0 +1,85 @@
+"""What a run tells a person: a live line on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+from rich.console import Console
+
+DIVERGENCE = 10.0  # times the running median of |c|
+
+
+def duration(seconds: float) -> str:
+    """61 -> "1:01", 3700 -> "1:01:40"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+class Progress:
+    """One line that is rewritten on a terminal; every `every` counted steps a line of its own elsewhere."""
+
+    def __init__(self, total: int, every: int, memory: Callable[[], int]) -> None:
+        self.total, self.every, self.memory = total, every, memory
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+        self._status = self.console.status("starting") if self.live else None
+        self._printed = -1
+        self._first: tuple[float, int] | None = None
+
+    def __enter__(self) -> Progress:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def step(self, count: int, values: dict[str, float]) -> None:
+        """Show where training is: counted steps, losses, rates, time left, memory."""
+        now = time.monotonic()
+        self._first = self._first or (now, count)
+        rate = (now - self._first[0]) / max(1, count - self._first[1])
+        left = duration(rate * (self.total - count)) if count > self._first[1] else "?"
+        shown = " ".join(f"{key} {value:.4g}" for key, value in values.items())
+        text = f"step {count}/{self.total} | {shown} | {rate:.2f} s/step, {left} left | peak {gib(self.memory())}"
+        if self._status:
+            self._status.update(text)
+        elif count // self.every != self._printed // self.every:
+            self.console.print(text, markup=False)
+            self._printed = count
+
+    def busy(self, text: str) -> None:
+        """Something else is under way (an evaluation): shown on a terminal only."""
+        if self._status:
+            self._status.update(text)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)
+
+
+class Divergence:
+    """Warns when the estimate's coefficient leaves its running median far behind: theta is about to be thrown away."""
+
+    def __init__(self) -> None:
+        self._past: deque[float] = deque(maxlen=50)
+
+    def check(self, c: float) -> str | None:
+        usual = median(self._past) if len(self._past) >= 8 else None
+        self._past.append(abs(c))
+        if usual and abs(c) > DIVERGENCE * usual:
+            return (
+                f"the estimate's coefficient c is {c:.3g}, {abs(c) / usual:.0f} times its running median; "
+                f"theta may be diverging: lower lr_theta or lam, or set rule.clip or rule.normalize"
+            )
+        return None

@@ -1,0 +1,80 @@
+"""A folder is the registry: `methods/bilevel_zofo.py` is `bilevel-zofo` on the command line."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from zofo.errors import InputError, did_you_mean
+
+KINDS = ("methods", "adapters", "estimators", "rules", "tasks", "presets")
+ROOT = Path(__file__).parent
+
+
+def canonical(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def singular(kind: str) -> str:
+    return kind.removesuffix("s")
+
+
+def _entries(kind: str) -> dict[str, Path | EntryPoint]:
+    """Own files first, so that a plug-in (entry point group `zofo.<kind>`) cannot replace one silently."""
+    found: dict[str, Path | EntryPoint] = {canonical(e.name): e for e in entry_points(group=f"zofo.{kind}")}
+    for path in (ROOT / kind).glob("*"):
+        if path.suffix in (".py", ".yaml") and not path.name.startswith("_"):
+            found[canonical(path.stem)] = path
+    return dict(sorted(found.items()))
+
+
+def names(kind: str) -> list[str]:
+    """Names of all entries of a kind, with dashes, sorted. Imports nothing."""
+    return list(_entries(kind))
+
+
+def find(kind: str, name: str) -> Path | EntryPoint:
+    """Where an entry lives; accepts `-` and `_`. Raises InputError with the nearest name and all known ones."""
+    entries = _entries(kind)
+    if canonical(name) not in entries:
+        known = ", ".join(entries) or "none"
+        raise InputError(
+            f'unknown {singular(kind)} "{name}"{did_you_mean(canonical(name), entries) or ";"} known: {known}'
+        )
+    return entries[canonical(name)]
+
+
+def load(kind: str, name: str) -> Any:
+    """The module of a Python entry, the Path of a YAML entry (a plug-in's entry point may load to either)."""
+    entry = find(kind, name)
+    if isinstance(entry, EntryPoint):
+        return entry.load()
+    return entry if entry.suffix == ".yaml" else importlib.import_module(f"zofo.{kind}.{entry.stem}")
+
+
+def docstring(kind: str, name: str) -> str:
+    """A Python entry's docstring, read without importing it where it is a file; "" for YAML."""
+    entry = find(kind, name)
+    if isinstance(entry, Path):
+        return (ast.get_docstring(ast.parse(entry.read_text("utf-8"))) or "") if entry.suffix == ".py" else ""
+    loaded = entry.load()
+    return (loaded.__doc__ or "").strip() if isinstance(loaded, ModuleType) else ""
+
+
+def describe(kind: str, name: str) -> str:
+    """One line for `ls`: a docstring's first line, a task's `description`, a preset's first comment."""
+    entry = find(kind, name)
+    path = entry if isinstance(entry, Path) else entry.load()
+    if not (isinstance(path, Path) and path.suffix == ".yaml"):
+        return docstring(kind, name).partition("\n")[0]
+    for line in path.read_text("utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key == "description" and value.strip():
+            return value.strip().strip("'\"")
+        if kind == "presets" and line.startswith("#"):
+            return line.lstrip("# ").strip()
+    return ""

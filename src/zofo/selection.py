@@ -1,0 +1,43 @@
+"""Model selection on dev: which step, and which adapter beside theta (SPEC 3.8, 3.9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far. journal: theta is the initial tensors and the journal up to this byte."""
+
+    count: int
+    k: int
+    candidate: str
+    score: float
+    journal: int | None
+    dev: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Selection:
+    """Lower dev loss wins, or higher dev metric; a tie goes to the earlier evaluation and the earlier candidate."""
+
+    def __init__(self, by: str, metric: str, candidates: Sequence[str]) -> None:
+        self.by, self.metric, self.candidates = by, metric, tuple(candidates)
+
+    def score(self, values: Mapping[str, float]) -> float:
+        """Smaller is better."""
+        return -values[self.metric] if self.by == "metric" and self.metric in values else values["loss"]
+
+    def better(
+        self, found: dict[str, dict[str, float]], best: Best | None, count: int, k: int, journal: int | None
+    ) -> Best | None:
+        """The new best, or None where the old one stays."""
+        winner = min(self.candidates, key=lambda name: self.score(found[name]))
+        score = self.score(found[winner])
+        if best is not None and not score < best.score:
+            return None
+        return Best(count, k, winner, score, journal, found)

@@ -1,0 +1,126 @@
+"""Rows from files: JSON lines, CSV, Parquet. Every row knows its place, for error messages."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zofo.errors import InputError, did_you_mean
+
+SPLIT_FILES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Record:
+    id: str
+    place: str  # "rows.jsonl:17"
+    row: dict[str, Any]
+
+
+Records = Sequence[Record]
+Tables = dict[str, Records]  # "train" and, where the source has them, "dev" and "test"
+
+
+def read_tables(path: Path, name: str | None = None) -> Tables:
+    """A directory's train, validation and test files, or one file as "train".
+
+    Ids are "name/split/row number" if a `name` is given, else the row's place in its file.
+    """
+    if path.is_file():
+        return {"train": read_file(path, name and f"{name}/train")}
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or directory")
+    tables: Tables = {}
+    for split, stems in SPLIT_FILES.items():
+        found = [f for stem in stems for suffix in READERS if (f := path / (stem + suffix)).is_file()]
+        if len(found) > 1:
+            raise InputError(f"{path}: {found[0].name} and {found[1].name} both hold the {split} rows; keep one")
+        if found:
+            tables[split] = read_file(found[0], name and f"{name}/{split}")
+    if "train" not in tables:
+        raise InputError(f"{path}: no train file; expected one of {', '.join('train' + s for s in READERS)}")
+    return tables
+
+
+def read_file(path: Path, prefix: str | None = None) -> list[Record]:
+    """All rows of a file. Raises InputError naming file and line."""
+    if path.suffix not in READERS:
+        raise InputError(f"{path}: unknown kind of file; known: {', '.join(READERS)}")
+    try:
+        numbered = list(READERS[path.suffix](path))
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror or e}") from None
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: not UTF-8 ({e.reason} in byte {e.start}); save it as UTF-8") from None
+    if not numbered:
+        raise InputError(f"{path}: no rows")
+    return [
+        Record(f"{prefix}/{i}" if prefix else f"{path.name}:{line}", f"{path.name}:{line}", row)
+        for i, (line, row) in enumerate(numbered)
+    ]
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as e:
+                raise InputError(f"{path.name}:{number}: bad JSON: {e.msg} at column {e.colno}") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path.name}:{number}: expected one JSON object a line, found a {type(row).__name__}")
+            yield number, row
+
+
+def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    columns = len(reader.fieldnames or ())
+                    problem = "more" if None in row else "fewer"
+                    raise InputError(f"{path.name}:{reader.line_num}: {problem} fields than the header's {columns}")
+                yield reader.line_num, dict(row)
+        except csv.Error as e:
+            raise InputError(f"{path.name}:{reader.line_num}: bad CSV: {e}") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as e:
+        raise InputError(f"{path.name}: not a readable Parquet file: {str(e).splitlines()[0]}") from None
+    yield from enumerate(rows, 1)
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+
+
+def columns_of(records: Records) -> list[str]:
+    """Columns of the first rows, in order."""
+    return list(dict.fromkeys(key for i in range(min(len(records), 100)) for key in records[i].row))
+
+
+def file_of(records: Records) -> str:
+    return records[0].place.rpartition(":")[0] or records[0].place
+
+
+def missing_column(column: str, records: Records) -> InputError:
+    has = columns_of(records)
+    return InputError(
+        f'{file_of(records)}: missing column "{column}"; has: {", ".join(has)}{did_you_mean(column, has)}'
+    )

@@ -1,0 +1,183 @@
+"""One's own files: columns text + label (+ choices), prompt + completion, or messages.
+
+text + label: the answer is the label's word after a space (`true`, `false` for booleans); `task.choices` names the
+words instead, and then integers and booleans count into it. Nothing else is added to the text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zofo.errors import InputError, did_you_mean
+from zofo.tasks._example import Example
+from zofo.tasks._files import Record, Records, Tables, columns_of, file_of, missing_column
+from zofo.tasks._spec import Make
+
+LAYOUTS = {"messages": ("messages",), "completion": ("prompt", "completion"), "options": ("text", "label")}
+MAX_LABELS = 200  # more options than this are a text to generate, not a class to choose
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    make: Make
+    kind: str  # "options" or "completion"
+    labels: tuple[str, ...]
+
+
+def own_task(tables: Tables, template: str, choices: list[str] | None, tokenizer: Any) -> OwnTask:
+    """How the rows of one's own files become examples. Raises InputError naming file, line and fix."""
+    if template not in ("default", "plain"):
+        raise InputError(
+            f'task.template: own files have "default" and "plain", not "{template}"{_near(template)}; '
+            "for others write a task file (.yaml)"
+        )
+    layout = _layout(tables["train"])
+    for records in tables.values():
+        for column in LAYOUTS[layout]:
+            if column not in columns_of(records):
+                raise missing_column(column, records)
+    if layout != "options" and choices is not None:
+        raise InputError(f"task.choices: {file_of(tables['train'])} has completions; choices are for text + label")
+    if layout == "messages":
+        return OwnTask(lambda record: _from_messages(record, tokenizer), "completion", ())
+    if layout == "completion":
+        return OwnTask(_from_completion, "completion", ())
+    if choices is None and "choices" in columns_of(tables["train"]):
+        return OwnTask(_from_choices, "options", ())
+    labels = _labels(tables["train"]) if choices is None else tuple(choices)
+    if len(set(labels)) < len(labels) or len(labels) < 2:
+        raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(labels)}")
+    return OwnTask(lambda record: _from_label(record, labels, choices is not None), "options", labels)
+
+
+def _near(template: str) -> str:
+    return did_you_mean(template, ("default", "plain"))
+
+
+def _layout(records: Records) -> str:
+    has = columns_of(records)
+    for layout, columns in LAYOUTS.items():
+        if set(columns) <= set(has):
+            return layout
+    for columns in LAYOUTS.values():  # one of two is there: the other is missing or misspelt
+        missing = [column for column in columns if column not in has]
+        if len(missing) < len(columns):
+            raise missing_column(missing[0], records)
+    nearly = "".join(did_you_mean(c, has) for columns in LAYOUTS.values() for c in columns[:1])
+    raise InputError(
+        f"{file_of(records)}: needs the columns text and label, or prompt and completion, or messages; "
+        f"has: {', '.join(has)}{nearly}"
+    )
+
+
+def _get(record: Record, column: str) -> Any:
+    if column not in record.row or record.row[column] is None:
+        raise InputError(f'{record.place}: no "{column}"')
+    return record.row[column]
+
+
+def _text(record: Record, column: str) -> str:
+    value = _get(record, column)
+    if not isinstance(value, str):
+        raise InputError(f'{record.place}: "{column}" must be text, not {type(value).__name__}')
+    return value
+
+
+# --------------------------------------------------------------------------------------------------- text and label
+
+
+def _label_name(record: Record) -> str:
+    value = _get(record, "label")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # a column with gaps comes out of pandas as floats
+        value = int(value)
+    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
+        return str(value).strip()
+    raise InputError(f'{record.place}: "label" must be a word, an integer or true/false, not {value!r}')
+
+
+def _labels(records: Records) -> tuple[str, ...]:
+    names = {_label_name(record) for record in records}
+    if len(names) < 2:
+        raise InputError(f'{file_of(records)}: only one label, "{min(names)}"; needs two or more')
+    if len(names) > MAX_LABELS:
+        raise InputError(
+            f"{file_of(records)}: {len(names)} different labels, at most {MAX_LABELS}; for free text name the columns "
+            '"prompt" and "completion"'
+        )
+    return tuple(sorted(names, key=lambda n: (0, int(n), n) if n.lstrip("-").isdecimal() else (1, 0, n)))
+
+
+def _answers(prompt: str, words: Sequence[str]) -> tuple[str, ...]:
+    """A space before each word, unless the prompt already ends in white space."""
+    gap = "" if not prompt or prompt[-1].isspace() else " "
+    return tuple(word if word[:1].isspace() else gap + word for word in words)
+
+
+def _from_label(record: Record, labels: tuple[str, ...], may_count: bool) -> Example:
+    prompt, name = _text(record, "text"), _label_name(record)
+    index = labels.index(name) if name in labels else None
+    if index is None and may_count:
+        index = {"false": 0, "true": 1}.get(name, int(name) if name.isdecimal() else -1)
+    if index is None or not 0 <= index < len(labels):
+        raise InputError(
+            f'{record.place}: unknown label "{name}"; known: {", ".join(labels)}{did_you_mean(name, labels)}'
+        )
+    return Example(record.id, prompt, _answers(prompt, labels), (index,))
+
+
+def _from_choices(record: Record) -> Example:
+    prompt, label, choices = _text(record, "text"), _get(record, "label"), _get(record, "choices")
+    if isinstance(choices, str):  # a CSV cell
+        try:
+            choices = json.loads(choices)
+        except json.JSONDecodeError:
+            choices = None
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+        raise InputError(f'{record.place}: "choices" must be a list of two or more texts')
+    if isinstance(label, str) and label in choices:
+        index = choices.index(label)
+    else:
+        index = int(label) if str(label).isdecimal() else -1
+    if not 0 <= index < len(choices):
+        raise InputError(f"{record.place}: label {label!r} is neither one of the choices nor an index of one")
+    return Example(record.id, prompt, _answers(prompt, choices), (index,))
+
+
+# ------------------------------------------------------------------------------------------------------ completions
+
+
+def _from_completion(record: Record) -> Example:
+    prompt, completion = _text(record, "prompt"), _text(record, "completion")
+    if not completion:
+        raise InputError(f'{record.place}: "completion" is empty')
+    return Example(record.id, prompt, (completion,), (0,))
+
+
+def _from_messages(record: Record, tokenizer: Any) -> Example:
+    """The last turn, the assistant's, is the completion; the tokenizer's chat template writes the rest."""
+    turns = _get(record, "messages")
+    if not isinstance(turns, list) or not all(
+        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns
+    ):
+        raise InputError(f'{record.place}: "messages" must be a list of {{"role": ..., "content": ...}}')
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+        raise InputError(f'{record.place}: the last of "messages" must be the assistant\'s, after at least one other')
+    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f'{record.place}: "messages" needs a model with a chat template and this one has none; '
+            'use the columns "prompt" and "completion"'
+        )
+    try:
+        prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception as e:  # a template is the model's own program: it may raise anything
+        raise InputError(f"{record.place}: the model's chat template refuses these messages: {e}") from None
+    completion = whole[len(prompt) :] if whole.startswith(prompt) else turns[-1]["content"]
+    if tokenizer.eos_token and completion.rstrip().endswith(tokenizer.eos_token):
+        completion = completion.rstrip()  # what a template writes behind the end of a turn is not the answer
+    return Example(record.id, prompt, (completion,), (0,))

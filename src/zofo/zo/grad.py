@@ -1,0 +1,30 @@
+"""ZOGrad: a zeroth-order gradient, sum_i c_i z_i, as coefficients and directions. It never holds d numbers."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from zofo.zo.direction import Direction
+
+
+def float32(x: float) -> float:
+    """x rounded once to fp32: what the journal stores is exactly what the update used."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", x))[0]
+    except OverflowError:
+        return float("inf") if x > 0 else float("-inf")
+
+
+@dataclass(frozen=True)
+class ZOGrad:
+    """An estimate of a gradient with respect to theta.
+
+    terms: (c_i, z_i) in the order in which an update adds them; c_i is a fp32 number.
+    value: the objective at theta as the estimate saw it (for SPSA the mean of the two sides), for logs.
+    forwards: evaluations of the objective that the estimate took.
+    """
+
+    terms: tuple[tuple[float, Direction], ...]
+    value: float
+    forwards: int

@@ -1,0 +1,151 @@
+"""The journal: a zeroth-order fine-tune as the list of its updates, replayed bit for bit on the initial tensors.
+
+File layout, little endian:
+
+    8 bytes   magic "ZOFOJ\\x00\\r\\n"
+    u32       length of the header, then the header (JSON, UTF-8), then u32 CRC-32 of the header
+    records   u32 length of the body | body | u32 CRC-32 of the body
+    body      u32 step | f64 rate | i8 outcome | u16 number of terms | terms: u64 seed, f32 coefficient
+
+One update with one direction takes 35 bytes. The file only grows; a tail that a crash tore off is cut when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+MAGIC = b"ZOFOJ\x00\r\n"
+FORMAT = 1
+_HEAD = struct.Struct("<IdbH")
+_TERM = struct.Struct("<Qf")
+_U32 = struct.Struct("<I")
+
+
+class JournalError(ValueError):
+    """The file is no journal, or does not belong to this model."""
+
+
+class Outcome(IntEnum):
+    """What a rule did: moved against the estimate, stayed, moved along it (conservative), or never tried (skipped)."""
+
+    REVERSED = -1
+    STAYED = 0
+    APPLIED = 1
+    SKIPPED = 2
+
+
+@dataclass(frozen=True)
+class Record:
+    """One update of theta: the estimate's terms (seed, fp32 coefficient), the rate, and what the rule made of it."""
+
+    step: int
+    terms: tuple[tuple[int, float], ...]
+    rate: float
+    outcome: Outcome = Outcome.APPLIED
+
+    def pack(self) -> bytes:
+        head = _HEAD.pack(self.step, self.rate, int(self.outcome), len(self.terms))
+        body = head + b"".join(_TERM.pack(*term) for term in self.terms)
+        return _U32.pack(len(body)) + body + _U32.pack(zlib.crc32(body))
+
+    @classmethod
+    def unpack(cls, body: bytes) -> Record:
+        step, rate, outcome, count = _HEAD.unpack_from(body)
+        terms = tuple(_TERM.unpack_from(body, _HEAD.size + i * _TERM.size) for i in range(count))
+        return cls(step, terms, rate, Outcome(outcome))
+
+
+class Journal:
+    """An open journal file. `position` is the offset behind its last whole record."""
+
+    def __init__(self, path: Path, header: dict[str, Any], start: int, position: int) -> None:
+        self.path, self.header, self.start, self.position = path, header, start, position
+        self._file = path.open("r+b", buffering=0)
+        self._file.truncate(position)  # a torn tail, or records beyond a checkpoint
+        self._file.seek(position)
+
+    @classmethod
+    def create(cls, path: Path, header: dict[str, Any]) -> Journal:
+        """A new journal. header: see docs/journal.md; `format` is added here."""
+        raw = json.dumps({"format": FORMAT, **header}, sort_keys=True).encode()
+        path.write_bytes(MAGIC + _U32.pack(len(raw)) + raw + _U32.pack(zlib.crc32(raw)))
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path, position: int | None = None) -> Journal:
+        """Open for appending; records behind `position` (a checkpoint's) and a torn tail are cut.
+
+        Raises JournalError when the header is damaged, or when the file ends before `position`.
+        """
+        header, start = read_header(path)
+        end = start
+        for _, stop in _scan(path, start):
+            end = stop
+            if end == position:
+                break
+        if position is not None and end != position:
+            raise JournalError(f"{path}: ends at byte {end}, but the checkpoint needs its first {position} bytes")
+        return cls(path, header, start, end)
+
+    def append(self, record: Record) -> None:
+        """Write one record to the operating system at once; `sync` brings it to the disk."""
+        raw = record.pack()
+        written = self._file.write(raw)
+        if written != len(raw):  # a full disk may take a part: cut it, so that the file stays whole
+            self._file.truncate(self.position)
+            raise OSError(28, "no space left on device", str(self.path))
+        self.position += len(raw)
+
+    def records(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
+        """The records between two byte positions (default: all)."""
+        return read_records(self.path, self.start if start is None else start, self.position if stop is None else stop)
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """(header, offset of the first record). Raises JournalError."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise JournalError(f"{path}: not a zofo journal")
+        size = file.read(4)
+        raw = file.read(_U32.unpack(size)[0]) if len(size) == 4 else b""
+        crc = file.read(4)
+        if len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(raw):
+            raise JournalError(f"{path}: the journal's header is damaged")
+        header = json.loads(raw)
+        if header.get("format") != FORMAT:
+            raise JournalError(f"{path}: journal format {header.get('format')}, this zofo reads {FORMAT}")
+        return header, file.tell()
+
+
+def read_records(path: Path, start: int, stop: int | None = None) -> Iterator[Record]:
+    """Whole records from byte `start`, up to byte `stop` or to the first torn one."""
+    for record, end in _scan(path, start):
+        if stop is not None and end > stop:
+            return
+        yield record
+
+
+def _scan(path: Path, start: int) -> Iterator[tuple[Record, int]]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while len(size := file.read(4)) == 4:
+            length = _U32.unpack(size)[0]
+            body = file.read(length) if length < 1 << 24 else b""
+            crc = file.read(4)
+            if len(body) != length or len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(body):
+                return
+            yield Record.unpack(body), file.tell()

@@ -1,0 +1,187 @@
+"""theta + eps z without writing theta: every weight is replaced by a stand-in while the model runs (mode `layer`).
+
+A stand-in has the weight's shape and dtype and no memory. When a torch function reads it, the shifted values are made
+in scratch for that one call: all of a linear layer's weight (in slabs when it is large), only the rows that an
+embedding looks up. Whatever reads the parameter, in its own module's forward or in another's (Mamba's convolution,
+DoRA's base weight), meets the stand-in, so nothing has to be restored and theta cannot drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from zofo.zo import kernels
+from zofo.zo.kernels.reference import Terms
+
+SLAB = 1 << 22  # elements of a linear weight shifted at a time
+
+_METADATA = {
+    torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.stride, torch.Tensor.is_floating_point,
+    torch.Tensor.is_contiguous, torch.Tensor.element_size, torch.Tensor.nelement, torch.Tensor.is_complex,
+    torch.is_floating_point, torch.numel, torch.is_complex,
+}  # fmt: skip
+_METADATA_FIELDS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_meta", "layout", "is_quantized",
+                    "is_sparse", "is_leaf", "grad", "nbytes", "itemsize", "is_cpu", "names", "is_nested")  # fmt: skip
+_METADATA |= {getattr(torch.Tensor, name).__get__ for name in _METADATA_FIELDS if hasattr(torch.Tensor, name)}
+
+# Functions whose result never aliases the weight: these may read it from scratch that the next call overwrites.
+_CONSUMERS = {
+    F.linear, F.layer_norm, F.group_norm, F.conv1d, F.rms_norm, torch.addmm, torch.matmul, torch.mm, torch.bmm,
+    torch.mul, torch.add, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, torch.Tensor.mul,
+    torch.Tensor.__mul__, torch.Tensor.__rmul__, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__,
+    torch.conv1d, torch.layer_norm, torch.rms_norm, torch.group_norm,
+}  # fmt: skip
+
+
+class Scratch:
+    """One growing buffer per dtype, handed out from the start again at every call."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._used = 0
+
+    def reset(self) -> None:
+        self._used = 0
+
+    def take(self, shape: Iterable[int], like: Tensor) -> Tensor:
+        """Uninitialised memory [shape] of like's dtype and device, valid until the next `reset`."""
+        shape = tuple(shape)
+        need = torch.Size(shape).numel()
+        key = (like.device, like.dtype)
+        buffer = self._buffers.get(key)
+        if buffer is None or self._used + need > buffer.numel():
+            # A call that outgrows the buffer keeps the old one alive through its views
+            buffer = self._buffers[key] = torch.empty(self._used + need, dtype=like.dtype, device=like.device)
+        out = buffer[self._used : self._used + need].view(shape)
+        self._used += -(-need // 32) * 32
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        return sum(b.numel() * b.element_size() for b in self._buffers.values())
+
+
+class Move:
+    """The shift that stand-ins apply now: terms (seed, fp32 factor) and the key of the rounding (None: to nearest)."""
+
+    def __init__(self) -> None:
+        self.terms: Terms = ()
+        self.round_seed: int | None = None
+        self.scratch = Scratch()
+
+
+class Shifted(torch.Tensor):
+    """A stand-in for one parameter: the parameter's shape and dtype, `move` applied whenever it is read."""
+
+    source: Tensor
+    key: int
+    move: Move
+    reads: int
+
+    @staticmethod
+    def __new__(cls, source: Tensor, key: int, move: Move) -> Shifted:
+        self = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
+            cls, source.shape, strides=source.stride(), dtype=source.dtype, device=source.device
+        )
+        self.source, self.key, self.move, self.reads = source.detach(), key, move, 0
+        return self
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"Shifted(shape={tuple(self.shape)}, dtype={self.dtype})"
+
+    def values(self, out: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """theta + move for the whole tensor, into `out` or fresh memory."""
+        out = torch.empty_like(self.source, memory_format=torch.contiguous_format) if out is None else out
+        kernels.add(out, self.source, self.move.terms, self.key, 0, self.move.round_seed)
+        return out
+
+    def slab(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of a contiguous shifted matrix, in scratch."""
+        part = self.source[start:stop]
+        out = self.move.scratch.take(part.shape, part)
+        kernels.add(out, part, self.move.terms, self.key, start * self.source[0].numel(), self.move.round_seed)
+        return out
+
+    @classmethod
+    def __torch_function__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _METADATA:
+                return func(*args, **kwargs)
+            for leaf in tree_flatten((args, kwargs))[0]:
+                if isinstance(leaf, Shifted):
+                    leaf.reads += 1
+                    leaf.move.scratch.reset()
+            if func is F.embedding:
+                return _embedding(*args, **kwargs)
+            if func is F.linear and _is_large(args, kwargs):
+                return _linear_in_slabs(*args, **kwargs)
+            args, kwargs = tree_map(_in_scratch if func in _CONSUMERS else _in_memory, (args, kwargs))
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Below the Python functions (a C++ op that was handed the stand-in): the values, never the unshifted weight
+        args, kwargs = tree_map(_in_memory, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _in_memory(leaf: Any) -> Any:
+    return leaf.values() if isinstance(leaf, Shifted) else leaf
+
+
+def _in_scratch(leaf: Any) -> Any:
+    return leaf.values(leaf.move.scratch.take(leaf.shape, leaf.source)) if isinstance(leaf, Shifted) else leaf
+
+
+def _is_large(args: tuple, kwargs: dict) -> bool:
+    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    return isinstance(weight, Shifted) and weight.source.numel() > 2 * SLAB and weight.source.is_contiguous()
+
+
+def _linear_in_slabs(input: Tensor, weight: Shifted, bias: Tensor | None = None) -> Tensor:
+    rows = max(1, SLAB // weight.shape[1])
+    out = input.new_empty(*input.shape[:-1], weight.shape[0])
+    bias = _in_memory(bias)
+    for start in range(0, weight.shape[0], rows):
+        stop = min(start + rows, weight.shape[0])
+        weight.move.scratch.reset()
+        part = None if bias is None else bias[start:stop]
+        out[..., start:stop] = F.linear(input, weight.slab(start, stop), part)
+    return out
+
+
+def _embedding(input: Tensor, weight: Any, padding_idx: int | None = None, *_: Any, **__: Any) -> Tensor:
+    """Only the rows looked up are shifted. padding_idx and the renormalisation's options only matter with gradients."""
+    if not isinstance(weight, Shifted):
+        return F.embedding(_in_memory(input), weight)
+    rows, place = torch.unique(input, return_inverse=True)
+    table = weight.move.scratch.take((rows.numel(), weight.shape[1]), weight.source)
+    kernels.add_rows(table, weight.source, rows, weight.move.terms, weight.key, weight.move.round_seed)
+    return F.embedding(place, table)
+
+
+class ReadAudit(TorchFunctionMode):
+    """Watches a forward for parameters that are read past their stand-ins, through a reference kept elsewhere."""
+
+    def __init__(self, params: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._names = {p.untyped_storage().data_ptr(): name for name, p in params.items()}
+        self.unshifted: set[str] = set()
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_flatten(out)[0]):
+            for leaf in tree_flatten((args, kwargs))[0]:
+                if isinstance(leaf, Tensor) and not isinstance(leaf, Shifted) and leaf.numel():
+                    name = self._names.get(leaf.untyped_storage().data_ptr())
+                    if name is not None:
+                        self.unshifted.add(name)
+        return out

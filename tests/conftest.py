@@ -1,0 +1,182 @@
+"""Fixtures for all tests: tiny models and tokenizers made on the spot, and the shared ones where they are present."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+SENTENCES = [
+    "a warm and funny film that I would gladly see again. It was great",
+    "the plot is dull, the jokes are stale and the end never comes. It was terrible",
+    "the dog is doing what a dog does: it digs, it goes, it is good",
+    "Question: does the word mean the same in these two sentences? Yes, No, Maybe",
+    "one two three four five six seven eight nine ten",
+    "user says hello and the assistant says good morning",
+]
+POSITIVE = ["great", "warm", "funny", "moving", "clever", "brilliant"]
+NEGATIVE = ["dull", "stale", "boring", "awful", "clumsy", "terrible"]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+def make_tokenizer(bos: bool = True, vocab_size: int = 400) -> Any:
+    """A byte-level BPE with <s>, </s>, <pad>, trained on SENTENCES; with `bos`, <s> stands before each text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(SENTENCES * 4, trainer)
+    if bos:
+        inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=128
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_factory() -> Callable[..., Any]:
+    """make_tokenizer, for a tokenizer to change."""
+    return make_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """Do not change it: all tests of a session share it."""
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer() -> Any:
+    """The same with a chat template, which writes <s> itself."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def save_tiny(folder: Path, config: Any, tokenizer: Any) -> Path:
+    """A random model of this config, the same every time, and the tokenizer, as a plain transformers directory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def llama_config(tokenizer: Any, tied: bool) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A 2-layer Llama of width 32, head tied to the embedding, without biases. Read only."""
+    return save_tiny(tmp_path_factory.mktemp("tiny-llama"), llama_config(tiny_tokenizer, tied=True), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_untied_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """The same with a head of its own. Read only."""
+    return save_tiny(tmp_path_factory.mktemp("tiny-untied"), llama_config(tiny_tokenizer, tied=False), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_opt_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A 2-layer OPT of width 32: biases everywhere, learned positions, tied head. Read only."""
+    from transformers import OPTConfig
+
+    config = OPTConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        word_embed_proj_dim=32,
+        dropout=0.0,
+        init_std=0.1,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+    )
+    return save_tiny(tmp_path_factory.mktemp("tiny-opt"), config, tiny_tokenizer)
+
+
+def sentiment_rows(n: int = 60) -> list[dict[str, str]]:
+    """`n` different sentences, good and bad in turn."""
+    rows = []
+    for i in range(n):
+        words, label = (POSITIVE, "great") if i % 2 else (NEGATIVE, "terrible")
+        one, two = words[i // 2 % 6], words[i // 12 % 6]
+        rows.append({"text": f"film {i}: a {one} and {two} story" + ", truly" * (i % 5), "label": label})
+    return rows
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path) -> Callable[[str, list[dict[str, Any]]], Path]:
+    """write_jsonl(name, rows) -> the path of the file it wrote into tmp_path."""
+
+    def write(name: str, rows: list[dict[str, Any]]) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def sentiment_file(write_jsonl: Callable[[str, list[dict[str, Any]]], Path]) -> Path:
+    """60 rows with text and label ("great", "terrible")."""
+    return write_jsonl("sentiment.jsonl", sentiment_rows())
+
+
+@pytest.fixture(scope="session")
+def stories_dir() -> Path:
+    """The trained 260,032-parameter Llama of the shared folder."""
+    path = SHARED / "models" / "stories260K"
+    if not path.is_dir():
+        pytest.skip(f"needs the shared model {path.name}, which is not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The shared folder of dataset extracts."""
+    path = SHARED / "data"
+    if not path.is_dir():
+        pytest.skip("needs the shared data folder, which is not here")
+    return path
