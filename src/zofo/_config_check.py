@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from zofo._config_parse import Value
+from zofo._config_parse import Value, texts
 from zofo.errors import did_you_mean
 
 _BOUNDS = {"ge": (">=", lambda v, b: v >= b), "gt": (">", lambda v, b: v > b)} | {
@@ -60,7 +60,7 @@ def check(hint: Any, metadata: Mapping[str, Any], given: Value) -> tuple[Any, st
     """(value of type `hint`, "") or (None, what is wrong with it)."""
     value, ok = _typed(hint, given.value)
     if not ok and given.raw is not None:  # revision=0123 and name=true are text where text is expected
-        value, ok = _typed(hint, given.raw)
+        value, ok = _typed(hint, texts(given.raw) if _has_list(hint) else given.raw)
     if not ok:
         return None, f"expected {type_name(hint)}, got {show(given.value)}{_literal_hint(hint, given.value)}"
     for number in value if isinstance(value, (list, tuple)) else [value]:
@@ -121,7 +121,8 @@ def type_name(hint: Any) -> str:
         return " or ".join(type_name(member) for member in _members(hint))
     if (typing.get_origin(hint) or hint) in (list, tuple):
         args = [arg for arg in typing.get_args(hint) if arg is not Ellipsis]
-        return f"a list of {_PLURALS.get(args[0], 'values')}" if args else "a list"
+        count = f"{len(args)} " if len(args) > 1 else ""  # tuple[float, float]
+        return f"a list of {count}{_PLURALS.get(args[0], 'values')}" if args else "a list"
     return _NAMES.get(hint) or f"a {getattr(hint, '__name__', hint)}"
 
 

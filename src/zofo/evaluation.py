@@ -8,7 +8,7 @@ from pathlib import Path
 from zofo.config import TaskConfig
 from zofo.data import Encoded, encode_all
 from zofo.errors import InputError
-from zofo.export import is_run, load_export, restore
+from zofo.deploy import is_run, load_export, restore
 from zofo.objective import OBJECTIVES, LabelHead, Loss
 from zofo.scoring import Evaluation, evaluate
 from zofo.tasks import load_task

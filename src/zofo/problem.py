@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from zofo.errors import NonFiniteError
-from zofo.zo.grad import ZOGrad
+from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome, Record
 from zofo.zo.keys import derive
 
@@ -58,13 +58,13 @@ class Journalled:
         self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None
     ) -> Outcome:
         """Raises NonFiniteError, with theta as it was, when a coefficient is not finite."""
-        bad = [c for c, _ in g.terms if not math.isfinite(c)]
+        bad = [c for c, _ in g.terms if not (math.isfinite(c) and math.isfinite(float32(lr * c)))]
         outcome = Outcome.SKIPPED if bad else self.rule.update_(theta, g, lr, step, f)
         if self.journal is not None:
             terms = tuple((z.seed, c) for c, z in g.terms)
             self.journal.append(Record(step, terms, lr, outcome))
         if bad:
-            raise NonFiniteError(f"the estimate's coefficient is {bad[0]}")
+            raise NonFiniteError(f"the estimate's coefficient is {bad[0]}, at a rate of {lr:g}")
         return outcome
 
 

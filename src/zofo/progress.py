@@ -69,12 +69,19 @@ class Progress:
 
 
 class Divergence:
-    """Warns when the estimate's coefficient leaves its running median far behind: theta is about to be thrown away."""
+    """Warns when the estimate's coefficient c leaves its running median far behind, or is exactly 0 again and again."""
 
     def __init__(self) -> None:
         self._past: deque[float] = deque(maxlen=50)
+        self._zeros = 0
 
     def check(self, c: float) -> str | None:
+        self._zeros = self._zeros + 1 if c == 0 else 0
+        if self._zeros == 3:
+            return (
+                "the estimate's coefficient c was exactly 0 three times: the shift no longer reaches the loss; theta may "
+                "have diverged, eps may be below the precision of the weights, or the loss may be 0 already"
+            )
         usual = median(self._past) if len(self._past) >= 8 else None
         self._past.append(abs(c))
         if usual and abs(c) > DIVERGENCE * usual:

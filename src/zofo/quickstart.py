@@ -84,7 +84,7 @@ def configs(model: Path, data: Path, output: Path, steps: int | None) -> tuple[C
 
 
 def summary(before: dict[str, Any], after: dict[str, Any], config: Config) -> Result:
-    """From the two run.json."""
+    """What the two run.json say."""
     return Result(
         zero_shot=_accuracy(before["test"]),
         s=_accuracy(after["test"], "s"),
@@ -92,7 +92,7 @@ def summary(before: dict[str, Any], after: dict[str, Any], config: Config) -> Re
         deployed=after["deployed"],
         seconds=after["seconds"],
         peak_bytes=after["peak_bytes"],
-        test_examples=config.task.test_examples,
+        test_examples=after["examples"]["test"],
         directory=Path(config.train.output_dir),
     )
 

@@ -40,7 +40,7 @@ def test_reviews_stay_on_one_side() -> None:
     )
     for key in ("id", "text"):
         sides = [{r[key] for r in part} for part in parts.values()]
-        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        assert sum(map(len, sides)) == len(set().union(*sides))
     assert [len(part) for part in parts.values()] == pytest.approx([210, 30, 60], abs=12)
     assert _pypi.split_by_review(rows, 0) == parts
     assert _pypi.split_by_review(rows, 1) != parts
@@ -124,3 +124,22 @@ def test_a_zero_shot_record_is_kept_for_the_same_config_only(tmp_path: Path) -> 
     assert quickstart._kept(config) is not None
     (tmp_path / "run.json").write_text(json.dumps({"config_hash": "abd", "test": {"base": {"accuracy": 0.5}}}))
     assert quickstart._kept(config) is None
+
+
+def test_the_whole_with_a_tiny_model(
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"id": i, "text": f"a {['dull', 'warm'][i % 2]} film {i}", "label": i % 2} for i in range(60)]
+    for split, part in _pypi.split_by_review(rows, 0).items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    monkeypatch.setattr(quickstart, "prepare", lambda _: (tiny_model_dir, tmp_path))
+    first = quickstart.run(tmp_path / "cache", tmp_path / "out", steps=11)
+    assert first.test_examples == 12
+    assert first.deployed in ("s", "p")
+    assert "zero-shot: the model as it is" in capsys.readouterr().out
+    again = quickstart.run(tmp_path / "cache", tmp_path / "out", steps=11)
+    assert (again.zero_shot, again.s, again.p) == (first.zero_shot, first.s, first.p)
+    assert "zero-shot: the model as it is" not in capsys.readouterr().out

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from zofo.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,7 +105,7 @@ class AdapterSet:
     def save(self, name: str, directory: Path, base_model: str | None = None) -> None:
         """Write a PEFT directory. The same weights give the same bytes (PEFT's own writer orders sets by hash)."""
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(self.state(name), directory / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(self.state(name), directory / WEIGHTS)
         config = self.model.peft_config[name].to_dict()
         config["inference_mode"] = True
         if base_model is not None:
@@ -113,5 +114,5 @@ class AdapterSet:
         (directory / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
 
     def restore(self, name: str, directory: Path) -> None:
-        """Load what `save` wrote. Raises OSError, ValueError or safetensors' error."""
-        self.load(name, load_file(directory / WEIGHTS))
+        """Load what `save` wrote. Raises OSError or ValueError."""
+        self.load(name, load_tensors(directory / WEIGHTS))

@@ -33,7 +33,7 @@ class TaskData:
 
 
 def split_levels(
-    train: Sequence[Example], seed: int, ratio: tuple[int, int] = (1, 2)
+    train: Sequence[Example], seed: int, ratio: tuple[float, float] = (1, 2)
 ) -> tuple[list[Example], list[Example]]:
     """(D_f, D_p): the upper and the lower level's training data, a random split fixed by the seed (SPEC 3.11)."""
     if len(train) < 2:

@@ -1,0 +1,196 @@
+"""Real processes killed with SIGKILL and SIGINT, then resumed: the bytes of a run that was never cut."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import sentiment_rows
+
+METHODS = {
+    "bilevel-zofo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-5", "train.max_steps=160"],
+    "mezo": ["method.lr=1e-4", "train.max_steps=120"],
+    "fo-peft": ["method.lr=1e-2", "train.max_steps=160"],
+}
+COMMON = [
+    "train.eval_steps=24",
+    "train.save_steps=20",
+    "train.batch_size=4",
+    "train.logging_steps=4",
+    "train.threads=1",
+]
+
+
+def command(model: Path, data: Path, out: Path, method: str, *more: str) -> list[str]:
+    fixed = ["--model", str(model), "--task", str(data), "--method", method, "--output-dir", str(out)]
+    return [sys.executable, "-m", "zofo.cli", "train", *fixed, *METHODS[method], *COMMON, *more]
+
+
+def resume(out: Path) -> subprocess.CompletedProcess[str]:
+    args = [sys.executable, "-m", "zofo.cli", "train", "--output-dir", str(out), "--resume", "latest"]
+    return subprocess.run(args, capture_output=True, text=True, timeout=300)
+
+
+def run(args: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(args, capture_output=True, text=True, timeout=300)
+
+
+def start_and_wait(args: list[str], ready, timeout: float = 120) -> subprocess.Popen[bytes]:
+    """Start a run and return as soon as `ready()` holds while it still runs."""
+    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + timeout
+    while not ready():
+        assert process.poll() is None, "the run ended before it could be cut"
+        assert time.monotonic() < deadline
+    return process
+
+
+def traces(out: Path) -> dict[str, object]:
+    """What must be equal: journal, adapters, optimizer state, numbers; all but times and paths."""
+    found: dict[str, object] = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.suffix in (".safetensors", ".bin") or path.name == "adapter_config.json" or name.startswith("eval/"):
+            found[name] = path.read_bytes()
+    found["metrics"] = [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (out / "metrics.jsonl").open()
+    ]
+    info = json.loads((out / "run.json").read_text())
+    timed = ("seconds", "seconds_per_step", "peak_bytes", "environment", "config_hash")
+    found["run"] = {k: v for k, v in info.items() if k not in timed}
+    return found
+
+
+@pytest.fixture(scope="module")
+def module_sentiment_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sentiment.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(120)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory, tiny_model_dir, module_sentiment_file):
+    """One uninterrupted run of each method, made on first need."""
+    made: dict[str, Path] = {}
+
+    def get(method: str) -> Path:
+        if method not in made:
+            out = tmp_path_factory.mktemp("uncut") / method
+            done = run(command(tiny_model_dir, module_sentiment_file, out, method))
+            assert done.returncode == 0, done.stderr
+            made[method] = out
+        return made[method]
+
+    return get
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_kill_in_the_middle_and_resume(method, tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+    out = tmp_path / "run"
+    args = command(tiny_model_dir, module_sentiment_file, out, method)
+    process = start_and_wait(args, lambda: (out / "checkpoint-20").is_dir() or (out / "checkpoint-40").is_dir())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "run.json").exists()
+    done = resume(out)
+    assert done.returncode == 0, done.stderr
+    assert traces(out) == traces(uncut(method))
+
+
+def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+    """max_replay_seconds=0 adds theta to every checkpoint, which makes the window wide enough to be hit."""
+    for attempt in range(20):
+        out = tmp_path / f"run{attempt}"
+        args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo", "train.max_replay_seconds=0")
+
+        def writing(out: Path = out) -> bool:
+            return (out / "checkpoint-20").is_dir() and any(out.glob(".checkpoint-*.tmp"))
+
+        process = start_and_wait(args, writing)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if any(out.glob(".checkpoint-*.tmp")):
+            break
+        shutil.rmtree(out)
+    else:
+        pytest.fail("never killed inside a checkpoint")
+    done = resume(out)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = traces(out), traces(uncut("bilevel-zofo"))
+    assert ours["run"] == theirs["run"]
+    assert ours["metrics"] == theirs["metrics"]
+    assert all(ours[name] == theirs[name] for name in theirs)  # ours has snapshots of theta besides
+    assert not any(out.glob(".checkpoint-*.tmp"))
+
+
+def test_interrupt_saves_and_resumes(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+    out = tmp_path / "run"
+    args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
+    process = start_and_wait(args, lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    saved = [p.name for p in out.glob("checkpoint-*")]
+    assert saved
+    done = resume(out)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = traces(out), traces(uncut("bilevel-zofo"))
+    assert ours["run"] == theirs["run"]
+    assert ours["journal.bin"] == theirs["journal.bin"]
+    assert ours["checkpoint-160/state.safetensors"] == theirs["checkpoint-160/state.safetensors"]
+
+
+def test_a_checkpoint_cut_short_is_refused(tmp_path, uncut):
+    out = tmp_path / "run"
+    shutil.copytree(uncut("bilevel-zofo"), out)
+    victim = out / "checkpoint-160" / "s" / "adapter_model.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-10])
+    done = resume(out)
+    assert done.returncode == 2
+    assert "checkpoint-160/s/adapter_model.safetensors" in done.stderr
+    assert "cut short" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_more_steps_go_on_from_a_finished_run(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+    out = tmp_path / "run"
+    args = command(tiny_model_dir, module_sentiment_file, out, "mezo", "train.max_steps=60")
+    done = run(args)
+    assert done.returncode == 0, done.stderr
+    done = run([*args, "train.max_steps=120", "--resume", "latest"])
+    assert done.returncode == 0, done.stderr
+    assert (out / "journal.bin").read_bytes() == (uncut("mezo") / "journal.bin").read_bytes()
+
+
+def test_other_settings_are_refused_on_resume(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+    out = tmp_path / "run"
+    shutil.copytree(uncut("mezo"), out)
+    args = command(tiny_model_dir, module_sentiment_file, out, "mezo", "method.lr=3e-4", "--resume", "latest")
+    done = run(args)
+    assert done.returncode == 2
+    assert "method.lr: the run has 0.0001, now 0.0003" in done.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_full_disk_is_one_line_and_the_run_goes_on(method, tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+    """A file-size limit makes the kernel refuse writes part of the way into a run, as a full disk does."""
+    uncut(method)  # compiled kernels are cached by now: only the run itself writes
+    out = tmp_path / "run"
+    args = command(tiny_model_dir, module_sentiment_file, out, method, "train.max_replay_seconds=0")
+    limit = 12  # KiB: the first checkpoint fits for no method
+    shell = f"ulimit -f {limit}; exec " + " ".join(map(_quote, args))
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "no space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(out.glob(".*.tmp"))
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
