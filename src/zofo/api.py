@@ -11,15 +11,25 @@ from typing import Any
 
 from zofo import checkpoint, record
 from zofo.config import Config, resolve
-from zofo.errors import InputError
 from zofo.deploy import export, load
+from zofo.errors import InputError
 from zofo.loop import Loop
 from zofo.scoring import as_rows
 from zofo.session import audit, build
 
 __all__ = ["Run", "evaluate", "export", "finetune", "load", "train"]
 
-OURS = ("config.yaml", "run.json", "metrics.jsonl", "journal.bin", "README.md", "eval", "checkpoint-*", "best-*", ".*.tmp")
+OURS = (
+    "config.yaml",
+    "run.json",
+    "metrics.jsonl",
+    "journal.bin",
+    "README.md",
+    "eval",
+    "checkpoint-*",
+    "best-*",
+    ".*.tmp",
+)
 
 
 @dataclass
@@ -96,7 +106,7 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
 
 
 def _check_directory(config: Config, out: Path) -> Path | None:
-    """Returns the checkpoint to resume from, or None for a new run. Raises InputError where another run is in the way."""
+    """The checkpoint to resume from, or None for a new run. Raises InputError where another run is in the way."""
     resume = config.train.resume
     if out.exists() and not out.is_dir():
         raise InputError(f"train.output_dir: {out} is a file")
@@ -208,8 +218,9 @@ def _readme(info: dict[str, Any]) -> str:
     what = "theta alone" if name == "theta" else f"(theta, {name})"
     return (
         f"# {info['method']} on {info['task']}\n\n"
-        f"Base model `{info['model']}`, seed {info['seed']}, {info['steps']['lower']} lower and {info['steps']['upper']} "
-        f"upper updates. Deployed: {what}, chosen on dev at step {info['best_step']}. Test: {numbers}.\n\n"
+        f"Base model `{info['model']}`, seed {info['seed']}, {info['steps']['lower']} lower and "
+        f"{info['steps']['upper']} upper updates. Deployed: {what}, "
+        f"chosen on dev at step {info['best_step']}. Test: {numbers}.\n\n"
         f"`zofo eval .` measures it again; `zofo export . OUT` writes a directory for transformers and peft.\n"
     )
 
@@ -237,4 +248,3 @@ def evaluate(
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_text("".join(json.dumps(row) + "\n" for row in as_rows(result, encoded)))
     return result.values
-

@@ -69,7 +69,7 @@ def load_theta_(params: Mapping[str, Tensor], directory: Path) -> None:
 def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a directory beside `target`, add checksums, bring it to the disk, and rename it into place.
 
-    A process that dies in between leaves a hidden `.tmp` directory, which the next one removes. An error removes it too.
+    A process that dies in between leaves a hidden `.tmp` directory, which the next save removes; so does an error.
     """
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

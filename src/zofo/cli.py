@@ -13,6 +13,8 @@ import typer
 
 from zofo.errors import InputError, RunError, ZofoError
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it: 128 + SIGINT
+
 app = typer.Typer(
     name="zofo",
     no_args_is_help=True,
@@ -230,10 +232,12 @@ def run(args: Sequence[str]) -> int:
     try:
         code = app([a for a in args if a != "--debug"], prog_name="zofo", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code, older ones into Abort
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # `zofo ls | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -14,9 +14,8 @@ from zofo import checkpoint, registry
 from zofo.config import Config
 from zofo.config import load as load_config
 from zofo.errors import InputError
-from zofo.models import Loaded
+from zofo.models import Loaded, quiet
 from zofo.models import load as load_model
-from zofo.models import quiet
 from zofo.session import check_initial, replay
 from zofo.zo.journal import JournalError, read_header, read_records
 from zofo.zo.keys import derive
@@ -108,7 +107,12 @@ def load_export(path: Path) -> tuple[Loaded, Any]:
 
 
 def export(
-    run_dir: str | Path, output_dir: str | Path, *, merge: bool = False, adapter: str | None = None, overwrite: bool = False
+    run_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    merge: bool = False,
+    adapter: str | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a run's model for plain transformers and peft.
 

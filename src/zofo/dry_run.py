@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from zofo.config import Config
-from zofo.data import collate, longest
+from zofo.data import Batch, Encoded, collate, longest
 from zofo.problem import Schedule
 from zofo.progress import duration, gib
 from zofo.record import peak_bytes
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from zofo.api import Run
 
 
-class _Longest:
-    """A stream that gives the longest batch for ever."""
+class Longest:
+    """A stream that gives the same batch for ever."""
 
-    def __init__(self, stream) -> None:
-        self.batch = collate(longest(stream.encoded, stream.batch_size), stream.pad_id)
+    def __init__(self, encoded: list[Encoded], pad_id: int) -> None:
+        self.batch = collate(encoded, pad_id)
 
-    def __next__(self):
+    def __iter__(self) -> Longest:
+        return self
+
+    def __next__(self) -> Batch:
         return self.batch
 
 
@@ -37,7 +40,7 @@ def dry_run(config: Config) -> Run:
     if session.moves_theta:
         audit(session)
     problem, method = session.problem, session.method
-    problem.streams = {name: _Longest(stream) for name, stream in problem.streams.items()}  # pyright: ignore
+    problem.streams = {n: Longest(longest(s.encoded, s.batch_size), s.pad_id) for n, s in session.streams.items()}
     problem.rate = Schedule("constant", 1)
     method.setup(problem)
     per_step = session.updates_per_step

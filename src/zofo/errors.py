@@ -26,7 +26,7 @@ class RunError(ZofoError):
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a gradient is NaN or infinite. Raised before anything is updated; the loop stops or skips the update."""
+    """A loss or a gradient is NaN or infinite. Raised before anything is updated; the update is refused or skipped."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from zofo.config import TaskConfig
 from zofo.data import Encoded, encode_all
-from zofo.errors import InputError
 from zofo.deploy import is_run, load_export, restore
+from zofo.errors import InputError
 from zofo.objective import OBJECTIVES, LabelHead, Loss
 from zofo.scoring import Evaluation, evaluate
 from zofo.tasks import load_task
@@ -17,7 +17,13 @@ SPLITS = ("train", "dev", "test")
 
 
 def evaluate_target(
-    target: Path, task: str | None, data: str | None, template: str | None, split: str, adapter: str | None, limit: int | None
+    target: Path,
+    task: str | None,
+    data: str | None,
+    template: str | None,
+    split: str,
+    adapter: str | None,
+    limit: int | None,
 ) -> tuple[Evaluation, list[Encoded]]:
     """See `zofo.evaluate`. Returns the evaluation and the examples it was made on."""
     if split not in SPLITS:

@@ -55,4 +55,6 @@ class Descent:
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         for name, values in state.items():
             param = self.params[name]
-            self.optimizer.state[param] = {k: v.to(v.device if k == "step" else param.device) for k, v in values.items()}
+            self.optimizer.state[param] = {
+                k: v.to(v.device if k == "step" else param.device) for k, v in values.items()
+            }

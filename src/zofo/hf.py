@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, TrainerControl, TrainerState
 
 from zofo._config_sections import TrainConfig
@@ -34,7 +34,13 @@ class Callbacks:
     """
 
     def __init__(
-        self, config: TrainConfig, out: Path, callbacks: Sequence[TrainerCallback], model: Any, tokenizer: Any, device: Any
+        self,
+        config: TrainConfig,
+        out: Path,
+        callbacks: Sequence[TrainerCallback],
+        model: Any,
+        tokenizer: Any,
+        device: Any,
     ) -> None:
         self.args = TrainingArguments(
             output_dir=str(out), max_steps=max(1, config.max_steps), seed=config.seed, report_to="none",
@@ -68,7 +74,7 @@ class Callbacks:
         return bool(self.control.should_training_stop)
 
     def asked(self, flag: str) -> bool:
-        """Whether a callback asked for an evaluation or a save ("should_evaluate", "should_save"); the wish is cleared."""
+        """Whether a callback asked for it ("should_evaluate", "should_save"); the wish is cleared."""
         wish = bool(getattr(self.control, flag))
         setattr(self.control, flag, False)
         return wish

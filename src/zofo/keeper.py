@@ -83,7 +83,7 @@ class Keeper:
             "seconds": loop.seconds,
             "skipped": problem.skipped,
             "best": loop.best.to_dict() if loop.best else None,
-            "streams": {name: stream.state_dict() for name, stream in problem.streams.items()},
+            "streams": {name: stream.state_dict() for name, stream in self.session.streams.items()},
             "meter": problem.loss.meter.state_dict(),
             "method": method.state_dict(),
             "estimator": problem.estimator.state_dict() if problem.estimator else {},
@@ -128,7 +128,7 @@ class Keeper:
         if self.session.moves_theta:
             self._resume_theta(directory, state)
         for name, position in state["streams"].items():
-            problem.streams[name].load_state_dict(position)
+            self.session.streams[name].load_state_dict(position)
         problem.loss.meter.load_state_dict(state["meter"])
         self.session.method.load_state_dict(state["method"])
         if problem.estimator is not None:

@@ -57,7 +57,9 @@ class Loop:
         handlers = self._catch_signals()
         device = self.session.loaded.device
         try:
-            with Progress(self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device)) as self.progress:
+            with Progress(
+                self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device)
+            ) as self.progress:
                 self.metrics = MetricsLog(self.out / "metrics.jsonl", self.keeper.metrics_position)
                 self.hf.call("on_train_begin")
                 self._run()
@@ -71,7 +73,8 @@ class Loop:
             if error.errno not in FULL:
                 raise
             raise RunError(
-                f"no space left on device: {error.filename or self.out}; free some, then train again with --resume latest"
+                f"no space left on device: {error.filename or self.out}; "
+                f"free some, then train again with --resume latest"
             ) from error
         finally:
             for number, handler in handlers.items():
@@ -91,7 +94,9 @@ class Loop:
     def _train(self) -> None:
         per_step, config = self.session.updates_per_step, self.config
         while True:
-            if self.count // config.eval_steps > self.evaluated // config.eval_steps or self.hf.asked("should_evaluate"):
+            if self.count // config.eval_steps > self.evaluated // config.eval_steps or self.hf.asked(
+                "should_evaluate"
+            ):
                 self._evaluate()
             if self.count // config.save_steps > self.saved // config.save_steps or self.hf.asked("should_save"):
                 self._save()

@@ -48,8 +48,11 @@ def load(config: ModelConfig) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.name: cannot load {config.name!r}: {_reason(error)}") from error
-    model.to(device).eval().requires_grad_(False)
-    return Loaded(model, tokenizer, device, dtype, _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings))
+    model.to(device)  # pyright: ignore[reportArgumentType]
+    model.eval().requires_grad_(False)
+    return Loaded(
+        model, tokenizer, device, dtype, _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings)
+    )
 
 
 @contextmanager

@@ -94,12 +94,10 @@ class LabelHead:
         return (args[0].flatten(0, 1)[self._positions][None], *args[1:])
 
     def logprobs(self, model: Callable, batch: Batch, **kwargs) -> Tensor:
-        """fp32 [N]: the log-probability of each of the batch's labels. Options that share a position share its logits."""
+        """fp32 [N]: the log-probability of each label. Options that share a position share its logits."""
         self._positions, place = torch.unique(batch.positions, return_inverse=True)
         try:
-            out = model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **kwargs
-            )
+            out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **kwargs)
         finally:
             self._positions = None
         return torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
@@ -160,16 +158,15 @@ class Loss:
     def each(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
         """F of several (batch, adapter name) parts. They share one forward where the adapters can sit on rows of it.
 
-        None stands for the active adapter; it cannot be mixed with names.
+        None stands for the active adapter.
         """
-        names = [name for _, name in parts]
         if len(parts) > 1 and (self.adapters is None or not self.adapters.mixes):
             return [self._one(batch, name) for batch, name in parts]
         if len(parts) == 1:
             return [self._one(*parts[0])]
         assert self.adapters is not None
         whole = concat([batch for batch, _ in parts], self.pad_id)
-        row_names = [name for (batch, _), name in zip(parts, names) for _ in range(len(batch.input_ids))]
+        row_names = [name or self.adapters.current for batch, name in parts for _ in range(len(batch.input_ids))]
         self._count(whole)
         sums, weights = [], []
         for piece in self._micro(whole):

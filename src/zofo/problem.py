@@ -15,7 +15,7 @@ from zofo.zo.keys import derive
 
 if TYPE_CHECKING:
     from zofo.adapters._set import AdapterSet
-    from zofo.data import Stream
+    from zofo.data import Batch
     from zofo.first_order import Descent
     from zofo.objective import Loss
     from zofo.zo.journal import Journal
@@ -54,9 +54,7 @@ class Journalled:
         self.rule, self.journal = rule, journal
         self.bytes_per_weight = rule.bytes_per_weight
 
-    def update_(
-        self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None
-    ) -> Outcome:
+    def update_(self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None) -> Outcome:
         """Raises NonFiniteError, with theta as it was, when a coefficient is not finite."""
         bad = [c for c, _ in g.terms if not (math.isfinite(c) and math.isfinite(float32(lr * c)))]
         outcome = Outcome.SKIPPED if bad else self.rule.update_(theta, g, lr, step, f)
@@ -93,7 +91,7 @@ class Problem:
     theta: Point
     adapters: AdapterSet | None
     loss: Loss
-    streams: Mapping[str, Stream]
+    streams: Mapping[str, Iterator[Batch]]
     seed: int
     rate: Callable[[float, int], float] = lambda rate, step: rate
     estimator: Estimator | None = None
@@ -117,7 +115,7 @@ class Problem:
 
     @contextmanager
     def update(self) -> Iterator[None]:
-        """One update as a whole: a NonFiniteError inside leaves nothing behind, and is swallowed where skipping is on."""
+        """One update as a whole: a NonFiniteError inside leaves nothing behind; with skipping on it ends here."""
         try:
             yield
         except NonFiniteError:

@@ -79,8 +79,8 @@ class Divergence:
         self._zeros = self._zeros + 1 if c == 0 else 0
         if self._zeros == 3:
             return (
-                "the estimate's coefficient c was exactly 0 three times: the shift no longer reaches the loss; theta may "
-                "have diverged, eps may be below the precision of the weights, or the loss may be 0 already"
+                "the estimate's coefficient c was exactly 0 three times: the shift no longer reaches the loss; "
+                "theta may have diverged, eps may be below the precision of the weights, or the loss may be 0 already"
             )
         usual = median(self._past) if len(self._past) >= 8 else None
         self._past.append(abs(c))

@@ -37,6 +37,7 @@ class Session:
     problem: Problem
     method: Any
     encoded: dict[str, list[Encoded]]  # dev, test and the training streams' examples by stream name
+    streams: dict[str, Stream]
     rule: Any = None  # the bare rule, for replay; None where theta does not move
 
     @property
@@ -74,7 +75,7 @@ def build(config: Config) -> Session:
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
         max_grad_norm=config.train.max_grad_norm, skip_nonfinite=config.train.on_nonfinite == "skip",
     )  # fmt: skip
-    session = Session(config, loaded, data, problem, method, encoded)
+    session = Session(config, loaded, data, problem, method, encoded, streams)
     if "estimator" in method.needs:
         session.rule = registry.load("rules", config.names["rule"]).Rule(config.rule, seed)
         problem.estimator = registry.load("estimators", config.names["estimator"]).Estimator(config.estimator)
@@ -104,8 +105,7 @@ def _encode(config: Config, data: TaskData, loaded: Loaded, method: Any) -> dict
 
 def audit(session: Session) -> None:
     """Before the first estimate: every weight of theta must be reachable by the shift. One small forward."""
-    stream = next(iter(session.problem.streams.values()))
-    shortest = min(stream.encoded, key=lambda e: e.length)
+    shortest = min(next(iter(session.streams.values())).encoded, key=lambda e: e.length)
     batch = collate([shortest], session.loaded.pad_id).to(session.loaded.device)
     loss = session.problem.loss
     try:
@@ -161,4 +161,3 @@ def replay(theta: Point, estimator: Any, rule: Any, records: Any) -> int:
             rule.update_(theta, g, record.rate, record.step, outcome=record.outcome)
         count += 1
     return count
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from tests.conftest import sentiment_rows
 from zofo import InputError, RunError, finetune
 
-SMALL = {"max_steps": 8, "batch_size": 4, "eval_steps": 4, "save_steps": 4, "logging_steps": 2}
-METHODS = {
+SMALL: dict[str, Any] = {"max_steps": 8, "batch_size": 4, "eval_steps": 4, "save_steps": 4, "logging_steps": 2}
+METHODS: dict[str, dict[str, Any]] = {
     "zero-shot": {"name": "zero-shot"},
     "fo-peft": {"name": "fo-peft"},
     "mezo": {"name": "mezo"},
@@ -48,14 +49,16 @@ def test_each_method_on_each_family(method, family, request, tmp_path, data):
     assert 0 <= run.test["accuracy"] <= 1
     moves = method in ("mezo", "bilevel-zofo")
     assert (tmp_path / "out" / "journal.bin").exists() == moves
-    predictions = [json.loads(line) for line in (tmp_path / "out" / "eval" / f"predictions-{run.deployed}.jsonl").open()]
+    predictions = [
+        json.loads(line) for line in (tmp_path / "out" / "eval" / f"predictions-{run.deployed}.jsonl").open()
+    ]
     assert np.mean([row["correct"] for row in predictions]) == pytest.approx(run.test["accuracy"])
 
 
 def test_global_random_state_is_never_touched(tmp_path, tiny_model_dir, data):
-    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    before = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy(), torch.get_rng_state()
     finetune(str(tiny_model_dir), str(data), METHODS["bilevel-zofo"], output_dir=tmp_path / "out", **SMALL)
-    after = random.getstate(), np.random.get_state()[1], torch.get_rng_state()
+    after = random.getstate(), np.random.get_state(legacy=False)["state"]["key"], torch.get_rng_state()
     assert before[0] == after[0]
     assert (before[1] == after[1]).all()
     assert torch.equal(before[2], after[2])
@@ -88,7 +91,7 @@ class Spy(TrainerCallback):
         self.events.append(("eval", sorted(k for k in metrics if "loss" in k)))
 
     def on_save(self, args, state, control, **kwargs):
-        assert (Path(args.output_dir) / f"checkpoint-{state.global_step}").is_dir()
+        assert (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}").is_dir()
         self.events.append("save")
 
     def on_log(self, args, state, control, logs, **kwargs):
@@ -136,10 +139,8 @@ def test_a_loss_that_is_nan_stops_with_theta_intact(method, tmp_path, tiny_model
 
 
 def test_a_rate_far_too_high_ends_in_a_clear_error(tmp_path, tiny_model_dir, data):
-    with pytest.raises(RunError, match="train.on_nonfinite=skip"):
-        finetune(
-            str(tiny_model_dir), str(data), {"name": "mezo", "lr": 1e39}, output_dir=tmp_path / "out", **SMALL
-        )
+    with pytest.raises(RunError, match=r"train\.on_nonfinite=skip"):
+        finetune(str(tiny_model_dir), str(data), {"name": "mezo", "lr": 1e39}, output_dir=tmp_path / "out", **SMALL)
 
 
 def test_nonfinite_updates_are_skipped_where_asked(tmp_path, tiny_model_dir, data, monkeypatch):
@@ -163,12 +164,12 @@ def test_nonfinite_updates_are_skipped_where_asked(tmp_path, tiny_model_dir, dat
 
 def test_bad_input_names_the_place_and_the_fix(tmp_path, tiny_model_dir, data):
     cases = {
-        "no such model directory": dict(model=str(tmp_path / "nowhere")),
-        "has no config.json": dict(model=str(data.parent)),
-        'unknown task "sst3"; did you mean "sst2"': dict(task="sst3"),
-        'unknown adapter "lore"': dict(adapter="lore"),
-        "candidates: .*q_proj": dict(adapter={"name": "lora", "target_modules": ["q_prj"]}),
-        "does not use it": dict(method="mezo", adapter="lora"),
+        "no such model directory": {"model": str(tmp_path / "nowhere")},
+        "has no config.json": {"model": str(data.parent)},
+        'unknown task "sst3"; did you mean "sst2"': {"task": "sst3"},
+        'unknown adapter "lore"': {"adapter": "lore"},
+        "candidates: .*q_proj": {"adapter": {"name": "lora", "target_modules": ["q_prj"]}},
+        "does not use it": {"method": "mezo", "adapter": "lora"},
     }
     for message, change in cases.items():
         arguments = {"model": str(tiny_model_dir), "task": str(data), "method": "fo-peft", **change}
@@ -184,7 +185,12 @@ def test_a_shift_without_effect_is_reported(tmp_path, tiny_model_dir, data, caps
 
 
 def test_another_run_is_not_overwritten(tmp_path, tiny_model_dir, data):
-    arguments = dict(model=str(tiny_model_dir), task=str(data), method=METHODS["fo-peft"], output_dir=tmp_path / "out")
+    arguments = {
+        "model": str(tiny_model_dir),
+        "task": str(data),
+        "method": METHODS["fo-peft"],
+        "output_dir": tmp_path / "out",
+    }
     finetune(**arguments, **SMALL)
     before = (tmp_path / "out" / "run.json").read_bytes()
     with pytest.raises(InputError, match=r"holds another run.*--resume latest.*--overwrite"):

@@ -1,4 +1,4 @@
-"""Exports: loaded by plain transformers and peft with equal logits, and rebuilt from base, adapters and journal alone."""
+"""Exports: loaded by plain transformers and peft with equal logits; rebuilt from base, adapters and journal."""
 
 from __future__ import annotations
 

@@ -44,9 +44,7 @@ class AdapterSet:
 
     def _find(self, name: str) -> dict[str, nn.Parameter]:
         marker = f".{name}."
-        return {
-            key.replace(marker, "."): param for key, param in self.model.named_parameters() if marker in f"{key}."
-        }
+        return {key.replace(marker, "."): param for key, param in self.model.named_parameters() if marker in f"{key}."}
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """{name without the adapter's: parameter}, in a fixed order that is the same for every adapter of the set."""
@@ -55,6 +53,11 @@ class AdapterSet:
     def size(self, name: str) -> int:
         """d', the number of the adapter's weights."""
         return sum(p.numel() for p in self._parameters[name].values())
+
+    @property
+    def current(self) -> str:
+        """The active adapter."""
+        return self._active
 
     def _activate(self, name: str) -> None:
         for layer in self._layers:

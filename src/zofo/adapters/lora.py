@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     r: int = field(default=8, metadata={"help": "rank", "paper": "B.1.2", "ge": 1})
-    alpha: float = field(default=16, metadata={"help": "the update is scaled by alpha / r", "paper": "B.1.2", "gt": 0})
+    alpha: int = field(default=16, metadata={"help": "the update is scaled by alpha / r", "paper": "B.1.2", "gt": 0})
     target_modules: list[str] | None = field(
-        default=None, metadata={"help": "names of the adapted modules; default: the model's query and value projections"}
+        default=None,
+        metadata={"help": "names of the adapted modules; default: the model's query and value projections"},
     )
 
 
@@ -52,11 +53,15 @@ class Adapter:
         targets = self.config.target_modules or self._default_targets(model)
         self._check(model, targets)
         config = LoraConfig(
-            r=self.config.r, lora_alpha=self.config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM",
+            r=self.config.r, lora_alpha=self.config.alpha, lora_dropout=0.0, target_modules=targets,
+            task_type="CAUSAL_LM",
             fan_in_fan_out=_has_conv1d(model, targets),
         )  # fmt: skip
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():  # PEFT draws A from the global generator
+        with (
+            torch.random.fork_rng(devices=devices),
+            warnings.catch_warnings(),
+        ):  # PEFT draws A from the global generator
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             torch.manual_seed(seed % 2**63)
             wrapped = get_peft_model(model, config, adapter_name=names[0])
@@ -75,7 +80,8 @@ class Adapter:
         family = model.config.model_type
         if family not in KNOWN:
             raise InputError(
-                f"adapter.target_modules: no default for {family!r} models; name some of: {', '.join(_candidates(model))}"
+                f"adapter.target_modules: no default for {family!r} models; "
+                f"name some of: {', '.join(_candidates(model))}"
             )
         return list(KNOWN[family])
 

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    lam: float = field(default=10.0, metadata={"help": "penalty lambda", "paper": "section 4.3; B.1.4 has 10000", "ge": 0})
+    lam: float = field(
+        default=10.0, metadata={"help": "penalty lambda", "paper": "section 4.3; B.1.4 has 10000", "ge": 0}
+    )
     inner_steps: int = field(
         default=10, metadata={"help": "T, lower steps between two upper steps", "paper": "section 4.1", "ge": 0}
     )

@@ -47,7 +47,7 @@ class Rule:
         f: Callable[[], float] | None = None,
         outcome: Outcome | None = None,
     ) -> Outcome:
-        """Move theta in one pass with one rounding. f: unused here. outcome: the journal's, when an update is replayed."""
+        """Move theta in one pass with one rounding. f: unused here. outcome: the journal's, in a replay."""
         if outcome is Outcome.SKIPPED:
             return Outcome.SKIPPED
         terms = tuple((float32(self._scale(c)), z) for c, z in g.terms)

@@ -7,7 +7,7 @@ File layout, little endian:
     records   u32 length of the body | body | u32 CRC-32 of the body
     body      u32 step | f64 rate | i8 outcome | u16 number of terms | terms: u64 seed, f32 coefficient
 
-One update with one direction takes 35 bytes. The file only grows; a tail that a crash tore off is cut when it is opened.
+One update with one direction takes 35 bytes. The file only grows; a torn tail is cut when it is opened.
 """
 
 from __future__ import annotations

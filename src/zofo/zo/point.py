@@ -38,7 +38,7 @@ class Point(Mapping[str, Tensor]):
         if mode not in MODES:
             raise ValueError(f"unknown shift mode {mode!r}; known: {', '.join(MODES)}")
         self.mode = mode
-        self.params: dict[str, nn.Parameter] = {}
+        self.params: dict[str, Tensor] = {}
         self._move = Move()
         self._places: list[tuple[nn.Module, str, nn.Parameter, Shifted]] = []
         for name, param in model.named_parameters():
@@ -119,7 +119,10 @@ class Point(Mapping[str, Tensor]):
                 kernels.add(param, param, terms, self._keys[name], 0, round_seed)
 
     def realised(self, z: Direction, scale: float, rounding: str = "stochastic") -> dict[str, float]:
-        """Per tensor, the share of the wanted move that survives the dtype: <round(theta + scale z) - theta, z> / (scale d)."""
+        """Per tensor, the share of the wanted move that the dtype lets through.
+
+        <round(theta + scale z) - theta, z> / (scale d), 1 where nothing is lost.
+        """
         shares = {}
         for name, param in self.params.items():
             seed = z.rounding_seed if rounding == "stochastic" else None
@@ -152,7 +155,7 @@ class Point(Mapping[str, Tensor]):
                 forward()
         if watch.unshifted:
             raise UnshiftableError(
-                f"read outside their module's parameters, so they cannot be shifted: {', '.join(sorted(watch.unshifted))}"
+                f"cannot be shifted, a module reads them past its parameters: {', '.join(sorted(watch.unshifted))}"
             )
         read = {id(param) for _, _, param, standin in self._places if standin.reads}
         return {name for name, param in self.params.items() if id(param) not in read}

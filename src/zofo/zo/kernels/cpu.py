@@ -18,6 +18,7 @@ W0, W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 GROUP = 4096
 CHUNK_GROUPS = 16  # groups that one thread takes at a time: 64 Ki elements
 SERIAL = 1 << 15  # elements below which waking a second thread costs more than it saves
+MAX_THREADS = numba.get_num_threads()  # how many numba started
 F32, BF16, FP16 = 0, 1, 2
 DTYPES = {torch.float32: F32, torch.bfloat16: BF16, torch.float16: FP16}
 
@@ -193,7 +194,7 @@ def add(dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int = 0, round_see
     first, last = lo // GROUP, (lo + src.numel() + GROUP - 1) // GROUP
     run = _groups
     if src.numel() > SERIAL and torch.get_num_threads() > 1:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(torch.get_num_threads(), MAX_THREADS))
         run = _groups_parallel
     kind = DTYPES[src.dtype]
     run(_flat(dst), _flat(src), lo, first, last, seeds, factors, np.uint64(key), kind, stochastic, rounding)
