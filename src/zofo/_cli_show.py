@@ -60,6 +60,16 @@ def print_result(result: dict[str, Any]) -> None:
         print(json.dumps(result, default=str))
 
 
+def print_run(run: Any) -> None:
+    """A finished run: what each candidate reached on test, and where it is."""
+    for name, values in run.test_by_candidate.items():
+        what = "theta" if name == "theta" else f"(theta, {name})"
+        numbers = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if key != "n")
+        note = "  deployed" if name == run.deployed and len(run.test_by_candidate) > 1 else ""
+        print(f"test, {int(values['n'])} examples  {what:<11} {numbers}{note}")
+    print(f"saved in {run.path}")
+
+
 def print_names(kind: str | None) -> None:
     """`ls`: name and one line of a kind's entries, or of all kinds."""
     if kind is None:

@@ -54,6 +54,11 @@ class Run:
         """Loss and metric on test of what is deployed."""
         return self.info["test"][self.deployed]
 
+    @property
+    def test_by_candidate(self) -> dict[str, dict[str, float]]:
+        """Loss and metric on test of every candidate, e.g. both adapters."""
+        return self.info["test"]
+
     def export(self, output_dir: str | Path, merge: bool = False, adapter: str | None = None) -> Path:
         """A directory for plain transformers and peft; see `zofo.deploy.export`."""
         return export(self.path, output_dir, merge=merge, adapter=adapter)

@@ -82,9 +82,11 @@ def train(
         | ({"overwrite": True} if overwrite else {}),
     )
     _print_notes(config.notes)
-    from zofo import api
+    from zofo import _cli_show, api
 
-    api.train(config, dry_run)
+    finished = api.train(config, dry_run)
+    if not dry_run:
+        _cli_show.print_run(finished)
 
 
 @app.command("eval")
@@ -238,8 +240,10 @@ def run(args: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # `zofo ls | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as stop:  # `zofo ls | head`: the reader has seen enough
+        if not isinstance(stop, BrokenPipeError) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:
         if debug:

@@ -4,74 +4,26 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
+from tests.by_hand import assert_same_bits, field_by_hand, magnitudes, patterns, philox_by_hand, round_by_hand
 from zofo.zo import kernels
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
-from zofo.zo.keys import derive, tensor_key
 from zofo.zo.kernels import cpu, reference
 from zofo.zo.point import Point
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HALVES = DTYPES[1:]
-MASK = 0xFFFFFFFF
 KEY, SEED = 0x0123456789ABCDEF, 0xFEDCBA9876543210
-
-# ------------------------------------------------------------------------ the definition once more, with Python's ints
-
-
-def philox_by_hand(counter: Sequence[int], key: Sequence[int]) -> list[int]:
-    """Philox4x32-10 as in Salmon et al. 2011, section 3.3, word by word."""
-    x, k = list(counter), list(key)
-    for _ in range(10):
-        high0, low0 = divmod(0xD2511F53 * x[0], 1 << 32)
-        high1, low1 = divmod(0xCD9E8D57 * x[2], 1 << 32)
-        x = [high1 ^ x[1] ^ k[0], low1, high0 ^ x[3] ^ k[1], low0]
-        k = [(k[0] + 0x9E3779B9) % (1 << 32), (k[1] + 0xBB67AE85) % (1 << 32)]
-    return x
-
-
-def field_by_hand(seed: int, key: int, index: int, k: int) -> int:
-    """The k bits of element `index` of the tensor `key`, from the docstring of zo/direction.py."""
-    group, e = divmod(index, 4096 // k)
-    lane, j = divmod(e & 127, 32)
-    words = philox_by_hand([32 * group + j, key & MASK, key >> 32, 0], [seed & MASK, seed >> 32])
-    return words[lane] >> (k * (e >> 7)) & ((1 << k) - 1)
-
-
-def magnitudes(dtype: torch.dtype) -> list[Fraction]:
-    """The finite numbers >= 0 of a 16-bit type, ascending, and what would be the next one if it had no infinity."""
-    patterns = torch.arange(0x8000, dtype=torch.int32).to(torch.int16).view(dtype)
-    finite = [Fraction(x) for x in patterns.double().tolist() if x != float("inf") and x == x]
-    return [*finite, 2 * finite[-1] - finite[-2]]
-
-
-def round_by_hand(x: Fraction, grid: list[Fraction], noise: int, dtype: torch.dtype) -> float:
-    """Stochastic rounding from docs/journal.md: down or up in magnitude, by 16 bits of noise."""
-    size, sign = abs(x), -1 if x < 0 else 1
-    if size >= grid[-1]:
-        return sign * float("inf")
-    low, high = 0, len(grid) - 1  # grid[low] <= size < grid[high]
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if grid[middle] <= size else (low, middle)
-    part = (size - grid[low]) / (grid[high] - grid[low])
-    if dtype == torch.bfloat16:
-        up = part * 65536 + noise >= 65536
-    elif size >= Fraction(1, 1 << 14):
-        up = part * 8192 + (noise >> 3) >= 8192
-    else:
-        up = noise < part * 65536
-    chosen = grid[high] if up else grid[low]
-    return sign * (float("inf") if chosen == grid[-1] else float(chosen))
 
 
 @pytest.mark.parametrize(
@@ -128,45 +80,20 @@ def test_stochastic_rounding_by_hand(dtype: torch.dtype, backend) -> None:
 # ------------------------------------------------------------------------------------------ compiled equals reference
 
 
-def patterns(n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Half of them any bit pattern (subnormals, inf, NaN and the largest numbers too), half of a weight's size."""
-    width, whole = (16, torch.int16) if dtype.itemsize == 2 else (32, torch.int32)
-    raw = torch.randint(-(1 << width - 1), 1 << width - 1, (n,), generator=generator).to(whole).view(dtype)
-    weights = (torch.randn(n, generator=generator) * 0.05).to(dtype)
-    out = torch.where(torch.rand(n, generator=generator) < 0.5, raw, weights)
-    special = [0.0, -0.0, float("inf"), float("-inf"), float("nan"), torch.finfo(dtype).max, torch.finfo(dtype).tiny]
-    special += [torch.finfo(dtype).smallest_normal / 4, 65504.0, 65519.996, 2.0**-14, 2.0**-25]
-    at = torch.randperm(n, generator=generator)[: len(special)]
-    out[at] = torch.tensor(special[: len(at)], dtype=torch.float64).to(dtype)
-    return out
-
-
-def bits_of(x: Tensor) -> Tensor:
-    """Integers that are equal where the bits are, every NaN made the same one."""
-    x = torch.where(torch.isnan(x), torch.full_like(x, float("nan")), x)
-    return x.contiguous().view(torch.int16 if x.dtype.itemsize == 2 else torch.int32)
-
-
-def assert_same_bits(one: Tensor, two: Tensor) -> None:
-    assert one.dtype == two.dtype
-    wrong = (bits_of(one) != bits_of(two)).nonzero().flatten()
-    assert not len(wrong), f"{len(wrong)} elements differ, first {one[wrong[0]]} and {two[wrong[0]]} at {wrong[0]}"
-
-
 words64 = st.integers(0, 2**64 - 1)
-factors = st.floats(width=32, allow_nan=False, allow_infinity=False)
+factors = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([2.0**-10, -(2.0**-24), 65000.0])
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     dtype=st.sampled_from(DTYPES),
-    terms=st.lists(st.tuples(words64, factors | st.sampled_from([1e-3, -1e-7, 2.0**-24, 65000.0])), min_size=1, max_size=3),
+    terms=st.lists(st.tuples(words64, factors), min_size=1, max_size=3),
     key=words64,
     lo=st.integers(0, 3 * 4096) | st.integers(0, 2**34),
     n=st.integers(1, 200) | st.sampled_from([4095, 4096, 4097, 9000]),
     round_seed=st.none() | words64,
     data=st.integers(0, 2**32),
-)  # fmt: skip
+)
 def test_compiled_equals_reference(dtype, terms, key, lo, n, round_seed, data) -> None:
     src = patterns(n, dtype, torch.Generator().manual_seed(data))
     one, two = torch.empty_like(src), torch.empty_like(src)
@@ -263,7 +190,7 @@ def test_independent_of_chunks(cuts: list[int], dtype: torch.dtype, by_reference
     whole, parts = torch.empty_like(src), torch.empty_like(src)
     backend.add(whole, src, [(SEED, 1e-3)], KEY, 100, 9)
     edges = [0, *sorted(set(cuts)), 12_000]
-    for start, stop in zip(edges, edges[1:]):
+    for start, stop in pairwise(edges):
         backend.add(parts[start:stop], src[start:stop], [(SEED, 1e-3)], KEY, 100 + start, 9)
     assert_same_bits(whole, parts)
 
@@ -306,76 +233,3 @@ def test_independent_of_tensor_order_and_of_the_other_tensors() -> None:
     assert all(torch.equal(moved[0][name], moved[1][name]) for name in "abc")
     assert all(torch.equal(moved[0][name], moved[2][name]) for name in "bc")
     assert not torch.equal(moved[0]["a"], moved[0]["b"])
-
-
-# ------------------------------------------------------------------------------------------------------- statistics
-
-N = 1 << 20
-BOUND = 5 / N**0.5  # five standard deviations of the mean of N independent signs
-
-
-def test_rademacher_moments() -> None:
-    z = reference.signs(SEED, KEY, 0, N)
-    assert torch.equal(z.abs(), torch.ones(N))  # so the variance is 1 and |z| = sqrt(d) exactly
-    others = {
-        "mean": torch.ones(N),
-        "next seed": reference.signs(SEED + 1, KEY, 0, N),
-        "next tensor": reference.signs(SEED, KEY + 1, 0, N),
-        "seed and key swapped": reference.signs(KEY, SEED, 0, N),
-        "next element": reference.signs(SEED, KEY, 1, N + 1),
-        "next word": reference.signs(SEED, KEY, 32, N + 32),
-        "next lane": reference.signs(SEED, KEY, 128, N + 128),
-        "next group": reference.signs(SEED, KEY, 4096, N + 4096),
-    }
-    for name, other in others.items():
-        assert abs(float((z * other).mean())) < BOUND, name
-
-
-@pytest.mark.parametrize("dtype", HALVES)
-def test_stochastic_rounding_is_unbiased(dtype: torch.dtype) -> None:
-    """The mean of the rounded values is the value, for normal and for subnormal numbers, over the elements."""
-    half = dtype == torch.float16
-    for size, step in [
-        (0.75, 2.0**-11 if half else 2.0**-8),
-        (1.5 * 2.0**-15, 2.0**-24) if half else (2e-30, 2.0**-106),
-    ]:
-        src = torch.full((N,), size, dtype=dtype)
-        size = float(src[0])
-        for part in (0.1, 0.37, 0.9):
-            c = float(torch.tensor(part * step))
-            dst = torch.empty_like(src)
-            kernels.add(dst, src, [(SEED, c)], KEY, 0, 123)
-            z = reference.signs(SEED, KEY, 0, N).double()
-            error = (dst.double() - size - c * z) / step
-            assert float(error.abs().max()) < 1
-            assert abs(float(error.mean())) < BOUND / 2
-            assert abs(float((error * z).mean())) < BOUND / 2  # nor any bias along z
-            assert abs(float(error.var()) - part * (1 - part)) < 0.01
-
-
-def test_rounding_bits_are_independent_of_z() -> None:
-    direction = Direction(SEED)
-    assert direction.rounding_seed not in (direction.seed, derive(0, "round/update", 0))
-    z = reference.signs(direction.seed, KEY, 0, N)
-    noise = reference.bits(direction.rounding_seed, KEY, 0, N, 16)
-    assert int(noise.min()) < 100
-    assert int(noise.max()) > 65436
-    for bit in range(16):
-        sign = 2.0 * (noise >> bit & 1) - 1
-        assert abs(float(sign.mean())) < BOUND, bit
-        assert abs(float((z * sign).mean())) < BOUND, bit
-
-
-def test_keys_are_those_of_the_documents() -> None:
-    import hashlib
-
-    name = "model.layers.0.self_attn.q_proj.weight"
-    assert tensor_key(name) == int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    assert derive(7, "z", 3) == int.from_bytes(hashlib.sha256(b"7/z/3").digest()[:8], "little")
-    assert len({derive(7, "z", 3), derive(7, "round/update", 3), derive(7, "z", 4), derive(8, "z", 3)}) == 4
-
-
-@pytest.mark.parametrize("seed", [-1, 2**64])
-def test_a_seed_has_64_bits(seed: int) -> None:
-    with pytest.raises(ValueError, match="64 bits"):
-        Direction(seed)

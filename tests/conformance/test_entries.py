@@ -1,0 +1,156 @@
+"""What every entry of a registry folder must keep. A new file is tested here the moment it exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from zofo import registry
+from zofo.data import collate, encode_all
+from zofo.objective import OBJECTIVES, LabelHead, Loss
+from zofo.tasks import Example
+from zofo.zo.direction import Direction
+from zofo.zo.grad import ZOGrad, float32
+from zofo.zo.point import Point
+
+PYTHON_KINDS = ("methods", "adapters", "estimators", "rules")
+ENTRIES = [(kind, name) for kind in PYTHON_KINDS for name in registry.names(kind)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def batch(tiny_tokenizer):
+    examples = [Example(f"e{i}", "the film is" + " good" * i, (" great", " terrible one"), (i % 2,)) for i in range(4)]
+    return collate(encode_all(tiny_tokenizer, examples, 64, "options", False), tiny_tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_docs_and_fields(kind, name):
+    module = registry.load(kind, name)
+    lines = registry.docstring(kind, name).splitlines()
+    assert 20 < len(lines[0]) <= 120
+    for spec in dataclasses.fields(module.Config):
+        assert spec.metadata.get("help"), f"{kind}/{name}: field {spec.name} has no help"
+        assert spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
+    assert module.Config.__dataclass_params__.frozen
+    module.Config()
+
+
+def test_entries_load_without_torch():
+    script = (
+        "import sys; from zofo import registry\n"
+        f"[registry.load(kind, name) for kind, name in {ENTRIES}]\n"
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_a_method_declares_what_it_needs(name):
+    module = registry.load("methods", name)
+    cls = module.Method
+    assert cls.needs <= {"adapter", "estimator", "rule"}
+    assert cls.candidates
+    method = cls(module.Config())
+    assert method.lower_per_step >= 0
+    assert method.upper_per_step >= 0
+    assert set(cls.candidates) <= {*cls.adapters_used, "theta"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", registry.names("estimators"))
+def test_an_estimator_leaves_theta_bit_identical(name, dtype, model, batch):
+    module = registry.load("estimators", name)
+    estimator = module.Estimator(module.Config())
+    model.to(dtype)
+    theta, head = Point(model), LabelHead(model)
+    loss = Loss(model, head, OBJECTIVES["options"], 0, torch.device("cpu"))
+    before = theta.sha256()
+    g = estimator(lambda: loss(batch), theta, 3, 12345)
+    assert theta.sha256() == before
+    assert g.forwards == loss.meter.forwards
+    assert all(c == float32(c) and math.isfinite(c) for c, _ in g.terms)
+    assert any(c != 0 for c, _ in g.terms)
+    assert estimator(lambda: loss(batch), theta, 3, 12345).terms == g.terms
+    assert estimator(lambda: loss(batch), theta, 4, 54321).terms != g.terms
+    assert all(p.grad is None for p in theta.values())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", registry.names("rules"))
+def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, dtype, tiny_model_dir):
+    """Cut after three of six updates: a new rule with the saved state goes on exactly as the old one would have."""
+    module = registry.load("rules", name)
+    updates = [ZOGrad(((float32(3.0 * (-1) ** i + i), Direction(100 + i)),), 0.0, 2) for i in range(6)]
+
+    def fresh() -> Point:
+        return Point(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=dtype))
+
+    whole, rule = fresh(), module.Rule(module.Config(), 7)
+    outcomes = [rule.update_(whole, g, 1e-3, k) for k, g in enumerate(updates)]
+    assert whole.sha256() != fresh().sha256()
+    again, replayed = fresh(), module.Rule(module.Config(), 7)
+    for k, (g, outcome) in enumerate(zip(updates, outcomes)):
+        replayed.update_(again, g, 1e-3, k, outcome=outcome)
+    assert again.sha256() == whole.sha256()
+    cut, first = fresh(), module.Rule(module.Config(), 7)
+    for k in range(3):
+        first.update_(cut, updates[k], 1e-3, k)
+    second = module.Rule(module.Config(), 7)
+    second.load_state_dict(first.state_dict())
+    for k in range(3, 6):
+        second.update_(cut, updates[k], 1e-3, k)
+    assert cut.sha256() == whole.sha256()
+    assert module.Rule.bytes_per_weight >= 0
+
+
+@pytest.mark.parametrize("name", registry.names("adapters"))
+def test_an_adapter_set(name, model, batch, tmp_path):
+    """p and s start equal; they are independent; rows mix; a copy, a save and a restore are exact."""
+    module = registry.load("adapters", name)
+    state = torch.get_rng_state()
+    adapters = module.Adapter(module.Config()).build(model, ("p", "s"), 99)
+    assert torch.equal(torch.get_rng_state(), state)
+    p, s = adapters.state("p"), adapters.state("s")
+    assert set(p) == set(s)
+    assert all(torch.equal(p[key], s[key]) for key in p)
+    assert adapters.size("p") == sum(v.numel() for v in p.values()) > 0
+    head = LabelHead(adapters.model.get_base_model())
+    loss = Loss(adapters.model, head, OBJECTIVES["options"], 0, torch.device("cpu"), adapters)
+    with adapters.active("s"):
+        loss.backward(batch)
+    assert any(q.grad is not None and q.grad.abs().sum() > 0 for q in adapters.parameters("s").values())
+    assert all(q.grad is None for q in adapters.parameters("p").values())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for adapter in ("p", "s"):
+            for q in adapters.parameters(adapter).values():
+                q.add_(0.3 * torch.randn(q.shape, generator=generator))
+    apart = [loss.each([(batch, adapter)])[0] for adapter in ("p", "s")]
+    assert apart[0] != pytest.approx(apart[1], rel=1e-3)
+    together = loss.each([(batch, "p"), (batch, "s"), (batch, "p")])
+    assert together == pytest.approx([*apart, apart[0]], rel=1e-5)
+    adapters.save("s", tmp_path / "one")
+    adapters.save("s", tmp_path / "two")
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+    adapters.restore("p", tmp_path / "one")
+    assert loss.each([(batch, "p")])[0] == apart[1]
+    adapters.copy("p", "s")
+    assert loss.each([(batch, "s")])[0] == apart[1]
+    with pytest.raises(ValueError, match="other tensors"):
+        adapters.load("p", {"wrong": torch.zeros(1)})
