@@ -1,5 +1,6 @@
 # From a bare clone: Python >= 3.11 and make are enough. `make quickstart` and `make test` set up what they need.
-# Another Python: make PY=python3.12. CPU build of torch: make setup TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+# Another Python: make PY=python3.12. A CPU build of torch: make setup TORCH_ARGS="--index-url ..." with the index that
+# pytorch.org's "Get started" page shows for CPU.
 PY ?= python3
 TORCH_ARGS ?=
 VENV := .venv
@@ -56,7 +57,7 @@ format: $(STAMP)
 	$(BIN)/ruff format src tests
 
 docs: $(STAMP)
-	@for script in $(wildcard docs/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(wildcard docs/figures/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

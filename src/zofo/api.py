@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,9 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
     if session.moves_theta:
         audit(session)
     if resume_from is None:
-        _claim(config, out)  # not before everything that can be wrong with the input has been found
+        _claim(out)  # not before everything that can be wrong with the input has been found
+    launched = dataclasses.replace(config.train, resume=None, overwrite=False)  # a saved file must not overwrite
+    (out / "config.yaml").write_text(dataclasses.replace(config, train=launched).to_yaml())
     loop = Loop(session, out, callbacks)
     if resume_from is None:
         loop.keeper.start()
@@ -136,12 +139,11 @@ def _old_files(out: Path) -> list[Path]:
     return [path for pattern in OURS for path in out.glob(pattern)]
 
 
-def _claim(config: Config, out: Path) -> None:
+def _claim(out: Path) -> None:
     """Make the output directory this run's own: an older run's files go, everything else stays."""
     for path in _old_files(out):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(config.to_yaml())
 
 
 _MAY_CHANGE = {"max_steps", "output_dir", "resume", "overwrite", "report_to", "threads", "save_total_limit",

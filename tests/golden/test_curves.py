@@ -61,7 +61,9 @@ def main() -> None:
             folder = Path(root) / method
             folder.mkdir()
             curves[method] = curve(method, model, folder)
-    lines = ",\n".join(f'"{name}": [\n' + ",\n".join(json.dumps(x) for x in rows) + "]" for name, rows in curves.items())
+    lines = ",\n".join(  # one logged line a row
+        f'"{name}": [\n' + ",\n".join(json.dumps(x) for x in rows) + "]" for name, rows in curves.items()
+    )
     RECORDED.write_text("{" + lines + "}\n")
 
 

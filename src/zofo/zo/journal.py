@@ -88,9 +88,9 @@ class Journal:
         header, start = read_header(path)
         end = start
         for _, stop in _scan(path, start):
-            end = stop
             if end == position:
                 break
+            end = stop
         if position is not None and end != position:
             raise JournalError(f"{path}: ends at byte {end}, but the checkpoint needs its first {position} bytes")
         return cls(path, header, start, end)
@@ -147,5 +147,7 @@ def _scan(path: Path, start: int) -> Iterator[tuple[Record, int]]:
             body = file.read(length) if length < 1 << 24 else b""
             crc = file.read(4)
             if len(body) != length or len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(body):
+                return
+            if length < _HEAD.size:  # a tail of zeros, as a crash leaves it, has the checksum of an empty body
                 return
             yield Record.unpack(body), file.tell()

@@ -87,14 +87,15 @@ class Point(Mapping[str, Tensor]):
             raise RuntimeError("theta is already shifted: two shifts cannot be nested")
         direction = move if isinstance(move, Direction) else move.terms[0][1]
         terms = _terms(move, scale)
+        self._move.terms = terms
         if self.mode == "inplace":
             self._add(terms, None)
             try:
                 yield
             finally:
                 self._add([(seed, -factor) for seed, factor in terms], None)
+                self._move.terms = ()
             return
-        self._move.terms = terms
         self._move.round_seed = direction.rounding_seed if rounding == "stochastic" else None
         try:
             for module, attribute, _, standin in self._places:
@@ -147,6 +148,8 @@ class Point(Mapping[str, Tensor]):
 
         Raises UnshiftableError naming weights that some module keeps a second reference to.
         """
+        if self.mode == "inplace":  # the weights themselves are shifted, so every read meets the shift
+            return set()
         for _, _, _, standin in self._places:
             standin.reads = 0
         watch = ReadAudit(dict(self.params))
