@@ -54,12 +54,12 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
     if chosen == "theta":
         return Restored(config, info, loaded, loaded.model, None, chosen)
     build = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
-    adapters = build(loaded.model, (chosen,), derive(config.train.seed, "adapter"))
+    adapters = build(loaded.model, (chosen,), derive(config.train.seed, "adapter"), loaded.tokenizer)
     try:
         adapters.restore(chosen, best / chosen)
     except (OSError, ValueError) as error:
         raise InputError(f"{best / chosen}: {error}") from error
-    return Restored(config, info, loaded, adapters.model, adapters, chosen)
+    return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen)
 
 
 def move_theta(theta: Point, config: Config, info: dict[str, Any], run_dir: Path, best: Path) -> None:
@@ -147,7 +147,7 @@ def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> Non
         model = model.merge_and_unload()
     elif adapters is not None:
         adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
-        model = model.unload()
+        model = adapters.unwrap()
     target = backbone if adapters is not None and not merge else directory
     with quiet():
         model.save_pretrained(target)

@@ -113,7 +113,7 @@ class Loop:
         self.k += 1
         self.seconds += time.perf_counter() - start
         self.hf.state.global_step = self.count
-        self.progress.step(self.count, values)
+        self.progress.step(self.count, values, self.seconds / self.count)
         warning = self.divergence.check(values["c"]) if "c" in values else None
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")

@@ -85,17 +85,22 @@ class LabelHead:
         head = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
         if head is None:
             raise ValueError(f"{type(model).__name__} has no output embeddings: is it a causal language model?")
-        self._positions: Tensor | None = None
+        self._positions: tuple[Tensor, Tensor] | None = None
+        self._length = 0
         head.register_forward_pre_hook(self._gather)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _gather(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if self._positions is None:
             return None
-        return (args[0].flatten(0, 1)[self._positions][None], *args[1:])
+        hidden, (rows, columns) = args[0], self._positions
+        virtual = hidden.shape[1] - self._length  # a soft prompt's tokens stand before the row's own
+        return (hidden[rows, columns + virtual][None], *args[1:])
 
     def logprobs(self, model: Callable, batch: Batch, **kwargs) -> Tensor:
         """fp32 [N]: the log-probability of each label. Options that share a position share its logits."""
-        self._positions, place = torch.unique(batch.positions, return_inverse=True)
+        flat, place = torch.unique(batch.positions, return_inverse=True)
+        self._length = batch.input_ids.shape[1]
+        self._positions = (flat // self._length, flat % self._length)
         try:
             out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **kwargs)
         finally:

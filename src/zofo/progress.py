@@ -44,12 +44,15 @@ class Progress:
         if self._status:
             self._status.stop()
 
-    def step(self, count: int, values: dict[str, float]) -> None:
-        """Show where training is: counted steps, losses, rates, time left, memory."""
+    def step(self, count: int, values: dict[str, float], rate: float) -> None:
+        """Show where training is: counted steps, losses, rates, time left, memory.
+
+        rate: seconds of a counted step, evaluations aside; the time left is judged by the clock, with them.
+        """
         now = time.monotonic()
         self._first = self._first or (now, count)
-        rate = (now - self._first[0]) / max(1, count - self._first[1])
-        left = duration(rate * (self.total - count)) if count > self._first[1] else "?"
+        passed, done = now - self._first[0], count - self._first[1]
+        left = duration(passed / done * (self.total - count)) if done else "?"
         shown = " ".join(f"{key} {value:.4g}" for key, value in values.items())
         text = f"step {count}/{self.total} | {shown} | {rate:.2f} s/step, {left} left | peak {gib(self.memory())}"
         if self._status:

@@ -65,7 +65,7 @@ def build(config: Config) -> Session:
     model, adapters = loaded.model, None
     if method.adapters_used:
         adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
-        adapters = adapter.build(loaded.model, method.adapters_used, derive(seed, "adapter"))
+        adapters = adapter.build(loaded.model, method.adapters_used, derive(seed, "adapter"), loaded.tokenizer)
         model = adapters.model
     objective = OBJECTIVES[data.objective]
     loss = Loss(model, head, objective, loaded.pad_id, loaded.device, adapters, config.train.micro_batch_size)

@@ -119,17 +119,17 @@ def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, dtype, tiny_mod
 
 
 @pytest.mark.parametrize("name", registry.names("adapters"))
-def test_an_adapter_set(name, model, batch, tmp_path):
+def test_an_adapter_set(name, model, batch, tiny_tokenizer, tmp_path):
     """p and s start equal; they are independent; rows mix; a copy, a save and a restore are exact."""
     module = registry.load("adapters", name)
+    head = LabelHead(model)
     state = torch.get_rng_state()
-    adapters = module.Adapter(module.Config()).build(model, ("p", "s"), 99)
+    adapters = module.Adapter(module.Config()).build(model, ("p", "s"), 99, tiny_tokenizer)
     assert torch.equal(torch.get_rng_state(), state)
     p, s = adapters.state("p"), adapters.state("s")
     assert set(p) == set(s)
     assert all(torch.equal(p[key], s[key]) for key in p)
     assert adapters.size("p") == sum(v.numel() for v in p.values()) > 0
-    head = LabelHead(adapters.model.get_base_model())
     loss = Loss(adapters.model, head, OBJECTIVES["options"], 0, torch.device("cpu"), adapters)
     with adapters.active("s"):
         loss.backward(batch)

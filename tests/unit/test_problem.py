@@ -11,8 +11,8 @@ from torch import nn
 
 from zofo.errors import NonFiniteError
 from zofo.first_order import Descent
-from zofo.progress import Divergence
 from zofo.problem import Journalled, Problem, Schedule
+from zofo.progress import Divergence
 from zofo.rules.sgd import Config, Rule
 from zofo.selection import Selection
 from zofo.zo.direction import Direction

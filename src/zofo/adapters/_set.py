@@ -1,50 +1,70 @@
-"""AdapterSet: several copies of one adapter on one backbone, by name (p and s; a bank has more).
-
-PEFT's own `set_adapter` rewrites requires_grad of every adapter and costs milliseconds; switching is owned here.
-"""
+"""AdapterSet: several copies of one adapter on one backbone, by name (p and s; a bank has more)."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from zofo.tensors import load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from torch import nn
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-class AdapterSet:
-    """The named adapters of a PeftModel whose tuner lives in layers (LoRA and its relatives)."""
+class AdapterSet(ABC):
+    """The named adapters on one backbone. `model` is what computes with the active one.
 
-    def __init__(self, model: PeftModel, names: Sequence[str]) -> None:
-        self.model, self.names = model, tuple(names)
-        self._layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
-        self._parameters = {name: self._find(name) for name in names}
+    Every copy has requires_grad all the time: an adapter that is not active has no part in the graph.
+    """
+
+    model: Any
+    mixes: bool  # whether the rows of one batch may belong to different adapters (without gradients)
+
+    def __init__(self, model: Any, names: Sequence[str], parameters: Mapping[str, dict[str, nn.Parameter]]) -> None:
+        """parameters: for each adapter {name without the adapter's: parameter}, in one order for all."""
+        self.model, self.names, self._parameters = model, tuple(names), dict(parameters)
         for params in self._parameters.values():
             for param in params.values():
-                param.requires_grad_(True)  # an adapter that is not active has no part in the graph
+                param.requires_grad_(True)
+        self._active = self.names[0]
         self._activate(self.names[0])
 
-    @property
-    def mixes(self) -> bool:
-        """Whether the rows of one batch may belong to different adapters (without gradients)."""
-        return True
+    @abstractmethod
+    def _activate(self, name: str) -> None:
+        """Make the model compute with this adapter."""
 
-    def _find(self, name: str) -> dict[str, nn.Parameter]:
-        marker = f".{name}."
-        return {key.replace(marker, "."): param for key, param in self.model.named_parameters() if marker in f"{key}."}
+    @abstractmethod
+    def rows(self, names: Sequence[str]) -> Any:
+        """Context: row i of the next forward uses adapter names[i]. Yields the keyword arguments for that forward.
+
+        Without gradients only. Where all rows agree the plain path is taken.
+        """
+
+    @abstractmethod
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The adapter's tensors under the keys of its file, on the CPU."""
+
+    @abstractmethod
+    def _load(self, name: str, state: dict[str, Tensor]) -> None: ...
+
+    @abstractmethod
+    def config(self, name: str) -> dict[str, Any]:
+        """The contents of adapter_config.json."""
+
+    @abstractmethod
+    def deployable(self, name: str) -> Any:
+        """A model with this adapter that can generate."""
+
+    @abstractmethod
+    def unwrap(self) -> Any:
+        """The backbone, free of the adapters. The set is of no use afterwards."""
 
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """{name without the adapter's: parameter}, in a fixed order that is the same for every adapter of the set."""
@@ -59,33 +79,19 @@ class AdapterSet:
         """The active adapter."""
         return self._active
 
-    def _activate(self, name: str) -> None:
-        for layer in self._layers:
-            layer._active_adapter = [name]  # set_adapter would rewrite requires_grad
-        self.model.active_adapter = name
-        self._active = name
-
     @contextmanager
     def active(self, name: str) -> Iterator[None]:
         """The model computes with this adapter inside the context."""
         before = self._active
-        self._activate(name)
+        self._switch(name)
         try:
             yield
         finally:
-            self._activate(before)
+            self._switch(before)
 
-    @contextmanager
-    def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Row i of the next forward uses adapter names[i]. Yields the keyword arguments for that forward.
-
-        Without gradients only. When all rows agree the plain path is taken.
-        """
-        if len(set(names)) == 1:
-            with self.active(names[0]):
-                yield {}
-        else:
-            yield {"adapter_names": list(names)}
+    def _switch(self, name: str) -> None:
+        self._active = name
+        self._activate(name)
 
     @torch.no_grad()
     def copy(self, src: str, dst: str) -> None:
@@ -93,24 +99,18 @@ class AdapterSet:
         for key, param in self._parameters[src].items():
             self._parameters[dst][key].copy_(param)
 
-    def state(self, name: str) -> dict[str, Tensor]:
-        """The adapter's tensors under PEFT's file keys, on the CPU."""
-        state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
-        return {key: value.detach().cpu().contiguous() for key, value in state.items()}
-
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Raises ValueError when the tensors do not fit the adapter."""
         expected = self.state(name)
         if set(expected) != set(state) or any(expected[k].shape != state[k].shape for k in expected):
-            raise ValueError("the saved adapter has other tensors than this one: another model, rank or target modules")
-        set_peft_model_state_dict(self.model, dict(state), adapter_name=name)
+            raise ValueError("the saved adapter has other tensors than this one: another model, or other settings")
+        self._load(name, dict(state))
 
     def save(self, name: str, directory: Path, base_model: str | None = None) -> None:
         """Write a PEFT directory. The same weights give the same bytes (PEFT's own writer orders sets by hash)."""
         directory.mkdir(parents=True, exist_ok=True)
         save_tensors(self.state(name), directory / WEIGHTS)
-        config = self.model.peft_config[name].to_dict()
-        config["inference_mode"] = True
+        config = self.config(name)
         if base_model is not None:
             config["base_model_name_or_path"] = base_model
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

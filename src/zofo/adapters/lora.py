@@ -9,10 +9,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zofo.errors import InputError, did_you_mean
 
@@ -35,43 +34,25 @@ class Config:
 class Adapter:
     """Builds the set: fp32 copies that start equal, drawn from a generator of their own."""
 
-    mixes_rows = True
-
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def build(self, model: PreTrainedModel, names: Sequence[str], seed: int) -> AdapterSet:
+    def build(self, model: PreTrainedModel, names: Sequence[str], seed: int, tokenizer: Any = None) -> AdapterSet:
         """Wrap `model` with one LoRA for each name, all equal. seed: key of A's initialisation.
 
         Raises InputError where the targets are unknown or not in the model, naming the candidates.
         """
-        import torch
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
 
-        from zofo.adapters._set import AdapterSet
+        from zofo.adapters._layers import LayerSet
 
         targets = self.config.target_modules or self._default_targets(model)
         self._check(model, targets)
         config = LoraConfig(
             r=self.config.r, lora_alpha=self.config.alpha, lora_dropout=0.0, target_modules=targets,
-            task_type="CAUSAL_LM",
-            fan_in_fan_out=_has_conv1d(model, targets),
+            task_type="CAUSAL_LM", fan_in_fan_out=_has_conv1d(model, targets),
         )  # fmt: skip
-        devices = [model.device] if model.device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices=devices),
-            warnings.catch_warnings(),
-        ):  # PEFT draws A from the global generator
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            torch.manual_seed(seed % 2**63)
-            wrapped = get_peft_model(model, config, adapter_name=names[0])
-            for name in names[1:]:
-                wrapped.add_adapter(name, config)
-        wrapped.eval()
-        adapters = AdapterSet(wrapped, names)  # pyright: ignore[reportArgumentType]
-        for name in names[1:]:
-            adapters.copy(names[0], name)
-        return adapters
+        return LayerSet.build(model, config, names, seed, mixes=True)
 
     @staticmethod
     def _default_targets(model: PreTrainedModel) -> list[str]:

@@ -132,11 +132,18 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def read_records(path: Path, start: int, stop: int | None = None) -> Iterator[Record]:
-    """Whole records from byte `start`, up to byte `stop` or to the first torn one."""
-    for record, end in _scan(path, start):
-        if stop is not None and end > stop:
-            return
+    """Whole records from byte `start` to byte `stop`, or to the first torn one.
+
+    Raises JournalError when they do not reach `stop`: a shorter replay would give another theta without a word.
+    """
+    end = start
+    for record, after in _scan(path, start):
+        if end == stop:
+            break
         yield record
+        end = after
+    if stop is not None and end != stop:
+        raise JournalError(f"{path}: damaged behind byte {end}, its first {stop} bytes are needed")
 
 
 def _scan(path: Path, start: int) -> Iterator[tuple[Record, int]]:

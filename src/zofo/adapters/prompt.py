@@ -1,0 +1,62 @@
+"""Prompt tuning: n trained embeddings before the text (Lester et al., EMNLP 2021, arXiv 2104.08691).
+
+| symbol | field | default | place |
+|---|---|---|---|
+| n | tokens | 10 | Bilevel ZOFO B.1.2 |
+| start | text | words of the instruction | SPEC 3.13: random did not train on a 135M model |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zofo.adapters._soft import SoftSet
+
+
+@dataclass(frozen=True)
+class Config:
+    tokens: int = field(default=10, metadata={"help": "virtual tokens", "paper": "B.1.2", "ge": 1})
+    text: str = field(
+        default="Read the text below with care, then give the right answer to it.",
+        metadata={
+            "help": "the embeddings of its tokens are the start, repeated or cut to the number of virtual tokens"
+        },
+    )
+
+
+class Adapter:
+    """Embeddings that start as those of real tokens: the same for p and s, and nothing is drawn."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
+        """seed: unused, the start is a text. tokenizer: the model's."""
+        from peft import PromptTuningConfig
+
+        from zofo.adapters._soft import SoftSet, prepend
+
+        start = real_embeddings(model, tokenizer, self.config.text, self.config.tokens)
+        config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self.config.tokens)
+        return SoftSet(
+            model, lambda base, w, ids, mask: prepend(base, w["prompt"], ids, mask), names, {"prompt": start}, config,
+            (lambda w: {"prompt_embeddings": w["prompt"]}, lambda f: {"prompt": f["prompt_embeddings"]}),
+        )  # fmt: skip
+
+
+def start_ids(tokenizer: Any, text: str, n: int) -> list[int]:
+    """n token ids of `text`, without special tokens, repeated or cut."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return (ids * (n // len(ids) + 1))[:n]
+
+
+def real_embeddings(model: Any, tokenizer: Any, text: str, n: int) -> Any:
+    """fp32 [n, D], the input embeddings of the text's tokens."""
+    import torch
+
+    with torch.no_grad():
+        ids = torch.tensor(start_ids(tokenizer, text, n), device=model.device)
+        return model.get_input_embeddings()(ids).float()

@@ -1,0 +1,82 @@
+"""Tiny random models of families that read their weights in different ways, made from configs, the same every time."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zofo.zo.direction import Direction
+from zofo.zo.grad import float32
+from zofo.zo.kernels import reference
+from zofo.zo.keys import tensor_key
+
+VOCAB = 100
+IDS = torch.randint(0, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
+
+
+def config(family: str) -> Any:
+    """2 layers of width 32."""
+    import transformers as t
+
+    sizes: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "max_position_embeddings": 64}
+    llama: dict[str, Any] = {**sizes, **heads, "num_key_value_heads": 2, "intermediate_size": 64}
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    if family == "llama":
+        return t.LlamaConfig(**llama, **ids, tie_word_embeddings=True)
+    if family == "llama-untied":
+        return t.LlamaConfig(**llama, **ids, tie_word_embeddings=False, attention_bias=True)
+    if family == "opt":  # biases, learned positions, a tied head
+        return t.OPTConfig(**sizes, **heads, **ids, ffn_dim=64, word_embed_proj_dim=32, dropout=0.0)
+    if family == "gpt2":  # Conv1D: weights stored transposed
+        return t.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    if family == "gemma2":  # gains as 1 + weight, softcaps
+        return t.Gemma2Config(**llama, **ids, head_dim=8, query_pre_attn_scalar=8, sliding_window=4)
+    if family == "mamba":  # the weight of conv1d is read outside its own module
+        return t.MambaConfig(**sizes, state_size=4)
+    if family == "mixtral":  # the experts' weights are stacked
+        return t.MixtralConfig(**llama, **ids, num_local_experts=4, num_experts_per_tok=2)
+    raise ValueError(family)
+
+
+FAMILIES = ("llama", "llama-untied", "opt", "gpt2", "gemma2", "mamba", "mixtral")
+
+
+def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
+    """In eval mode, without gradients; no bias is 0 and no gain 1, so that a shift of every tensor shows."""
+    return copy.deepcopy(_build(family)).to(dtype).eval().requires_grad_(False)
+
+
+@cache
+def _build(family: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(config(family))
+        for name, param in model.named_parameters():
+            if param.ndim == 1 and "A_log" not in name:
+                param.data += 0.3 * torch.randn_like(param)
+    return model
+
+
+@torch.no_grad()
+def logits(model: Any, ids: Tensor = IDS) -> Tensor:
+    return model(input_ids=ids, use_cache=False).logits
+
+
+@torch.no_grad()
+def replaced(model: nn.Module, z: Direction, scale: float, rounding: str = "stochastic") -> nn.Module:
+    """A copy whose weights are round(theta + scale z), by the reference kernel, tied weights once."""
+    model = copy.deepcopy(model)
+    for name, param in model.named_parameters():
+        flat = param.detach().contiguous().view(-1)
+        terms, seed = [(z.seed, float32(scale))], z.rounding_seed if rounding == "stochastic" else None
+        moved = torch.empty_like(flat)
+        reference.add(moved, flat, terms, tensor_key(name), 0, seed)
+        param.copy_(moved.view(param.shape))
+    return model
