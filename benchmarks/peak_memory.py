@@ -1,10 +1,13 @@
 """Peak memory of Bilevel ZOFO beside FO-PEFT and MeZO, on the same batches, each in a process of its own.
 
-    python -m benchmarks.peak_memory --model DIR --data DIR_OR_FILE [--batch-size 8] [--repeats 3]
+    python -m benchmarks.peak_memory --model DIR --data DIR_OR_FILE [--batch-size 8] [--rounds 3] [--repeats 3]
 
-Each process loads the model, takes one step to warm up, resets the kernel's peak of the resident set (Linux only), and
-takes steps at the longest batch. Methods take turns; medians are printed, as JSON with --json FILE. "over the weights"
-is the peak less the resident set before the first step.
+One round is what an upper step of Bilevel ZOFO sees: T batches of D_p, one of D_f, one of D_p. FO-PEFT takes one step
+on each of these batches, MeZO one on each of the last two, in the same order. The kernel's peak of the resident set
+(Linux) is reset after the first round; methods take turns; medians are printed, as JSON with --json FILE.
+
+Compiled kernels bring a compiler (numba and LLVM, about 100 MiB whatever the model). It is loaded in every process, so
+that the methods' own memory is compared; `--as-is` leaves it out where the method does not need it.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ import sys
 from pathlib import Path
 from statistics import median
 
-METHODS = {
+T = 10
+METHODS: dict[str, dict[str, object]] = {
     "fo-peft": {"name": "fo-peft"},
     "mezo": {"name": "mezo"},
-    "bilevel-zofo": {"name": "bilevel-zofo", "inner_steps": 2},
+    "bilevel-zofo": {"name": "bilevel-zofo", "inner_steps": T},
 }
 
 
@@ -35,8 +39,9 @@ def status(field: str) -> int:
 def child(args: argparse.Namespace) -> None:
     """One method in this process; prints one line of JSON."""
     from zofo.config import resolve
-    from zofo.dry_run import Longest
+    from zofo.data import Stream
     from zofo.session import build
+    from zofo.tasks import split_levels
 
     task = {"name": args.task, "data": args.data} if args.data else args.task
     config = resolve(
@@ -44,18 +49,32 @@ def child(args: argparse.Namespace) -> None:
         train={"output_dir": "unused", "batch_size": args.batch_size, "threads": args.threads},
     )  # fmt: skip
     session = build(config)
-    problem = session.problem
-    everything = [e for stream in session.streams.values() for e in stream.encoded]
-    longest = sorted(everything, key=lambda e: -e.length)[: args.batch_size]
-    problem.streams = {name: Longest(longest, stream.pad_id) for name, stream in session.streams.items()}
-    session.method.setup(problem)
+    problem, method = session.problem, session.method
+    if args.child != "bilevel-zofo":  # the batches that Bilevel ZOFO draws from the same seed, in its order
+        upper, lower = split_levels(session.data.train, 0, (1 / 3, 2 / 3))
+        level = {e.example.id: e for e in session.encoded["train"]}
+        f = Stream([level[e.id] for e in upper], args.batch_size, session.loaded.pad_id, 0, "f")
+        p = Stream([level[e.id] for e in lower], args.batch_size, session.loaded.pad_id, 0, "p")
+        first = T if args.child == "fo-peft" else 0
+        batches = [b for _ in range(args.rounds) for b in [*(next(p) for _ in range(T)), next(f), next(p)][T - first :]]
+        problem.streams = {"train": iter(batches)}
+        method.setup(problem)
+        steps = len(batches)
+    else:
+        steps = args.rounds
+    if not args.as_is:
+        import torch
+
+        from zofo.zo import kernels
+
+        kernels.add(torch.zeros(1 << 17), torch.zeros(1 << 17), [(1, 0.0)], 0)
     before = status("VmRSS")
-    session.method.step(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    for k in (1, 2):
-        session.method.step(k)
-    tokens = list(next(next(iter(problem.streams.values()))).input_ids.shape)
-    print(json.dumps({"before": before, "peak": status("VmHWM"), "batch": tokens}))
+    for k in range(steps):
+        if k == steps // args.rounds:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        method.step(k)
+    weights = sum(t.numel() * t.element_size() for t in session.loaded.model.parameters())
+    print(json.dumps({"before": before, "peak": status("VmHWM"), "weights": weights}))
 
 
 def main() -> None:
@@ -65,7 +84,9 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--as-is", action="store_true")
     parser.add_argument("--json")
     parser.add_argument("--child", choices=METHODS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -88,7 +109,7 @@ def main() -> None:
         for name, runs in found.items()
     }
     base = rows["fo-peft"]
-    print(f"batch {found['fo-peft'][0]['batch']} (rows, tokens), {args.repeats} processes each, medians")
+    print(f"batches of {args.batch_size}, {args.rounds} rounds, {args.repeats} processes each, medians")
     print(f"{'method':<14}{'peak MiB':>10}{'over weights':>14}{'spread':>8}{'peak / FO-PEFT':>16}")
     for name, row in rows.items():
         ratio = row["peak_mib"] / base["peak_mib"]

@@ -121,6 +121,16 @@ def test_no_gradient_reaches_theta() -> None:
     assert module.weight.grad is None
 
 
+def test_a_model_cast_after_its_point_is_refused() -> None:
+    """The stand-ins would go on reading the old weights, while updates move the new ones."""
+    model = build("llama")
+    point = Point(model)
+    model.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match="after its Point was built"):
+        with point.shifted(Z, EPS):
+            pass
+
+
 def test_unknown_mode() -> None:
     with pytest.raises(ValueError, match="layer, inplace"):
         Point(nn.Linear(2, 2), mode="copy")

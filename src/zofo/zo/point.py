@@ -85,6 +85,8 @@ class Point(Mapping[str, Tensor]):
         """
         if self._move.terms:
             raise RuntimeError("theta is already shifted: two shifts cannot be nested")
+        if any(standin.source.data_ptr() != param.data_ptr() for _, _, param, standin in self._places):
+            raise RuntimeError("the model was moved or cast after its Point was built; build the Point last")
         direction = move if isinstance(move, Direction) else move.terms[0][1]
         terms = _terms(move, scale)
         self._move.terms = terms
