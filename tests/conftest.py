@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and much more beside other work
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 SENTENCES = [

@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.wide import gradient, widen
 from tests.worlds import EPS, PAD, SEED, World, direction, moved, one_thread, world
 from zofo.data import Batch, collate
+from zofo.errors import NonFiniteError
 from zofo.estimators import spsa
 from zofo.first_order import Descent
 from zofo.objective import Loss
@@ -179,3 +180,15 @@ def test_theta_never_has_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(spy.events) == 24
     assert all(t.grad is None and not t.requires_grad for t in w.theta.values())
     assert all(t.grad is None for name in "ps" for t in w.adapters.parameters(name).values())
+
+
+@pytest.mark.xfail(strict=True, reason="p's gradient is only looked at after theta has moved")
+def test_a_gradient_of_p_that_is_not_finite_leaves_theta_alone() -> None:
+    """The loss is finite, the backward pass overflows (as in fp16): the update must not happen by half."""
+    w = world()
+    method = w.method(lam=10.0, inner_steps=0, lr_theta=1e-3)
+    next(iter(w.adapters.parameters("p").values())).register_hook(lambda gradient: gradient * float("inf"))
+    before = w.theta.sha256()
+    with pytest.raises(NonFiniteError):
+        method.step(0)
+    assert w.theta.sha256() == before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
@@ -180,6 +182,22 @@ def test_independent_of_threads(dtype: torch.dtype) -> None:
     assert_same_bits(*found)
     reference.add(dst, src, terms, KEY, 17, 5)
     assert_same_bits(dst, found[0])
+
+
+def test_the_kernels_leave_torchs_threads_alone() -> None:
+    """numba's pool and torch share OpenMP: starting one must not change how many threads the other uses."""
+    code = """
+import torch
+torch.set_num_threads(1)
+from zofo.zo.kernels import cpu
+assert torch.get_num_threads() == 1, torch.get_num_threads()
+x = torch.zeros(200_000)
+for number in (1, 2, 1):
+    torch.set_num_threads(number)
+    cpu.add(x, x, [(1, 1e-3)], 5)
+    assert torch.get_num_threads() == number
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

@@ -84,6 +84,33 @@ def test_plus_and_minus_share_their_rounding_bits(dtype: torch.dtype) -> None:
     assert torch.equal(plus - minus, reference.signs(Z.seed, tensor_key("w"), 0, 4096).to(dtype))
 
 
+def test_the_share_of_a_shift_that_bf16_lets_through() -> None:
+    """SPEC section 6, eps 1e-3 rounded to nearest: about the wanted move below .25, twice it to .5, nothing above."""
+    generator = torch.Generator().manual_seed(0)
+    ranges = {"small": (0.02, 0.25), "middle": (0.26, 0.49), "large": (0.51, 4.0)}
+    weights = {n: nn.Parameter(torch.rand(20_000, generator=generator) * (b - a) + a) for n, (a, b) in ranges.items()}
+    point = Point(nn.ParameterDict(weights).to(torch.bfloat16))
+    shares = point.realised(Z, 1e-3, "nearest")
+    assert shares["small"] == pytest.approx(0.98, abs=0.05)
+    assert shares["middle"] == pytest.approx(1.95, abs=0.05)
+    assert shares["large"] == 0
+    for name, share in point.realised(Z, 1e-3, "stochastic").items():
+        assert share == pytest.approx(1, abs=0.15 if name == "large" else 0.03)
+    exact = Point(nn.ParameterDict({"w": nn.Parameter(torch.rand(1000, generator=generator))}))
+    assert exact.realised(Z, 1e-3)["w"] == pytest.approx(1, abs=1e-4)
+
+
+def test_timing_an_update_moves_nothing_whatever_the_strides() -> None:
+    point = Point(
+        nn.ParameterDict(
+            {"w": nn.Parameter(torch.arange(24.0).view(6, 4).t()), "v": nn.Parameter(torch.tensor([-0.0]))}
+        )
+    )
+    before = point.sha256()
+    assert point.time_update() > 0
+    assert point.sha256() == before
+
+
 # ----------------------------------------------------------------------------------------------- refusals and ends
 
 

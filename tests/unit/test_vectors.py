@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.by_hand import field_by_hand, philox_by_hand
+from zofo.rules import sgd
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome, Record
@@ -105,19 +106,20 @@ def test_update(vectors: dict[str, Any], backend: Any) -> None:
         assert torch.equal(theta, tensor(result["after"], dtype))
 
 
-def test_update_through_a_point(vectors: dict[str, Any]) -> None:
+def test_update_by_the_rule(vectors: dict[str, Any]) -> None:
+    """The whole way: a parameter of that name, an estimate with two terms, the rule of a run with that seed."""
     v = vectors["update"]
     for result in v["results"]:
         dtype = getattr(torch, result["dtype"])
-        model = torch.nn.Module()
-        model.norm = torch.nn.Module()
-        model.norm.weight = torch.nn.Parameter(tensor(result["theta"], dtype))
-        root = torch.nn.Module()
-        root.model = model
+        root = nn.Module()
+        root.model = nn.Module()
+        root.model.norm = nn.Module()
+        root.model.norm.weight = nn.Parameter(tensor(result["theta"], dtype))
         point = Point(root)
         assert list(point) == [v["tensor"]]
         g = ZOGrad(tuple((fp32(c), Direction(int(seed, 16))) for seed, c in v["terms"]), 0.0, 0)
-        point.add_(g, -v["rate"], derive(v["seed"], "round/update", v["step"]))
+        outcome = sgd.Rule(sgd.Config(), v["seed"]).update_(point, g, v["rate"], v["step"])
+        assert outcome is Outcome.APPLIED
         assert torch.equal(point[v["tensor"]], tensor(result["after"], dtype))
 
 

@@ -141,7 +141,7 @@ class Point(Mapping[str, Tensor]):
         """Seconds of one update's pass over theta, measured on a pass by zero, which leaves every bit as it is."""
         start = time.perf_counter()
         for name, param in self.params.items():
-            for part in param.detach().view(-1).split(1 << 22):
+            for part in param.detach().reshape(-1).split(1 << 22):
                 kernels.add(torch.empty_like(part), part, [(0, 0.0)], self._keys[name], 0, 0)
         return time.perf_counter() - start
 

@@ -18,7 +18,9 @@ W0, W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 GROUP = 4096
 CHUNK_GROUPS = 16  # groups that one thread takes at a time: 64 Ki elements
 SERIAL = 1 << 15  # elements below which waking a second thread costs more than it saves
+_torch_threads = torch.get_num_threads()
 MAX_THREADS = numba.get_num_threads()  # how many numba started
+torch.set_num_threads(_torch_threads)  # starting them sets the number of OpenMP's threads, which are torch's too
 F32, BF16, FP16 = 0, 1, 2
 DTYPES = {torch.float32: F32, torch.bfloat16: BF16, torch.float16: FP16}
 
