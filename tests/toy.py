@@ -2,9 +2,10 @@
 
     F(theta, a; D) = mean over (x, y, t) of D of (x'a + y'theta - t)^2 / 2,   the same F on D_f and D_p
 
-D_p's x span R^3, so the lower level is strongly convex: a*(theta) = A theta + b. The solutions of the bilevel problem and
-of the penalised problem of any lam are linear systems. `Problem`, `Method`, estimator, rule, Point and Descent are zofo's
-own; only the model, its loss and its two "adapters" are replaced. Used by tests/unit/test_toy.py and docs/figures.
+D_p's x span R^3, so the lower level is strongly convex: a*(theta) = A theta + b. The solutions of the bilevel problem
+and of the penalised problem of any lam are linear systems. Problem, Method, estimator, rule, Point and Descent are
+zofo's own; only the model, its loss and its two "adapters" are replaced. Used by tests/unit/test_toy.py and by
+docs/figures/toy_bilevel.py.
 """
 
 from __future__ import annotations
