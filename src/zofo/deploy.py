@@ -16,8 +16,7 @@ from zofo.config import load as load_config
 from zofo.errors import InputError
 from zofo.models import Loaded, quiet
 from zofo.models import load as load_model
-from zofo.session import check_initial, replay
-from zofo.zo.journal import JournalError, read_header, read_records
+from zofo.retrace import move_theta
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 
@@ -50,7 +49,8 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
     loaded = load_model(config.model)
     best = run_dir / f"best-{info['best_step']}"
     if info["journal_position"] is not None:
-        move_theta(Point(loaded.model, mode=config.estimator.shift), config, info, run_dir, best)
+        theta = Point(loaded.model, mode=config.estimator.shift)
+        move_theta(theta, config, run_dir / "journal.bin", info["journal_position"], best)
     if chosen == "theta":
         return Restored(config, info, loaded, loaded.model, None, chosen)
     build = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
@@ -60,21 +60,6 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
     except (OSError, ValueError) as error:
         raise InputError(f"{best / chosen}: {error}") from error
     return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen)
-
-
-def move_theta(theta: Point, config: Config, info: dict[str, Any], run_dir: Path, best: Path) -> None:
-    """theta <- theta of the run's best step: its snapshot where there is one, else the journal on the base weights."""
-    path = run_dir / "journal.bin"
-    if (best / "backbone").is_dir():
-        checkpoint.load_theta_(theta, best / "backbone")
-        return
-    try:
-        header, start = read_header(path)
-    except (JournalError, OSError) as error:
-        raise InputError(f"{path}: {error}") from error
-    check_initial(theta, header, path)
-    rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
-    replay(theta, config.estimator, rule, read_records(path, start, info["journal_position"]))
 
 
 def load(path: str | Path, adapter: str | None = None) -> tuple[Any, Any]:

@@ -29,18 +29,23 @@ class Descent:
     def step(self, lr: float) -> float:
         """One update at rate lr, then the gradients are dropped. Returns the gradients' norm before clipping.
 
-        Raises NonFiniteError, before anything moves, when the norm is not finite.
+        Raises NonFiniteError as `check` does.
         """
-        grads = [p for p in self.params.values() if p.grad is not None]
-        norm = float(nn.utils.get_total_norm([p.grad for p in grads if p.grad is not None]))
-        if not math.isfinite(norm):
-            raise NonFiniteError(f"the norm of the adapter's gradient is {norm}")
+        norm = self.check()
         if self.max_grad_norm is not None:
+            grads = [p for p in self.params.values() if p.grad is not None]
             nn.utils.clip_grads_with_norm_(grads, self.max_grad_norm, torch.tensor(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.drop()
+        return norm
+
+    def check(self) -> float:
+        """The norm of the gradients. Raises NonFiniteError, before anything moves, when it is not finite."""
+        norm = float(nn.utils.get_total_norm([p.grad for p in self.params.values() if p.grad is not None]))
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"the norm of the adapter's gradient is {norm}")
         return norm
 
     def drop(self) -> None:

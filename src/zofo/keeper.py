@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from zofo import checkpoint, record
 from zofo.errors import InputError
 from zofo.models import load
+from zofo.retrace import check_initial, move_theta, replay
 from zofo.selection import Best
-from zofo.session import Session, check_initial, journal_header, replay
+from zofo.session import Session, journal_header
 from zofo.zo.journal import Journal, JournalError
 from zofo.zo.point import Point
 
@@ -171,26 +172,13 @@ class Keeper:
         directory = self.out / f"best-{best.count}"
         self._restore_adapters(directory)
         if self.session.moves_theta:
-            rewind(self.session, self.out / "journal.bin", best.journal, directory)
+            initial = Point(load(self.session.config.model).model)
+            for name, tensor in self.session.problem.theta.items():
+                tensor.copy_(initial[name])
+            move_theta(
+                self.session.problem.theta, self.session.config, self.out / "journal.bin", best.journal, directory
+            )
 
     def close(self) -> None:
         if self.journal is not None:
             self.journal.close()
-
-
-def rewind(session: Session, journal: Path, position: int | None, directory: Path) -> None:
-    """theta <- the journal up to byte `position`, from a snapshot in `directory` or from the base model."""
-    from zofo import registry
-    from zofo.zo.journal import read_header, read_records
-
-    theta, config = session.problem.theta, session.config
-    if (directory / "backbone").is_dir():
-        checkpoint.load_theta_(theta, directory / "backbone")
-        return
-    initial = Point(load(config.model).model)
-    for name, tensor in theta.items():
-        tensor.copy_(initial[name])
-    header, start = read_header(journal)
-    check_initial(theta, header, journal)
-    rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
-    replay(theta, config.estimator, rule, read_records(journal, start, position))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,6 @@ from zofo.models import Loaded, load
 from zofo.objective import OBJECTIVES, LabelHead, Loss
 from zofo.problem import Journalled, Problem, Schedule
 from zofo.tasks import TaskData, load_task, split_levels
-from zofo.zo.direction import Direction
-from zofo.zo.grad import ZOGrad
-from zofo.zo.journal import Outcome
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
 
@@ -75,6 +71,10 @@ def build(config: Config) -> Session:
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
         max_grad_norm=config.train.max_grad_norm, skip_nonfinite=config.train.on_nonfinite == "skip",
     )  # fmt: skip
+    if theta.mode == "inplace" and problem.skip_nonfinite:
+        raise InputError(
+            "train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone"
+        )
     session = Session(config, loaded, data, problem, method, encoded, streams)
     if "estimator" in method.needs:
         session.rule = registry.load("rules", config.names["rule"]).Rule(config.rule, seed)
@@ -131,33 +131,3 @@ def journal_header(session: Session) -> dict[str, Any]:
         "seed": config.train.seed,
         "masks": [],
     }
-
-
-def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
-    """Raises InputError naming the first tensor of theta that is not the one the journal started from."""
-    recorded = {t["name"]: t for t in header["tensors"]}
-    if set(recorded) != set(theta):
-        odd = sorted(set(recorded) ^ set(theta))[0]
-        raise InputError(f"{path}: written for a model with other tensors (for one, {odd}); is it the same base model?")
-    for name, digest in theta.sha256().items():
-        if recorded[name]["sha256"] != digest:
-            raise InputError(
-                f"{path}: tensor {name} of the base model is not the one this run started from "
-                f"(another revision or dtype?); the run needs {header['model']} in {recorded[name]['dtype']}"
-            )
-
-
-def replay(theta: Point, estimator: Any, rule: Any, records: Any) -> int:
-    """Do a journal's updates again, bit for bit. Returns their number. The rule must be in its starting state."""
-    count = 0
-    for record in records:
-        g = ZOGrad(tuple((c, Direction(seed, estimator.law)) for seed, c in record.terms), 0.0, 0)
-        if theta.mode == "inplace":  # the drift of the run's own shifts is part of what happened to theta
-            for _, z in g.terms:
-                for scale in (estimator.eps, -estimator.eps):
-                    with theta.shifted(z, scale):
-                        pass
-        if record.outcome is not Outcome.SKIPPED:
-            rule.update_(theta, g, record.rate, record.step, outcome=record.outcome)
-        count += 1
-    return count

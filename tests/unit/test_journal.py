@@ -18,8 +18,8 @@ from tests.zoo import build, logits
 from zofo.errors import NonFiniteError
 from zofo.estimators import spsa
 from zofo.problem import Journalled
+from zofo.retrace import replay
 from zofo.rules import sgd
-from zofo.session import replay
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import FORMAT, Journal, JournalError, Outcome, Record, read_header, read_records

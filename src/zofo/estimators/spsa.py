@@ -45,10 +45,7 @@ class Estimator:
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
         """Estimate the gradient of f at theta. seed: 64-bit seed of z, a new one each step. c is rounded to fp32."""
         z, eps, rounding = Direction(seed, self.config.law), self.config.eps, self.config.rounding
-        with theta.shifted(z, +eps, rounding):
-            plus = f()
-        with theta.shifted(z, -eps, rounding):
-            minus = f()
+        plus, minus = theta.sides(f, z, eps, rounding)
         c = float32((plus - minus) / (2 * eps))
         return ZOGrad(((c, z),), value=(plus + minus) / 2, forwards=2)
 

@@ -111,6 +111,7 @@ class Method:
             G = Penalised(self.loss, self.adapters, batch_f, batch_p, cfg.lam)
             g_theta = self.estimate(G, self.theta, k, self.problem.key("z", k))  # line 9: one z for the three terms
             loss_p = G.grad_p()  # (8), taken at theta^k
+            self.opt_p.check()  # theta and p move both or not at all
             self.rule.update_(self.theta, g_theta, rate(cfg.lr_theta, now), k, G)  # (9), at p^k
             self.opt_p.step(rate(cfg.lr_s if cfg.lr_p is None else cfg.lr_p, now))
             metrics |= {"loss_p": loss_p, "G": g_theta.value, "c": g_theta.terms[0][0]}

@@ -109,6 +109,20 @@ class Point(Mapping[str, Tensor]):
                 module._parameters[attribute] = param
             self._move.terms = ()
 
+    def sides(self, f: Callable[[], float], z: Direction, eps: float, rounding: str) -> tuple[float, float]:
+        """f at theta + eps z and at theta - eps z. In mode `inplace` by MeZO's three passes: + eps, - 2 eps, + eps."""
+        if self.mode == "layer":
+            with self.shifted(z, +eps, rounding):
+                plus = f()
+            with self.shifted(z, -eps, rounding):
+                return plus, f()
+        self._add(_terms(z, +eps), None)
+        plus = f()
+        self._add(_terms(z, -2 * eps), None)
+        minus = f()
+        self._add(_terms(z, +eps), None)
+        return plus, minus
+
     def add_(self, g: ZOGrad, scale: float, round_seed: int | None) -> None:
         """theta <- round(theta + sum_i fp32(scale c_i) z_i), one pass, one rounding.
 

@@ -1,0 +1,61 @@
+"""theta from its journal: the updates done again, bit for bit, on the tensors they started from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from zofo import checkpoint, registry
+from zofo.config import Config
+from zofo.errors import InputError
+from zofo.zo.direction import Direction
+from zofo.zo.grad import ZOGrad
+from zofo.zo.journal import JournalError, Outcome, Record, read_header, read_records
+from zofo.zo.point import Point
+
+
+def move_theta(theta: Point, config: Config, journal: Path, position: int | None, snapshot: Path) -> None:
+    """theta, which holds the base weights, <- theta of the journal's first `position` bytes (None: all of it).
+
+    A snapshot of it in `snapshot`/backbone is taken instead where there is one. Raises InputError where the journal is
+    missing, damaged, or another model's.
+    """
+    if (snapshot / "backbone").is_dir():
+        checkpoint.load_theta_(theta, snapshot / "backbone")
+        return
+    try:
+        header, start = read_header(journal)
+        check_initial(theta, header, journal)
+        rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
+        replay(theta, config.estimator, rule, read_records(journal, start, position))
+    except (JournalError, OSError) as error:
+        raise InputError(f"{journal}: {error}") from error
+
+
+def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
+    """Raises InputError naming the first tensor of theta that is not the one the journal started from."""
+    recorded = {t["name"]: t for t in header["tensors"]}
+    if set(recorded) != set(theta):
+        odd = sorted(set(recorded) ^ set(theta))[0]
+        raise InputError(f"{path}: written for a model with other tensors (for one, {odd}); is it the same base model?")
+    for name, digest in theta.sha256().items():
+        if recorded[name]["sha256"] != digest:
+            raise InputError(
+                f"{path}: tensor {name} of the base model is not the one this run started from "
+                f"(another revision or dtype?); the run needs {header['model']} in {recorded[name]['dtype']}"
+            )
+
+
+def replay(theta: Point, estimator: Any, rule: Any, records: Iterable[Record]) -> int:
+    """Do a journal's updates again, bit for bit. Returns their number. The rule must be in its starting state."""
+    count = 0
+    for record in records:
+        g = ZOGrad(tuple((c, Direction(seed, estimator.law)) for seed, c in record.terms), 0.0, 0)
+        if theta.mode == "inplace":  # the drift of the run's own shifts is part of what happened to theta
+            for _, z in g.terms:
+                theta.sides(lambda: 0.0, z, estimator.eps, estimator.rounding)
+        if record.outcome is not Outcome.SKIPPED:
+            rule.update_(theta, g, record.rate, record.step, outcome=record.outcome)
+        count += 1
+    return count
