@@ -44,8 +44,8 @@ def test_the_curve_is_the_recorded_one(method, tiny_model_dir, tmp_path):
     for ours, theirs in zip(found, recorded):
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():  # c divides a difference of losses by 2 eps, which magnifies last bits
-            tolerance = {"rel": 1e-2, "abs": 0.1} if key == "c" else {"rel": 1e-3, "abs": 2e-3}
-            assert value == pytest.approx(theirs[key], **tolerance), key
+            rel, absolute = (1e-2, 0.1) if key == "c" else (1e-3, 2e-3)
+            assert value == pytest.approx(theirs[key], rel=rel, abs=absolute), key
 
 
 def main() -> None:
