@@ -50,7 +50,6 @@ def evaluate_target(
     examples = getattr(found, split)[:limit]
     eos = found.objective == "lm"
     encoded = encode_all(loaded.tokenizer, examples, loaded.max_length, found.objective, eos, for_eval=True)
-    base = getattr(model, "base_model", model)
-    head = LabelHead(base.model if hasattr(model, "peft_config") else model)
+    head = LabelHead(model.get_base_model() if hasattr(model, "peft_config") else model)
     loss = Loss(model, head, OBJECTIVES[found.objective], loaded.pad_id, loaded.device)
     return evaluate(loss, encoded, found.metric, batch_size), encoded

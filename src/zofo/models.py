@@ -88,7 +88,7 @@ def _reason(error: Exception) -> str:
         return "it brings its own code; read that code, then set model.trust_remote_code=true"
     if "safetensors" in str(error) and "bin" in str(error):
         return "it has no safetensors file, and pickled weights are not loaded; convert it first"
-    if "huggingface.co" in str(error) or "local_dir" in str(error) or "not a local folder" in str(error):
+    if any(hint in str(error) for hint in ("couldn't connect", "local_dir", "not a local folder", "offline mode")):
         return "it is neither a directory here nor reachable on the hub"
     return first
 

@@ -250,3 +250,40 @@ def test_theta_snapshots_where_replay_is_long(tmp_path, tiny_model_dir, data):
     assert (tmp_path / "out" / "checkpoint-8" / "backbone" / "theta.safetensors").is_file()
     finetune(str(tiny_model_dir), str(data), METHODS["mezo"], output_dir=tmp_path / "plain", **SMALL)
     assert not (tmp_path / "plain" / "checkpoint-8" / "backbone").exists()
+
+
+def test_a_float16_checkpoint_is_cast_with_a_notice(tmp_path, tiny_model_dir, data, caplog):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float16).save_pretrained(half)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(half)
+    finetune(str(half), str(data), METHODS["zero-shot"], output_dir=tmp_path / "out", **SMALL)
+    assert "checkpoint is float16; it is cast to float32" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_realised_share_of_the_shift_is_logged_in_16_bits(dtype, tmp_path, tiny_model_dir, data):
+    out = tmp_path / "out"
+    overrides = [f"model.dtype={dtype}"]
+    finetune(str(tiny_model_dir), str(data), METHODS["mezo"], output_dir=out, overrides=overrides, **SMALL)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    shares = [line["shares"] for line in lines if line["event"] == "realised_shift"]
+    assert len(shares) == 2
+    assert len(shares[0]) == 20  # every tensor
+    matrices = [share for name, share in shares[0].items() if "norm" not in name]
+    assert all(0.7 < share < 1.3 for share in matrices)  # stochastic rounding: 1 on average, small tensors are noisy
+
+
+@pytest.mark.parametrize("adapter", ["lora", "prefix", "prompt", "ia3"])
+def test_bilevel_with_each_adapter_exports(adapter, tmp_path, tiny_model_dir, data):
+    """The run's own numbers again from the exported directory, which plain PEFT writes its logits from."""
+    from zofo import evaluate
+
+    run = finetune(
+        str(tiny_model_dir), str(data), METHODS["bilevel-zofo"], adapter, output_dir=tmp_path / "out",
+        **{**SMALL, "max_steps": 16},
+    )  # fmt: skip
+    assert evaluate(run.path) == pytest.approx(run.test, rel=1e-5)
+    out = run.export(tmp_path / "export")
+    assert (out / "adapter_config.json").is_file()
