@@ -91,11 +91,11 @@ def finetune(
 
 def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) -> Run:
     """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files."""
+    out = Path(config.train.output_dir)
     if dry_run:
         from zofo.dry_run import dry_run as rehearse
 
-        return rehearse(config)
-    out = Path(config.train.output_dir)
+        return Run(out, rehearse(config))
     resume_from = _check_directory(config, out)
     session = build(config)
     if session.moves_theta:
@@ -108,7 +108,7 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
     if resume_from is None:
         loop.keeper.start()
     else:
-        loop.keeper.resume(loop, resume_from)
+        loop.resume(resume_from)
     loop.fit()
     return _finish(loop)
 
@@ -166,10 +166,10 @@ def _same_run(config: Config, out: Path) -> None:
 
 def _finish(loop: Loop) -> Run:
     """Go back to the best evaluation, measure the test set, write run.json, predictions and a short README."""
-    session, best, out = loop.session, loop.best, loop.out
+    session, best, out = loop.session, loop.at.best, loop.out
     assert best is not None
     peak = record.peak_bytes(session.loaded.device)
-    loop.keeper.restore_best(best, loop.k)
+    loop.keeper.restore_best(best, loop.at.k)
     (out / "eval").mkdir(exist_ok=True)
     test = {}
     for name in session.method.candidates:
@@ -185,7 +185,7 @@ def _finish(loop: Loop) -> Run:
 
 def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str, Any]:
     """run.json, format 1; the schema is documented in docs/tour.md."""
-    session, config, best = loop.session, loop.session.config, loop.best
+    session, config, best = loop.session, loop.session.config, loop.at.best
     assert best is not None
     method, problem = session.method, session.problem
     return {
@@ -197,7 +197,7 @@ def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str,
         "metric": session.data.metric,
         "model": config.model.name,
         "seed": config.train.seed,
-        "steps": {"lower": loop.k * method.lower_per_step, "upper": loop.k * method.upper_per_step},
+        "steps": {"lower": loop.at.k * method.lower_per_step, "upper": loop.at.k * method.upper_per_step},
         "best_step": best.count,
         "journal_position": best.journal,
         **problem.loss.meter.state_dict(),
@@ -205,8 +205,8 @@ def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str,
         "dev": best.dev,
         "test": test,
         "deployed": best.candidate,
-        "seconds": loop.seconds,
-        "seconds_per_step": loop.seconds / loop.count if loop.count else None,
+        "seconds": loop.at.seconds,
+        "seconds_per_step": loop.at.seconds / loop.count if loop.count else None,
         "peak_bytes": peak,
         "parameters": {
             "theta": problem.theta.size if session.moves_theta else 0,

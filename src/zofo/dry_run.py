@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from zofo.config import Config
 from zofo.data import Batch, Encoded, collate, longest
@@ -11,9 +11,6 @@ from zofo.problem import Schedule
 from zofo.progress import duration, gib
 from zofo.record import peak_bytes
 from zofo.session import Session, audit, build
-
-if TYPE_CHECKING:
-    from zofo.api import Run
 
 
 class Longest:
@@ -29,12 +26,11 @@ class Longest:
         return self.batch
 
 
-def dry_run(config: Config) -> Run:
-    """Print three prompts, the time and the peak memory of a step, and the time of the whole run. Writes no file."""
-    from pathlib import Path
+def dry_run(config: Config) -> dict[str, Any]:
+    """Print three prompts, the time and the peak memory of a step, and the time of the whole run. Writes no file.
 
-    from zofo.api import Run
-
+    Returns {steps, seconds_per_step, peak_bytes}.
+    """
     session = build(config)
     _show_data(session)
     if session.moves_theta:
@@ -57,7 +53,7 @@ def dry_run(config: Config) -> Run:
               f"{duration(info['seconds_per_step'] * info['steps'])} plus evaluations")  # fmt: skip
     info["peak_bytes"] = peak_bytes(session.loaded.device)
     print(f"peak memory: {gib(info['peak_bytes'])}")
-    return Run(Path(config.train.output_dir), info)
+    return info
 
 
 def _show_data(session: Session) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers.trainer_callback import TrainerState
 
 from zofo import checkpoint, record
 from zofo.errors import InputError
@@ -16,10 +19,17 @@ from zofo.session import Session, journal_header
 from zofo.zo.journal import Journal, JournalError
 from zofo.zo.point import Point
 
-if TYPE_CHECKING:
-    from zofo.loop import Loop
-
 log = logging.getLogger("zofo")
+
+
+@dataclass
+class Position:
+    """Where a run is: upper-level iterations done, the counted step of the last evaluation, training time, the best."""
+
+    k: int = 0
+    evaluated: int = 0
+    seconds: float = 0.0
+    best: Best | None = None
 
 
 class Keeper:
@@ -75,22 +85,22 @@ class Keeper:
             assert adapters is not None
             adapters.save(name, directory / name, self.session.config.model.name)
 
-    def save(self, loop: Loop) -> None:
-        """checkpoint-N: all that `resume` needs. Older ones, and bests that none of them refers to, are deleted."""
+    def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
+        """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted."""
         problem, method = self.session.problem, self.session.method
         state = {
-            "k": loop.k,
-            "evaluated": loop.evaluated,
-            "seconds": loop.seconds,
+            "k": at.k,
+            "evaluated": at.evaluated,
+            "seconds": at.seconds,
             "skipped": problem.skipped,
-            "best": loop.best.to_dict() if loop.best else None,
+            "best": at.best.to_dict() if at.best else None,
             "streams": {name: stream.state_dict() for name, stream in self.session.streams.items()},
             "meter": problem.loss.meter.state_dict(),
             "method": method.state_dict(),
             "estimator": problem.estimator.state_dict() if problem.estimator else {},
             "rule": self.session.rule.state_dict() if self.session.rule else {},
             "journal": self.journal_position,
-            "metrics": loop.metrics.position,
+            "metrics": metrics_position,
             "environment": record.environment(),
             "config_hash": self.session.config.hash(),
         }
@@ -99,12 +109,12 @@ class Keeper:
             self._write_adapters(directory)
             self._snapshot(directory)
             checkpoint.save_tree(directory, "state", state)
-            loop.hf.state.save_to_json(str(directory / "trainer_state.json"))
+            trainer.save_to_json(str(directory / "trainer_state.json"))
 
         if self.journal is not None:
             self.journal.sync()  # the checkpoint refers to the journal's bytes: they must be on the disk before it is
-        checkpoint.write_atomically(self.out / f"checkpoint-{loop.count}", write)
-        self._prune(loop.best)
+        checkpoint.write_atomically(self.out / f"checkpoint-{count}", write)
+        self._prune(at.best)
 
     def _prune(self, best: Best | None) -> None:
         limit, found = self.config.save_total_limit, checkpoint.checkpoints(self.out)
@@ -118,8 +128,8 @@ class Keeper:
             if directory.name.removeprefix("best-") not in {str(n) for n in kept}:
                 shutil.rmtree(directory)
 
-    def resume(self, loop: Loop, directory: Path) -> None:
-        """Bring session and loop back to a checkpoint: what follows has the bytes of a run that was never cut."""
+    def resume(self, directory: Path) -> tuple[Position, TrainerState]:
+        """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
         checkpoint.verify(directory)
         state = checkpoint.read(directory, "state")
         problem = self.session.problem
@@ -135,12 +145,10 @@ class Keeper:
         if problem.estimator is not None:
             problem.estimator.load_state_dict(state["estimator"])
         problem.skipped = state["skipped"]
-        loop.k, loop.evaluated, loop.seconds = state["k"], state["evaluated"], state["seconds"]
-        loop.best = Best(**state["best"]) if state["best"] else None
-        loop.saved = loop.count
-        loop.hf.state = type(loop.hf.state).load_from_json(str(directory / "trainer_state.json"))
-        loop.hf.state.max_steps = self.config.max_steps
         self.metrics_position = state["metrics"]
+        best = Best(**state["best"]) if state["best"] else None
+        trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
+        return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
 
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
         path, theta = self.out / "journal.bin", self.session.problem.theta

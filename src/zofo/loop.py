@@ -13,11 +13,11 @@ from typing import Any
 
 from zofo.errors import NonFiniteError, RunError
 from zofo.hf import Callbacks
-from zofo.keeper import Keeper
+from zofo.keeper import Keeper, Position
 from zofo.progress import Divergence, Progress
 from zofo.record import MetricsLog, peak_bytes
 from zofo.scoring import Evaluation, evaluate
-from zofo.selection import Best, Selection
+from zofo.selection import Selection
 from zofo.session import Session
 
 log = logging.getLogger("zofo")
@@ -33,7 +33,7 @@ class _Break(Exception):
 
 
 class Loop:
-    """Runs a session to its last counted step. Its progress is `k`, `count`, `best` and what the keeper saves."""
+    """Runs a session to its last counted step. `at` is where it is; the keeper saves that and the session's state."""
 
     def __init__(self, session: Session, out: Path, callbacks: Sequence[Any] = ()) -> None:
         self.session, self.out, self.config = session, out, session.config.train
@@ -42,15 +42,19 @@ class Loop:
             self.config, out, callbacks, session.problem.loss.model, session.loaded.tokenizer, session.loaded.device
         )
         self.selection = Selection(self.config.select_by, session.data.metric, session.method.candidates)
-        self.k, self.evaluated, self.saved, self.seconds = 0, 0, 0, 0.0
-        self.best: Best | None = None
+        self.at, self.saved = Position(), 0
         self.divergence = Divergence()
         self._interrupt = False
 
     @property
     def count(self) -> int:
         """Updates so far, lower and upper."""
-        return self.k * self.session.updates_per_step
+        return self.at.k * self.session.updates_per_step
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
+        self.at, self.hf.state = self.keeper.resume(checkpoint)
+        self.hf.state.max_steps, self.saved = self.config.max_steps, self.count
 
     def fit(self) -> None:
         """Train. Raises RunError, and Interrupted after a save."""
@@ -84,7 +88,7 @@ class Loop:
     def _run(self) -> None:
         try:
             self._train()
-            if self.evaluated != self.count or self.best is None:
+            if self.at.evaluated != self.count or self.at.best is None:
                 self._evaluate()
         except _Break:
             self._save()
@@ -94,7 +98,7 @@ class Loop:
     def _train(self) -> None:
         per_step, config = self.session.updates_per_step, self.config
         while True:
-            if self.count // config.eval_steps > self.evaluated // config.eval_steps or self.hf.asked(
+            if self.count // config.eval_steps > self.at.evaluated // config.eval_steps or self.hf.asked(
                 "should_evaluate"
             ):
                 self._evaluate()
@@ -109,19 +113,21 @@ class Loop:
     def _step(self) -> None:
         self.hf.call("on_step_begin")
         start = time.perf_counter()
-        values = self.session.method.step(self.k)
-        self.k += 1
-        self.seconds += time.perf_counter() - start
+        values = self.session.method.step(self.at.k)
+        self.at.k += 1
+        self.at.seconds += time.perf_counter() - start
         self.hf.state.global_step = self.count
-        self.progress.step(self.count, values, self.seconds / self.count)
+        self.progress.step(self.count, values, self.at.seconds / self.count)
         warning = self.divergence.check(values["c"]) if "c" in values else None
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")
         every = self.config.logging_steps
         if self.count // every > (self.count - self.session.updates_per_step) // every:
             problem, method = self.session.problem, self.session.method
-            counts = {"lower": self.k * method.lower_per_step, "upper": self.k * method.upper_per_step}
-            self.metrics.write("train", self.count, **counts, **values, skipped=problem.skipped, seconds=self.seconds)
+            counts = {"lower": self.at.k * method.lower_per_step, "upper": self.at.k * method.upper_per_step}
+            self.metrics.write(
+                "train", self.count, **counts, **values, skipped=problem.skipped, seconds=self.at.seconds
+            )
             self.hf.log(values)
         self.hf.call("on_step_end")
 
@@ -146,7 +152,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         found = {name: self.evaluate("dev", name).values for name in self.session.method.candidates}
-        self.evaluated = self.count
+        self.at.evaluated = self.count
         for name, values in found.items():
             self.metrics.write("dev", self.count, candidate=name, **values)
         self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in found.items()))
@@ -155,9 +161,9 @@ class Loop:
         logs["eval_loss"] = min(v["loss"] for v in found.values())
         self.hf.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
         self.hf.log(logs)
-        better = self.selection.better(found, self.best, self.count, self.k, self.keeper.journal_position)
+        better = self.selection.better(found, self.at.best, self.count, self.at.k, self.keeper.journal_position)
         if better is not None:
-            self.best = better
+            self.at.best = better
             self.keeper.save_best(better)
             self.hf.state.best_metric, self.hf.state.best_global_step = logs["eval_loss"], self.count
 
@@ -169,14 +175,14 @@ class Loop:
         from zofo.zo.direction import Direction
 
         cfg = problem.estimator.config
-        shares = problem.theta.realised(Direction(problem.key("z", self.k), cfg.law), cfg.eps, cfg.rounding)
+        shares = problem.theta.realised(Direction(problem.key("z", self.at.k), cfg.law), cfg.eps, cfg.rounding)
         self.metrics.write("realised_shift", self.count, shares=shares)
 
     def _save(self) -> None:
         if self.saved == self.count and self.count:
             return
         self.saved = self.count
-        self.keeper.save(self)
+        self.keeper.save(self.at, self.count, self.metrics.position, self.hf.state)
         self.hf.call("on_save")
 
     def _catch_signals(self) -> dict[int, Any]:
