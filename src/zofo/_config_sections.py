@@ -37,9 +37,12 @@ class ModelConfig:
     trust_remote_code: bool = _f(False, "run code that comes with the model")
 
     def problems(self) -> list[str]:
-        if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            return []
-        return [f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"']
+        found = []
+        if (self.name.startswith((".", "/", "~")) or self.name.count("/") > 1) and not Path(self.name).exists():
+            found.append(f"name: no such model directory: {self.name}")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            found.append(f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"')
+        return found
 
 
 @dataclass(frozen=True)

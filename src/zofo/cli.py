@@ -156,7 +156,12 @@ def validate(
         list[str] | None,
         typer.Argument(metavar="[CONFIG.yaml] [section.key=value]...", help="A YAML file, then changes to it."),
     ] = None,
+    model: Annotated[str | None, _option("Hub id or directory of a causal LM.")] = None,
+    task: Annotated[str | None, _option("A task (zofo ls tasks) or a .jsonl, .csv or .parquet file.")] = None,
+    method: Annotated[str | None, _option("A method (zofo ls methods).")] = None,
+    adapter: Annotated[str | None, _option("An adapter (zofo ls adapters).")] = None,
     preset: Annotated[str | None, _option("Start from a preset (zofo ls presets).")] = None,
+    output_dir: Annotated[str | None, _option("Directory of the run.")] = None,
 ) -> None:
     """Check a configuration and print it whole.
 
@@ -164,7 +169,8 @@ def validate(
     """
     from zofo import _cli_config
 
-    config = _cli_config.train_config(settings or [], preset, {}, {})
+    sections = {"model": model, "task": task, "method": method, "adapter": adapter}
+    config = _cli_config.train_config(settings or [], preset, sections, {"output_dir": output_dir})
     _print_notes(config.notes)
     typer.echo(config.to_yaml(reasons=True), nl=False)
 
@@ -232,13 +238,13 @@ def run(args: Sequence[str]) -> int:
     """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 130 interrupted."""
     debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
     try:
-        code = app([a for a in args if a != "--debug"], prog_name="zofo", standalone_mode=False)
+        code = app([a for a in args if a != "--debug"] or ["--help"], prog_name="zofo", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code, older ones into Abort
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted", err=True)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        typer.echo(f"interrupted{': ' if str(stop) else ''}{stop}", err=True)
         return INTERRUPTED
     except (BrokenPipeError, SystemExit) as stop:  # `zofo ls | head`: the reader has seen enough
         if not isinstance(stop, BrokenPipeError) and not isinstance(stop.__context__, BrokenPipeError):

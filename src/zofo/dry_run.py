@@ -49,7 +49,7 @@ def dry_run(config: Config) -> dict[str, Any]:
         info["seconds_per_step"] = (time.perf_counter() - start) / per_step
         print(f"one step ({method.lower_per_step} lower, {method.upper_per_step} upper updates) at the longest batch:")
         print("  " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
-        print(f"  {info['seconds_per_step'] * per_step:.2f} s; the run of {info['steps']} counted steps takes at most "
+        print(f"  {info['seconds_per_step'] * per_step:.2f} s; the run of {info['steps']} counted steps takes about "
               f"{duration(info['seconds_per_step'] * info['steps'])} plus evaluations")  # fmt: skip
     info["peak_bytes"] = peak_bytes(session.loaded.device)
     print(f"peak memory: {gib(info['peak_bytes'])}")

@@ -35,6 +35,8 @@ def evaluate_target(
         batch_size = restored.config.train.eval_batch_size
         cfg = TaskConfig(name=task) if task else cfg
     else:
+        if "/" in str(target) and not target.exists() and task is None:
+            raise InputError(f"{target}: no such directory; a hub id needs --task")
         if task is None:
             raise InputError(f"{target} is no run, so it names no task: give --task")
         if adapter is not None:

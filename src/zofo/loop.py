@@ -66,6 +66,7 @@ class Loop:
             ) as self.progress:
                 self.metrics = MetricsLog(self.out / "metrics.jsonl", self.keeper.metrics_position)
                 self.hf.call("on_train_begin")
+                self._say_sizes()
                 self._run()
                 self.hf.call("on_train_end")
         except NonFiniteError as error:
@@ -85,6 +86,15 @@ class Loop:
                 signal.signal(number, handler)
             self.keeper.close()
 
+    def _say_sizes(self) -> None:
+        """Real sizes, and what was asked for where there are fewer rows."""
+        data, task = self.session.data, self.session.config.task
+        shown = []
+        for name, asked in (("train", task.train_examples), ("dev", task.dev_examples), ("test", task.test_examples)):
+            found = len(getattr(data, name))
+            shown.append(f"{name} {found}" + (f" of {asked} asked for" if found < asked else ""))
+        self.progress.say(f"examples: {', '.join(shown)}")
+
     def _run(self) -> None:
         try:
             self._train()
@@ -92,7 +102,10 @@ class Loop:
                 self._evaluate()
         except _Break:
             self._save()
-            raise Interrupted from None
+            raise Interrupted(
+                f"saved in {self.out / f'checkpoint-{self.count}'}; go on with --resume latest "
+                f"--output-dir {self.out}, or resume='latest' in Python"
+            ) from None
         self._save()
 
     def _train(self) -> None:
@@ -190,7 +203,11 @@ class Loop:
             if self._interrupt:
                 raise KeyboardInterrupt
             self._interrupt = True
-            self.progress.say("interrupted: finishing this step, then saving (again to stop at once, unsaved)")
+            updates = self.session.updates_per_step
+            self.progress.say(
+                f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving; "
+                f"again to stop at once, with what the last checkpoint holds"
+            )
 
         try:
             return {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}

@@ -52,7 +52,7 @@ class Progress:
         now = time.monotonic()
         self._first = self._first or (now, count)
         passed, done = now - self._first[0], count - self._first[1]
-        left = duration(passed / done * (self.total - count)) if done else "?"
+        left = duration((passed / done if done else rate) * (self.total - count))
         shown = " ".join(f"{key} {value:.4g}" for key, value in values.items())
         text = f"step {count}/{self.total} | {shown} | {rate:.2f} s/step, {left} left | peak {gib(self.memory())}"
         if self._status:

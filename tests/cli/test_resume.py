@@ -44,7 +44,7 @@ def run(args: list[str]) -> subprocess.CompletedProcess[str]:
 
 def start_and_wait(args: list[str], ready, timeout: float = 120) -> subprocess.Popen[bytes]:
     """Start a run and return as soon as `ready()` holds while it still runs."""
-    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + timeout
     while not ready():
         assert process.poll() is None, "the run ended before it could be cut"
@@ -135,7 +135,12 @@ def test_interrupt_saves_and_resumes(tmp_path, tiny_model_dir, module_sentiment_
     args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
     process = start_and_wait(args, lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"finishing this round of 4 updates" in shown
+    assert b"interrupted: saved in" in shown
+    assert b"--resume latest" in shown
+    assert b"Traceback" not in shown
     saved = [p.name for p in out.glob("checkpoint-*")]
     assert saved
     done = resume(out)

@@ -287,3 +287,29 @@ def test_bilevel_with_each_adapter_exports(adapter, tmp_path, tiny_model_dir, da
     assert evaluate(run.path) == pytest.approx(run.test, rel=1e-5)
     out = run.export(tmp_path / "export")
     assert (out / "adapter_config.json").is_file()
+
+
+def test_the_run_prints_real_sizes_and_a_label_that_occurs_once(tmp_path, tiny_model_dir, capsys, caplog):
+    rows = [*sentiment_rows(60), {"text": "film 60: a warm one", "label": "graet"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = ["task.train_examples=30", "task.dev_examples=20", "task.test_examples=5"]
+    arguments: dict[str, Any] = {"model": str(tiny_model_dir), "task": str(path), "method": METHODS["zero-shot"]}
+    finetune(**arguments, output_dir=tmp_path / "out", overrides=overrides, **SMALL)
+    assert "examples: train 30, dev 20, test 5" in capsys.readouterr().err
+    assert 'the label "graet" occurs once; did you mean "great"?' in caplog.text
+    finetune(**arguments, output_dir=tmp_path / "all", **SMALL)
+    assert "of 1000 asked for" in capsys.readouterr().err
+
+
+def test_validate_reports_a_missing_model_beside_other_mistakes(tmp_path):
+    from zofo.config import resolve
+
+    with pytest.raises(InputError) as caught:
+        resolve(model=str(tmp_path / "nowhere"), task="sst3", method={"name": "mezo", "lr": -1})
+    lines = str(caught.value).splitlines()
+    assert len(lines) >= 4
+    assert any(line.startswith("model.name: no such model directory") for line in lines)
+    assert any("method.lr" in line for line in lines)
+    assert any("sst2" in line for line in lines)
+    assert any("train.output_dir: required" in line for line in lines)

@@ -6,6 +6,7 @@ every row may carry another adapter. Files and deployed models are PEFT's.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -89,7 +90,8 @@ class SoftSet(AdapterSet):
         """A PeftModel on the same backbone with this adapter's weights."""
         from peft import get_peft_model, set_peft_model_state_dict
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             wrapped = get_peft_model(self.model.base, self.peft_config).eval()
         set_peft_model_state_dict(wrapped, self.state(name))
         return wrapped.requires_grad_(False)

@@ -70,7 +70,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())  # so that a cut line's column is where it was cut
             except json.JSONDecodeError as e:
                 raise InputError(f"{path.name}:{number}: bad JSON: {e.msg} at column {e.colno}") from None
             if not isinstance(row, dict):

@@ -7,6 +7,8 @@ words instead, and then integers and booleans count into it. Nothing else is add
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ from zofo.tasks._example import Example
 from zofo.tasks._files import Record, Records, Tables, columns_of, file_of, missing_column
 from zofo.tasks._spec import Make
 
+log = logging.getLogger("zofo")
 LAYOUTS = {"messages": ("messages",), "completion": ("prompt", "completion"), "options": ("text", "label")}
 MAX_LABELS = 200  # more options than this are a text to generate, not a class to choose
 
@@ -101,7 +104,14 @@ def _label_name(record: Record) -> str:
 
 
 def _labels(records: Records) -> tuple[str, ...]:
-    names = {_label_name(record) for record in records}
+    counts = Counter(_label_name(record) for record in records)
+    names = set(counts)
+    if len(records) >= 10 * len(names):
+        for name in sorted(name for name, count in counts.items() if count == 1):
+            log.warning(
+                '%s: the label "%s" occurs once%s; if it is a mistake, mend it or name the answers: task.choices=[...]',
+                file_of(records), name, did_you_mean(name, names - {name}),
+            )  # fmt: skip
     if len(names) < 2:
         raise InputError(f'{file_of(records)}: only one label, "{min(names)}"; needs two or more')
     if len(names) > MAX_LABELS:
