@@ -243,8 +243,8 @@ def run(args: Sequence[str]) -> int:
         if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code, older ones into Abort
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        typer.echo(f"interrupted{': ' if str(stop) else ''}{stop}", err=True)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
         return INTERRUPTED
     except (BrokenPipeError, SystemExit) as stop:  # `zofo ls | head`: the reader has seen enough
         if not isinstance(stop, BrokenPipeError) and not isinstance(stop.__context__, BrokenPipeError):

@@ -102,10 +102,12 @@ class Loop:
                 self._evaluate()
         except _Break:
             self._save()
-            raise Interrupted(
+            saved = (
                 f"saved in {self.out / f'checkpoint-{self.count}'}; go on with --resume latest "
                 f"--output-dir {self.out}, or resume='latest' in Python"
-            ) from None
+            )
+            self.progress.say(saved)
+            raise Interrupted(saved) from None
         self._save()
 
     def _train(self) -> None:
