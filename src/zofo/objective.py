@@ -134,8 +134,13 @@ class Loss:
     def __init__(
         self, model: nn.Module, head: LabelHead, objective: Objective, pad_id: int, device: torch.device,
         adapters: AdapterSet | None = None, micro_batch_size: int | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> None:  # fmt: skip
-        """micro_batch_size: the most examples that one model call is given; None: the whole batch."""
+        """micro_batch_size: the most examples that one model call is given; None: the whole batch.
+
+        reduce: the sum of a tensor over all ranks, so that a value is the global mean and the same number on each.
+        """
+        self.reduce = reduce
         self.model, self.head, self.objective, self.pad_id, self.device = model, head, objective, pad_id, device
         self.adapters, self.micro_batch_size = adapters, micro_batch_size
         self.meter = Meter()
@@ -182,16 +187,21 @@ class Loss:
             weights.append(w)
         sizes = [batch.examples for batch, _ in parts]
         split = zip(torch.cat(sums).double().split(sizes), torch.cat(weights).double().split(sizes))
-        return [float(s.sum() / w.sum()) for s, w in split]
+        return [self._mean(s, w) for s, w in split]
+
+    def _mean(self, sums: Tensor, weights: Tensor) -> float:
+        """The global mean: sums over weights, each added up over the ranks first."""
+        total, weight = self.reduce(torch.stack([sums.sum(), weights.sum()]))
+        return float(total / weight)
 
     def _one(self, batch: Batch, name: str | None) -> float:
         self._count(batch)
-        total, weight = 0.0, 0.0
+        pieces = []
         with self.adapters.active(name) if name is not None and self.adapters is not None else nullcontext():
             for piece in self._micro(batch):
-                s, w = self._sums(batch.select(piece) if piece != slice(0, batch.examples) else batch)
-                total, weight = total + float(s.double().sum()), weight + float(w.double().sum())
-        return total / weight
+                pieces.append(self._sums(batch.select(piece) if piece != slice(0, batch.examples) else batch))
+        sums, weights = (torch.cat(parts).double() for parts in zip(*pieces))
+        return self._mean(sums, weights)
 
     def backward(self, batch: Batch, scale: float = 1.0) -> float:
         """Add the gradient of scale * F(batch) to `.grad` of the active adapter. Returns F.

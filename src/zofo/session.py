@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
 from zofo import registry
 from zofo.config import Config
@@ -49,6 +52,10 @@ def build(config: Config) -> Session:
     """Load data and model, wrap the adapters, make the streams. Draws nothing from the global random state."""
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
+    accelerator = Accelerator(cpu=config.model.device == "cpu")
     seed = config.train.seed
     loaded = load(config.model)
     data = load_task(config.task, seed, loaded.tokenizer)
@@ -64,7 +71,10 @@ def build(config: Config) -> Session:
         adapters = adapter.build(loaded.model, method.adapters_used, derive(seed, "adapter"), loaded.tokenizer)
         model = adapters.model
     objective = OBJECTIVES[data.objective]
-    loss = Loss(model, head, objective, loaded.pad_id, loaded.device, adapters, config.train.micro_batch_size)
+    loss = Loss(
+        model, head, objective, loaded.pad_id, loaded.device, adapters, config.train.micro_batch_size,
+        reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
+    )  # fmt: skip
     streams = {n: Stream(encoded[n], config.train.batch_size, loaded.pad_id, seed, n) for n in method.streams}
     problem = Problem(
         theta, adapters, loss, streams, seed,

@@ -313,3 +313,9 @@ def test_validate_reports_a_missing_model_beside_other_mistakes(tmp_path):
     assert any("method.lr" in line for line in lines)
     assert any("sst2" in line for line in lines)
     assert any("train.output_dir: required" in line for line in lines)
+
+
+def test_several_processes_are_refused(tmp_path, tiny_model_dir, data, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun and accelerate launch set it
+    with pytest.raises(InputError, match="2 processes: not supported yet"):
+        finetune(str(tiny_model_dir), str(data), METHODS["mezo"], output_dir=tmp_path / "out", **SMALL)
