@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from zofo import checkpoint, registry
 from zofo.config import Config
@@ -88,8 +85,9 @@ def load_export(path: Path) -> tuple[Loaded, Any]:
     base = path / "backbone"
     named = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
     loaded = load_model(ModelConfig(name=str(base) if base.is_dir() else str(named)))
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    from zofo.adapters._set import peft_apart
+
+    with peft_apart():
         return loaded, PeftModel.from_pretrained(loaded.model, str(path)).eval()
 
 

@@ -5,17 +5,15 @@ PEFT's own `set_adapter` rewrites requires_grad of every adapter and costs milli
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from zofo.adapters._set import AdapterSet
+from zofo.adapters._set import AdapterSet, peft_apart
 
 
 class LayerSet(AdapterSet):
@@ -30,10 +28,7 @@ class LayerSet(AdapterSet):
     @classmethod
     def build(cls, model: Any, config: PeftConfig, names: Sequence[str], seed: int, mixes: bool) -> LayerSet:
         """Wrap `model` with one adapter for each name, all equal, drawn from a generator of their own."""
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():  # PEFT draws from the global generator
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            torch.manual_seed(seed % 2**63)
+        with peft_apart(model.device, seed):
             wrapped = get_peft_model(model, config, adapter_name=names[0])
             for name in names[1:]:
                 wrapped.add_adapter(name, config)

@@ -6,7 +6,6 @@ every row may carry another adapter. Files and deployed models are PEFT's.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zofo.adapters._set import AdapterSet
+from zofo.adapters._set import AdapterSet, peft_apart
 
 Weights = dict[str, Tensor]  # of one adapter, or stacked over the rows of a batch
 Attach = Callable[[Any, Weights, Tensor, Tensor], dict[str, Any]]  # (base, weights [R, ...], ids, mask) -> arguments
@@ -90,8 +89,7 @@ class SoftSet(AdapterSet):
         """A PeftModel on the same backbone with this adapter's weights."""
         from peft import get_peft_model, set_peft_model_state_dict
 
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with peft_apart():
             wrapped = get_peft_model(self.model.base, self.peft_config).eval()
         set_peft_model_state_dict(wrapped, self.state(name))
         return wrapped.requires_grad_(False)
