@@ -1,0 +1,185 @@
+"""Run a comparison plan: tuning trials by dev, then the chosen settings over seeds; one JSON file a run.
+
+    python -m experiments.compare experiments/sst2_smollm2.yaml --model DIR --data DIR --work DIR [--until trials]
+    python -m experiments.compare experiments/sst2_smollm2.yaml --table
+
+A finished run is its file in results/, so the plan can be stopped and started at will; an unfinished run is resumed
+from its last checkpoint. The choice among a method's trials reads dev alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+KEPT = ("method", "adapter", "task", "seed", "steps", "best_step", "forwards", "backward_passes", "examples_seen",
+        "tokens", "dev", "test", "deployed", "seconds", "peak_bytes", "examples", "skipped", "environment")  # fmt: skip
+FORWARDS_A_BACKWARD = 2  # the usual count: a backward pass costs two forwards
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a row of the table, which of its trials, a seed."""
+
+    row: str
+    trial: int
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}-{self.trial}-seed{self.seed}"
+
+
+class Plan:
+    """shared: settings of every run; rows: {name: {method, ..., trials: [settings]}}; seeds: the first one is the
+    trials'; extra: rows outside the comparison, in order, each `like` a row's chosen trial with some settings changed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        data = yaml.safe_load(path.read_text())
+        self.shared, self.rows, self.seeds = data["shared"], data["rows"], data["seeds"]
+        self.extra = data.get("extra", [])
+        self.results = Path(__file__).parents[1] / "results" / path.stem
+
+    def _cell(self, row: str, trial: int, seed: int) -> Cell:
+        spec = self.rows[row]
+        own = {key: value for key, value in spec.items() if key not in ("trials", "seeds")}
+        return Cell(row, trial, seed, {**self.shared, **own, **spec["trials"][trial]})
+
+    def trials(self, order: list[str] | None = None) -> Iterator[Cell]:
+        for row in order or self.rows:
+            for trial in range(len(self.rows[row]["trials"])):
+                yield self._cell(row, trial, self.seeds[0])
+
+    def extras(self) -> Iterator[Cell]:
+        for spec in self.extra:
+            for seed in spec.get("seeds", self.seeds[:1]):
+                base = self._cell(spec["like"], self.chosen(spec["like"]), seed)
+                yield Cell(spec["name"], 0, seed, {**base.settings, **spec["change"]})
+
+    def chosen(self, row: str) -> int:
+        """The trial with the lowest dev loss of what it deploys. Raises FileNotFoundError before all are run."""
+        tried = [self.load(self._cell(row, i, self.seeds[0])) for i in range(len(self.rows[row]["trials"]))]
+        losses = [run["dev"][run["deployed"]]["loss"] for run in tried]
+        return losses.index(min(losses))
+
+    def finals(self, row: str) -> list[Cell]:
+        seeds = self.rows[row].get("seeds", self.seeds)
+        return [self._cell(row, self.chosen(row), seed) for seed in seeds]
+
+    def file(self, cell: Cell) -> Path:
+        return self.results / f"{cell.name}.json"
+
+    def load(self, cell: Cell) -> dict[str, Any]:
+        return json.loads(self.file(cell).read_text())
+
+
+def run(plan: Plan, cell: Cell, model: str, data: str | None, work: Path) -> None:
+    """One run, unless its file is there. What is kept: its numbers, its dev curve and its training losses."""
+    from zofo import api
+    from zofo.config import from_dict
+
+    if plan.file(cell).exists():
+        return
+    print(f"=== {cell.name}: {cell.settings}", flush=True)
+    nested: dict[str, Any] = {"model": {"name": model}}
+    for key, value in cell.settings.items():
+        section, _, field = key.partition(".")
+        nested.setdefault(section, {})[field] = value
+    if data is not None:
+        nested["task"]["data"] = data
+    out = work / cell.name
+    resume = "latest" if list(out.glob("checkpoint-*")) else None
+    nested["train"] |= {"output_dir": str(out), "seed": cell.seed, "resume": resume, "overwrite": resume is None}
+    info = api.train(from_dict(nested)).info
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    curves = {
+        "dev_curve": [{k: v for k, v in line.items() if k not in ("event", "n")} for line in lines
+                      if line["event"] == "dev"],
+        "train_curve": [{k: v for k, v in line.items() if k in ("step", "loss", "loss_s", "loss_p", "G", "c")}
+                        for line in lines if line["event"] == "train"],
+    }  # fmt: skip
+    kept = {key: info[key] for key in KEPT}
+    plan.results.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"settings": cell.settings, **kept, **curves}, indent=1, sort_keys=True)
+    plan.file(cell).write_text(text + "\n")
+    shutil.rmtree(out)
+
+
+def table(plan: Plan) -> str:
+    """Markdown: mean +- standard deviation over the seeds, on the four axes."""
+    lines = [
+        "| row | chosen on dev | accuracy | loss | counted steps | forward-equivalents | seconds | trials |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row, spec in plan.rows.items():
+        try:
+            cells = plan.finals(row)
+            runs = [plan.load(cell) for cell in cells]
+        except FileNotFoundError:
+            lines.append(f"| {row} | not finished | | | | | | |")
+            continue
+        test = [r["test"][r["deployed"]] for r in runs]
+        cost = [r["forwards"] + FORWARDS_A_BACKWARD * r["backward_passes"] for r in runs]
+        tuned = spec["trials"][cells[0].trial]
+        settings = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in tuned.items()) or "-"
+        lines.append(
+            f"| {row} | {settings} | {_spread([t['accuracy'] for t in test], 3)} "
+            f"| {_spread([t['loss'] for t in test], 3)} | {sum(runs[0]['steps'].values())} | {_spread(cost, 0)} "
+            f"| {_spread([r['seconds'] for r in runs], 0)} | {len(spec['trials']) if tuned else 0} |"
+        )
+    for spec in plan.extra:
+        found = [json.loads(f.read_text()) for f in sorted(plan.results.glob(f"{spec['name']}-0-seed*.json"))]
+        for name in ("s", "p"):
+            test = [r["test"][name] for r in found if name in r["test"]]
+            if test:
+                shown = f"{_spread([t['accuracy'] for t in test], 3)} | {_spread([t['loss'] for t in test], 3)}"
+                lines.append(f"| extra: {spec['name']}, {name} ({len(test)} seeds) | {spec['change']} | {shown} | | | | |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--model", help="directory or hub id of the model")
+    parser.add_argument("--data", help="directory with the task's train, validation and test files")
+    parser.add_argument("--work", type=Path, default=Path("out/experiments"), help="where unfinished runs live")
+    parser.add_argument("--until", choices=("trials", "finals", "extras"), default="extras")
+    parser.add_argument("--rows", nargs="*", help="only the trials of these rows")
+    parser.add_argument("--table", action="store_true", help="print what is there and stop")
+    args = parser.parse_args()
+    plan = Plan(args.plan)
+    if args.table:
+        print(table(plan))
+        return
+    if args.model is None:
+        parser.error("--model is needed to run")
+    cells = [*plan.trials(args.rows)]
+    for cell in cells:
+        run(plan, cell, args.model, args.data, args.work)
+    if args.until in ("finals", "extras"):
+        for row in args.rows or plan.rows:
+            for cell in plan.finals(row):
+                run(plan, cell, args.model, args.data, args.work)
+    if args.until == "extras":
+        for cell in plan.extras():
+            run(plan, cell, args.model, args.data, args.work)
+    print(table(plan))
+
+
+if __name__ == "__main__":
+    main()
