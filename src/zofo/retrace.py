@@ -54,7 +54,7 @@ def replay(theta: Point, estimator: Any, rule: Any, records: Iterable[Record]) -
         g = ZOGrad(tuple((c, Direction(seed, estimator.law)) for seed, c in record.terms), 0.0, 0)
         if theta.mode == "inplace":  # the drift of the run's own shifts is part of what happened to theta
             for _, z in g.terms:
-                theta.sides(lambda: 0.0, z, estimator.eps, estimator.rounding)
+                estimator.drift_(theta, z)
         if record.outcome is not Outcome.SKIPPED:
             rule.update_(theta, g, record.rate, record.step, outcome=record.outcome)
         count += 1

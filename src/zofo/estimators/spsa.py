@@ -3,7 +3,7 @@
 | symbol | field | default | place |
 |---|---|---|---|
 | epsilon | eps | 1e-3 | Bilevel ZOFO eq. (7); B.1.3 |
-| z | law | rademacher | SPEC 3.10 |
+| z | law | rademacher | N(0,I) in Algorithm 2, a sphere of radius sqrt(d) in the theory; SPEC 3.10 |
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ class Config:
     eps: float = field(
         default=1e-3, metadata={"help": "radius of the perturbation", "paper": "eq. (7); B.1.3", "gt": 0}
     )
-    law: Literal["rademacher"] = field(
-        default="rademacher", metadata={"help": "law of the direction's entries", "paper": "3.10 of the specification"}
+    law: Literal["rademacher", "gaussian", "sphere"] = field(
+        default="rademacher",
+        metadata={
+            "help": "law of the direction z: independent signs, independent normal entries, or uniform on a sphere",
+            "paper": "N(0,I) in Algorithm 2, a sphere of radius sqrt(d) in the theory",
+        },
     )
     shift: Literal["layer", "inplace"] = field(
         default="layer",
@@ -34,6 +38,10 @@ class Config:
     rounding: Literal["stochastic", "nearest"] = field(
         default="stochastic", metadata={"help": "rounding of the shifted weight in bf16 and fp16"}
     )
+
+    def drift_(self, theta: Point, z: Direction) -> None:
+        """What an estimate along z does to theta in mode `inplace`, for a replay: its writes, no evaluations."""
+        theta.sides(lambda: 0.0, z, self.eps, self.rounding)
 
 
 class Estimator:

@@ -1,8 +1,8 @@
 """A direction z, held as the seed that regenerates it (MeZO's memory trick, arXiv 2305.17333, Algorithm 1).
 
 Definition of the bits, the same on every backend. A tensor's elements are numbered row-major from 0. A draw takes `k`
-bits an element (signs 1, rounding 16). A *group* is 32 consecutive counters of Philox4x32-10, which give 128 words of
-32 bits and so serve `4096 / k` elements:
+bits an element (signs 1, Gaussian entries and rounding 16). A *group* is 32 consecutive counters of Philox4x32-10,
+which give 128 words of 32 bits and so serve `4096 / k` elements:
 
     counter  (32 group + j, low word of the tensor key, high word of the tensor key, 0),  j = 0 ... 31
     key      (low word of the seed, high word of the seed)
@@ -14,20 +14,48 @@ The layout needs no bit interleaving, so it vectorises, and any slice of a tenso
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 
 from zofo.zo.keys import derive
 
-RADEMACHER = "rademacher"
-LAWS = (RADEMACHER,)
+RADEMACHER, GAUSSIAN, SPHERE = "rademacher", "gaussian", "sphere"
+LAWS = (RADEMACHER, GAUSSIAN, SPHERE)
 GROUP_BITS = 4096
+
+TABLE_SIZE = 4096
+TABLE_ONE = 4096  # the integer that stands for z = 1
+TABLE_SCALE = 4096.6525  # 2^12, and 0.016 % to give the finite table a second moment of 1
+TABLE_SHA256 = "0378f2a49541fd9c2d44d397eb50085a84b97eb781c138b192ae9852c227dcb1"
+
+
+@cache
+def gaussian_table() -> tuple[int, ...]:
+    """The 4096 integers q of the Gaussian law, ascending: an entry is z = q 2^-12, each with probability 2^-12.
+
+    q_i is the quantile in the middle of the i-th of 4096 equally likely cells, rescaled: the nearest integer to
+    TABLE_SCALE times the normal quantile of (i + 1/2) / 4096. No product is within 0.001 of a tie, so the last bits of
+    a platform's logarithm cannot change an entry; the hash is compared all the same.
+    Odd (mean 0 exactly); second moment 1 + 1.0e-7; fourth 2.9915 (a normal's is 3); the largest entry is 3.669, so
+    the tails beyond it are cut. Raises RuntimeError where the platform gives another table.
+    """
+    upper = [round(TABLE_SCALE * NormalDist().inv_cdf((2 * i + 1) / (2 * TABLE_SIZE))) for i in range(2048, TABLE_SIZE)]
+    table = (*(-q for q in reversed(upper)), *upper)
+    if hashlib.sha256(struct.pack(f"<{TABLE_SIZE}h", *table)).hexdigest() != TABLE_SHA256:
+        raise RuntimeError("statistics.NormalDist gives other quantiles on this platform: use the law rademacher")
+    return table
 
 
 @dataclass(frozen=True)
 class Direction:
-    """The random direction z in R^d of one estimate, as (seed, law).
+    """The random direction z in R^d of one estimate, as (seed, law). E[z z'] = I (SPEC 3.10).
 
-    rademacher: independent signs, +1 where the element's bit is 1. E[z z'] = I and |z| = sqrt(d) exactly (SPEC 3.10).
+    rademacher: independent signs, +1 where the element's bit is 1. |z| = sqrt(d) exactly.
+    gaussian: independent entries of `gaussian_table`, by the upper 12 bits of the element's 16.
+    sphere: the gaussian direction of the seed times one number (`Point.stretch`) that makes |z| = sqrt(d).
     """
 
     seed: int
@@ -38,6 +66,11 @@ class Direction:
             raise ValueError(f"unknown law {self.law!r}; known: {', '.join(LAWS)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"a direction's seed has 64 bits, got {self.seed}")
+
+    @property
+    def entries(self) -> str:
+        """The kernels' law: rademacher, or gaussian (of which the sphere is a multiple)."""
+        return RADEMACHER if self.law == RADEMACHER else GAUSSIAN
 
     @property
     def rounding_seed(self) -> int:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from zofo.zo import kernels
+from zofo.zo.direction import RADEMACHER
 from zofo.zo.kernels.reference import Terms
 
 SLAB = 1 << 22  # elements of a linear weight shifted at a time
@@ -69,12 +70,18 @@ class Scratch:
 
 
 class Move:
-    """The shift that stand-ins apply now: terms (seed, fp32 factor) and the key of the rounding (None: to nearest)."""
+    """The shift that stand-ins apply now: terms (seed, fp32 factor), the kernels' law of their entries, and the key of
+    the rounding (None: to nearest)."""
 
     def __init__(self) -> None:
         self.terms: Terms = ()
+        self.law = RADEMACHER
         self.round_seed: int | None = None
         self.scratch = Scratch()
+
+    def add(self, dst: Tensor, src: Tensor, key: int, lo: int = 0) -> None:
+        """dst <- src shifted; key and lo as in `kernels.add`."""
+        kernels.add(dst, src, self.terms, key, lo, self.round_seed, self.law)
 
 
 class Shifted(torch.Tensor):
@@ -99,14 +106,14 @@ class Shifted(torch.Tensor):
     def values(self, out: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """theta + move for the whole tensor, into `out` or fresh memory."""
         out = torch.empty_like(self.source, memory_format=torch.contiguous_format) if out is None else out
-        kernels.add(out, self.source, self.move.terms, self.key, 0, self.move.round_seed)
+        self.move.add(out, self.source, self.key)
         return out
 
     def slab(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a contiguous shifted matrix, in scratch."""
         part = self.source[start:stop]
         out = self.move.scratch.take(part.shape, part)
-        kernels.add(out, part, self.move.terms, self.key, start * self.source[0].numel(), self.move.round_seed)
+        self.move.add(out, part, self.key, start * self.source[0].numel())
         return out
 
     @classmethod
@@ -164,7 +171,8 @@ def _embedding(input: Tensor, weight: Any, padding_idx: int | None = None, *_: A
         return F.embedding(_in_memory(input), weight)
     rows, place = torch.unique(input, return_inverse=True)
     table = weight.move.scratch.take((rows.numel(), weight.shape[1]), weight.source)
-    kernels.add_rows(table, weight.source, rows, weight.move.terms, weight.key, weight.move.round_seed)
+    move = weight.move
+    kernels.add_rows(table, weight.source, rows, move.terms, weight.key, move.round_seed, move.law)
     return F.embedding(place, table)
 
 

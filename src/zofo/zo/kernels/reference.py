@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zofo.zo.direction import GROUP_BITS
+from zofo.zo.direction import GAUSSIAN, GROUP_BITS, RADEMACHER, TABLE_ONE, gaussian_table
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -52,6 +52,29 @@ def signs(seed: int, key: int, lo: int, hi: int, device: torch.device | str = "c
     return (2 * bits(seed, key, lo, hi, 1, device) - 1).to(torch.float32)
 
 
+def quantiles(seed: int, key: int, lo: int, hi: int, device: torch.device | str = "cpu") -> Tensor:
+    """The integers q of elements [lo, hi) of a Gaussian direction, z = q 2^-12. Returns int64 [hi - lo]."""
+    table = torch.tensor(gaussian_table(), dtype=torch.int64, device=device)
+    return table[bits(seed, key, lo, hi, 16, device) >> 4]
+
+
+def entries(law: str, seed: int, key: int, lo: int, hi: int, device: torch.device | str = "cpu") -> Tensor:
+    """Elements [lo, hi) of a direction; the law is rademacher or gaussian. Returns fp32 [hi - lo], exact numbers."""
+    if law == RADEMACHER:
+        return signs(seed, key, lo, hi, device)
+    if law == GAUSSIAN:
+        return quantiles(seed, key, lo, hi, device).to(torch.float32) * (1 / TABLE_ONE)
+    raise ValueError(f"the kernels know the laws {RADEMACHER} and {GAUSSIAN}, not {law!r}")
+
+
+def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu") -> int:
+    """The sum of q^2 over a tensor's first n elements of a Gaussian direction, exact."""
+    total = 0
+    for lo in range(0, n, CHUNK):
+        total += int(quantiles(seed, key, lo, min(lo + CHUNK, n), device).square().sum())
+    return total
+
+
 def round_stochastically(x: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor:
     """fp32 x -> bf16 or fp16, up with probability equal to the part of the last place that is cut off.
 
@@ -72,34 +95,53 @@ def round_stochastically(x: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor
     return torch.where(torch.isfinite(x), up, x).to(dtype)
 
 
-def _add_range(dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int, round_seed: int | None) -> None:
-    hi = lo + src.numel()
-    total: Tensor | None = None
-    for seed, factor in terms:
-        term = signs(seed, key, lo, hi, src.device) * factor
-        total = term if total is None else total + term
-    assert total is not None
-    wide = src if src.dtype == torch.float64 else src.to(torch.float32)
-    moved = wide + total
+def _store(dst: Tensor, moved: Tensor, key: int, lo: int, round_seed: int | None) -> None:
     if round_seed is not None and dst.dtype in (torch.bfloat16, torch.float16):
-        dst.copy_(round_stochastically(moved, dst.dtype, bits(round_seed, key, lo, hi, 16, src.device)))
+        noise = bits(round_seed, key, lo, lo + dst.numel(), 16, dst.device)
+        dst.copy_(round_stochastically(moved, dst.dtype, noise))
     else:
         dst.copy_(moved)
 
 
-def add(dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int = 0, round_seed: int | None = None) -> None:
+def _wide(src: Tensor) -> Tensor:
+    return src if src.dtype == torch.float64 else src.to(torch.float32)
+
+
+def _add_range(dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int, round_seed: int | None, law: str) -> None:
+    total: Tensor | None = None
+    for seed, factor in terms:
+        # Two operations, each rounded: a fused multiply-add would keep bits of the product that others do not have
+        term = entries(law, seed, key, lo, lo + src.numel(), src.device) * factor
+        total = term if total is None else total + term
+    assert total is not None
+    _store(dst, _wide(src) + total, key, lo, round_seed)
+
+
+def add(
+    dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int = 0, round_seed: int | None = None, law: str = RADEMACHER
+) -> None:
     """dst <- round(src + sum_i factor_i z_i) for 1-D src, dst [n], elements lo ... lo + n - 1 of the tensor `key`.
 
-    The sum is taken in fp32 in the order of the terms and rounded once to dst's dtype: stochastically with the bits of
-    `round_seed`, or to nearest where it is None. dst may be src.
+    Each product and the sum are taken in fp32, in the order of the terms, and the result is rounded once to dst's
+    dtype: stochastically with the bits of `round_seed`, or to nearest where it is None. dst may be src.
     """
     for start in range(0, src.numel(), CHUNK):
         stop = min(start + CHUNK, src.numel())
-        _add_range(dst[start:stop], src[start:stop], terms, key, lo + start, round_seed)
+        _add_range(dst[start:stop], src[start:stop], terms, key, lo + start, round_seed, law)
 
 
-def add_rows(dst: Tensor, src: Tensor, rows: Tensor, terms: Terms, key: int, round_seed: int | None = None) -> None:
+def add_rows(
+    dst: Tensor, src: Tensor, rows: Tensor, terms: Terms, key: int, round_seed: int | None = None, law: str = RADEMACHER
+) -> None:
     """dst[i] <- round(src[rows[i]] + sum of terms), for a table src [V, D], rows int64 [n], dst [n, D]."""
     width = src.shape[1]
     for i, row in enumerate(rows.tolist()):
-        add(dst[i], src[row], terms, key, row * width, round_seed)
+        add(dst[i], src[row], terms, key, row * width, round_seed, law)
+
+
+def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
+    """dst <- round(src + delta) for 1-D src, dst [n] and fp32 delta [n], rounded as `add` rounds the same fp32 sum."""
+    for start in range(0, src.numel(), CHUNK):
+        stop = min(start + CHUNK, src.numel())
+        moved = _wide(src[start:stop]) + delta[start:stop]
+        _store(dst[start:stop], moved, key, lo + start, round_seed)
