@@ -51,6 +51,10 @@ class TaskConfig:
 
     name: str = _f(help="a task (zofo ls tasks), a .jsonl, .csv or .parquet file, or a task .yaml", flag="--task")
     template: str = _f("default", "which of the task's templates; plain: the input and the answer only")
+    apply_chat_template: bool = _f(
+        False, "for an instruct model: its chat template around each prompt, the answers as the assistant's turn"
+    )
+    system: str | None = _f(None, "text of a system turn before the user's; needs apply_chat_template")
     data: str | None = _f(None, "directory with train, validation, test .jsonl in the task's columns, or one file")
     train_examples: int = _f(1000, "examples sampled for training", paper="section 4: 1000", ge=1)
     dev_examples: int = _f(500, "examples that select the checkpoint", paper="section 4: 500", ge=1)
@@ -64,6 +68,8 @@ class TaskConfig:
         found = []
         if self.choices is not None and (len(self.choices) < 2 or len(set(self.choices)) < len(self.choices)):
             found.append("choices: expected at least two different answers")
+        if self.system is not None and not self.apply_chat_template:
+            found.append("system: is part of a chat; give task.apply_chat_template=true too")
         if self.data is not None and not Path(self.data).exists():
             found.append(f"data: no such file or directory: {self.data}")
         if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):
@@ -82,6 +88,9 @@ class TrainConfig:
     output_dir: str = _f(help="directory of the run", flag="--output-dir")
     max_steps: int = _f(
         1000, "updates in all, lower and upper level counted", paper="section 4: every update counts", ge=0
+    )
+    count: Literal["all", "outer"] = _f(
+        "all", "what max_steps and every cadence count: all updates, or upper-level iterations alone", paper="Table 7"
     )
     batch_size: int = _f(16, "examples of one batch, at each level", paper="appendix B.1.4: 16", ge=1)
     micro_batch_size: int | None = _f(None, "examples at once; same numbers, less memory; null: the whole batch", ge=1)

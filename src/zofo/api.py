@@ -98,7 +98,7 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
         return Run(out, rehearse(config))
     resume_from = _check_directory(config, out)
     session = build(config)
-    if session.moves_theta:
+    if session.journals:
         audit(session)
     if resume_from is None:
         _claim(out)  # not before everything that can be wrong with the input has been found
@@ -197,7 +197,7 @@ def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str,
         "metric": session.data.metric,
         "model": config.model.name,
         "seed": config.train.seed,
-        "steps": {"lower": loop.at.k * method.lower_per_step, "upper": loop.at.k * method.upper_per_step},
+        "steps": method.updates(loop.at.k),
         "best_step": best.count,
         "journal_position": best.journal,
         **problem.loss.meter.state_dict(),
@@ -209,11 +209,12 @@ def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str,
         "seconds_per_step": loop.at.seconds / loop.count if loop.count else None,
         "peak_bytes": peak,
         "parameters": {
-            "theta": problem.theta.size if session.moves_theta else 0,
+            "theta": problem.theta.size if method.moves != "nothing" else 0,
             "adapter": problem.adapters.size(problem.adapters.names[0]) if problem.adapters else 0,
         },
         "examples": {name: len(encoded) for name, encoded in session.encoded.items()},
         "world_size": 1,
+        "base_sha256": session.base_sha256,
         "config_hash": config.hash(),
         "environment": record.environment(),
     }

@@ -116,6 +116,7 @@ def load(path: str | Path) -> Config:
 
 def _assemble(merged: Merged, errors: list[str]) -> Config:
     names, classes, used = _modules(merged, errors)
+    _method_defaults(merged, names)
     parts: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for section in SECTIONS:
@@ -140,12 +141,16 @@ def _modules(merged: Merged, errors: list[str]) -> tuple[dict[str, str], dict[st
         names["method"], classes["method"] = registry.canonical(merged.values["method"]["name"].value), method.Config
     for section in MODULE_SECTIONS[1:]:
         given = merged.values.get(section, {})
+        own = any(value.layer >= merged.method_layer for value in given.values())
         if method is not None and section not in _sections_of(method):
-            own = [value for value in given.values() if value.layer >= merged.method_layer]
             if own:
                 errors.append(_unused(section, names["method"]))
             elif given:
                 notes.append(f"{section}: left out, method {names['method']} does not use it")
+            continue
+        if method is not None and section not in method.Method.needs and not own:
+            if given:  # a preset's adapter was meant for the preset's method
+                notes.append(f"{section}: left out, method {names['method']} takes one only if it is asked for")
             continue
         if given or (method is not None and section in method.Method.needs):
             module = _module(merged, section, errors)
@@ -153,6 +158,14 @@ def _modules(merged: Merged, errors: list[str]) -> tuple[dict[str, str], dict[st
                 name = given["name"].value if "name" in given else DEFAULT_NAMES[section]
                 names[section], classes[section] = registry.canonical(name), module.Config
     return names, classes, notes
+
+
+def _method_defaults(merged: Merged, names: Mapping[str, str]) -> None:
+    """Defaults of a method that depend on what else was chosen, such as MeZO's epsilon for an adapter."""
+    module = registry.load("methods", names["method"]) if "method" in names else None
+    for path, (value, reason) in getattr(module, "defaults", lambda names: {})(names).items():
+        section, _, key = path.partition(".")
+        merged.values.setdefault(section, {}).setdefault(key, Value(value, reason))
 
 
 def _module(merged: Merged, section: str, errors: list[str]) -> Any | None:

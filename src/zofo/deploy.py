@@ -15,6 +15,7 @@ from zofo.errors import InputError
 from zofo.models import Loaded, quiet
 from zofo.models import load as load_model
 from zofo.retrace import move_theta
+from zofo.session import make_method
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 
@@ -46,9 +47,7 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
         raise InputError(f"adapter {chosen!r}: this run has {', '.join([*info['test'], 'theta'])}")
     loaded = load_model(config.model)
     best = run_dir / f"best-{info['best_step']}"
-    if info["journal_position"] is not None:
-        theta = Point(loaded.model, mode=config.estimator.shift)
-        move_theta(theta, config, run_dir / "journal.bin", info["journal_position"], best)
+    _restore_theta(Point(loaded.model, mode=getattr(config.estimator, "shift", "layer")), config, info, run_dir, best)
     if chosen == "theta":
         return Restored(config, info, loaded, loaded.model, None, chosen)
     build = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
@@ -58,6 +57,21 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
     except (OSError, ValueError) as error:
         raise InputError(f"{best / chosen}: {error}") from error
     return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen)
+
+
+def _restore_theta(theta: Point, config: Config, info: dict[str, Any], run_dir: Path, best: Path) -> None:
+    """theta, which holds the base weights, <- theta of the run's best step."""
+    method = make_method(config)
+    if method.moves == "zo" and method.theta_of == "backbone":  # the journal names the first tensor that differs
+        move_theta(theta, config, run_dir / "journal.bin", info["journal_position"], best)
+        return
+    if theta.digest() != info["base_sha256"]:
+        raise InputError(f"{run_dir}: the base model {config.model.name} is not the one this run started from")
+    if method.moves == "fo":
+        try:
+            checkpoint.load_theta_(theta, best / "backbone")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{best / 'backbone'}: {error}") from error
 
 
 def load(path: str | Path, adapter: str | None = None) -> tuple[Any, Any]:

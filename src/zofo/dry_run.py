@@ -33,27 +33,40 @@ def dry_run(config: Config) -> dict[str, Any]:
     """
     session = build(config)
     _show_data(session)
-    if session.moves_theta:
+    if session.journals:
         audit(session)
     problem, method = session.problem, session.method
     problem.streams = {n: Longest(longest(s.encoded, s.batch_size), s.pad_id) for n, s in session.streams.items()}
     problem.rate = Schedule("constant", 1)
     method.setup(problem)
-    per_step = session.updates_per_step
+    per_step = session.counted_per_step
     steps = config.train.max_steps // per_step if per_step else 0
     info: dict = {"steps": steps * per_step}
+    for line in session.extra_memory():
+        print(line)
     if steps:
-        method.step(0)  # compiles kernels and fills caches
-        start = time.perf_counter()
-        metrics = method.step(1)
-        info["seconds_per_step"] = (time.perf_counter() - start) / per_step
-        print(f"one step ({method.lower_per_step} lower, {method.upper_per_step} upper updates) at the longest batch:")
-        print("  " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
-        print(f"  {info['seconds_per_step'] * per_step:.2f} s; the run of {info['steps']} counted steps takes about "
-              f"{duration(info['seconds_per_step'] * info['steps'])} plus evaluations")  # fmt: skip
+        total = 0.0
+        for k, number in method.kinds(steps).items():
+            seconds = _rehearse(method, k)
+            total += seconds * number
+        info["seconds_per_step"] = total / (steps * per_step)
+        print(f"the run of {info['steps']} counted steps takes about {duration(total)} plus evaluations")
     info["peak_bytes"] = peak_bytes(session.loaded.device)
     print(f"peak memory: {gib(info['peak_bytes'])}")
     return info
+
+
+def _rehearse(method: Any, k: int) -> float:
+    """Seconds of step k, the second time: the first one compiles kernels and fills caches."""
+    method.step(k)
+    before, now = method.updates(k), method.updates(k + 1)
+    start = time.perf_counter()
+    metrics = method.step(k)
+    seconds = time.perf_counter() - start
+    done = ", ".join(f"{now[level] - before[level]} {level}" for level in now)
+    print(f"one step ({done} updates) at the longest batch: {seconds:.2f} s")
+    print("  " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+    return seconds
 
 
 def _show_data(session: Session) -> None:

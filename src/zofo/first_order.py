@@ -1,4 +1,4 @@
-"""First-order descent on one adapter: torch's AdamW or SGD, with the checks and the state that a run needs."""
+"""First-order descent on an adapter or on theta: torch's AdamW or SGD, with a run's checks and state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zofo.errors import NonFiniteError
 
@@ -17,7 +17,7 @@ Kind = Literal["adamw", "sgd"]
 class Descent:
     """AdamW without weight decay (SPEC 3.5) or plain SGD, on named parameters whose `.grad` somebody filled."""
 
-    def __init__(self, params: Mapping[str, nn.Parameter], kind: Kind = "adamw", max_grad_norm: float | None = None):
+    def __init__(self, params: Mapping[str, Tensor], kind: Kind = "adamw", max_grad_norm: float | None = None):
         self.params, self.max_grad_norm = dict(params), max_grad_norm
         values = list(self.params.values())
         if kind == "adamw":
@@ -45,12 +45,22 @@ class Descent:
         """The norm of the gradients. Raises NonFiniteError, before anything moves, when it is not finite."""
         norm = float(nn.utils.get_total_norm([p.grad for p in self.params.values() if p.grad is not None]))
         if not math.isfinite(norm):
-            raise NonFiniteError(f"the norm of the adapter's gradient is {norm}")
+            raise NonFiniteError(f"the norm of the gradient is {norm}")
         return norm
 
     def drop(self) -> None:
         """Forget the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
+
+    def forget(self) -> None:
+        """Start anew: moments and step counts go."""
+        self.optimizer.state.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a gradient and of the optimizer's moments, once a step was taken."""
+        moments = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 0
+        return (1 + moments) * sum(p.numel() * p.element_size() for p in self.params.values())
 
     def state_dict(self) -> dict[str, Any]:
         """{parameter name: {"exp_avg": tensor, ...}}"""

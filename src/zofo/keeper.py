@@ -47,7 +47,8 @@ class Keeper:
 
     def start(self) -> None:
         """A new run: write the journal's header."""
-        if self.session.moves_theta:
+        _ = self.session.base_sha256  # while theta is still the base
+        if self.session.journals:
             self.journal = Journal.create(self.out / "journal.bin", journal_header(self.session))
             self._listen()
         self.metrics_position = 0
@@ -64,8 +65,14 @@ class Keeper:
             self._seconds_per_update = self.session.problem.theta.time_update()
         return self._seconds_per_update * sum(1 for _ in self.journal.records())
 
-    def _snapshot(self, directory: Path) -> None:
-        if self.journal is not None and self._replay_seconds() > self.config.max_replay_seconds:
+    def _snapshots(self) -> bool:
+        """Whether theta itself is kept: where first-order steps move it, or where its journal takes long to replay."""
+        method = self.session.method
+        long = self.journal is not None and self._replay_seconds() > self.config.max_replay_seconds
+        return method.moves == "fo" or (long and method.theta_of == "backbone")
+
+    def _write_theta(self, directory: Path) -> None:
+        if self._snapshots():
             checkpoint.save_theta(self.session.problem.theta, directory / "backbone")
 
     def save_best(self, best: Best) -> None:
@@ -73,7 +80,7 @@ class Keeper:
 
         def write(directory: Path) -> None:
             self._write_adapters(directory)
-            self._snapshot(directory)
+            self._write_theta(directory)
 
         checkpoint.write_atomically(self.out / f"best-{best.count}", write)
         if self.journal is not None:
@@ -87,7 +94,8 @@ class Keeper:
 
     def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
         """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted."""
-        problem, method = self.session.problem, self.session.method
+        problem, method, rule = self.session.problem, self.session.method, self.session.rule
+        replayed = rule is None or not (self._snapshots() or method.theta_of == "adapter")
         state = {
             "k": at.k,
             "evaluated": at.evaluated,
@@ -98,8 +106,9 @@ class Keeper:
             "meter": problem.loss.meter.state_dict(),
             "method": method.state_dict(),
             "estimator": problem.estimator.state_dict() if problem.estimator else {},
-            "rule": self.session.rule.state_dict() if self.session.rule else {},
+            "rule": {} if replayed else rule.state_dict(),  # Adam's has two numbers a weight; a replay rebuilds it
             "journal": self.journal_position,
+            "base_sha256": self.session.base_sha256,
             "metrics": metrics_position,
             "environment": record.environment(),
             "config_hash": self.session.config.hash(),
@@ -107,7 +116,7 @@ class Keeper:
 
         def write(directory: Path) -> None:
             self._write_adapters(directory)
-            self._snapshot(directory)
+            self._write_theta(directory)
             checkpoint.save_tree(directory, "state", state)
             trainer.save_to_json(str(directory / "trainer_state.json"))
 
@@ -135,9 +144,15 @@ class Keeper:
         problem = self.session.problem
         for line in record.differences(state["environment"], record.environment()):
             log.warning("resuming in another environment, first-order parts may differ in their last bits: %s", line)
+        if state["base_sha256"] != self.session.base_sha256:
+            raise InputError(
+                f"cannot resume: the base model {self.session.config.model.name} is not the one this run started from"
+            )
         self._restore_adapters(directory)
-        if self.session.moves_theta:
+        if self.session.journals:
             self._resume_theta(directory, state)
+        elif self.session.method.moves == "fo":
+            checkpoint.load_theta_(problem.theta, directory / "backbone")
         for name, position in state["streams"].items():
             self.session.streams[name].load_state_dict(position)
         problem.loss.meter.load_state_dict(state["meter"])
@@ -156,11 +171,14 @@ class Keeper:
             self.journal = Journal.open(path, state["journal"])
         except (JournalError, OSError) as error:
             raise InputError(f"cannot resume: {error}") from error
-        check_initial(theta, self.journal.header, path)
-        if (directory / "backbone").is_dir():
+        if self.session.method.theta_of == "adapter":  # restored with its file
+            self.session.rule.load_state_dict(state["rule"])
+        elif (directory / "backbone").is_dir():
+            check_initial(theta, self.journal.header, path)
             checkpoint.load_theta_(theta, directory / "backbone")
             self.session.rule.load_state_dict(state["rule"])
         else:
+            check_initial(theta, self.journal.header, path)
             replay(theta, self.session.config.estimator, self.session.rule, self.journal.records())
         self._listen()
 
@@ -179,7 +197,9 @@ class Keeper:
             return
         directory = self.out / f"best-{best.count}"
         self._restore_adapters(directory)
-        if self.session.moves_theta:
+        if self.session.method.moves == "fo":
+            checkpoint.load_theta_(self.session.problem.theta, directory / "backbone")
+        elif self.session.journals and self.session.method.theta_of == "backbone":
             initial = Point(load(self.session.config.model).model)
             for name, tensor in self.session.problem.theta.items():
                 tensor.copy_(initial[name])

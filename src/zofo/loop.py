@@ -41,7 +41,7 @@ class Loop:
         self.hf = Callbacks(
             self.config, out, callbacks, session.problem.loss.model, session.loaded.tokenizer, session.loaded.device
         )
-        self.selection = Selection(self.config.select_by, session.data.metric, session.method.candidates)
+        self.selection = Selection(self.config.select_by, session.data.metric, session.method.deployable)
         self.at, self.saved = Position(), 0
         self.divergence = Divergence()
         self._interrupt = False
@@ -49,7 +49,7 @@ class Loop:
     @property
     def count(self) -> int:
         """Updates so far, lower and upper."""
-        return self.at.k * self.session.updates_per_step
+        return self.at.k * self.session.counted_per_step
 
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
@@ -94,6 +94,8 @@ class Loop:
             found = len(getattr(data, name))
             shown.append(f"{name} {found}" + (f" of {asked} asked for" if found < asked else ""))
         self.progress.say(f"examples: {', '.join(shown)}")
+        for line in self.session.extra_memory():
+            self.progress.say(line)
 
     def _run(self) -> None:
         try:
@@ -111,7 +113,7 @@ class Loop:
         self._save()
 
     def _train(self) -> None:
-        per_step, config = self.session.updates_per_step, self.config
+        per_step, config = self.session.counted_per_step, self.config
         while True:
             if self.count // config.eval_steps > self.at.evaluated // config.eval_steps or self.hf.asked(
                 "should_evaluate"
@@ -137,12 +139,9 @@ class Loop:
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")
         every = self.config.logging_steps
-        if self.count // every > (self.count - self.session.updates_per_step) // every:
-            problem, method = self.session.problem, self.session.method
-            counts = {"lower": self.at.k * method.lower_per_step, "upper": self.at.k * method.upper_per_step}
-            self.metrics.write(
-                "train", self.count, **counts, **values, skipped=problem.skipped, seconds=self.at.seconds
-            )
+        if self.count // every > (self.count - self.session.counted_per_step) // every:
+            counts, skipped = self.session.method.updates(self.at.k), self.session.problem.skipped
+            self.metrics.write("train", self.count, **counts, **values, skipped=skipped, seconds=self.at.seconds)
             self.hf.log(values)
         self.hf.call("on_step_end")
 
@@ -205,7 +204,7 @@ class Loop:
             if self._interrupt:
                 raise KeyboardInterrupt
             self._interrupt = True
-            updates = self.session.updates_per_step
+            updates = self.session.method.per_step
             self.progress.say(
                 f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving; "
                 f"again to stop at once, with what the last checkpoint holds"

@@ -94,6 +94,8 @@ class Problem:
     streams: Mapping[str, Iterator[Batch]]
     seed: int
     rate: Callable[[float, int], float] = lambda rate, step: rate
+    total: int = 0  # counted steps of the run, max_steps
+    count: str = "all"  # or "outer": only upper-level iterations count
     estimator: Estimator | None = None
     rule: Journalled | None = None
     max_grad_norm: float | None = None
@@ -105,12 +107,16 @@ class Problem:
         """The 64-bit key of one draw."""
         return derive(self.seed, purpose, step)
 
-    def descent(self, adapter: str, kind: Any) -> Descent:
-        """A first-order optimizer for one adapter of the set."""
+    def descent(self, name: str, kind: Any) -> Descent:
+        """A first-order optimizer for one adapter of the set, or for "theta"."""
         from zofo.first_order import Descent
 
-        assert self.adapters is not None
-        self.descents.append(Descent(self.adapters.parameters(adapter), kind, self.max_grad_norm))
+        if name == "theta":
+            params = self.theta.params
+        else:
+            assert self.adapters is not None
+            params = self.adapters.parameters(name)
+        self.descents.append(Descent(params, kind, self.max_grad_norm))
         return self.descents[-1]
 
     @contextmanager

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from zofo.errors import InputError
 from zofo.models import Loaded, load
 from zofo.objective import OBJECTIVES, LabelHead, Loss
 from zofo.problem import Journalled, Problem, Schedule
+from zofo.progress import gib
 from zofo.tasks import TaskData, load_task, split_levels
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
@@ -37,15 +39,37 @@ class Session:
     method: Any
     encoded: dict[str, list[Encoded]]  # dev, test and the training streams' examples by stream name
     streams: dict[str, Stream]
-    rule: Any = None  # the bare rule, for replay; None where theta does not move
+    backbone: Point
+    rule: Any = None  # the bare rule, for replay; None where no zeroth-order update is made
 
     @property
-    def moves_theta(self) -> bool:
-        return self.rule is not None
+    def counted_per_step(self) -> int:
+        """What one `step` of the method adds to the count that max_steps bounds."""
+        return min(1, self.method.per_step) if self.config.train.count == "outer" else self.method.per_step
 
     @property
-    def updates_per_step(self) -> int:
-        return self.method.lower_per_step + self.method.upper_per_step
+    def journals(self) -> bool:
+        """theta moves by zeroth-order updates alone: the run is its journal."""
+        return self.method.moves == "zo"
+
+    @cached_property
+    def base_sha256(self) -> str:
+        """One digest of the base model's tensors. Read it before theta moves."""
+        return self.backbone.digest()
+
+    def extra_memory(self) -> list[str]:
+        """What moving theta costs beside theta itself, in words; nothing for zeroth-order SGD."""
+        found = []
+        for name, descent in self.method.optimizers().items():
+            if name == "theta":
+                found.append(f"first-order steps of theta: {gib(descent.nbytes)} for gradients and moments")
+        if self.rule is not None and self.rule.bytes_per_weight:
+            size = self.rule.bytes_per_weight * self.problem.theta.size
+            found.append(
+                f"rule {self.config.names['rule']}: {self.rule.bytes_per_weight:g} bytes a weight of theta, "
+                f"{gib(size)} in all"
+            )
+        return found
 
 
 def build(config: Config) -> Session:
@@ -59,18 +83,31 @@ def build(config: Config) -> Session:
     seed = config.train.seed
     loaded = load(config.model)
     data = load_task(config.task, seed, loaded.tokenizer)
-    module = registry.load("methods", config.names["method"])
-    method = module.Method(config.method)
+    method = make_method(config)
+    _check_rounds(config, method)
+    objective = OBJECTIVES[data.objective]
+    if method.first_order and not objective.differentiable:
+        raise InputError(
+            f"task.objective: {data.objective} has no gradient, and method {config.names['method']} takes first-order "
+            f"steps; use a zeroth-order method such as mezo, or another objective"
+        )
+    if method.moves == "fo" and loaded.dtype.itemsize == 2:
+        log.warning(
+            "first-order updates of theta are rounded to %s, which loses small ones; model.dtype=float32 keeps them",
+            str(loaded.dtype)[6:],
+        )
     encoded = _encode(config, data, loaded, method)
 
-    theta = Point(loaded.model, mode=getattr(config.estimator, "shift", "layer"))  # before PEFT renames anything
+    mode = getattr(config.estimator, "shift", "layer")
+    backbone = theta = Point(loaded.model, mode=mode)  # before PEFT renames anything
     head = LabelHead(loaded.model)
     model, adapters = loaded.model, None
     if method.adapters_used:
         adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
         adapters = adapter.build(loaded.model, method.adapters_used, derive(seed, "adapter"), loaded.tokenizer)
         model = adapters.model
-    objective = OBJECTIVES[data.objective]
+        if method.theta_of == "adapter":
+            theta = Point(model, params=adapters.parameters(method.adapters_used[0]), mode=mode)
     loss = Loss(
         model, head, objective, loaded.pad_id, loaded.device, adapters, config.train.micro_batch_size,
         reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
@@ -79,13 +116,14 @@ def build(config: Config) -> Session:
     problem = Problem(
         theta, adapters, loss, streams, seed,
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
-        max_grad_norm=config.train.max_grad_norm, skip_nonfinite=config.train.on_nonfinite == "skip",
+        total=config.train.max_steps, count=config.train.count, max_grad_norm=config.train.max_grad_norm,
+        skip_nonfinite=config.train.on_nonfinite == "skip",
     )  # fmt: skip
     if theta.mode == "inplace" and problem.skip_nonfinite:
         raise InputError(
             "train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone"
         )
-    session = Session(config, loaded, data, problem, method, encoded, streams)
+    session = Session(config, loaded, data, problem, method, encoded, streams, backbone)
     if "estimator" in method.needs:
         session.rule = registry.load("rules", config.names["rule"]).Rule(config.rule, seed)
         problem.estimator = registry.load("estimators", config.names["estimator"]).Estimator(config.estimator)
@@ -101,16 +139,33 @@ def _encode(config: Config, data: TaskData, loaded: Loaded, method: Any) -> dict
 
     streams = {"train": data.train}
     if set(method.streams) == {"f", "p"}:
-        share = config.method.upper_share
-        upper, lower = split_levels(data.train, config.train.seed, (share, 1 - share))
-        if not upper or not lower:
-            raise InputError(
-                f"task {data.name}: {len(data.train)} training examples cannot be split into an upper and a lower "
-                f"level; give more, or use a method with one level"
-            )
-        streams = {"f": upper, "p": lower}
+        streams = _levels(config, data)
     encoded = {name: run(streams[name], False) for name in method.streams}
     return encoded | {"dev": run(data.dev, True), "test": run(data.test, True)}
+
+
+def _levels(config: Config, data: TaskData) -> dict[str, list]:
+    """The training data of the upper and the lower level, D_f and D_p."""
+    if config.method.upper_data == "dev":
+        return {"f": data.dev, "p": data.train}
+    share = config.method.upper_share
+    upper, lower = split_levels(data.train, config.train.seed, (share, 1 - share), config.method.stratified)
+    return {"f": upper, "p": lower}
+
+
+def make_method(config: Config) -> Any:
+    """The method object, not set up."""
+    return registry.load("methods", config.names["method"]).Method(config.method, config.adapter is not None)
+
+
+def _check_rounds(config: Config, method: Any) -> None:
+    """A run that is too short for one iteration would do nothing without a word."""
+    steps = config.train.max_steps
+    if config.train.count == "all" and 0 < steps < method.per_step:
+        raise InputError(
+            f"train.max_steps: {steps} is less than one iteration of {method.per_step} counted steps "
+            f"({method.lower_per_step} lower, {method.upper_per_step} upper), so nothing would be run"
+        )
 
 
 def audit(session: Session) -> None:
@@ -136,6 +191,7 @@ def journal_header(session: Session) -> dict[str, Any]:
         ],
         "model": config.model.name,
         "law": config.estimator.law,
+        "theta": session.method.theta_of,
         "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},
         "rule": {"name": config.names["rule"], **dataclasses.asdict(config.rule)},
         "seed": config.train.seed,

@@ -242,7 +242,7 @@ def test_resume_reads_the_saved_configuration(trained: list[Any], tmp_path: Path
 
 def test_notes_go_to_stderr(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", "--preset", "quickstart", *ARGS[1:]]) == 0
-    assert "note: adapter: left out, method mezo does not use it" in capsys.readouterr().err
+    assert "note: adapter: left out, method mezo takes one only if it is asked for" in capsys.readouterr().err
 
 
 def test_eval_and_export_pass_their_options_on(

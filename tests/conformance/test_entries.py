@@ -17,7 +17,7 @@ from zofo import registry
 from zofo.data import collate, encode_all
 from zofo.objective import OBJECTIVES, LabelHead, Loss
 from zofo.tasks import Example
-from zofo.zo.direction import Direction
+from zofo.zo.direction import LAWS, Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.point import Point
 
@@ -68,14 +68,19 @@ def test_a_method_declares_what_it_needs(name):
     method = cls(module.Config())
     assert method.lower_per_step >= 0
     assert method.upper_per_step >= 0
-    assert set(cls.candidates) <= {*cls.adapters_used, "theta"}
+    assert set(method.deployable) <= set(method.candidates) <= {*method.adapters_used, "theta"}
+    assert method.moves in ("nothing", "zo", "fo")
+    assert (method.moves == "zo") == ({"estimator", "rule"} <= cls.needs)
+    assert ("adapter" in cls.needs) == bool(method.adapters_used)
+    assert sum(method.updates(7).values()) == 7 * method.per_step
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", registry.names("estimators"))
-def test_an_estimator_leaves_theta_bit_identical(name, dtype, model, batch):
+def test_an_estimator_leaves_theta_bit_identical(name, law, dtype, model, batch):
     module = registry.load("estimators", name)
-    estimator = module.Estimator(module.Config())
+    estimator = module.Estimator(module.Config(law=law))
     model.to(dtype)
     theta, head = Point(model), LabelHead(model)
     loss = Loss(model, head, OBJECTIVES["options"], 0, torch.device("cpu"))
@@ -85,17 +90,19 @@ def test_an_estimator_leaves_theta_bit_identical(name, dtype, model, batch):
     assert g.forwards == loss.meter.forwards
     assert all(c == float32(c) and math.isfinite(c) for c, _ in g.terms)
     assert any(c != 0 for c, _ in g.terms)
+    assert all(z.law == law for _, z in g.terms)
     assert estimator(lambda: loss(batch), theta, 3, 12345).terms == g.terms
     assert estimator(lambda: loss(batch), theta, 4, 54321).terms != g.terms
     assert all(p.grad is None for p in theta.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", registry.names("rules"))
-def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, dtype, tiny_model_dir):
+def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, law, dtype, tiny_model_dir):
     """Cut after three of six updates: a new rule with the saved state goes on exactly as the old one would have."""
     module = registry.load("rules", name)
-    updates = [ZOGrad(((float32(3.0 * (-1) ** i + i), Direction(100 + i)),), 0.0, 2) for i in range(6)]
+    updates = [ZOGrad(((float32(3.0 * (-1) ** i + i), Direction(100 + i, law)),), 0.0, 2) for i in range(6)]
 
     def fresh() -> Point:
         return Point(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=dtype))

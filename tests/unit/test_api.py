@@ -169,7 +169,7 @@ def test_bad_input_names_the_place_and_the_fix(tmp_path, tiny_model_dir, data):
         'unknown task "sst3"; did you mean "sst2"': {"task": "sst3"},
         'unknown adapter "lore"': {"adapter": "lore"},
         "candidates: .*q_proj": {"adapter": {"name": "lora", "target_modules": ["q_prj"]}},
-        "does not use it": {"method": "mezo", "adapter": "lora"},
+        "does not use it": {"method": "fo-ft", "adapter": "lora"},
     }
     for message, change in cases.items():
         arguments = {"model": str(tiny_model_dir), "task": str(data), "method": "fo-peft", **change}

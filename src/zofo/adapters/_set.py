@@ -113,6 +113,12 @@ class AdapterSet(ABC):
         for key, param in self._parameters[src].items():
             self._parameters[dst][key].copy_(param)
 
+    @torch.no_grad()
+    def put(self, name: str, values: Mapping[str, Tensor]) -> None:
+        """The adapter's weights <- values, under the names of `parameters`."""
+        for key, param in self._parameters[name].items():
+            param.copy_(values[key])
+
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Raises ValueError when the tensors do not fit the adapter."""
         expected = self.state(name)

@@ -6,7 +6,7 @@ Shirkavand, Yu, He, Huang (NeurIPS 2025, arXiv 2502.03604):
 
 | symbol | field | default | place |
 |---|---|---|---|
-| lambda | lam | 10 | section 4.3; B.1.4 has 10000 |
+| lambda | lam, lam_schedule, lam_start | 10, constant | section 4.3; B.1.4 has 10000 |
 | T | inner_steps | 10 | section 4.1; B.1.4 has 20 |
 | eta | lr_s | 1e-3 | line 5 |
 | zeta for p | lr_p | lr_s | eq. (8) |
@@ -15,12 +15,16 @@ Shirkavand, Yu, He, Huang (NeurIPS 2025, arXiv 2502.03604):
 
 Where the paper leaves a choice open: the sign of s's term is "-" as in (5) and (9), not "+" as in (6); s^{k+1} enters
 (9); the three terms of (9) share one z, and p and s one batch B_p; s descends F without the factor lam, and is warm.
+The fields below `upper_share` are departures from Algorithm 2, each off by default.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from zofo.methods._base import Base
 
 if TYPE_CHECKING:
     from zofo.adapters._set import AdapterSet
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from zofo.first_order import Descent
     from zofo.objective import Loss
     from zofo.problem import Metrics, Problem
+    from zofo.zo.grad import ZOGrad
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,46 @@ class Config:
     upper_share: float = field(
         default=1 / 3, metadata={"help": "share of the training data in D_f", "paper": "B.1.4 (1:2)", "gt": 0, "lt": 1}
     )
+    stratified: bool = field(default=False, metadata={"help": "D_f and D_p have the same shares of each label"})
+    upper_data: Literal["train", "dev"] = field(
+        default="train", metadata={"help": "dev: D_f is the dev set and D_p all training data, as in the authors' code"}
+    )
+    lam_schedule: Literal["constant", "linear", "geometric"] = field(
+        default="constant", metadata={"help": "how lambda goes from lam_start to lam", "paper": "lambda_k, eq. (6)"}
+    )
+    lam_start: float | None = field(default=None, metadata={"help": "lambda of the first iteration", "ge": 0})
+    tie_upper: bool = field(
+        default=False, metadata={"help": "p moves at theta's rate", "paper": "one zeta for both, line 9"}
+    )
+    s_start: Literal["warm", "from_p", "reset"] = field(
+        default="warm",
+        metadata={"help": "where s starts each iteration: its last value, p, or the initial adapter (optimizer anew)"},
+    )
+    p_start: Literal["own", "s"] = field(default="own", metadata={"help": "s: p restarts at s^{k+1} each iteration"})
+    p_steps: int = field(
+        default=1, metadata={"help": "steps of p an iteration, the further ones on batches of their own", "ge": 1}
+    )
+    apart: bool = field(default=False, metadata={"help": "p and s start from different draws, as in the authors' code"})
+    independent_z: bool = field(
+        default=False, metadata={"help": "another z for each of (9)'s three terms; an ablation, the error grows"}
+    )
+    deploy: Literal["best", "s", "p"] = field(
+        default="best", metadata={"help": "which adapter dev may choose", "paper": "Lemma 5.4 certifies (theta, s)"}
+    )
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.lam_schedule != "constant" and self.lam_start is None:
+            found.append(f"lam_start: needed for lam_schedule={self.lam_schedule}")
+        if self.lam_schedule == "constant" and self.lam_start is not None:
+            found.append("lam_start: has no effect with lam_schedule=constant; give linear or geometric")
+        if self.lam_schedule == "geometric" and (self.lam_start == 0 or self.lam == 0):
+            found.append("lam_schedule: geometric cannot start or end at 0; give linear")
+        if self.tie_upper and self.lr_p is not None:
+            found.append("lr_p: has no effect with tie_upper, p moves at lr_theta")
+        if self.upper_data == "dev" and (self.stratified or self.upper_share != 1 / 3):
+            found.append("upper_data: dev splits nothing, so leave out upper_share and stratified")
+        return found
 
 
 class Penalised:
@@ -63,8 +108,17 @@ class Penalised:
         f_p, p_p, p_s = self.loss.each([(self.batch_f, "p"), (self.batch_p, "p"), (self.batch_p, "s")])
         return f_p + self.lam * (p_p - p_s)
 
+    def terms(self) -> list[Callable[[], float]]:
+        """The three terms of (9), their factors 1, lam and -lam included."""
+        each, lam = self.loss.each, self.lam
+        return [
+            lambda: each([(self.batch_f, "p")])[0],
+            lambda: lam * each([(self.batch_p, "p")])[0],
+            lambda: -lam * each([(self.batch_p, "s")])[0],
+        ]
+
     def grad_p(self) -> float:
-        """Fill p's `.grad` with eq. (8)'s bracket, exactly. Returns F(theta, p; B_f)."""
+        """Fill p's `.grad` with eq. (8)'s bracket, exactly (theta's too, where it is trainable). F(theta, p; B_f)."""
         with self.adapters.active("p"):
             value = self.loss.backward(self.batch_f)
             if self.lam:
@@ -72,54 +126,110 @@ class Penalised:
         return value
 
 
-class Method:
+class Method(Base):
     """Algorithm 2. One `step` is one upper iteration k: T steps of s, then one of theta and p."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"adapter", "estimator", "rule"})
-    streams: ClassVar[tuple[str, ...]] = ("f", "p")
-    adapters_used: ClassVar[tuple[str, ...]] = ("p", "s")
-    candidates: ClassVar[tuple[str, ...]] = ("s", "p")  # what may be deployed; s first: Lemma 5.4 certifies (theta, s)
-    upper_per_step = 1
+    needs = frozenset({"adapter", "estimator", "rule"})
+    streams = ("f", "p")
+    moves: ClassVar = "zo"
+    adapters_used = ("p", "s")
+    candidates = ("s", "p")  # s first: Lemma 5.4 certifies (theta, s)
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.lower_per_step = config.inner_steps
+    def __init__(self, config: Config, with_adapter: bool = True) -> None:
+        super().__init__(config)
+        self.lower_per_step, self.upper_per_step = config.inner_steps, config.p_steps
+
+    @property
+    def deployable(self) -> tuple[str, ...]:
+        return self.candidates if self.config.deploy == "best" else (self.config.deploy,)
 
     def setup(self, problem: Problem) -> None:
         assert problem.adapters is not None
-        assert problem.estimator is not None
-        assert problem.rule is not None
         self.problem, self.loss, self.theta, self.adapters = problem, problem.loss, problem.theta, problem.adapters
         self.estimate, self.rule = problem.estimator, problem.rule
         self.data_f, self.data_p = problem.streams["f"], problem.streams["p"]
         self.opt_s: Descent = problem.descent("s", self.config.optimizer)
         self.opt_p: Descent = problem.descent("p", self.config.optimizer)
+        if self.config.apart:
+            self.adapters.redraw("s", problem.key("adapter/s", 0))
+        self.initial = {key: value.detach().clone() for key, value in self.adapters.parameters("s").items()}
 
     def step(self, k: int) -> Metrics:
-        cfg, rate = self.config, self.problem.rate
-        first = k * (cfg.inner_steps + 1)  # counted steps before this iteration
-        inner: list[float] = []
-        with self.adapters.active("s"):  # lines 3-7: s^{k+1}
-            for t in range(cfg.inner_steps):
-                with self.problem.update():
-                    inner.append(self.loss.backward(next(self.data_p)))
-                    self.opt_s.step(rate(cfg.lr_s, first + t))
-        now = first + cfg.inner_steps
-        metrics: Metrics = {"loss_s": sum(inner) / len(inner)} if inner else {}
-        batch_f, batch_p = next(self.data_f), next(self.data_p)  # line 8
+        metrics = self.lower(k)  # lines 3-7: s^{k+1}
+        if self.config.p_start == "s":
+            self.adapters.copy("s", "p")
+        G = self.penalised(k)  # line 8
         with self.problem.update():
-            G = Penalised(self.loss, self.adapters, batch_f, batch_p, cfg.lam)
-            g_theta = self.estimate(G, self.theta, k, self.problem.key("z", k))  # line 9: one z for the three terms
-            loss_p = G.grad_p()  # (8), taken at theta^k
-            self.opt_p.check()  # theta and p move both or not at all
-            self.rule.update_(self.theta, g_theta, rate(cfg.lr_theta, now), k, G)  # (9), at p^k
-            self.opt_p.step(rate(cfg.lr_s if cfg.lr_p is None else cfg.lr_p, now))
-            metrics |= {"loss_p": loss_p, "G": g_theta.value, "c": g_theta.terms[0][0]}
-        return metrics | {"lr_s": rate(cfg.lr_s, now), "lr_theta": rate(cfg.lr_theta, now)}
+            metrics |= self.upper(G, k)  # lines 9-10, every gradient at (theta^k, p^k, s^{k+1})
+        for i in range(1, self.config.p_steps):
+            G = self.penalised(k)
+            with self.problem.update():
+                G.grad_p()
+                self.opt_p.step(self.rate_p(k, i))
+        return metrics | {"lr_s": self.problem.rate(self.config.lr_s, self.now(k)), "lr_theta": self.rate_theta(k)}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"s": self.opt_s.state_dict(), "p": self.opt_p.state_dict()}
+    def lower(self, k: int) -> Metrics:
+        """s <- s - lr_s grad_s F(theta^k, s; B), T times, a new batch of D_p each time."""
+        self.start_s()
+        losses: list[float] = []
+        with self.adapters.active("s"):
+            for t in range(self.config.inner_steps):
+                with self.problem.update():
+                    losses.append(self.loss.backward(next(self.data_p)))
+                    self.opt_s.step(self.problem.rate(self.config.lr_s, self.now(k, t)))
+        return {"loss_s": sum(losses) / len(losses)} if losses else {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.opt_s.load_state_dict(state.get("s", {}))
-        self.opt_p.load_state_dict(state.get("p", {}))
+    def upper(self, G: Penalised, k: int) -> Metrics:
+        """theta along z by c, eq. (9), and p by its exact gradient, eq. (8)."""
+        assert self.rule is not None
+        g_theta = self.zeroth_order(G, k)
+        loss_p = G.grad_p()  # at theta^k: before theta moves
+        self.opt_p.check()  # theta and p move both or not at all
+        self.rule.update_(self.theta, g_theta, self.rate_theta(k), k, G)  # at p^k: before p moves
+        self.opt_p.step(self.rate_p(k))
+        return {"loss_p": loss_p, "G": g_theta.value, "c": g_theta.terms[0][0]}
+
+    def zeroth_order(self, G: Penalised, k: int) -> ZOGrad:
+        """(9): one z for the three terms. SPSA is linear, so one estimate of G is the sum of three with the same z."""
+        assert self.estimate is not None
+        if not self.config.independent_z:
+            return self.estimate(G, self.theta, k, self.problem.key("z", k))
+        names = ("z", "z/p", "z/s")  # the ablation
+        parts = [self.estimate(f, self.theta, k, self.problem.key(n, k)) for f, n in zip(G.terms(), names)]
+        return sum(parts[1:], parts[0])
+
+    def penalised(self, k: int) -> Penalised:
+        """G of iteration k on the next batches of both levels."""
+        return Penalised(self.loss, self.adapters, next(self.data_f), next(self.data_p), self.lam(k))
+
+    def lam(self, k: int) -> float:
+        """lambda of iteration k: lam, or on the way from lam_start (k = 0) to lam (the last iteration)."""
+        cfg = self.config
+        if cfg.lam_schedule == "constant":
+            return cfg.lam
+        assert cfg.lam_start is not None
+        rounds = self.problem.total // (1 if self.problem.count == "outer" else self.per_step)
+        share = min(1.0, k / max(1, rounds - 1))
+        if cfg.lam_schedule == "linear":
+            return cfg.lam_start + (cfg.lam - cfg.lam_start) * share
+        return cfg.lam_start * (cfg.lam / cfg.lam_start) ** share
+
+    def start_s(self) -> None:
+        """s^k_0: the last s by default."""
+        if self.config.s_start == "from_p":
+            self.adapters.copy("p", "s")
+            self.opt_s.forget()
+        elif self.config.s_start == "reset":
+            self.adapters.put("s", self.initial)
+            self.opt_s.forget()
+
+    def rate_theta(self, k: int) -> float:
+        return self.problem.rate(self.config.lr_theta, self.now(k, self.config.inner_steps))
+
+    def rate_p(self, k: int, i: int = 0) -> float:
+        cfg = self.config
+        own = cfg.lr_theta if cfg.tie_upper else cfg.lr_s if cfg.lr_p is None else cfg.lr_p
+        return self.problem.rate(own, self.now(k, cfg.inner_steps + i))
+
+    def optimizers(self) -> dict[str, Descent]:
+        return {"s": self.opt_s, "p": self.opt_p}

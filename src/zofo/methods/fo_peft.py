@@ -8,9 +8,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
+
+from zofo.methods._base import Base
 
 if TYPE_CHECKING:
+    from zofo.first_order import Descent
     from zofo.problem import Metrics, Problem
 
 
@@ -22,32 +25,25 @@ class Config:
     )
 
 
-class Method:
+class Method(Base):
     """p <- p - lr grad_p F(theta, p; B)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"adapter"})
-    streams: ClassVar[tuple[str, ...]] = ("train",)
-    adapters_used: ClassVar[tuple[str, ...]] = ("p",)
-    candidates: ClassVar[tuple[str, ...]] = ("p",)
-    lower_per_step, upper_per_step = 1, 0
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    needs = frozenset({"adapter"})
+    adapters_used = ("p",)
+    candidates = ("p",)
+    lower_per_step = 1
 
     def setup(self, problem: Problem) -> None:
         self.problem, self.data = problem, problem.streams["train"]
         self.opt = problem.descent("p", self.config.optimizer)
 
     def step(self, k: int) -> Metrics:
-        lr = self.problem.rate(self.config.lr, k)
+        lr = self.problem.rate(self.config.lr, self.now(k))
         metrics: Metrics = {"lr": lr}
         with self.problem.update():
             metrics["loss"] = self.problem.loss.backward(next(self.data))
             self.opt.step(lr)
         return metrics
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"p": self.opt.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.opt.load_state_dict(state.get("p", {}))
+    def optimizers(self) -> dict[str, Descent]:
+        return {"p": self.opt}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
 
-if TYPE_CHECKING:
-    from zofo.problem import Metrics, Problem
+from zofo.methods._base import Base
 
 
 @dataclass(frozen=True)
@@ -14,26 +12,8 @@ class Config:
     """Nothing to set."""
 
 
-class Method:
+class Method(Base):
     """No updates at all."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    streams: ClassVar[tuple[str, ...]] = ()
-    adapters_used: ClassVar[tuple[str, ...]] = ()
-    candidates: ClassVar[tuple[str, ...]] = ("theta",)
-    lower_per_step, upper_per_step = 0, 0
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def setup(self, problem: Problem) -> None:
-        del problem
-
-    def step(self, k: int) -> Metrics:
-        raise RuntimeError("zero-shot has no steps")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        del state
+    streams = ()
+    first_order = False

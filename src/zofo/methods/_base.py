@@ -1,0 +1,74 @@
+"""What a method says of itself, and the little that all of them share. The order of the updates is each one's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from zofo.first_order import Descent
+    from zofo.problem import Metrics, Problem
+
+
+class Base:
+    """Facts first. `streams`: the training data of a one-level method is "train", of a bilevel one "f" and "p".
+
+    moves: how theta is moved: not at all, by zeroth-order updates (the run keeps a journal), or by first-order ones
+    (the run keeps weights). theta_of: theta is the backbone, or the adapter's tensors.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()  # sections of the configuration
+    optional: ClassVar[frozenset[str]] = frozenset()
+    streams: ClassVar[tuple[str, ...]] = ("train",)
+    moves: ClassVar[Literal["nothing", "zo", "fo"]] = "nothing"
+    first_order: ClassVar[bool] = True  # whether some part needs a differentiable objective
+    theta_of: Literal["backbone", "adapter"] = "backbone"
+    adapters_used: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ("theta",)  # what is evaluated; the first one wins a tie
+    lower_per_step: int = 0
+    upper_per_step: int = 0
+
+    def __init__(self, config: Any, with_adapter: bool = False) -> None:
+        """with_adapter: the configuration has an adapter section (for methods to which it is optional)."""
+        del with_adapter
+        self.config = config
+
+    @property
+    def deployable(self) -> tuple[str, ...]:
+        """The candidates that dev may choose from."""
+        return self.candidates
+
+    @property
+    def per_step(self) -> int:
+        """Updates of one `step`, lower and upper."""
+        return self.lower_per_step + self.upper_per_step
+
+    def updates(self, k: int) -> dict[str, int]:
+        """Updates of the first k steps."""
+        return {"lower": k * self.lower_per_step, "upper": k * self.upper_per_step}
+
+    def kinds(self, steps: int) -> dict[int, int]:
+        """{a step of each kind: how many of the run's `steps` are of it}, for a rehearsal."""
+        return {0: steps}
+
+    def now(self, k: int, t: int = 0) -> int:
+        """Counted steps before update t of step k: what schedules go by. `count: outer` counts upper updates alone."""
+        return k if self.problem.count == "outer" else k * self.per_step + t
+
+    def setup(self, problem: Problem) -> None:
+        """Called once, before the first step, with adapters and theta at their start."""
+        self.problem = problem
+
+    def step(self, k: int) -> Metrics:
+        """Iteration k, from 0."""
+        raise NotImplementedError
+
+    def optimizers(self) -> dict[str, Descent]:
+        """The first-order optimizers whose state a checkpoint holds."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: descent.state_dict() for name, descent in self.optimizers().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, descent in self.optimizers().items():
+            descent.load_state_dict(state.get(name, {}))
