@@ -20,6 +20,9 @@ RECORDED = Path(__file__).with_name("curves.json")
 METHODS: dict[str, dict[str, Any]] = {
     "fo-peft": {"name": "fo-peft", "lr": 3e-3},
     "mezo": {"name": "mezo", "lr": 1e-4},
+    "two-stage": {"name": "two-stage", "inner_steps": 1, "lr": 3e-3, "lr_theta": 1e-4},
+    "fo-ft": {"name": "fo-ft", "lr": 1e-3},
+    "bilevel-fo": {"name": "bilevel-fo", "inner_steps": 3, "lr_s": 3e-3, "lr_theta": 1e-3},
     "bilevel-zofo": {"name": "bilevel-zofo", "inner_steps": 3, "lr_s": 3e-3, "lr_theta": 1e-5},
 }
 
