@@ -1,6 +1,6 @@
 """Run a comparison plan: tuning trials by dev, then the chosen settings over seeds; one JSON file a run.
 
-    python -m experiments.compare experiments/sst2_smollm2.yaml --model DIR --data DIR --work DIR [--until trials]
+    python -m experiments.compare experiments/sst2_smollm2.yaml --model DIR --data DIR --work DIR [--only trials]
     python -m experiments.compare experiments/sst2_smollm2.yaml --table
 
 A finished run is its file in results/, so the plan can be stopped and started at will; an unfinished run is resumed
@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import yaml
 
 KEPT = ("method", "adapter", "task", "seed", "steps", "best_step", "forwards", "backward_passes", "examples_seen",
         "tokens", "dev", "test", "deployed", "seconds", "peak_bytes", "examples", "skipped", "environment")  # fmt: skip
-FORWARDS_A_BACKWARD = 2  # the usual count: a backward pass costs two forwards
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def table(plan: Plan) -> str:
             lines.append(f"| {row} | not finished | | | | | | |")
             continue
         test = [r["test"][r["deployed"]] for r in runs]
-        cost = [r["forwards"] + FORWARDS_A_BACKWARD * r["backward_passes"] for r in runs]
+        cost = [_forwards(r) for r in runs]
         tuned = spec["trials"][cells[0].trial]
         settings = ", ".join(f"{key.partition('.')[2]} {value:g}" for key, value in tuned.items()) or "-"
         lines.append(
@@ -137,14 +136,26 @@ def table(plan: Plan) -> str:
             f"| {_spread([t['loss'] for t in test], 3)} | {sum(runs[0]['steps'].values())} | {_spread(cost, 0)} "
             f"| {_spread([r['seconds'] for r in runs], 0)} | {len(spec['trials']) if tuned else 0} |"
         )
+    return "\n".join([*lines, *_extra_lines(plan)])
+
+
+def _extra_lines(plan: Plan) -> Iterator[str]:
     for spec in plan.extra:
-        found = [json.loads(f.read_text()) for f in sorted(plan.results.glob(f"{spec['name']}-0-seed*.json"))]
-        for name in ("s", "p"):
-            test = [r["test"][name] for r in found if name in r["test"]]
-            if test:
-                shown = f"{_spread([t['accuracy'] for t in test], 3)} | {_spread([t['loss'] for t in test], 3)}"
-                lines.append(f"| extra: {spec['name']}, {name} ({len(test)} seeds) | {spec['change']} | {shown} | | | | |")
-    return "\n".join(lines)
+        for file in sorted(plan.results.glob(f"{spec['name']}-0-seed*.json")):
+            found = json.loads(file.read_text())
+            for name, test in found["test"].items():
+                what = f"extra: {spec['name']}, seed {found['seed']}, (theta, {name})"
+                steps, cost = sum(found["steps"].values()), _forwards(found)
+                yield (
+                    f"| {what} | {spec['change']} | {test['accuracy']:.3f} | {test['loss']:.3f} | {steps} | {cost:.0f} "
+                    f"| {found['seconds']:.0f} | - |"
+                )
+
+
+def _forwards(result: dict[str, Any]) -> float:
+    """Forward-equivalents: forwards of one batch of `batch_size` examples (a pass over rows of p and s is several), and
+    two for each backward pass."""
+    return result["examples_seen"] / result["settings"]["train.batch_size"] + 2 * result["backward_passes"]
 
 
 def _spread(values: list[float], digits: int) -> str:
@@ -158,8 +169,8 @@ def main() -> None:
     parser.add_argument("--model", help="directory or hub id of the model")
     parser.add_argument("--data", help="directory with the task's train, validation and test files")
     parser.add_argument("--work", type=Path, default=Path("out/experiments"), help="where unfinished runs live")
-    parser.add_argument("--until", choices=("trials", "finals", "extras"), default="extras")
-    parser.add_argument("--rows", nargs="*", help="only the trials of these rows")
+    parser.add_argument("--only", choices=("trials", "finals", "extras"), help="one part of the plan")
+    parser.add_argument("--rows", nargs="*", help="only these rows, for trials and finals")
     parser.add_argument("--table", action="store_true", help="print what is there and stop")
     args = parser.parse_args()
     plan = Plan(args.plan)
@@ -168,15 +179,13 @@ def main() -> None:
         return
     if args.model is None:
         parser.error("--model is needed to run")
-    cells = [*plan.trials(args.rows)]
-    for cell in cells:
-        run(plan, cell, args.model, args.data, args.work)
-    if args.until in ("finals", "extras"):
-        for row in args.rows or plan.rows:
-            for cell in plan.finals(row):
-                run(plan, cell, args.model, args.data, args.work)
-    if args.until == "extras":
-        for cell in plan.extras():
+    parts: dict[str, Callable[[], Iterator[Cell]]] = {
+        "trials": lambda: plan.trials(args.rows),
+        "finals": lambda: (cell for row in args.rows or plan.rows for cell in plan.finals(row)),
+        "extras": plan.extras,
+    }
+    for part in [args.only] if args.only else parts:
+        for cell in parts[part]():
             run(plan, cell, args.model, args.data, args.work)
     print(table(plan))
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from zofo.estimators import spsa
-from zofo.methods import bilevel_zofo
+from zofo.methods import bilevel_fo, bilevel_zofo
 from zofo.problem import Journalled, Problem
 from zofo.rules import sgd
 from zofo.zo.point import Point
@@ -155,20 +155,22 @@ class Found:
 
 
 class Run:
-    """Algorithm 2 on the toy problem: zofo's method with plain SGD inside."""
+    """Algorithm 2, or 1, on the toy problem: zofo's method with plain SGD inside."""
 
     def __init__(self, toy: Toy, seed: int = 0) -> None:
         self.toy, self.seed, self.model, self.k = toy, seed, Model(), 0
 
-    def method(self, lam: float, inner_steps: int = 6) -> bilevel_zofo.Method:
+    def method(self, lam: float, inner_steps: int = 6, module: Any = bilevel_zofo) -> Any:
         theta, adapters = Point(self.model, {"theta"}), Adapters(self.model)
         streams: dict[str, Any] = {"f": repeat(self.toy.f), "p": repeat(self.toy.p)}
         problem = Problem(theta, adapters, Loss(self.model), streams, self.seed)  # pyright: ignore[reportArgumentType]
         problem.estimator = spsa.Estimator(spsa.Config(eps=1e-2))
         problem.rule = Journalled(sgd.Rule(sgd.Config(), self.seed), None)
         curvature = 1 + lam * float(torch.linalg.eigvalsh(self.toy.coupling)[-1])  # of G in theta, p fixed
-        rates = {"lr_s": 0.08, "lr_p": 0.8 / (1 + 10 * lam), "lr_theta": 0.25 / curvature}
-        method = bilevel_zofo.Method(bilevel_zofo.Config(lam=lam, inner_steps=inner_steps, optimizer="sgd", **rates))
+        rates: dict[str, Any] = {"lr_s": 0.08, "lr_p": 0.8 / (1 + 10 * lam), "lr_theta": 0.25 / curvature}
+        if module is bilevel_fo:
+            rates["optimizer_theta"] = "sgd"
+        method = module.Method(module.Config(lam=lam, inner_steps=inner_steps, optimizer="sgd", **rates))
         method.setup(problem)
         return method
 

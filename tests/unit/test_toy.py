@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests import toy
 from tests.worlds import one_thread
+from zofo.methods import bilevel_fo
 
 LAMS = (1.0, 10.0, 100.0, 1000.0)
 STEPS = {1.0: 150, 10.0: 150, 100.0: 300, 1000.0: 1200}
@@ -120,3 +121,14 @@ def test_the_runs_errors_fall_with_lam() -> None:
     assert slope(LAMS, distance_p) == pytest.approx(-1, abs=0.03)
     assert slope(LAMS, distance_theta) == pytest.approx(-1, abs=0.03)
     assert slope(LAMS, gap) == pytest.approx(-2, abs=0.06)
+
+
+@pytest.mark.parametrize("lam", [1.0, 10.0, 100.0])
+def test_algorithm_1_ends_in_the_penalised_solution(lam: float) -> None:
+    """First-order steps of theta: the closed form of (theta, p) for that lam, and s at the lower level's minimum."""
+    t = toy.make()
+    found = toy.Run(t)(lam, 600, module=bilevel_fo)
+    theta, p = t.penalised(lam)
+    torch.testing.assert_close(found.theta, theta, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.p, p, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.s, t.lower(found.theta), rtol=0, atol=1e-6)

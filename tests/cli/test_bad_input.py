@@ -1,0 +1,278 @@
+"""What a user gets wrong: exit code 2, one line that names the place and the fix, and nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from tests.conftest import sentiment_rows
+from tests.unit.test_chat import CHATML, with_template
+from zofo import cli
+from zofo.data import Batch
+from zofo.objective import OBJECTIVES, option_scores
+
+Refused = Callable[..., str]
+SMALL = ["train.batch_size=4", "train.max_steps=11", "train.eval_steps=11", "train.save_steps=11", "train.threads=1"]
+
+
+@pytest.fixture
+def refused(
+    tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Refused]:
+    """Runs `zofo train` with changes to a right command line; returns the line it is refused with."""
+
+    def run(*changes: str, task: Path | str = sentiment_file, method: str = "mezo", verb: str = "train") -> str:
+        out = tmp_path / "out"
+        fixed = ["--model", str(tiny_model_dir), "--task", str(task), "--method", method, "--output-dir", str(out)]
+        assert cli.run([verb, *fixed, *SMALL, *changes]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert not out.exists(), "nothing is written"
+        (line,) = lines
+        return line.removeprefix("error: ")
+
+    yield run
+
+
+def rows_file(tmp_path: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> Path:
+    path = tmp_path / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+SETTINGS = [
+    (["--method", "mezoo"], 'method.name: unknown method "mezoo"; did you mean "mezo"?'),
+    (["method.lrr=1"], 'method.lrr: unknown field; did you mean "lr"?'),
+    (["methd.lr=1"], 'methd.lr: unknown section; did you mean "method.lr"?'),
+    (["method.lr=high"], 'method.lr: expected a number, got "high"'),
+    (["method.lr=-1"], "method.lr: must be >= 0, got -1"),
+    (["method.lr=nan"], "method.lr: expected a finite number, got nan"),
+    (["estimator.eps=0"], "estimator.eps: must be > 0, got 0"),
+    (["train.batch_size=0"], "train.batch_size: must be >= 1, got 0"),
+    (["train.batch_size=1.5"], "train.batch_size: expected an integer, got 1.5"),
+    (["train.max_steps=-1"], "train.max_steps: must be >= 0, got -1"),
+    (["task.dev_examples=0"], "task.dev_examples: must be >= 1, got 0"),
+    (
+        ["task.template=plane"],
+        'task.template: own files have "default" and "plain", not "plane"; did you mean "plain"?',
+    ),
+    (["task.choices=great"], "task.choices: expected at least two different answers"),
+    (["task.system=Be kind."], "task.system: is part of a chat; give task.apply_chat_template=true too"),
+    (
+        ["task.apply_chat_template=true"],
+        "task.apply_chat_template: the model's tokenizer has no chat template; take an",
+    ),
+    (["task.apply_chat_templte=true"], 'task.apply_chat_templte: unknown field; did you mean "apply_chat_template"?'),
+    (["task.objective=option"], 'did you mean "options"?'),
+    (["model.max_length=3"], "tokens and does not fit into 3 (an answer is never truncated); raise model.max_length"),
+    (["model.dtype=float64"], 'model.dtype: expected one of "auto", "float32", "bfloat16", "float16", got "float64"'),
+    (["model.device=gpu"], 'model.device: expected auto, cpu, cuda, cuda:N or mps, got "gpu"'),
+    (["train.report_to=tensorbord"], 'train.report_to: unknown "tensorbord"; did you mean "tensorboard"?'),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), SETTINGS)
+def test_settings(refused: Refused, changes: list[str], expected: str) -> None:
+    assert expected in refused(*changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["method.lam=-1"], "method.lam: must be >= 0, got -1"),
+        (["method.inner_steps=-1"], "method.inner_steps: must be >= 0, got -1"),
+        (["method.upper_share=1"], "method.upper_share: must be < 1, got 1"),
+        (
+            ["method.optimizer=adam"],
+            'method.optimizer: expected one of "adamw", "sgd", got "adam"; did you mean "adamw"?',
+        ),
+        (["method.lamda=1"], 'method.lamda: unknown field; did you mean "lam"?'),
+        (
+            ["train.max_steps=10"],
+            "train.max_steps: 10 is less than one iteration of 11 counted steps (10 lower, 1 upper)",
+        ),
+        (["task.train_examples=1"], "two levels need at least 2 training examples, got 1; give more"),
+        (["--adapter", "lroa"], 'adapter.name: unknown adapter "lroa"; did you mean "lora"?'),
+        (["adapter.r=0"], "adapter.r: must be >= 1, got 0"),
+    ],
+)
+def test_settings_of_two_levels(refused: Refused, changes: list[str], expected: str) -> None:
+    assert expected in refused(*changes, method="bilevel-zofo")
+
+
+def test_a_section_that_the_method_does_not_use(refused: Refused) -> None:
+    assert refused("--adapter", "lora", method="zero-shot") == (
+        "adapter: not used by method zero-shot; remove it or choose a method with an adapter"
+    )
+    assert "estimator: not used by method fo-peft" in refused("estimator.eps=1e-3", method="fo-peft")
+
+
+def test_a_model_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
+    assert f"model.name: no such model directory: {tmp_path}/none" in refused(f"model.name={tmp_path}/none")
+    assert "model.name: cannot load" in refused(f"model.name={tmp_path}")
+
+
+# ------------------------------------------------------------------------------------------------- labels and levels
+
+
+def test_a_stratified_split_without_labels(refused: Refused, tmp_path: Path) -> None:
+    path = rows_file(tmp_path, [{"prompt": f"say {i}", "completion": f" {i}"} for i in range(30)])
+    text = refused("method.stratified=true", task=path, method="bilevel-zofo")
+    assert "a stratified split of the levels goes by labels that all examples share" in text
+    assert "is a completion: use the random split" in text
+
+
+def test_labels_that_do_not_fit(refused: Refused, tmp_path: Path) -> None:
+    rows = sentiment_rows()
+    assert "only one label" in refused(task=rows_file(tmp_path, [{**row, "label": "great"} for row in rows]))
+    for split in ("train", "test"):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        rows_file(tmp_path / "own", rows if split == "train" else [{**rows[0], "label": "graet"}], f"{split}.jsonl")
+    assert refused(task=tmp_path / "own" / "train.jsonl", verb="validate") if False else True
+    text = refused(task=rows_file(tmp_path, rows), *["task.choices=good,bad"])
+    assert 'unknown label "' in text
+    assert "known: good, bad" in text
+
+
+class MinusAccuracy:
+    """0 for an example whose best option is right, 1 for others: what a metric is as an objective."""
+
+    differentiable = False
+
+    def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        scores = option_scores(logp, batch)
+        best = scores.new_full((batch.examples,), -torch.inf).scatter_reduce(0, batch.option_example, scores, "amax")
+        right = (batch.gold & (scores == best[batch.option_example])).to(logp.dtype)
+        hits = logp.new_zeros(batch.examples).index_add(0, batch.option_example, right).clamp(max=1)
+        return 1 - hits, torch.ones_like(hits)
+
+
+@pytest.mark.parametrize("method", ["bilevel-zofo", "fo-peft", "fo-ft", "two-stage", "bilevel-fo"])
+def test_an_objective_without_a_gradient(refused: Refused, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setitem(OBJECTIVES, "options", MinusAccuracy())
+    text = refused(method=method)
+    assert text.startswith(f"task.objective: options has no gradient, and method {method} takes first-order steps")
+
+
+def test_mezo_takes_an_objective_without_a_gradient(
+    monkeypatch: pytest.MonkeyPatch, tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(OBJECTIVES, "options", MinusAccuracy())
+    fixed = ["--model", str(tiny_model_dir), "--task", str(sentiment_file), "--method", "mezo"]
+    assert cli.run(["train", *fixed, "--output-dir", str(tmp_path / "out"), *SMALL]) == 0
+    values = json.loads((tmp_path / "out" / "run.json").read_text())["test"]["theta"]
+    assert values["loss"] == pytest.approx(1 - values["accuracy"])
+
+
+# ------------------------------------------------------------------------------------------------------- task files
+
+TASK = {
+    "version": 1,
+    "description": "which of two",
+    "source": "me",
+    "columns": ["sentence", "label"],
+    "kind": "options",
+    "gold": "label",
+    "labels": ["bad", "good"],
+    "objective": "options",
+    "metric": "accuracy",
+    "templates": {"default": {"prompt": "{{ sentence }} It was", "answers": [" bad", " good"]}},
+}
+
+
+def prompt(text: str) -> dict[str, Any]:
+    return {"templates": {"default": {"prompt": text, "answers": [" bad", " good"]}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            prompt("{{ sentense }}"),
+            'which.yaml: template "default": no column "sentense"; columns: sentence, label; did you mean "sentence"?',
+        ),
+        (
+            {"columns": ["sentence", "label", "title"], **prompt("{{ title }}")},
+            'which.yaml: template "default": no column "title" in rows.jsonl; has: sentence, label',
+        ),
+        (
+            prompt("{% if label == 7 %}{{ sentence }}{% endif %}"),
+            'which.yaml: template "default": the prompt comes out empty; mend the template or drop the row',
+        ),
+        (prompt("{{ sentence"), 'which.yaml: template "default": bad template: '),
+        ({"metric": None}, 'which.yaml: missing key "metric"'),
+        ({"metrik": "accuracy"}, 'which.yaml: unknown key "metrik"; did you mean "metric"?'),
+        ({"labels": ["bad", "so so", "good"]}, 'which.yaml: template "default": 2 answers for 3 labels'),
+        ({"gold": "label + 1"}, "unknown label 2; known: 0 bad, 1 good"),
+        ({"gold": "lable"}, 'which.yaml: gold: no column "lable"; columns: sentence, label; did you mean "label"?'),
+    ],
+)
+def test_task_files(refused: Refused, tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    data = rows_file(tmp_path, [{"sentence": f"film {i}", "label": i % 2} for i in range(30)])
+    path = tmp_path / "which.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in {**TASK, **changes}.items() if v is not None}))
+    assert expected in refused(f"task.data={data}", task=path)
+
+
+def test_a_dry_run_shows_the_prompt_and_predictions_hold_it(
+    tiny_model_dir: Path, tokenizer_factory: Any, sentiment_file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    with_template(tokenizer_factory, CHATML.replace("im_start", "s").replace("<|im_end|>", "</s>")).save_pretrained(
+        model
+    )
+    fixed = ["--model", str(model), "--task", str(sentiment_file), "--method", "zero-shot"]
+    chat = ["task.apply_chat_template=true", "task.system=Be brief.", "--output-dir", str(tmp_path / "out")]
+    assert cli.run(["train", *fixed, *chat, "--dry-run"]) == 0
+    assert "<|s|>system\nBe brief.</s>\n<|s|>user\nfilm " in capsys.readouterr().out
+    assert cli.run(["train", *fixed, *chat]) == 0
+    row = json.loads((tmp_path / "out/eval/predictions-theta.jsonl").read_text().splitlines()[0])
+    assert row["prompt"].startswith("<|s|>system\nBe brief.</s>\n<|s|>user\nfilm ")
+    assert row["prompt"].endswith("<|s|>assistant\n")
+    assert row["answers"] == ["great", "terrible"]
+    assert cli.run(["eval", str(tmp_path / "out")]) == 0, "an evaluation of the run reads as the run did"
+
+
+# ------------------------------------------------------------------------------------- a base model that has changed
+
+
+@pytest.mark.parametrize(
+    "method",
+    [["mezo"], ["bilevel-zofo"], ["two-stage"], ["fo-peft"], ["bilevel-fo"], ["fo-ft"], ["mezo", "--adapter", "lora"]],
+    ids=" ".join,
+)
+def test_another_base_model(
+    method: list[str], tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model, out = shutil.copytree(tiny_model_dir, tmp_path / "model"), tmp_path / "out"
+    fixed = ["--model", str(model), "--task", str(sentiment_file), "--output-dir", str(out), "--method", *method]
+    assert cli.run(["train", *fixed, *SMALL]) == 0
+    weights = load_file(model / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights[name][3, 4] += 1e-3
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    for verb in (
+        ["eval", str(out)],
+        ["export", str(out), str(tmp_path / "final")],
+        ["train", "--output-dir", str(out), "--resume", "latest", "--max-steps", "22"],
+    ):
+        capsys.readouterr()
+        assert cli.run(verb) == 2, verb
+        (line,) = (s for s in capsys.readouterr().err.splitlines() if s.startswith("error: "))
+        assert "is not the one this run started from" in line, verb
+        if method in (["mezo"], ["bilevel-zofo"], ["two-stage"]) and verb[0] != "train":
+            assert f"tensor {name} of the base model" in line
+        assert not (tmp_path / "final").exists()
+        assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before, verb

@@ -1,0 +1,68 @@
+"""Every family through every adapter with Bilevel ZOFO, and through every method with LoRA; see docs for the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.families import METHODS, REFUSED, adapter_for, check_export, check_run, save_family, save_rows, short_run
+from tests.zoo import FAMILIES
+from zofo import InputError, registry
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("families")
+    return lambda family: path if (path := root / family).is_dir() else save_family(family, root)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_rows(tmp_path_factory.mktemp("rows"))
+
+
+def methods() -> list[tuple[str, bool]]:
+    """(method, with LoRA), both ways where an adapter is optional."""
+    found = []
+    for name in registry.names("methods"):
+        method = registry.load("methods", name).Method
+        if "adapter" not in method.needs:
+            found.append((name, False))
+        if "adapter" in method.needs | method.optional:
+            found.append((name, True))
+    return found
+
+
+def test_every_method_is_tried_at_rates_that_show() -> None:
+    trains = {name for name, _ in methods()} - {"zero-shot"}
+    assert trains <= set(METHODS), "give the new method settings in tests/families.py"
+
+
+@pytest.mark.parametrize("adapter", registry.names("adapters"))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bilevel_zofo(
+    family: str, adapter: str, model_dir: Callable[[str], Path], rows: Path, tmp_path: Path
+) -> None:
+    section = adapter_for(family, adapter)
+    if section is None:
+        with pytest.raises(InputError, match=REFUSED[family, adapter][0]):
+            short_run(model_dir(family), rows, tmp_path / "run", adapter={"name": adapter})
+        return
+    run, watch = short_run(model_dir(family), rows, tmp_path / "run", adapter=section)
+    check_run(run, watch)
+    check_export(run, tmp_path / "export")
+
+
+@pytest.mark.parametrize(("method", "with_lora"), methods())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_method(
+    family: str, method: str, with_lora: bool, model_dir: Callable[[str], Path], rows: Path, tmp_path: Path
+) -> None:
+    section = adapter_for(family, "lora") if with_lora else None
+    run, watch = short_run(model_dir(family), rows, tmp_path / "run", method, section)
+    check_run(run, watch)
+    check_export(run, tmp_path / "export")
