@@ -119,6 +119,8 @@ class TrainConfig:
             f'report_to: unknown "{n}"{did_you_mean(n, REPORTERS) or "; known: " + ", ".join(REPORTERS)}'
             for n in unknown
         ]
+        if 0 < self.max_steps < self.warmup_steps:
+            found.append(f"warmup_steps: more than max_steps ({self.max_steps}), so no rate would reach its value")
         if self.resume and self.overwrite:
             found.append("overwrite: cannot be given together with resume")
         if not self.output_dir:

@@ -102,13 +102,13 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
         audit(session)
     if resume_from is None:
         _claim(out)  # not before everything that can be wrong with the input has been found
+    loop = Loop(session, out, callbacks)
+    if resume_from is not None:
+        loop.resume(resume_from)  # may be refused, and must leave the run as it was then
     launched = dataclasses.replace(config.train, resume=None, overwrite=False)  # a saved file must not overwrite
     (out / "config.yaml").write_text(dataclasses.replace(config, train=launched).to_yaml())
-    loop = Loop(session, out, callbacks)
     if resume_from is None:
         loop.keeper.start()
-    else:
-        loop.resume(resume_from)
     loop.fit()
     return _finish(loop)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo import checkpoint, registry
+from zofo.adapters._set import room
 from zofo.config import Config
 from zofo.config import load as load_config
 from zofo.errors import InputError
@@ -52,6 +53,7 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
         return Restored(config, info, loaded, loaded.model, None, chosen)
     build = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
     adapters = build(loaded.model, (chosen,), derive(config.train.seed, "adapter"), loaded.tokenizer)
+    loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
     try:
         adapters.restore(chosen, best / chosen)
     except (OSError, ValueError) as error:
@@ -65,7 +67,7 @@ def _restore_theta(theta: Point, config: Config, info: dict[str, Any], run_dir: 
     if method.moves == "zo" and method.theta_of == "backbone":  # the journal names the first tensor that differs
         move_theta(theta, config, run_dir / "journal.bin", info["journal_position"], best)
         return
-    if theta.digest() != info["base_sha256"]:
+    if theta.digest() != info.get("base_sha256"):
         raise InputError(f"{run_dir}: the base model {config.model.name} is not the one this run started from")
     if method.moves == "fo":
         try:
@@ -79,30 +81,45 @@ def load(path: str | Path, adapter: str | None = None) -> tuple[Any, Any]:
 
     adapter: which of a run's ("p", "s", "theta"); the deployed one if left out. Raises InputError.
     """
-    path = Path(path)
-    if is_run(path):
-        restored = restore(path, adapter)
-        return restored.model, restored.loaded.tokenizer
-    loaded, model = load_export(path)
+    loaded, model, _ = open_target(Path(path), adapter)
     return model, loaded.tokenizer
 
 
 def load_export(path: Path) -> tuple[Loaded, Any]:
-    """A plain model directory or hub id, or a PEFT directory (an export) with its backbone beside it or elsewhere."""
+    """A plain model directory or hub id, or a PEFT directory (an export) with its backbone beside it or elsewhere.
+
+    Raises InputError, for an adapter that was made for another model too.
+    """
     from zofo.config import ModelConfig
 
     if not (path / "adapter_config.json").is_file():
         loaded = load_model(ModelConfig(name=str(path)))
         return loaded, loaded.model
-    from peft import PeftModel
+    from zofo.adapters._open import open_adapter, read_config
 
-    base = path / "backbone"
-    named = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
-    loaded = load_model(ModelConfig(name=str(base) if base.is_dir() else str(named)))
-    from zofo.adapters._set import peft_apart
+    base, named = path / "backbone", read_config(path).get("base_model_name_or_path")
+    if not base.is_dir() and not named:
+        raise InputError(f"{path}: its adapter_config.json names no base model, and there is no backbone/ beside it")
+    try:
+        loaded = load_model(ModelConfig(name=str(base) if base.is_dir() else str(named)))
+    except InputError as error:
+        raise InputError(f"{path}: its base model: {str(error).removeprefix('model.name: ')}") from error
+    model, virtual = open_adapter(path, loaded.model, loaded.tokenizer)
+    loaded.max_length = room(loaded.max_length, loaded.model.config, virtual)
+    return loaded, model
 
-    with peft_apart():
-        return loaded, PeftModel.from_pretrained(loaded.model, str(path)).eval()
+
+def open_target(path: Path, adapter: str | None = None) -> tuple[Loaded, Any, Config | None]:
+    """(model as loaded, what computes, configuration) of a run; of anything else the configuration is None.
+
+    adapter: which of a run's. Raises InputError.
+    """
+    if is_run(path) or (path / "config.yaml").is_file():
+        restored = restore(path, adapter)
+        return restored.loaded, restored.model, restored.config
+    if adapter is not None:
+        raise InputError(f"{path} is no run, so it has no adapters to choose from: leave out --adapter")
+    return *load_export(path), None
 
 
 def export(
@@ -117,7 +134,8 @@ def export(
 
     Without `merge`: the tuned backbone in `backbone/`, and the deployed adapter (or `adapter`) in the directory itself,
     whose adapter_config.json names that backbone by its absolute path. With `merge`, or without an adapter: one plain
-    transformers directory. The same base, adapters and journal give the same bytes. Raises InputError.
+    transformers directory. The same base, adapters and journal give the same bytes. PEFT does not know DePT: its
+    export is for `zofo.load` alone. Raises InputError, for `merge` of an adapter that changes no weights too.
     """
     run_dir, out = Path(run_dir), Path(output_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -143,7 +161,7 @@ def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> Non
     backbone = directory / "backbone"
     model, adapters = restored.model, restored.adapters
     if adapters is not None and merge:
-        model = model.merge_and_unload()
+        model = adapters.merged(restored.adapter)
     elif adapters is not None:
         adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
         model = adapters.unwrap()

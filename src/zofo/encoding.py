@@ -7,13 +7,15 @@ causal, options whose tokens differ only at the end (" terrible", " great") are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from zofo.errors import InputError
 from zofo.tasks import Example
 
+log = logging.getLogger("zofo")
 Objective = Literal["options", "lm"]
 
 
@@ -40,12 +42,23 @@ class Encoded:
         return max(len(row.ids) for row in self.rows)
 
 
+@dataclass(frozen=True)
+class _Text:
+    prompt: str
+    answer: str
+    cuttable: tuple[int, int] | None  # see Example
+
+
 @dataclass
 class _Tokens:
-    """prompt + answer as tokens: ids[:lead] are the tokenizer's own specials, ids[first:] belong to the answer."""
+    """prompt + answer as tokens: ids[first:] belong to the answer.
+
+    Only ids[lead:stop] may be cut: not the tokenizer's own specials, nor a chat's headers.
+    """
 
     ids: list[int]
     lead: int
+    stop: int
     first: int
 
 
@@ -67,15 +80,23 @@ def encode_all(
         max_length = int(tokenizer.model_max_length)
     every = objective == "options" or for_eval
     answers = [ex.answers if every else (ex.answers[ex.gold[0]],) for ex in examples]
-    tokens = iter(_tokenise(tokenizer, [(ex.prompt, a) for ex, some in zip(examples, answers) for a in some]))
+    tokens = iter(
+        _tokenise(tokenizer, [_Text(ex.prompt, a, ex.cuttable) for ex, s in zip(examples, answers) for a in s])
+    )
     eos = tokenizer.eos_token_id if add_eos and objective == "lm" else None
-    encoded = []
+    encoded, cut = [], []
     for ex, some in zip(examples, answers):
         options = [next(tokens) for _ in some]
         for option in options:
-            _finish(option, ex, tokenizer, eos)
-        _truncate(options, ex, max_length)
+            _finish(option, ex, tokenizer, eos if ex.cuttable is None else None)  # a chat ends its turn itself
+        if _truncate(options, ex, max_length):
+            cut.append(ex.id)
         encoded.append(Encoded(ex, _rows(options), ex.gold if every else (0,), len(options)))
+    if cut:
+        log.warning(
+            "%d of %d examples are longer than %s tokens (%s is one) and lost the beginning of their prompts; "
+            "model.max_length sets the limit", len(cut), len(examples), max_length, cut[0],
+        )  # fmt: skip
     return encoded
 
 
@@ -91,53 +112,70 @@ def encode(
     return encode_all(tokenizer, [example], max_length, objective, add_eos, for_eval)[0]
 
 
-def _tokenise(tokenizer: Any, pairs: list[tuple[str, str]]) -> list[_Tokens]:
+def _tokenise(tokenizer: Any, texts: Sequence[_Text]) -> list[_Tokens]:
     """Tokenise prompt + answer jointly: what the model would see, wherever tokens merge across the boundary."""
-    if not pairs:
-        return []
     if not getattr(tokenizer, "is_fast", False):
-        return [_tokenise_slow(tokenizer, prompt, answer) for prompt, answer in pairs]
+        return [_tokenise_slow(tokenizer, text) for text in texts]
+    found: dict[int, _Tokens] = {}
+    for chat in (False, True):
+        some = {i: text for i, text in enumerate(texts) if (text.cuttable is not None) == chat}
+        if some:
+            found.update(zip(some, _tokenise_fast(tokenizer, list(some.values()), not chat)))
+    return [found[i] for i in range(len(texts))]
+
+
+def _tokenise_fast(tokenizer: Any, texts: Sequence[_Text], specials: bool) -> Iterator[_Tokens]:
     out = tokenizer(
-        [prompt + answer for prompt, answer in pairs],
+        [text.prompt + text.answer for text in texts],
+        add_special_tokens=specials,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         truncation=False,
         padding=False,
         verbose=False,
     )
-    result = []
-    for ids, offsets, special, (prompt, _) in zip(
-        out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], pairs
-    ):
-        lead = next((i for i, s in enumerate(special) if not s), len(ids))
-        end = next((i for i in range(len(ids), lead, -1) if not special[i - 1]), lead)
+    for ids, offsets, special, text in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], texts):
+        start = next((i for i, s in enumerate(special) if not s), len(ids))
+        end = next((i for i in range(len(ids), start, -1) if not special[i - 1]), start)
         # A token whose text ends beyond the prompt holds a character of the answer, whatever it holds of the prompt.
-        first = next((i for i in range(lead, end) if offsets[i][1] > len(prompt)), end)
-        result.append(_Tokens(list(ids[:end]), lead, first))
-    return result
+        first = next((i for i in range(start, end) if offsets[i][1] > len(text.prompt)), end)
+        lead, stop = start, first
+        if text.cuttable is not None:
+            lead, stop = (next((i for i in range(first) if offsets[i][1] > c), first) for c in text.cuttable)
+        yield _Tokens(list(ids[:end]), lead, stop, first)
 
 
-def _tokenise_slow(tokenizer: Any, prompt: str, answer: str) -> _Tokens:
+def _tokenise_slow(tokenizer: Any, text: _Text) -> _Tokens:
     """Without offsets: the answer starts where the tokens of prompt + answer part from those of the prompt."""
-    ids, bare = list(tokenizer(prompt + answer)["input_ids"]), list(tokenizer(prompt)["input_ids"])
-    specials = set(tokenizer.all_special_ids)
-    plain = len(tokenizer(prompt + answer, add_special_tokens=False)["input_ids"])
+    whole, specials = text.prompt + text.answer, text.cuttable is None
+    ids = list(tokenizer(whole, add_special_tokens=specials)["input_ids"])
+
+    def shared(start: str) -> int:
+        return _common(ids, tokenizer(start, add_special_tokens=specials)["input_ids"])
+
+    if text.cuttable is not None:
+        lead, stop = (shared(text.prompt[:c]) for c in text.cuttable)
+        return _Tokens(ids, lead, stop, shared(text.prompt))
+    known, plain = set(tokenizer.all_special_ids), len(tokenizer(whole, add_special_tokens=False)["input_ids"])
     lead = 0
-    while lead < len(ids) - plain and ids[lead] in specials:
+    while lead < len(ids) - plain and ids[lead] in known:
         lead += 1
     end = min(len(ids), lead + plain)
-    first = lead
-    while first < min(end, len(bare)) and ids[first] == bare[first]:
-        first += 1
-    return _Tokens(ids[:end], lead, first)
+    first = min(max(lead, shared(text.prompt)), end)
+    return _Tokens(ids[:end], lead, first, first)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common start."""
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def _finish(tokens: _Tokens, example: Example, tokenizer: Any, eos: int | None) -> None:
     """One BOS, the EOS if asked for, and at least one token on each side of the boundary."""
     ids, bos = tokens.ids, tokenizer.bos_token_id
-    if 0 < tokens.lead < tokens.first and ids[tokens.lead - 1] == ids[tokens.lead] == bos:
-        del ids[tokens.lead]  # a chat template writes the BOS that the tokenizer adds too
-        tokens.first -= 1
+    if example.cuttable is None and 0 < tokens.lead < tokens.first and ids[tokens.lead - 1] == ids[tokens.lead] == bos:
+        del ids[tokens.lead]  # the text begins with the BOS that the tokenizer adds too
+        tokens.stop, tokens.first = tokens.stop - 1, tokens.first - 1
     if eos is not None and (len(ids) == tokens.first or ids[-1] != eos):
         ids.append(eos)
     if tokens.first == len(ids):
@@ -147,25 +185,27 @@ def _finish(tokens: _Tokens, example: Example, tokenizer: Any, eos: int | None) 
         if start is None:
             raise InputError(f"{example.id}: the prompt is empty and the tokenizer has no BOS or EOS to start from")
         ids.insert(0, start)
-        tokens.lead = tokens.first = 1
+        tokens.lead = tokens.stop = tokens.first = 1
 
 
-def _truncate(options: list[_Tokens], example: Example, max_length: int | None) -> None:
+def _truncate(options: list[_Tokens], example: Example, max_length: int | None) -> bool:
     """Cut the prompt at its left, behind the specials, by one amount for all options: they keep one context."""
     longest = max(len(o.ids) for o in options)
     excess = 0 if max_length is None else longest - max_length
     if excess <= 0:
-        return
-    room = min(o.first - max(o.lead, 1) for o in options)  # one token must stay before the answer
+        return False
+    room = min(o.stop - max(o.lead, 1) for o in options)  # one token must stay before the answer
     if excess > room:
-        answer = max(len(o.ids) - o.first for o in options)
+        answer, rest = max(len(o.ids) - o.first for o in options), max(o.first - o.stop + o.lead for o in options)
+        chat = f"beside the {rest} of the chat's headers " if example.cuttable else ""
         raise InputError(
-            f"{example.id}: the answer has {answer} tokens and does not fit into {max_length} "
+            f"{example.id}: the answer has {answer} tokens and does not fit {chat}into {max_length} "
             f"(an answer is never truncated); raise model.max_length or shorten the answer"
         )
     for option in options:
         del option.ids[option.lead : option.lead + excess]
-        option.first -= excess
+        option.stop, option.first = option.stop - excess, option.first - excess
+    return True
 
 
 def _rows(options: list[_Tokens]) -> tuple[Row, ...]:

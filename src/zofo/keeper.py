@@ -144,7 +144,7 @@ class Keeper:
         problem = self.session.problem
         for line in record.differences(state["environment"], record.environment()):
             log.warning("resuming in another environment, first-order parts may differ in their last bits: %s", line)
-        if state["base_sha256"] != self.session.base_sha256:
+        if state.get("base_sha256") != self.session.base_sha256:
             raise InputError(
                 f"cannot resume: the base model {self.session.config.model.name} is not the one this run started from"
             )

@@ -96,6 +96,12 @@ class Loop:
         self.progress.say(f"examples: {', '.join(shown)}")
         for line in self.session.extra_memory():
             self.progress.say(line)
+        per_step = self.session.counted_per_step
+        left = self.config.max_steps % per_step if per_step else 0
+        if left:
+            self.progress.say(
+                f"train.max_steps {self.config.max_steps}: the last {left} make no iteration of {per_step}, and are not run"
+            )
 
     def _run(self) -> None:
         try:

@@ -113,6 +113,12 @@ def build(config: Config) -> Session:
         reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
     )  # fmt: skip
     streams = {n: Stream(encoded[n], config.train.batch_size, loaded.pad_id, seed, n) for n in method.streams}
+    for name, stream in streams.items():
+        if config.train.batch_size > len(stream.encoded):
+            log.warning(
+                "train.batch_size %d is more than the %d examples of stream %s: a batch holds some of them twice",
+                config.train.batch_size, len(stream.encoded), name,
+            )  # fmt: skip
     problem = Problem(
         theta, adapters, loss, streams, seed,
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
@@ -164,7 +170,8 @@ def _check_rounds(config: Config, method: Any) -> None:
     if config.train.count == "all" and 0 < steps < method.per_step:
         raise InputError(
             f"train.max_steps: {steps} is less than one iteration of {method.per_step} counted steps "
-            f"({method.lower_per_step} lower, {method.upper_per_step} upper), so nothing would be run"
+            f"({method.lower_per_step} lower, {method.upper_per_step} upper), so nothing would be run; give at least "
+            f"{method.per_step}, or a smaller method.inner_steps"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zofo.encoding import Encoded, Row, encode
+from zofo.encoding import Encoded, Row, encode, encode_all
 from zofo.errors import InputError
 from zofo.tasks import Example
 
@@ -183,3 +183,13 @@ def test_an_answer_is_never_truncated(tiny_tokenizer: Any) -> None:
 def test_the_tokenizers_own_limit_holds(tiny_tokenizer: Any) -> None:
     e = encode(tiny_tokenizer, example("dog " * 300, " good"), None, "options", False)
     assert len(e.rows[0].ids) == tiny_tokenizer.model_max_length - 1
+
+
+def test_a_cut_is_told(tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    texts = [example("dog " * n, " good", id=f"rows:{n}") for n in (2, 30, 40)]
+    encode_all(tiny_tokenizer, texts, 20, "options", False)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 of 3 examples are longer than 20 tokens (rows:30 is one) and lost")
+    caplog.clear()
+    encode_all(tiny_tokenizer, texts, 100, "options", False)
+    assert not caplog.records

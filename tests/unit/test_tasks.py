@@ -215,7 +215,7 @@ def test_all_errors_of_a_task_file_at_once(tmp_path: Path) -> None:
         (TASK.format(prompt="{{ q", answers="[a]", objective="lm"), "bad template"),
         (
             TASK.format(prompt="{{ q }}", answers="[a]", objective="best"),
-            "objective: Input should be 'options' or 'lm'",
+            "objective: expected 'options' or 'lm', got 'best'",
         ),
     ],
 )
@@ -223,6 +223,72 @@ def test_broken_task_files(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "which.yaml"
     path.write_text(content)
     assert expected in error(task(path), 0)
+
+
+CHANGES = [
+    ({"metric": None}, 'missing key "metric"'),
+    ({"templates": {"default": {"prompt": "{{ q }}"}}}, 'missing key "templates.default.answers"'),
+    (
+        {"templates": {"default": {"prompt": "{{ q }}", "answers": ["a", "b"], "promt": "x"}}},
+        'unknown key "templates.default.promt"; did you mean "prompt"?',
+    ),
+    ({"hub": {"path": "x", "nmae": "y"}}, 'unknown key "hub.nmae"; did you mean "name"?'),
+    (
+        {"templates": {"default": {"prompt": "{{ q }}", "answers": ["a", True]}}},
+        "templates.default.answers.1: true is no text; YAML takes a bare yes or no for it: quote it",
+    ),
+    ({"labels": ["x", "y", "z"]}, 'template "default": 2 answers for 3 labels'),
+    ({"labels": ["x", "x"]}, "labels: one occurs twice: x, x"),
+    ({"splits": {"validation": "dev"}}, 'splits: unknown "validation"; known: train, dev, test'),
+    ({"kind": "completion", "metric": "loss"}, "2 answers; kind completion has one answer"),
+    ({"kind": "completion", "templates": {"default": {"prompt": "{{ q }}", "answers": ["a"]}}}, "so no accuracy; use"),
+    ({"templates": {"default": {"prompt": "{{ q }}", "answers": ["a"]}}}, "kind options has two answers or more"),
+    ({"gold": None}, 'missing key "gold": which option is right'),
+    ({"version": "x"}, "version: expected a valid integer"),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHANGES)
+def test_one_fault_of_a_task_file_is_one_line(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    import yaml
+
+    path = own_yaml(tmp_path)
+    content = {**yaml.safe_load(path.read_text()), **changes}
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    text = error(task(path), 0)
+    assert text.startswith(f"{path}: ")
+    assert expected in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_task_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "which.yaml"
+    path.write_bytes(b"description: caf\xe9")
+    assert "not UTF-8" in error(task(path), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "expected"),
+    [
+        ({"prompt": "{% if a == 'x' %}{{ q }}{% endif %} "}, {}, "the prompt comes out empty; mend the template"),
+        ({}, {"b": ""}, "answer 1 comes out empty; mend the template or drop the row"),
+        ({}, {"b": "one"}, "needs two or more different answers, got ' one', ' one'"),
+        ({"answers": '"[a, b][:n]"'}, {"n": 1}, "needs two or more different answers, got 'one'"),
+        ({"answers": '"[a, b] * (1 // n)"'}, {"n": 0}, "by zero"),
+        ({}, {"right": 2}, "unknown label 2; known: 0 one, 1 two"),
+        ({}, {"right": "ome"}, "unknown label 'ome'; known: 0 one, 1 two; did you mean \"one\"?"),
+    ],
+)
+def test_rows_a_template_cannot_use(
+    tmp_path: Path, write_jsonl: Write, changes: dict[str, str], row: dict[str, Any], expected: str
+) -> None:
+    path = own_yaml(tmp_path, **changes)
+    path.write_text(path.read_text().replace("[q, a, b, right]", "[q, a, b, right, n]"))
+    rows = write_jsonl("rows.jsonl", [{"q": "q", "a": "one", "b": "two", "right": 0, "n": 2, **row}] * 9)
+    text = error(task(path, data=str(rows)), 0)
+    assert text.startswith("rows.jsonl:")
+    assert expected in text
+    assert len(text.splitlines()) == 1
 
 
 def test_templates_run_in_a_sandbox(tmp_path: Path, write_jsonl: Write) -> None:
@@ -242,6 +308,58 @@ def test_split_levels() -> None:
     assert [len(part) for part in split_levels(train[:2], 0)] == [1, 1]
     with pytest.raises(InputError, match="at least 2"):
         split_levels(train[:1], 0)
+
+
+def labelled(*counts: int) -> list[Example]:
+    """`counts[i]` examples of label i, in turn."""
+    words = tuple(f" {i}" for i in range(len(counts)))
+    found = [Example(f"{g}/{i}", f"p{i}", words, (g,)) for g, n in enumerate(counts) for i in range(n)]
+    return sorted(found, key=lambda e: (e.prompt, e.id))
+
+
+@pytest.mark.parametrize(
+    ("counts", "ratio", "upper"),
+    [
+        ((30, 60), (1, 2), (10, 20)),
+        ((70, 20, 10), (1, 2), (23, 7, 3)),  # 23.3, 6.7, 3.3 and 33 in all: the remainder of the second is largest
+        ((5, 5), (1, 2), (2, 1)),  # 1.7 each and 3 in all: of equal remainders the first
+        ((1, 1), (1, 2), (1, 0)),
+        ((1, 99), (1, 1), (1, 49)),  # 0.5 and 49.5
+        ((997, 3), (1 / 3, 2 / 3), (332, 1)),
+        ((4,), (99, 1), (3,)),
+    ],
+)
+def test_stratified_levels(counts: tuple[int, ...], ratio: tuple[float, float], upper: tuple[int, ...]) -> None:
+    train = labelled(*counts)
+    f, p = split_levels(train, 0, ratio, stratified=True) if len(counts) > 1 else ([], [])
+    if len(counts) == 1:
+        f, p = split_levels([Example(e.id, e.prompt, ("a", "b"), (0,)) for e in train], 0, ratio, stratified=True)
+    assert tuple(sum(e.gold == (g,) for e in f) for g in range(len(counts))) == upper
+    assert sorted(e.id for e in f + p) == sorted(e.id for e in train)
+    assert (len(f), len(p)) == tuple(map(len, split_levels(train, 0, ratio))), "the totals of the random split"
+
+
+def test_stratified_levels_depend_on_the_seed_alone() -> None:
+    train = labelled(70, 20, 10)
+    one = split_levels(train, 0, stratified=True)
+    assert one == split_levels(train, 0, stratified=True)
+    other = split_levels(train, 1, stratified=True)
+    assert {e.id for e in one[0]} != {e.id for e in other[0]}
+    assert [e.gold for e in one[0]] != sorted(e.gold for e in one[0]), "labels come mixed"
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([("a",), ("b",)], "x0 is a completion: use the random split"),
+        ([("a", "b"), ("c", "d")], "x1 has answers of its own: use the random split"),
+    ],
+)
+def test_a_stratified_split_needs_shared_labels(answers: list[tuple[str, ...]], expected: str) -> None:
+    train = [Example(f"x{i % 2}", f"p{i}", answers[i % 2], (0,)) for i in range(10)]
+    seed = next(s for s in range(99) if split_levels(train, s)[0][0].id == "x0")  # whose shuffle starts with x0
+    with pytest.raises(InputError, match=expected):
+        split_levels(train, seed, stratified=True)
 
 
 def test_tasks_import_no_torch() -> None:

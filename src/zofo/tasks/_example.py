@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,12 +13,17 @@ from zofo.errors import InputError
 
 @dataclass(frozen=True)
 class Example:
-    """`gold`: indices of the right `answers`. A completion is an example with one answer."""
+    """`gold`: indices of the right `answers`. A completion is an example with one answer.
+
+    cuttable: None for plain text, to which the tokenizer adds its own specials, and of which a cut takes the beginning.
+    A chat template has written its specials already; a cut may take prompt[start:stop] alone, without the headers.
+    """
 
     id: str  # where it is from: "sst2/train/17", "rows.jsonl:17"
     prompt: str
     answers: tuple[str, ...]
     gold: tuple[int, ...]
+    cuttable: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,41 @@ class TaskData:
 
 
 def split_levels(
-    train: Sequence[Example], seed: int, ratio: tuple[float, float] = (1, 2)
+    train: Sequence[Example], seed: int, ratio: tuple[float, float] = (1, 2), stratified: bool = False
 ) -> tuple[list[Example], list[Example]]:
-    """(D_f, D_p): the upper and the lower level's training data, a random split fixed by the seed (SPEC 3.11)."""
+    """(D_f, D_p): the upper and the lower level's training data, a random split fixed by the seed (SPEC 3.11).
+
+    stratified: every label is split in the ratio, as far as whole examples go. The levels' sizes are the same.
+    Raises InputError for fewer than 2 examples, and where a stratified split has no labels to go by.
+    """
     if len(train) < 2:
-        raise InputError(f"two levels need at least 2 training examples, got {len(train)}")
+        raise InputError(f"two levels need at least 2 training examples, got {len(train)}; give more")
     order = list(train)
     random.Random(f"{seed}/levels").shuffle(order)
-    upper = round(len(order) * ratio[0] / sum(ratio))
-    upper = min(max(upper, 1), len(order) - 1)
-    return order[:upper], order[upper:]
+    share = ratio[0] / sum(ratio)
+    upper = min(max(round(len(order) * share), 1), len(order) - 1)
+    if not stratified:
+        return order[:upper], order[upper:]
+    room = _quotas(order, share, upper)
+    chosen: tuple[list[Example], list[Example]] = ([], [])
+    for example in order:
+        room[example.gold] -= 1
+        chosen[room[example.gold] < 0].append(example)
+    return chosen
+
+
+def _quotas(examples: Sequence[Example], share: float, total: int) -> dict[tuple[int, ...], int]:
+    """{gold: how many of its examples go to the upper level}: shares rounded by largest remainder, `total` in sum."""
+    odd = next((e for e in examples if e.answers != examples[0].answers or len(e.answers) < 2), None)
+    if odd is not None:
+        what = "is a completion" if len(odd.answers) < 2 else "has answers of its own"
+        raise InputError(
+            f"a stratified split of the levels goes by labels that all examples share; {odd.id} {what}: "
+            "use the random split"
+        )
+    exact = {gold: n * share for gold, n in sorted(Counter(e.gold for e in examples).items())}
+    quotas = {gold: int(n) for gold, n in exact.items()}
+    missing = total - sum(quotas.values())
+    for gold in sorted(exact, key=lambda g: quotas[g] - exact[g])[:missing]:
+        quotas[gold] += 1
+    return quotas

@@ -1,4 +1,4 @@
-"""One's own files: columns text + label (+ choices), prompt + completion, or messages.
+"""One's own files: columns text + label (+ choices), prompt + completion (texts or messages), or messages.
 
 text + label: the answer is the label's word after a space (`true`, `false` for booleans); `task.choices` names the
 words instead, and then integers and booleans count into it. Nothing else is added to the text.
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from zofo.errors import InputError, did_you_mean
+from zofo.tasks._chat import Chat, Make
 from zofo.tasks._example import Example
 from zofo.tasks._files import Record, Records, Tables, columns_of, file_of, missing_column
-from zofo.tasks._spec import Make
 
 log = logging.getLogger("zofo")
 LAYOUTS = {"messages": ("messages",), "completion": ("prompt", "completion"), "options": ("text", "label")}
@@ -30,7 +30,7 @@ class OwnTask:
     labels: tuple[str, ...]
 
 
-def own_task(tables: Tables, template: str, choices: list[str] | None, tokenizer: Any) -> OwnTask:
+def own_task(tables: Tables, template: str, choices: list[str] | None, chat: Chat) -> OwnTask:
     """How the rows of one's own files become examples. Raises InputError naming file, line and fix."""
     if template not in ("default", "plain"):
         raise InputError(
@@ -45,9 +45,9 @@ def own_task(tables: Tables, template: str, choices: list[str] | None, tokenizer
     if layout != "options" and choices is not None:
         raise InputError(f"task.choices: {file_of(tables['train'])} has completions; choices are for text + label")
     if layout == "messages":
-        return OwnTask(lambda record: _from_messages(record, tokenizer), "completion", ())
+        return OwnTask(lambda record: _from_messages(record, chat), "completion", ())
     if layout == "completion":
-        return OwnTask(_from_completion, "completion", ())
+        return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
     if choices is None and "choices" in columns_of(tables["train"]):
         return OwnTask(_from_choices, "options", ())
     labels = _labels(tables["train"]) if choices is None else tuple(choices)
@@ -161,33 +161,38 @@ def _from_choices(record: Record) -> Example:
 # ------------------------------------------------------------------------------------------------------ completions
 
 
-def _from_completion(record: Record) -> Example:
+def _from_completion(record: Record, chat: Chat) -> Example:
+    prompt, completion = _get(record, "prompt"), _get(record, "completion")
+    if isinstance(prompt, list) or isinstance(completion, list):  # both as messages, as TRL has them
+        if not isinstance(completion, list) or len(completion) != 1 or not isinstance(prompt, list):
+            raise InputError(
+                f'{record.place}: "prompt" and "completion" must both be texts, or "prompt" a list of messages and '
+                '"completion" a list of the one message that answers it'
+            )
+        return _conversation(record, [*prompt, *completion], '"prompt" and "completion"', chat)
     prompt, completion = _text(record, "prompt"), _text(record, "completion")
     if not completion:
         raise InputError(f'{record.place}: "completion" is empty')
     return Example(record.id, prompt, (completion,), (0,))
 
 
-def _from_messages(record: Record, tokenizer: Any) -> Example:
+def _from_messages(record: Record, chat: Chat) -> Example:
     """The last turn, the assistant's, is the completion; the tokenizer's chat template writes the rest."""
-    turns = _get(record, "messages")
+    return _conversation(record, _get(record, "messages"), '"messages"', chat)
+
+
+def _conversation(record: Record, turns: Any, columns: str, chat: Chat) -> Example:
     if not isinstance(turns, list) or not all(
         isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns
     ):
-        raise InputError(f'{record.place}: "messages" must be a list of {{"role": ..., "content": ...}}')
+        raise InputError(f'{record.place}: {columns} must be a list of {{"role": ..., "content": ...}}')
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        raise InputError(f'{record.place}: the last of "messages" must be the assistant\'s, after at least one other')
-    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        raise InputError(f"{record.place}: the last of {columns} must be the assistant's, after at least one other")
+    if not turns[-1]["content"].strip():
+        raise InputError(f"{record.place}: the assistant's last message is empty")
+    if chat.missing:
         raise InputError(
-            f'{record.place}: "messages" needs a model with a chat template and this one has none; '
-            'use the columns "prompt" and "completion"'
+            f"{record.place}: {columns} needs a model with a chat template and this one has none; "
+            'use the columns "prompt" and "completion" with texts'
         )
-    try:
-        prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception as e:  # a template is the model's own program: it may raise anything
-        raise InputError(f"{record.place}: the model's chat template refuses these messages: {e}") from None
-    completion = whole[len(prompt) :] if whole.startswith(prompt) else turns[-1]["content"]
-    if tokenizer.eos_token and completion.rstrip().endswith(tokenizer.eos_token):
-        completion = completion.rstrip()  # what a template writes behind the end of a turn is not the answer
-    return Example(record.id, prompt, (completion,), (0,))
+    return chat.conversation(record.id, turns, record.place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -11,19 +10,19 @@ import jinja2
 import jinja2.meta
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zofo.errors import InputError, did_you_mean
+from zofo.tasks._chat import Make
 from zofo.tasks._example import Example
-from zofo.tasks._files import Record, Tables, columns_of, file_of
+from zofo.tasks._files import SPLIT_FILES, Record, Tables, columns_of, file_of
 
 ENV = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-
-Make = Callable[[Record], Example]
 
 
 @dataclass(frozen=True)
 class Hub:
+    __pydantic_config__ = ConfigDict(extra="forbid")
     path: str
     name: str | None = None
     revision: str | None = None
@@ -33,6 +32,7 @@ class Hub:
 class Template:
     """`answers`: a template for each option, or one Jinja expression that gives the list of a row's options."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     prompt: str
     answers: list[str] | str
 
@@ -61,6 +61,8 @@ def load_spec(path: Path) -> TaskSpec:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as e:
         raise InputError(f"{path}: {e.strerror or e}") from None
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: not UTF-8 ({e.reason} in byte {e.start}); save it as UTF-8") from None
     except yaml.YAMLError as e:
         raise InputError(f"{path}: bad YAML: {' '.join(str(e).split())}") from None
     if not isinstance(content, dict):
@@ -72,15 +74,47 @@ def load_spec(path: Path) -> TaskSpec:
         spec = TypeAdapter(TaskSpec).validate_python({**known_part, "file": path.name})
         problems += _check(spec)
     except ValidationError as e:
-        problems += [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors()]
+        found = e.errors()
+        listed = {error["loc"][:-2] for error in found if error["loc"][-2:-1] == ("list[str]",)}
+        faults = [error for error in found if error["loc"][:-1] not in listed]  # a list need not be a text as well
+        problems += dict.fromkeys(_fault(error) for error in faults)
         raise InputError("\n".join(f"{path}: {p}" for p in problems)) from None
     if problems:
         raise InputError("\n".join(f"{path}: {p}" for p in problems))
     return spec
 
 
+def _fault(error: Any) -> str:
+    """One fault that pydantic found, in words: missing and unknown keys, wrong types."""
+    *outer, last = [str(part) for part in error["loc"] if part not in ("list[str]", "str")]  # branches of a union
+    where = "".join(f"{part}." for part in outer)
+    if error["type"] == "missing":
+        return f'missing key "{where}{last}"'
+    if error["type"] == "unexpected_keyword_argument":
+        known = [f.name for f in fields(Hub if outer == ["hub"] else Template)]
+        return f'unknown key "{where}{last}"{did_you_mean(last, known) or "; known: " + ", ".join(known)}'
+    if isinstance(error["input"], bool):
+        return f"{where}{last}: {str(error['input']).lower()} is no text; YAML takes a bare yes or no for it: quote it"
+    return f"{where}{last}: {error['msg'].replace('Input should be', 'expected')}, got {error['input']!r}"
+
+
 def _check(spec: TaskSpec) -> list[str]:
     problems = []
+    if spec.kind == "completion" and spec.metric != "loss":
+        problems.append(f"metric: a completion has no options, so no {spec.metric}; use loss")
+    if len(set(spec.labels)) < len(spec.labels):
+        problems.append(f"labels: one occurs twice: {', '.join(spec.labels)}")
+    for split in spec.splits:
+        if split not in SPLIT_FILES:
+            problems.append(f'splits: unknown "{split}"; known: {", ".join(SPLIT_FILES)} (zofo\'s name first)')
+    for name, template in spec.templates.items():
+        if not isinstance(template.answers, list):
+            continue
+        if spec.labels and len(spec.labels) != len(template.answers):
+            problems.append(f'template "{name}": {len(template.answers)} answers for {len(spec.labels)} labels')
+        elif (len(template.answers) == 1) != (spec.kind == "completion"):
+            wanted = "one answer" if spec.kind == "completion" else "two answers or more"
+            problems.append(f'template "{name}": {len(template.answers)} answers; kind {spec.kind} has {wanted}')
     if "default" not in spec.templates:
         problems.append('templates: needs one called "default"')
     if spec.kind == "options" and spec.gold is None:
@@ -153,11 +187,29 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
             listed = expression(record.row) if expression else [o.render(record.row) for o in options]
             answers = tuple(str(answer) for answer in listed or ())
             value = gold(record.row) if gold else 0
-        except (jinja2.TemplateError, TypeError, ValueError) as e:
+        except Exception as e:  # a template is a program: it may divide by zero or overrun an integer
             raise InputError(f'{record.place}: {spec.file}: template "{template_name}": {e}') from None
+        if fault := _unusable(text, answers, spec):
+            raise InputError(f'{record.place}: {spec.file}: template "{template_name}": {fault}')
         return Example(record.id, text, answers, right_answers(value, answers, spec.labels, record.place))
 
     return make
+
+
+def _unusable(prompt: str, answers: tuple[str, ...], spec: TaskSpec) -> str:
+    """What makes a rendered example unusable, or ""."""
+    if not prompt.strip():
+        return "the prompt comes out empty; mend the template or drop the row"
+    empty = next((i for i, answer in enumerate(answers) if not answer.strip()), None)
+    if empty is not None:
+        return f"answer {empty} comes out empty; mend the template or drop the row"
+    if spec.kind == "completion":
+        return "" if len(answers) == 1 else f"a completion has one answer, not {len(answers)}"
+    if spec.labels and len(answers) != len(spec.labels):
+        return f"{len(answers)} answers for the {len(spec.labels)} labels {', '.join(spec.labels)}"
+    if len(set(answers)) < 2:
+        return f"needs two or more different answers, got {', '.join(map(repr, answers)) or 'none'}"
+    return ""
 
 
 def right_answers(value: Any, answers: tuple[str, ...], labels: list[str], place: str) -> tuple[int, ...]:
@@ -175,4 +227,5 @@ def right_answers(value: Any, answers: tuple[str, ...], labels: list[str], place
     if isinstance(value, int) and 0 <= value < len(answers):  # a bool is an int: False 0, True 1
         return (int(value),)
     known = [f"{i} {name}" for i, name in enumerate(labels or stripped)]
-    raise InputError(f"{place}: unknown label {value!r}; known: {', '.join(known)}")
+    near = did_you_mean(value, labels or stripped) if isinstance(value, str) else ""
+    raise InputError(f"{place}: unknown label {value!r}; known: {', '.join(known)}{near}")

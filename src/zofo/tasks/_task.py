@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from zofo import registry
 from zofo.errors import InputError
+from zofo.tasks._chat import Chat, Make
 from zofo.tasks._example import Example, TaskData
 from zofo.tasks._files import READERS, Record, Tables, file_of, read_tables
 from zofo.tasks._local import own_task
-from zofo.tasks._spec import Make, TaskSpec, check_columns, load_spec, maker
+from zofo.tasks._spec import TaskSpec, check_columns, load_spec, maker
 
 if TYPE_CHECKING:
     from zofo.config import TaskConfig
@@ -22,7 +23,7 @@ def load_task(cfg: TaskConfig, seed: int, tokenizer: Any = None) -> TaskData:
     """Read and sample a task. The same seed gives the same examples in the same order.
 
     dev comes from `train` unless local data has a validation file, test from `train` only where there is no test file.
-    `tokenizer` is needed for chat messages alone. Raises InputError naming the file, the line and the fix.
+    `tokenizer` is needed for chats alone. Raises InputError naming the file, the line and the fix.
     """
     spec = find_spec(cfg.name)
     if spec is None:
@@ -36,6 +37,8 @@ def load_task(cfg: TaskConfig, seed: int, tokenizer: Any = None) -> TaskData:
     objective = spec.objective if cfg.objective == "auto" else cfg.objective
     if objective == "options" and spec.kind == "completion":
         raise InputError(f"task.objective: {name} has completions, no options; use lm")
+    if cfg.apply_chat_template:
+        make = Chat(tokenizer, cfg.system).wrap(make, objective)
     train, dev, test = _sample(tables, make, cfg, seed)
     return TaskData(name, spec.version, objective, spec.metric, train, dev, test, tuple(spec.labels))
 
@@ -55,13 +58,15 @@ def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any) -> TaskData:
         raise InputError(f"task.data is for known tasks; task.name={cfg.name} already names the data")
     path = Path(cfg.name)
     tables = read_tables(path)
-    own = own_task(tables, cfg.template, cfg.choices, tokenizer)
+    chat = Chat(tokenizer, cfg.system)
+    own = own_task(tables, cfg.template, cfg.choices, chat)
     objective = cfg.objective
     if objective == "auto":
         objective = "options" if own.kind == "options" else "lm"
     if objective == "options" and own.kind == "completion":
         raise InputError(f"task.objective: {path.name} has completions, no options; use lm")
-    train, dev, test = _sample(tables, own.make, cfg, seed)
+    make = chat.wrap(own.make, objective) if cfg.apply_chat_template else own.make
+    train, dev, test = _sample(tables, make, cfg, seed)
     metric = "accuracy" if own.kind == "options" else "loss"
     return TaskData(path.stem, 1, objective, metric, train, dev, test, own.labels)
 
