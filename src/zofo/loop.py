@@ -100,7 +100,7 @@ class Loop:
         left = self.config.max_steps % per_step if per_step else 0
         if left:
             self.progress.say(
-                f"train.max_steps {self.config.max_steps}: the last {left} make no iteration of {per_step}, and are not run"
+                f"train.max_steps {self.config.max_steps}: the last {left} make no iteration of {per_step}: not run"
             )
 
     def _run(self) -> None:
