@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -365,3 +366,48 @@ def test_an_adapter_of_a_preset_does_not_change_what_mezo_moves() -> None:
     asked = resolve(preset="quickstart", method="mezo", adapter="lora", **base)
     assert asked.names["adapter"] == "lora"
     assert asked.method.lr == 1e-4
+
+
+def test_where_the_levels_data_comes_from(tiny_model_dir, write_jsonl, tmp_path) -> None:
+    """upper_data=dev: D_f is the dev set and D_p all training rows. stratified: each level has both labels 1 : 2."""
+    from zofo.config import resolve
+    from zofo.session import build
+
+    rows = [
+        {"text": f"film {i}: a {'great' if i % 6 else 'bad'} one", "label": "no" if i % 6 else "yes"} for i in range(90)
+    ]
+    data = write_jsonl("rows.jsonl", rows)
+    base: dict[str, Any] = {
+        "model": str(tiny_model_dir),
+        "task": {"name": str(data), "train_examples": 60, "dev_examples": 15},
+    }
+
+    def streams(**settings: Any) -> dict[str, list[Any]]:
+        method = {"name": "bilevel-zofo", "inner_steps": 1, **settings}
+        session = build(resolve(method=method, train={"output_dir": str(tmp_path / "out"), "batch_size": 4}, **base))
+        return {name: [e.example.id for e in session.encoded[name]] for name in ("f", "p", "dev")}
+
+    plain, dev, even = streams(), streams(upper_data="dev"), streams(stratified=True)
+    assert len(plain["p"]) == pytest.approx(2 * len(plain["f"]), abs=2)
+    assert sorted(dev["f"]) == sorted(dev["dev"])
+    assert sorted(dev["p"]) == sorted(plain["f"] + plain["p"])
+    assert sorted(even["f"] + even["p"]) == sorted(plain["f"] + plain["p"])
+    rare = {f"rows.jsonl:{i + 1}" for i in range(0, 90, 6)}
+    share = [len(rare.intersection(even[name])) / len(even[name]) for name in ("f", "p")]
+    assert share[0] == pytest.approx(share[1], abs=1 / len(even["f"]))
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper-4.1", "authors"])
+def test_the_papers_presets_run(preset: str, tiny_model_dir, sentiment_file, tmp_path, capsys) -> None:
+    """One iteration of each, in bf16, with Adam on theta: finite numbers, and the same again from the run's files."""
+    overrides = ["method.inner_steps=2", "train.batch_size=4", "train.eval_steps=3", "train.count=all"]
+    run = finetune(
+        str(tiny_model_dir), str(sentiment_file), output_dir=tmp_path / "out", preset=preset, max_steps=6,
+        overrides=overrides,
+    )  # fmt: skip
+    assert "rule adam: 8 bytes a weight of theta" in capsys.readouterr().err
+    assert all(map(math.isfinite, run.test.values()))
+    assert evaluate(tmp_path / "out") == pytest.approx(run.test, rel=1e-6)
+    if preset == "authors":
+        assert run.deployed == "p"
+        assert run.info["examples"]["f"] == run.info["examples"]["dev"]
