@@ -18,12 +18,12 @@ VOCAB = 100
 IDS = torch.randint(0, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
-def config(family: str) -> Any:
-    """2 layers of width 32."""
+def config(family: str, vocab: int = VOCAB, positions: int = 64, window: int = 4) -> Any:
+    """2 layers of width 32. window: tokens a sliding layer sees, fewer than IDS has."""
     import transformers as t
 
-    sizes: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2}
-    heads: dict[str, Any] = {"num_attention_heads": 4, "max_position_embeddings": 64}
+    sizes: dict[str, Any] = {"vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "max_position_embeddings": positions}
     llama: dict[str, Any] = {**sizes, **heads, "num_key_value_heads": 2, "intermediate_size": 64}
     ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     if family == "llama":
@@ -33,9 +33,13 @@ def config(family: str) -> Any:
     if family == "opt":  # biases, learned positions, a tied head
         return t.OPTConfig(**sizes, **heads, **ids, ffn_dim=64, word_embed_proj_dim=32, dropout=0.0)
     if family == "gpt2":  # Conv1D: weights stored transposed
-        return t.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-    if family == "gemma2":  # gains as 1 + weight, softcaps
-        return t.Gemma2Config(**llama, **ids, head_dim=8, query_pre_attn_scalar=8, sliding_window=4)
+        return t.GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=positions, **ids)
+    if family == "qwen2":  # biases on queries, keys and values alone
+        return t.Qwen2Config(**llama, **ids, tie_word_embeddings=True)
+    if family == "mistral":  # every layer slides
+        return t.MistralConfig(**llama, **ids, head_dim=8, sliding_window=window)
+    if family == "gemma2":  # gains as 1 + weight, softcaps, every other layer slides
+        return t.Gemma2Config(**llama, **ids, head_dim=8, query_pre_attn_scalar=8, sliding_window=window)
     if family == "mamba":  # the weight of conv1d is read outside its own module
         return t.MambaConfig(**sizes, state_size=4)
     if family == "mixtral":  # the experts' weights are stacked
@@ -43,7 +47,7 @@ def config(family: str) -> Any:
     raise ValueError(family)
 
 
-FAMILIES = ("llama", "llama-untied", "opt", "gpt2", "gemma2", "mamba", "mixtral")
+FAMILIES = ("llama", "llama-untied", "opt", "gpt2", "qwen2", "mistral", "gemma2", "mamba", "mixtral")
 
 
 def build(family: str, dtype: torch.dtype = torch.float32) -> Any:

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from zofo.errors import InputError as InputError
     from zofo.errors import RunError as RunError
     from zofo.errors import ZofoError as ZofoError
+    from zofo.generation import generate as generate
 
 __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("Run", "evaluate", "export", "finetune", "load", "train"), "zofo.api"),
     **dict.fromkeys(("InputError", "RunError", "ZofoError"), "zofo.errors"),
+    "generate": "zofo.generation",
 }
-__all__ = ["InputError", "Run", "RunError", "ZofoError", "evaluate", "export", "finetune", "load", "train"]
+__all__ = ["InputError", "Run", "RunError", "ZofoError", "evaluate", "export", "finetune", "generate", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -239,6 +239,8 @@ def evaluate(
     task: str | None = None,
     data: str | None = None,
     template: str | None = None,
+    apply_chat_template: bool | None = None,
+    system: str | None = None,
     split: str = "test",
     adapter: str | None = None,
     limit: int | None = None,
@@ -246,12 +248,14 @@ def evaluate(
 ) -> dict[str, float]:
     """Loss and metric of a run, an export, a PEFT directory or a plain model on one split of a task.
 
-    task, data, template: for a run, its own where they are left out. adapter: which of a run's ("p", "s", or "theta"
-    for none). limit: only so many examples. output: a .jsonl file for the predictions. Raises InputError.
+    task, data, template, apply_chat_template, system: for a run, its own where they are left out. adapter: which of a
+    run's ("p", "s", or "theta" for none). limit: only so many examples. output: a .jsonl file for the predictions.
+    Raises InputError.
     """
     from zofo.evaluation import evaluate_target
 
-    result, encoded = evaluate_target(Path(target), task, data, template, split, adapter, limit)
+    changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
+    result, encoded = evaluate_target(Path(target), task, changes, split, adapter, limit)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_text("".join(json.dumps(row) + "\n" for row in as_rows(result, encoded)))

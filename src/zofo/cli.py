@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zofo.errors import InputError, RunError, ZofoError
+from zofo._cli_errors import failure
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it: 128 + SIGINT
 
@@ -95,6 +94,10 @@ def evaluate(
     task: Annotated[str | None, _option("Task or file, where it is not the run's.")] = None,
     data: Annotated[str | None, _option("Directory or file with the task's data.")] = None,
     template: Annotated[str | None, _option("The task's template.")] = None,
+    apply_chat_template: Annotated[
+        bool | None, typer.Option("--apply-chat-template/--no-chat-template", help="The model's chat template.")
+    ] = None,
+    system: Annotated[str | None, _option("Text of a system turn.")] = None,
     split: Annotated[str, _option("train, dev or test.")] = "test",
     adapter: Annotated[
         str | None, _option("Which of the run's adapters: p or s; the deployed one if left out.")
@@ -106,9 +109,41 @@ def evaluate(
     from zofo import _cli_show, api
 
     result = api.evaluate(
-        target, task=task, data=data, template=template, split=split, adapter=adapter, limit=limit, output=output
-    )
+        target, task=task, data=data, template=template, apply_chat_template=apply_chat_template, system=system,
+        split=split, adapter=adapter, limit=limit, output=output,
+    )  # fmt: skip
     _cli_show.print_result(result)
+
+
+@app.command()
+def generate(
+    target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
+    prompt: Annotated[list[str] | None, _option("A prompt; may be given several times.")] = None,
+    file: Annotated[
+        str | None, _option("Prompts: a text file, one a line, or .jsonl with a column prompt or messages.")
+    ] = None,
+    max_new_tokens: Annotated[int, _option("Tokens of a completion, at most.")] = 50,
+    temperature: Annotated[float, _option("0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[float, _option("Sample from the likeliest tokens that hold so much of the probability.")] = 1.0,
+    stop: Annotated[list[str] | None, _option(r'A text that ends a completion, such as "\n"; several times.')] = None,
+    seed: Annotated[int, _option("Seed of the sampling.")] = 0,
+    chat: Annotated[bool, _option("Each prompt is a user's turn in the model's chat template.", "--chat")] = False,
+    adapter: Annotated[
+        str | None, _option("Which of the run's: p, s, or theta for none; the deployed one if left out.")
+    ] = None,
+    output: Annotated[str | None, _option("Write the completions to this .jsonl file.")] = None,
+) -> None:
+    """Continue prompts with a run, an export or a plain model.
+
+    Without --prompt and --file the prompts are the lines of the standard input. One prompt is written after the other,
+    which is slow for many. Off a terminal each completion is a line of JSON.
+    """
+    from zofo import _cli_generate
+
+    _cli_generate.run(
+        target, prompt or [], file, output, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+        stop=stop or [], seed=seed, chat=chat, adapter=adapter,
+    )  # fmt: skip
 
 
 @app.command()
@@ -205,35 +240,6 @@ def _print_notes(notes: Sequence[str]) -> None:
         typer.echo(f"note: {note}", err=True)
 
 
-def _click_exception() -> type[Exception]:
-    """Base of usage errors: click's, or the copy of click that newer versions of typer bring."""
-    return next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")  # type: ignore[return-value]
-
-
-def _failure(error: BaseException) -> tuple[list[str], int]:
-    """(lines for the user, exit code) of whatever a verb raised."""
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    if isinstance(error, ZofoError):
-        return str(error).splitlines(), error.exit_code
-    for link in chain:  # safetensors and torch wrap ENOSPC in errors of their own
-        if getattr(link, "errno", None) == errno.ENOSPC or "no space left on device" in str(link).lower():
-            return [f"no space left on device: {_place(link)}, free some and use --resume latest"], RunError.exit_code
-    if isinstance(error, _click_exception()):
-        return [" ".join(error.format_message().split())], InputError.exit_code  # type: ignore[attr-defined]
-    if isinstance(error, OSError) and error.filename is not None:
-        wrong = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
-        code = InputError.exit_code if wrong else RunError.exit_code
-        return [f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"], code
-    text = " ".join(str(error).split()) or "no message"
-    return [f"{type(error).__name__}: {text} (this is a bug or a missing check: --debug shows where)"], 1
-
-
-def _place(error: BaseException) -> str:
-    return str(getattr(error, "filename", None) or "the output directory's disk is full")
-
-
 def run(args: Sequence[str]) -> int:
     """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 130 interrupted."""
     debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
@@ -254,7 +260,7 @@ def run(args: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        lines, code = _failure(error)
+        lines, code = failure(error)
         for line in lines:
             typer.echo(f"error: {line}", err=True)
         return code

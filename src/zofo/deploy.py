@@ -81,7 +81,7 @@ def load(path: str | Path, adapter: str | None = None) -> tuple[Any, Any]:
 
     adapter: which of a run's ("p", "s", "theta"); the deployed one if left out. Raises InputError.
     """
-    loaded, model, _ = open_target(Path(path), adapter)
+    loaded, model, _ = open_target(path, adapter)
     return model, loaded.tokenizer
 
 
@@ -109,11 +109,14 @@ def load_export(path: Path) -> tuple[Loaded, Any]:
     return loaded, model
 
 
-def open_target(path: Path, adapter: str | None = None) -> tuple[Loaded, Any, Config | None]:
+def open_target(target: str | Path, adapter: str | None = None) -> tuple[Loaded, Any, Config | None]:
     """(model as loaded, what computes, configuration) of a run; of anything else the configuration is None.
 
     adapter: which of a run's. Raises InputError.
     """
+    path = Path(target)
+    if str(target).startswith((".", "/", "~")) and not path.exists():  # a hub id would be looked for on the network
+        raise InputError(f"{target}: no such directory")
     if is_run(path) or (path / "config.yaml").is_file():
         restored = restore(path, adapter)
         return restored.loaded, restored.model, restored.config

@@ -95,7 +95,7 @@ class Keeper:
     def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
         """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted."""
         problem, method, rule = self.session.problem, self.session.method, self.session.rule
-        replayed = rule is None or not (self._snapshots() or method.theta_of == "adapter")
+        kept = self._snapshots() or method.theta_of == "adapter"  # else a replay of the journal rebuilds the rule
         state = {
             "k": at.k,
             "evaluated": at.evaluated,
@@ -106,7 +106,7 @@ class Keeper:
             "meter": problem.loss.meter.state_dict(),
             "method": method.state_dict(),
             "estimator": problem.estimator.state_dict() if problem.estimator else {},
-            "rule": {} if replayed else rule.state_dict(),  # Adam's has two numbers a weight; a replay rebuilds it
+            "rule": rule.state_dict() if rule is not None and kept else {},  # Adam's has two numbers a weight
             "journal": self.journal_position,
             "base_sha256": self.session.base_sha256,
             "metrics": metrics_position,

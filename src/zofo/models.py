@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,8 @@ class Loaded:
 def load(config: ModelConfig) -> Loaded:
     """Load `config.name`, a hub id or a directory. Weights come from safetensors files only: no pickle is read.
 
-    Raises InputError for a model that is not there, is no causal LM, needs its own code, or has no safetensors.
+    Raises InputError for a model that is not there, is no causal LM, lacks weights, needs its own code, or has no
+    safetensors. A router's auxiliary loss is switched off: it is no part of F.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -42,14 +43,24 @@ def load(config: ModelConfig) -> Loaded:
     device = _device(config.device)
     try:
         settings = AutoConfig.from_pretrained(where, **options)
+        if getattr(settings, "is_encoder_decoder", False):
+            raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
         dtype = _dtype(config.dtype, device, settings)
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options)
+            read: Any = AutoModelForCausalLM.from_pretrained(
+                where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.name: cannot load {config.name!r}: {_reason(error)}") from error
+    model, found = read
+    _check_complete(config.name, found["missing_keys"])
     model.to(device)  # pyright: ignore[reportArgumentType]
     model.eval().requires_grad_(False)
+    _check_causal(config.name, model)
+    if getattr(model.config, "output_router_logits", False):
+        log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
+        model.config.output_router_logits = False
     return Loaded(
         model, tokenizer, device, dtype, _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings)
     )
@@ -82,8 +93,35 @@ def _source(name: str) -> str:
     return name
 
 
+def _check_complete(name: str, missing: Collection[str]) -> None:
+    """transformers draws what a checkpoint lacks from the global random state: another model at every load."""
+    if missing:
+        some = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"model.name: {name} lacks {len(missing)} of the weights of a causal LM ({some}), which would be random; "
+            f"is it another kind of model?"
+        )
+
+
+@torch.no_grad()
+def _check_causal(name: str, model: Any) -> None:
+    """A masked LM (BERT) loads as a causal one, and its scores would see the answers: two texts that differ in later
+    tokens alone must have the same logits at the first."""
+    words = model.get_input_embeddings().weight.shape[0]
+    a, b, c = words // 4, words // 2, 3 * words // 4
+    ids = torch.tensor([[a, b, b], [a, c, c]], device=model.device)
+    one, other = model(input_ids=ids, use_cache=False).logits[:, 0]
+    if (one - other).abs().max() > torch.finfo(one.dtype).eps ** 0.5 * one.std():
+        raise InputError(
+            f"model.name: {name} ({type(model).__name__}) is not causal: its logits at a token depend on later tokens, "
+            f"as a masked LM's do, so answers cannot be scored with it"
+        )
+
+
 def _reason(error: Exception) -> str:
     first = str(error).strip().split("\n")[0]
+    if "for this kind of AutoModel" in first:
+        return "it is no causal language model (" + first.split("'")[1].rsplit(".", 1)[-1].removesuffix("Config") + ")"
     if "trust_remote_code" in str(error):
         return "it brings its own code; read that code, then set model.trust_remote_code=true"
     if "safetensors" in str(error) and "bin" in str(error):

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from zofo import registry
+from zofo.adapters._set import AdapterSet, room
 from zofo.config import Config
 from zofo.data import Encoded, Stream, collate, encode_all
 from zofo.errors import InputError
@@ -80,62 +81,86 @@ def build(config: Config) -> Session:
     if processes > 1:
         raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
     accelerator = Accelerator(cpu=config.model.device == "cpu")
-    seed = config.train.seed
     loaded = load(config.model)
-    data = load_task(config.task, seed, loaded.tokenizer)
+    data = load_task(config.task, config.train.seed, loaded.tokenizer)
     method = make_method(config)
-    _check_rounds(config, method)
-    objective = OBJECTIVES[data.objective]
-    if method.first_order and not objective.differentiable:
+    _check(config, data, loaded, method)
+    backbone = Point(loaded.model, mode=_mode(config))  # before PEFT renames anything
+    head = LabelHead(loaded.model)
+    theta, adapters = _adapt(config, loaded, method, backbone)
+    encoded = _encode(config, data, loaded, method)
+    loss = Loss(
+        adapters.model if adapters else loaded.model, head, OBJECTIVES[data.objective], loaded.pad_id, loaded.device,
+        adapters, config.train.micro_batch_size, reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
+    )  # fmt: skip
+    streams = _streams(config, encoded, loaded, method)
+    problem = Problem(
+        theta, adapters, loss, streams, config.train.seed,
+        rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
+        total=config.train.max_steps, count=config.train.count, max_grad_norm=config.train.max_grad_norm,
+        skip_nonfinite=config.train.on_nonfinite == "skip",
+    )  # fmt: skip
+    session = Session(config, loaded, data, problem, method, encoded, streams, backbone)
+    if "estimator" in method.needs:
+        session.rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
+        problem.estimator = registry.load("estimators", config.names["estimator"]).Estimator(config.estimator)
+        problem.rule = Journalled(session.rule, None)
+    method.setup(problem)
+    return session
+
+
+def _mode(config: Config) -> str:
+    return getattr(config.estimator, "shift", "layer")
+
+
+def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
+    """Settings that are each right and do not go together. Raises InputError."""
+    steps = config.train.max_steps
+    if config.train.count == "all" and 0 < steps < method.per_step:  # it would do nothing, without a word
+        raise InputError(
+            f"train.max_steps: {steps} is less than one iteration of {method.per_step} counted steps "
+            f"({method.lower_per_step} lower, {method.upper_per_step} upper), so nothing would be run; give at least "
+            f"{method.per_step}, or a smaller method.inner_steps"
+        )
+    if method.first_order and not OBJECTIVES[data.objective].differentiable:
         raise InputError(
             f"task.objective: {data.objective} has no gradient, and method {config.names['method']} takes first-order "
             f"steps; use a zeroth-order method such as mezo, or another objective"
+        )
+    if _mode(config) == "inplace" and config.train.on_nonfinite == "skip":
+        raise InputError(
+            "train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone"
         )
     if method.moves == "fo" and loaded.dtype.itemsize == 2:
         log.warning(
             "first-order updates of theta are rounded to %s, which loses small ones; model.dtype=float32 keeps them",
             str(loaded.dtype)[6:],
         )
-    encoded = _encode(config, data, loaded, method)
 
-    mode = getattr(config.estimator, "shift", "layer")
-    backbone = theta = Point(loaded.model, mode=mode)  # before PEFT renames anything
-    head = LabelHead(loaded.model)
-    model, adapters = loaded.model, None
-    if method.adapters_used:
-        adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
-        adapters = adapter.build(loaded.model, method.adapters_used, derive(seed, "adapter"), loaded.tokenizer)
-        model = adapters.model
-        if method.theta_of == "adapter":
-            theta = Point(model, params=adapters.parameters(method.adapters_used[0]), mode=mode)
-    loss = Loss(
-        model, head, objective, loaded.pad_id, loaded.device, adapters, config.train.micro_batch_size,
-        reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
-    )  # fmt: skip
-    streams = {n: Stream(encoded[n], config.train.batch_size, loaded.pad_id, seed, n) for n in method.streams}
-    for name, stream in streams.items():
-        if config.train.batch_size > len(stream.encoded):
+
+def _adapt(config: Config, loaded: Loaded, method: Any, backbone: Point) -> tuple[Point, AdapterSet | None]:
+    """(theta, the method's adapters on the model). Virtual tokens take room from the longest example."""
+    if not method.adapters_used:
+        return backbone, None
+    adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
+    seed = derive(config.train.seed, "adapter")
+    adapters: AdapterSet = adapter.build(loaded.model, method.adapters_used, seed, loaded.tokenizer)
+    loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
+    if method.theta_of == "backbone":
+        return backbone, adapters
+    own = adapters.parameters(method.adapters_used[0])
+    return Point(adapters.model, params=own, mode=_mode(config)), adapters
+
+
+def _streams(config: Config, encoded: dict[str, list[Encoded]], loaded: Loaded, method: Any) -> dict[str, Stream]:
+    size, seed = config.train.batch_size, config.train.seed
+    for name in method.streams:
+        if size > len(encoded[name]):
             log.warning(
                 "train.batch_size %d is more than the %d examples of stream %s: a batch holds some of them twice",
-                config.train.batch_size, len(stream.encoded), name,
+                size, len(encoded[name]), name,
             )  # fmt: skip
-    problem = Problem(
-        theta, adapters, loss, streams, seed,
-        rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
-        total=config.train.max_steps, count=config.train.count, max_grad_norm=config.train.max_grad_norm,
-        skip_nonfinite=config.train.on_nonfinite == "skip",
-    )  # fmt: skip
-    if theta.mode == "inplace" and problem.skip_nonfinite:
-        raise InputError(
-            "train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone"
-        )
-    session = Session(config, loaded, data, problem, method, encoded, streams, backbone)
-    if "estimator" in method.needs:
-        session.rule = registry.load("rules", config.names["rule"]).Rule(config.rule, seed)
-        problem.estimator = registry.load("estimators", config.names["estimator"]).Estimator(config.estimator)
-        problem.rule = Journalled(session.rule, None)
-    method.setup(problem)
-    return session
+    return {name: Stream(encoded[name], size, loaded.pad_id, seed, name) for name in method.streams}
 
 
 def _encode(config: Config, data: TaskData, loaded: Loaded, method: Any) -> dict[str, list[Encoded]]:
@@ -162,17 +187,6 @@ def _levels(config: Config, data: TaskData) -> dict[str, list]:
 def make_method(config: Config) -> Any:
     """The method object, not set up."""
     return registry.load("methods", config.names["method"]).Method(config.method, config.adapter is not None)
-
-
-def _check_rounds(config: Config, method: Any) -> None:
-    """A run that is too short for one iteration would do nothing without a word."""
-    steps = config.train.max_steps
-    if config.train.count == "all" and 0 < steps < method.per_step:
-        raise InputError(
-            f"train.max_steps: {steps} is less than one iteration of {method.per_step} counted steps "
-            f"({method.lower_per_step} lower, {method.upper_per_step} upper), so nothing would be run; give at least "
-            f"{method.per_step}, or a smaller method.inner_steps"
-        )
 
 
 def audit(session: Session) -> None:

@@ -59,7 +59,8 @@ ARGS = ["train", "--model", "m", "--task", "sst2", "--method", "mezo", "--output
 def test_light_verbs_import_nothing_heavy() -> None:
     script = (
         "import sys; from zofo.cli import run\n"
-        "for args in (['--help'], ['train', '--help'], ['ls'], ['show', 'bilevel-zofo'], ['show', 'sst2'], ['env'],\n"
+        "for args in (['--help'], ['train', '--help'], ['generate', '--help'], ['ls'],\n"
+        "             ['show', 'bilevel-zofo'], ['show', 'sst2'], ['env'],\n"
         "             ['validate', 'model=m', 'task=sst2', 'method=bilevel-zofo', 'train.output_dir=o']):\n"
         "    assert run(args) == 0, args\n"
         f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
@@ -81,7 +82,7 @@ def test_help_imports_neither_pydantic_nor_yaml() -> None:
 def test_help_lists_the_verbs() -> None:
     done = zofo("--help")
     assert done.returncode == 0
-    for verb in ("train", "eval", "export", "ls", "show", "validate", "env", "quickstart"):
+    for verb in ("train", "eval", "generate", "export", "ls", "show", "validate", "env", "quickstart"):
         assert f"\n  {verb} " in done.stdout
 
 
@@ -261,7 +262,17 @@ def test_eval_and_export_pass_their_options_on(
     fake_module("api", monkeypatch, evaluate=evaluate, export=export)
     assert cli.run(["eval", "out", "--split", "dev", "--limit", "3", "--adapter", "p"]) == 0
     assert json.loads(capsys.readouterr().out) == {"accuracy": 0.5, "examples": 3}
-    given = {"task": None, "data": None, "template": None, "split": "dev", "adapter": "p", "limit": 3, "output": None}
+    given = {
+        "task": None,
+        "data": None,
+        "template": None,
+        "apply_chat_template": None,
+        "system": None,
+        "split": "dev",
+        "adapter": "p",
+        "limit": 3,
+        "output": None,
+    }
     assert calls[-1] == (("out",), given)
     assert cli.run(["export", "out", "final", "--merge"]) == 0
     assert capsys.readouterr().out == "final\n"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.families import METHODS, REFUSED, adapter_for, check_export, check_run, save_family, save_rows, short_run
+from tests.families import METHODS, REFUSED, Directories, adapter_for, check_export, check_run, save_rows, short_run
 from tests.zoo import FAMILIES
 from zofo import InputError, registry
 
@@ -15,9 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("families")
-    return lambda family: path if (path := root / family).is_dir() else save_family(family, root)
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
+    return Directories(tmp_path_factory.mktemp("families"))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +42,7 @@ def test_every_method_is_tried_at_rates_that_show() -> None:
 
 @pytest.mark.parametrize("adapter", registry.names("adapters"))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bilevel_zofo(
-    family: str, adapter: str, model_dir: Callable[[str], Path], rows: Path, tmp_path: Path
-) -> None:
+def test_bilevel_zofo(family: str, adapter: str, model_dir: Directories, rows: Path, tmp_path: Path) -> None:
     section = adapter_for(family, adapter)
     if section is None:
         with pytest.raises(InputError, match=REFUSED[family, adapter][0]):
@@ -59,9 +55,7 @@ def test_bilevel_zofo(
 
 @pytest.mark.parametrize(("method", "with_lora"), methods())
 @pytest.mark.parametrize("family", FAMILIES)
-def test_method(
-    family: str, method: str, with_lora: bool, model_dir: Callable[[str], Path], rows: Path, tmp_path: Path
-) -> None:
+def test_method(family: str, method: str, with_lora: bool, model_dir: Directories, rows: Path, tmp_path: Path) -> None:
     section = adapter_for(family, "lora") if with_lora else None
     run, watch = short_run(model_dir(family), rows, tmp_path / "run", method, section)
     check_run(run, watch)

@@ -141,3 +141,44 @@ def test_a_changed_base_model_is_refused(run, tmp_path, tiny_model_dir):
     (moved / "config.yaml").write_text(text)
     with pytest.raises(InputError, match=r"tensor model.norm.weight of the base model is not the one"):
         load(moved)
+
+
+@pytest.mark.parametrize(("adapter", "kind"), [("prompt", "prompt tuning"), ("prefix", "prefix tuning")])
+def test_a_merge_of_what_changes_no_weights_is_refused(adapter, kind, tmp_path, tiny_model_dir, data):
+    made = finetune(
+        str(tiny_model_dir), str(data), {"name": "fo-peft", "lr": 1e-2}, adapter, output_dir=tmp_path / "run",
+        max_steps=2, batch_size=4, eval_steps=2,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=f"^--merge: a {kind} adapter adds to the text and changes no weights"):
+        made.export(tmp_path / "merged", merge=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    made.export(tmp_path / "kept")
+
+
+def test_an_export_beside_another_backbone_is_refused(run, tmp_path, tiny_model_dir):
+    """As after copying one export's adapter over another's."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    out = run.export(tmp_path / "export")
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    config.num_hidden_layers = 3
+    shutil.rmtree(out / "backbone")
+    AutoModelForCausalLM.from_config(config).save_pretrained(out / "backbone")
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(out / "backbone")
+    with pytest.raises(InputError) as caught:
+        load(out)
+    line = str(caught.value)
+    assert line.startswith(f"{out}: the adapter does not fit the model (it lacks ")
+    assert line.endswith(f"{out / 'backbone'} is here (llama, 3 layers of width 32)")
+
+
+def test_a_run_whose_adapter_is_anothers_is_refused(run, tmp_path, tiny_model_dir):
+    from zofo.tensors import load_tensors, save_tensors
+
+    moved = tmp_path / "run"
+    shutil.copytree(run.path, moved)
+    file = moved / f"best-{run.info['best_step']}" / run.deployed / "adapter_model.safetensors"
+    tensors = load_tensors(file)
+    save_tensors({key: value[:3] if "lora_A" in key else value for key, value in tensors.items()}, file)
+    with pytest.raises(InputError, match=r"best-\d+/[ps]: the saved adapter has other tensors.*saved for .*is here"):
+        load(moved)

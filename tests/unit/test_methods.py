@@ -252,7 +252,8 @@ def test_more_steps_of_p_are_on_batches_of_their_own() -> None:
 def test_tied_rates() -> None:
     """One zeta: p moves at theta's rate."""
     found = []
-    for settings in ({"tie_upper": True}, {"lr_p": 1e-3}):
+    choices: list[dict[str, Any]] = [{"tie_upper": True}, {"lr_p": 1e-3}]
+    for settings in choices:
         w = world()
         bilevel(w, inner_steps=1, lr_theta=1e-3, **settings).step(0)
         found.append(values(w.adapters.parameters("p")))

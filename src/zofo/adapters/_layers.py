@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from zofo.adapters._set import AdapterSet, peft_apart
+from zofo.errors import InputError
 
 
 class LayerSet(AdapterSet):
@@ -64,6 +65,18 @@ class LayerSet(AdapterSet):
     def deployable(self, name: str) -> Any:
         self._switch(name)
         return self.model
+
+    def merged(self, name: str) -> Any:
+        self._switch(name)
+        return self.model.merge_and_unload()
+
+    def redraw(self, name: str, seed: int) -> None:
+        kind = self.model.peft_config[name].peft_type.value.lower()
+        if kind != "lora":
+            raise InputError(f"method.apart: adapter {kind} starts from ones, nothing is drawn")
+        with peft_apart(self.model.device, seed):
+            for layer in self._layers:
+                layer.reset_lora_parameters(name, True)  # pyright: ignore[reportCallIssue]
 
     def unwrap(self) -> Any:
         return self.model.unload()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zofo.errors import InputError
 from zofo.tensors import load_tensors, save_tensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -40,6 +41,7 @@ class AdapterSet(ABC):
 
     model: Any
     mixes: bool  # whether the rows of one batch may belong to different adapters (without gradients)
+    virtual: int = 0  # positions that the adapter puts in front of every row
 
     def __init__(self, model: Any, names: Sequence[str], parameters: Mapping[str, dict[str, nn.Parameter]]) -> None:
         """parameters: for each adapter {name without the adapter's: parameter}, in one order for all."""
@@ -75,6 +77,20 @@ class AdapterSet(ABC):
     @abstractmethod
     def deployable(self, name: str) -> Any:
         """A model with this adapter that can generate."""
+
+    @abstractmethod
+    def merged(self, name: str) -> Any:
+        """The backbone with this adapter in its weights. Raises InputError where the adapter is no change of weights.
+
+        The set is of no use afterwards.
+        """
+
+    @abstractmethod
+    def redraw(self, name: str, seed: int) -> None:
+        """The adapter's weights <- another draw of its start, keyed by `seed`; the other adapters stay as they are.
+
+        Raises InputError where the start is not drawn.
+        """
 
     @abstractmethod
     def unwrap(self) -> Any:
@@ -120,10 +136,9 @@ class AdapterSet(ABC):
             param.copy_(values[key])
 
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Raises ValueError when the tensors do not fit the adapter."""
-        expected = self.state(name)
-        if set(expected) != set(state) or any(expected[k].shape != state[k].shape for k in expected):
-            raise ValueError("the saved adapter has other tensors than this one: another model, or other settings")
+        """Raises ValueError with the first difference when the tensors do not fit the adapter."""
+        if found := difference(self.state(name), state):
+            raise ValueError(f"the saved adapter has other tensors than this one ({found})")
         self._load(name, dict(state))
 
     def save(self, name: str, directory: Path, base_model: str | None = None) -> None:
@@ -137,5 +152,52 @@ class AdapterSet(ABC):
         (directory / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
 
     def restore(self, name: str, directory: Path) -> None:
-        """Load what `save` wrote. Raises OSError or ValueError."""
-        self.load(name, load_tensors(directory / WEIGHTS))
+        """Load what `save` wrote. Raises OSError, or ValueError naming both models."""
+        state = load_tensors(directory / WEIGHTS)
+        try:
+            self.load(name, state)
+        except ValueError as error:
+            raise ValueError(f"{error}; {both(directory, self.model.config)}") from error
+
+
+def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """The first difference in names or shapes, in words; "" where there is none."""
+    for key in sorted({*expected, *found}):
+        if key not in found:
+            return f"it lacks {key}"
+        if key not in expected:
+            return f"it has {key}"
+        if expected[key].shape != found[key].shape:
+            return f"{key} is {list(found[key].shape)}, expected {list(expected[key].shape)}"
+    return ""
+
+
+def both(directory: Path, config: Any) -> str:
+    """The model an adapter's directory was saved for, and the one it meets: a clause for an error's line.
+
+    config: the model's that it meets.
+    """
+    try:
+        named = json.loads((directory / CONFIG).read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError):
+        named = None
+    sizes = f"{config.model_type}, {getattr(config, 'num_hidden_layers', '?')} layers"
+    if width := getattr(config, "hidden_size", None):
+        sizes += f" of width {width}"
+    here = getattr(config, "_name_or_path", "") or "the base model"
+    return f"it was saved for {named or 'an unnamed model'}, or with other settings, and {here} is here ({sizes})"
+
+
+def room(limit: int | None, config: Any, virtual: int) -> int | None:
+    """Tokens of the longest row that fits beside `virtual` tokens in front of it; None: no limit is known.
+
+    limit: the longest row without them. config: the model's, which names its positions. Raises InputError.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or not virtual:
+        return limit
+    if positions - virtual < 2:
+        raise InputError(
+            f"adapter.tokens: {virtual} virtual tokens leave no room for a text in the model's {positions} positions"
+        )
+    return positions - virtual if limit is None else min(limit, positions - virtual)

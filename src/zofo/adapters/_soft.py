@@ -1,11 +1,12 @@
 """SoftSet: adapters in front of the text: soft prompts and prefixes, one tensor stack for each name.
 
 The wrapper builds embeddings, mask and cache itself, with the virtual tokens on the left of right-padded rows, so that
-every row may carry another adapter. Files and deployed models are PEFT's.
+every row may carry another adapter. Files and deployed models are PEFT's where PEFT knows the adapter.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,17 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from zofo.adapters._set import AdapterSet, peft_apart
+from zofo.errors import InputError
 
 Weights = dict[str, Tensor]  # of one adapter, or stacked over the rows of a batch
 Attach = Callable[[Any, Weights, Tensor, Tensor], dict[str, Any]]  # (base, weights [R, ...], ids, mask) -> arguments
+Shift = Callable[[Weights, Tensor], Tensor]  # (weights [R, ...], positions [R, L]) -> what is added, [R, L, D]
 
 
 class SoftModel(nn.Module):
     """The backbone with virtual tokens in front of each row; its output may hold positions for them too."""
 
-    def __init__(self, base: Any, attach: Attach, weights: Mapping[str, Weights]) -> None:
+    def __init__(self, base: Any, attach: Attach, weights: Mapping[str, Weights], shift: Shift | None = None) -> None:
+        """shift: of an adapter that PEFT does not know: with weights["prompt"] it is all that `generate` needs."""
         super().__init__()
-        self.base, self.attach = base, attach
+        self.base, self.attach, self.shift = base, attach, shift
         self.adapters = nn.ModuleDict({name: nn.ParameterDict(own) for name, own in weights.items()})
         self.row_names: list[str] | None = None
         self.current = next(iter(weights))
@@ -33,17 +37,81 @@ class SoftModel(nn.Module):
     def config(self) -> Any:
         return self.base.config
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> Any:
-        """input_ids, attention_mask: [R, L], padded on the right. Returns the backbone's output."""
-        names = self.row_names or [self.current] * len(input_ids)
-        return self.base(**self.attach(self.base, self._weights(names), input_ids, attention_mask), use_cache=use_cache)
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
 
-    def _weights(self, names: Sequence[str]) -> Weights:
+    def get_base_model(self) -> Any:
+        return self.base
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False) -> Any:
+        """input_ids, attention_mask: [R, L], padded on the right. Returns the backbone's output."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        names = self.row_names or [self.current] * len(input_ids)
+        return self.base(**self.attach(self.base, self.stacked(names), input_ids, mask), use_cache=use_cache)
+
+    def stacked(self, names: Sequence[str]) -> Weights:
         """Each tensor stacked over the rows: an expanded view where all rows agree."""
         first = self.adapters[names[0]]
         if len(set(names)) == 1:
             return {key: value.expand(len(names), *value.shape) for key, value in first.items()}  # pyright: ignore
         return {key: torch.stack([self.adapters[name][key] for name in names]) for key in first.keys()}  # pyright: ignore # noqa: SIM118
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+        """transformers' `generate` with the active adapter: [R, L] -> [R, L + new tokens].
+
+        A token that is written at position t is read back with the shift of position t, as in training. Rows of
+        unequal length (padded on either side) are written one after the other, each as if it were alone.
+        """
+        if self.shift is None:
+            raise ValueError("this adapter generates through PEFT: take AdapterSet.deployable, or zofo.load")
+        if attention_mask is not None and not attention_mask.all():
+            return self._one_by_one(input_ids, attention_mask, options)
+        handle = self.base.register_forward_pre_hook(_Reading(self, self.shift), with_kwargs=True)
+        try:
+            return self.base.generate(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **options)
+        finally:
+            handle.remove()
+
+    def _one_by_one(self, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
+        settings = (options.get("generation_config"), self.base.generation_config, self.base.config)
+        known = [options.get("pad_token_id"), *(getattr(each, "pad_token_id", None) for each in settings)]
+        written = []
+        for row, seen in zip(ids, mask.bool()):
+            found = self.generate(row[seen][None], **options)
+            if not isinstance(found, Tensor):
+                raise ValueError("return_dict_in_generate needs rows of one length")
+            written += [torch.cat([row, one]) for one in found[:, int(seen.sum()) :]]
+        return nn.utils.rnn.pad_sequence(written, True, next((pad for pad in known if isinstance(pad, int)), 0))
+
+
+class _Reading:
+    """Gives the calls that `generate` makes of the backbone their embeddings, virtual tokens and positions.
+
+    Without a cache every call holds the whole text; with one, all after the first hold the new tokens alone.
+    """
+
+    def __init__(self, model: SoftModel, shift: Shift) -> None:
+        self.model, self.shift, self.read = model, shift, 0  # read: tokens in the cache, the virtual ones left out
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        ids, mask, places = kwargs["input_ids"], kwargs.get("attention_mask"), kwargs.get("position_ids")
+        if not kwargs.get("use_cache"):
+            self.read = 0
+        weights = self.model.stacked([self.model.current] * len(ids))
+        n, length = weights["prompt"].shape[1], ids.shape[1]
+        at = torch.arange(self.read, self.read + length, device=ids.device).expand(len(ids), -1)
+        shift, prompt = self.shift(weights, at), weights["prompt"] if self.read == 0 else weights["prompt"][:, :0]
+        new = prepend(module, prompt, ids, ids.new_ones(ids.shape), shift)
+        if mask is not None and mask.ndim != 2:
+            raise ValueError("a static cache is not supported beside a soft prompt: leave out cache_implementation")
+        new["attention_mask"] = None if mask is None else lengthen(mask, n)
+        if places is not None:
+            first = 0 if self.read == 0 else n + self.read
+            new["position_ids"] = torch.arange(first, n + self.read + length, device=ids.device).expand(len(ids), -1)
+        self.read += length
+        return args, {**kwargs, "input_ids": None, **new}
 
 
 class SoftSet(AdapterSet):
@@ -52,13 +120,16 @@ class SoftSet(AdapterSet):
     mixes = True
 
     def __init__(
-        self, base: Any, attach: Attach, names: Sequence[str], initial: Weights, peft_config: Any, encode: Any = None
-    ) -> None:
-        """initial: fp32 tensors every name starts from. peft_config: what PEFT's file says, or None where PEFT does
-        not know the adapter. encode: (weights -> tensors of the file, tensors of the file -> weights)."""
+        self, base: Any, attach: Attach, names: Sequence[str], initial: Weights, peft_config: Any, encode: Any = None,
+        *, virtual: int, shift: Shift | None = None, draw: Callable[[int], Weights] | None = None,
+    ) -> None:  # fmt: skip
+        """initial: fp32 tensors every name starts from. peft_config: what PEFT's file says; a mapping where PEFT does
+        not know the adapter, which is then deployed as a SoftModel with this `shift`. encode: (weights -> tensors of
+        the file, tensors of the file -> weights). virtual: positions in front of a row. draw: key -> another start,
+        None where nothing of it is drawn."""
         weights = {name: {k: nn.Parameter(v.detach().clone()) for k, v in initial.items()} for name in names}
-        model = SoftModel(base, attach, weights).eval()  # pyright: ignore[reportArgumentType]
-        self.peft_config = peft_config
+        model = SoftModel(base, attach, weights, shift).eval()  # pyright: ignore[reportArgumentType]
+        self.peft_config, self.virtual, self._draw = peft_config, virtual, draw
         self._to_file, self._from_file = encode or (dict, dict)
         super().__init__(model, names, weights)
 
@@ -82,20 +153,51 @@ class SoftSet(AdapterSet):
         for key, value in self._from_file(state).items():
             self._parameters[name][key].copy_(value)
 
+    @property
+    def kind(self) -> str:
+        """The adapter's name in PEFT's files."""
+        return str(self.config(self.names[0])["peft_type"]).rpartition(".")[2].lower().replace("_", " ")
+
     def config(self, name: str) -> dict[str, Any]:
+        if isinstance(self.peft_config, Mapping):
+            return dict(self.peft_config)
         return {**self.peft_config.to_dict(), "inference_mode": True}
 
     def deployable(self, name: str) -> Any:
-        """A PeftModel on the same backbone with this adapter's weights."""
+        """A PeftModel on the same backbone with this adapter's weights; the SoftModel where PEFT has no such kind."""
+        if isinstance(self.peft_config, Mapping):
+            self._switch(name)
+            return self.model.requires_grad_(False)
         from peft import get_peft_model, set_peft_model_state_dict
 
+        uncached(self.model.base)
         with peft_apart():
             wrapped = get_peft_model(self.model.base, self.peft_config).eval()
         set_peft_model_state_dict(wrapped, self.state(name))
         return wrapped.requires_grad_(False)
 
+    def merged(self, name: str) -> Any:
+        raise InputError(
+            f"--merge: a {self.kind} adapter adds to the text and changes no weights, so it cannot be merged; export "
+            f"without --merge"
+        )
+
+    @torch.no_grad()
+    def redraw(self, name: str, seed: int) -> None:
+        if self._draw is None:
+            raise InputError(f"method.apart: adapter {self.kind} starts from a text, nothing is drawn")
+        for key, value in self._draw(seed).items():
+            self._parameters[name][key].copy_(value)
+
     def unwrap(self) -> Any:
         return self.model.base
+
+
+def uncached(base: Any) -> None:
+    """Where a model keeps its state elsewhere than in past_key_values (Mamba), PEFT puts the prompt before each token
+    that is generated, unless nothing is cached."""
+    if "past_key_values" not in inspect.signature(base.forward).parameters:
+        base.generation_config.use_cache = False
 
 
 def prepend(base: Any, prompt: Tensor, input_ids: Tensor, mask: Tensor, shift: Tensor | None = None) -> dict[str, Any]:

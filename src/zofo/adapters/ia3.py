@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zofo.errors import InputError
-
 if TYPE_CHECKING:
     from zofo.adapters._set import AdapterSet
 
@@ -20,11 +18,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     target_modules: list[str] | None = field(
-        default=None, metadata={"help": "names of the scaled modules; default: those PEFT knows for the model's family"}
+        default=None, metadata={"help": "names of the scaled modules; default: keys, values and the feed-forward"}
     )
     feedforward_modules: list[str] | None = field(
         default=None, metadata={"help": "those of them whose input is scaled instead of their output"}
     )
+
+    def problems(self) -> list[str]:
+        extra = [name for name in self.feedforward_modules or [] if name not in (self.target_modules or [])]
+        return [f"feedforward_modules: {extra[0]!r} is not in target_modules; name it there too"] if extra else []
 
 
 class Adapter:
@@ -34,28 +36,18 @@ class Adapter:
         self.config = config
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> AdapterSet:
-        """Raises InputError where the family is unknown and no modules are named."""
+        """Raises InputError where the family is unknown and no modules are named, or one of them cannot be scaled."""
         from peft import IA3Config
 
         from zofo.adapters._layers import LayerSet
+        from zofo.adapters._targets import check, has_conv1d, key_value_feedforward
 
         targets, forward = self.config.target_modules, self.config.feedforward_modules
         if targets is None:
-            targets, forward = self._defaults(model)
-        config = IA3Config(task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=forward or [])
-        try:
-            return LayerSet.build(model, config, names, seed, mixes=False)
-        except ValueError as error:
-            raise InputError(f"adapter.target_modules: {error}") from error
-
-    @staticmethod
-    def _defaults(model: Any) -> tuple[list[str], list[str]]:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as FORWARD
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS
-
-        family = model.config.model_type
-        if family not in TARGETS:
-            raise InputError(
-                f"adapter.target_modules: no default for {family!r} models; name key, value and feed-forward modules"
-            )
-        return list(TARGETS[family]), list(FORWARD[family])
+            targets, forward = key_value_feedforward(model)
+        check(model, targets)
+        config = IA3Config(
+            task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=forward or [],
+            fan_in_fan_out=has_conv1d(model, targets),
+        )  # fmt: skip
+        return LayerSet.build(model, config, names, seed, mixes=False)

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zofo.errors import InputError, did_you_mean
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -45,50 +43,12 @@ class Adapter:
         from peft import LoraConfig
 
         from zofo.adapters._layers import LayerSet
+        from zofo.adapters._targets import check, has_conv1d, query_value
 
-        targets = self.config.target_modules or self._default_targets(model)
-        self._check(model, targets)
+        targets = self.config.target_modules or query_value(model)
+        check(model, targets, embeddings=True)
         config = LoraConfig(
             r=self.config.r, lora_alpha=self.config.alpha, lora_dropout=0.0, target_modules=targets,
-            task_type="CAUSAL_LM", fan_in_fan_out=_has_conv1d(model, targets),
+            task_type="CAUSAL_LM", fan_in_fan_out=has_conv1d(model, targets),
         )  # fmt: skip
         return LayerSet.build(model, config, names, seed, mixes=True)
-
-    @staticmethod
-    def _default_targets(model: PreTrainedModel) -> list[str]:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-        family = model.config.model_type
-        if family not in KNOWN:
-            raise InputError(
-                f"adapter.target_modules: no default for {family!r} models; "
-                f"name some of: {', '.join(_candidates(model))}"
-            )
-        return list(KNOWN[family])
-
-    @staticmethod
-    def _check(model: PreTrainedModel, targets: Sequence[str]) -> None:
-        known = _candidates(model)
-        paths = [name for name, _ in model.named_modules()]
-        for target in targets:
-            if not any(path == target or path.endswith(f".{target}") for path in paths):
-                raise InputError(
-                    f"adapter.target_modules: no module named {target!r}{did_you_mean(target, known)}; "
-                    f"candidates: {', '.join(known)}"
-                )
-
-
-def _candidates(model: PreTrainedModel) -> list[str]:
-    """Last parts of the names of the linear modules, the head's left out."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    linear = {name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head}
-    return sorted({name.rsplit(".", 1)[-1] for name in linear})
-
-
-def _has_conv1d(model: PreTrainedModel, targets: Sequence[str]) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return any(isinstance(m, Conv1D) and n.rsplit(".", 1)[-1] in targets for n, m in model.named_modules())

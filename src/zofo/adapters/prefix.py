@@ -39,7 +39,8 @@ class Adapter:
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: unused, the start is a text. tokenizer: the model's.
 
-        Raises InputError where the model's cache is not made of keys and values of one shape in every layer.
+        Raises InputError where the cache is not made of keys and values of one shape in every layer, or where a
+        sliding window is shorter than the prefix.
         """
         from peft import PrefixTuningConfig
 
@@ -67,6 +68,7 @@ class Adapter:
         return SoftSet(
             model, attach, names, {"prefix": start}, config,
             (lambda w: {"prompt_embeddings": w["prefix"]}, lambda f: {"prefix": f["prompt_embeddings"]}),
+            virtual=n,
         )  # fmt: skip
 
     def _activations(self, model: Any, tokenizer: Any) -> list[tuple[Tensor, Tensor]]:
@@ -81,6 +83,12 @@ class Adapter:
             raise InputError(
                 f"adapter.name: prefix needs a model that caches keys and values; {model.config.model_type} does not: "
                 f"use lora or prompt"
+            )
+        least = min(layer.keys.shape[2] for layer in layers)
+        if least < self.config.tokens:
+            raise InputError(
+                f"adapter.tokens: a prefix of {self.config.tokens} tokens does not fit the model's sliding window; "
+                f"at most {least}"
             )
         return [(layer.keys, layer.values) for layer in layers]
 

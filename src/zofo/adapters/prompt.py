@@ -40,10 +40,18 @@ class Adapter:
         from zofo.adapters._soft import SoftSet, prepend
 
         start = real_embeddings(model, tokenizer, self.config.text, self.config.tokens)
-        config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self.config.tokens)
+        settings = (
+            model.config
+        )  # PEFT takes token_dim for hidden_size (OPT-350M: not so) and needs heads to exist (Mamba)
+        config = PromptTuningConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=self.config.tokens, token_dim=start.shape[1],
+            num_transformer_submodules=1, num_layers=getattr(settings, "num_hidden_layers", 1),
+            num_attention_heads=getattr(settings, "num_attention_heads", 1),
+        )  # fmt: skip
         return SoftSet(
             model, lambda base, w, ids, mask: prepend(base, w["prompt"], ids, mask), names, {"prompt": start}, config,
             (lambda w: {"prompt_embeddings": w["prompt"]}, lambda f: {"prompt": f["prompt_embeddings"]}),
+            virtual=self.config.tokens,
         )  # fmt: skip
 
 

@@ -1,0 +1,38 @@
+"""What a user reads when a verb fails: one line a fault, and the exit code."""
+
+from __future__ import annotations
+
+import errno
+
+import typer
+
+from zofo.errors import InputError, RunError, ZofoError
+
+
+def _click_exception() -> type[Exception]:
+    """Base of usage errors: click's, or the copy of click that newer versions of typer bring."""
+    return next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")  # type: ignore[return-value]
+
+
+def failure(error: BaseException) -> tuple[list[str], int]:
+    """(lines for the user, exit code) of whatever a verb raised."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    if isinstance(error, ZofoError):
+        return str(error).splitlines(), error.exit_code
+    for link in chain:  # safetensors and torch wrap ENOSPC in errors of their own
+        if getattr(link, "errno", None) == errno.ENOSPC or "no space left on device" in str(link).lower():
+            return [f"no space left on device: {_place(link)}, free some and use --resume latest"], RunError.exit_code
+    if isinstance(error, _click_exception()):
+        return [" ".join(error.format_message().split())], InputError.exit_code  # type: ignore[attr-defined]
+    if isinstance(error, OSError) and error.filename is not None:
+        wrong = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
+        code = InputError.exit_code if wrong else RunError.exit_code
+        return [f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"], code
+    text = " ".join(str(error).split()) or "no message"
+    return [f"{type(error).__name__}: {text} (this is a bug or a missing check: --debug shows where)"], 1
+
+
+def _place(error: BaseException) -> str:
+    return str(getattr(error, "filename", None) or "the output directory's disk is full")
