@@ -412,3 +412,19 @@ def test_the_papers_presets_run(preset: str, tiny_model_dir, sentiment_file, tmp
     if preset == "authors":
         assert run.deployed == "p"
         assert run.info["examples"]["f"] == run.info["examples"]["dev"]
+
+
+def test_counting_iterations_alone(tiny_model_dir, sentiment_file, tmp_path) -> None:
+    """count=outer: max_steps, evaluations and checkpoints go by iterations; the numbers are those of count=all."""
+    runs = []
+    for count, steps, every in (("outer", 4, 2), ("all", 12, 6)):
+        out = tmp_path / count
+        run = finetune(
+            str(tiny_model_dir), str(sentiment_file), {"name": "bilevel-zofo", "inner_steps": 2}, output_dir=out,
+            max_steps=steps, eval_steps=every, save_steps=every, batch_size=4, count=count,
+        )  # fmt: skip
+        runs.append(run.info)
+        assert [p.name for p in sorted(out.glob("checkpoint-*"))] == sorted(f"checkpoint-{n}" for n in (every, steps))
+    assert runs[0]["steps"] == runs[1]["steps"] == {"lower": 8, "upper": 4}
+    assert runs[0]["test"] == runs[1]["test"]
+    assert runs[0]["best_step"] * 3 == runs[1]["best_step"]
