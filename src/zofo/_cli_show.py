@@ -112,8 +112,9 @@ def _print_one(kind: str, name: str) -> None:
         return
     print(registry.docstring(kind, name) or (loaded.__doc__ or "").strip(), end="\n\n")
     if kind == "methods":
-        needs = sorted(loaded.Method.needs)
-        print(f"sections: {', '.join(['method', *needs])}\n")
+        needs, optional = sorted(loaded.Method.needs), sorted(getattr(loaded.Method, "optional", ()))
+        also = f"; if asked for: {', '.join(optional)}" if optional else ""
+        print(f"sections: {', '.join(['method', *needs])}{also}\n")
     if hasattr(loaded, "Config"):
         _print_fields(registry.singular(kind), loaded.Config)
 
