@@ -122,6 +122,10 @@ def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
             f"({method.lower_per_step} lower, {method.upper_per_step} upper), so nothing would be run; give at least "
             f"{method.per_step}, or a smaller method.inner_steps"
         )
+    if config.train.count == "outer" and not method.iterates:
+        raise InputError(
+            f"train.count: outer counts iterations, and method {config.names['method']} has stages; leave it at all"
+        )
     if method.first_order and not OBJECTIVES[data.objective].differentiable:
         raise InputError(
             f"task.objective: {data.objective} has no gradient, and method {config.names['method']} takes first-order "

@@ -414,6 +414,15 @@ def test_the_papers_presets_run(preset: str, tiny_model_dir, sentiment_file, tmp
         assert run.info["examples"]["f"] == run.info["examples"]["dev"]
 
 
+def test_stages_are_no_iterations_to_count(tiny_model_dir, sentiment_file, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"train\.count: outer counts iterations, and method two-stage has stages"):
+        finetune(
+            str(tiny_model_dir), str(sentiment_file), "two-stage", "lora", output_dir=tmp_path / "out", max_steps=22,
+            count="outer",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_counting_iterations_alone(tiny_model_dir, sentiment_file, tmp_path) -> None:
     """count=outer: max_steps, evaluations and checkpoints go by iterations; the numbers are those of count=all."""
     runs = []

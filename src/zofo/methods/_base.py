@@ -21,6 +21,7 @@ class Base:
     streams: ClassVar[tuple[str, ...]] = ("train",)
     moves: ClassVar[Literal["nothing", "zo", "fo"]] = "nothing"
     first_order: ClassVar[bool] = True  # whether some part needs a differentiable objective
+    iterates: ClassVar[bool] = True  # whether a step is an iteration of one kind, so that iterations can be counted
     theta_of: Literal["backbone", "adapter"] = "backbone"
     adapters_used: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ("theta",)  # what is evaluated; the first one wins a tie

@@ -42,6 +42,7 @@ class Method(Base):
 
     needs = frozenset({"adapter", "estimator", "rule"})
     moves: ClassVar = "zo"
+    iterates: ClassVar = False
     adapters_used = ("p",)
     candidates = ("p",)
     upper_per_step = 1
