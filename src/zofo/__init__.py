@@ -26,6 +26,10 @@ _HOMES = {
 __all__ = ["InputError", "Run", "RunError", "ZofoError", "evaluate", "export", "finetune", "generate", "load", "train"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Public names are imported on first use: `import zofo` does not load torch."""
     if name not in _HOMES:

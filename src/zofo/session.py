@@ -116,11 +116,10 @@ def _mode(config: Config) -> str:
 def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
     """Settings that are each right and do not go together. Raises InputError."""
     steps = config.train.max_steps
-    if config.train.count == "all" and 0 < steps < method.per_step:  # it would do nothing, without a word
+    if config.train.count == "all" and 0 < steps < method.shortest:  # it would leave that out, without a word
         raise InputError(
-            f"train.max_steps: {steps} is less than one iteration of {method.per_step} counted steps "
-            f"({method.lower_per_step} lower, {method.upper_per_step} upper), so nothing would be run; give at least "
-            f"{method.per_step}, or a smaller method.inner_steps"
+            f"train.max_steps: {steps} is less than the {method.shortest} counted steps that one iteration, or one "
+            f"zeroth-order step, takes; give at least {method.shortest}, or a smaller method.inner_steps"
         )
     if config.train.count == "outer" and not method.iterates:
         raise InputError(

@@ -95,7 +95,7 @@ def test_settings(refused: Refused, changes: list[str], expected: str) -> None:
         (["method.lamda=1"], 'method.lamda: unknown field; did you mean "lam"?'),
         (
             ["train.max_steps=10"],
-            "train.max_steps: 10 is less than one iteration of 11 counted steps (10 lower, 1 upper)",
+            "train.max_steps: 10 is less than the 11 counted steps that one iteration",
         ),
         (["task.train_examples=1"], "two levels need at least 2 training examples, got 1; give more"),
         (["--adapter", "lroa"], 'adapter.name: unknown adapter "lroa"; did you mean "lora"?'),

@@ -414,6 +414,11 @@ def test_the_papers_presets_run(preset: str, tiny_model_dir, sentiment_file, tmp
         assert run.info["examples"]["f"] == run.info["examples"]["dev"]
 
 
+def test_a_run_without_a_second_stage_is_refused(tiny_model_dir, sentiment_file, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"train\.max_steps: 10 is less than the 11 counted steps"):
+        finetune(str(tiny_model_dir), str(sentiment_file), "two-stage", output_dir=tmp_path / "out", max_steps=10)
+
+
 def test_stages_are_no_iterations_to_count(tiny_model_dir, sentiment_file, tmp_path) -> None:
     with pytest.raises(InputError, match=r"train\.count: outer counts iterations, and method two-stage has stages"):
         finetune(

@@ -43,6 +43,11 @@ class Base:
         """Updates of one `step`, lower and upper."""
         return self.lower_per_step + self.upper_per_step
 
+    @property
+    def shortest(self) -> int:
+        """Counted steps below which a run would leave out a part of the method."""
+        return self.per_step
+
     def updates(self, k: int) -> dict[str, int]:
         """Updates of the first k steps."""
         return {"lower": k * self.lower_per_step, "upper": k * self.upper_per_step}

@@ -56,6 +56,10 @@ class Method(Base):
         self.opt: Descent = problem.descent("p", self.config.optimizer)
         self.first = problem.total - problem.total // (self.config.inner_steps + 1)
 
+    @property
+    def shortest(self) -> int:
+        return self.config.inner_steps + 1  # one step of stage 2
+
     def updates(self, k: int) -> dict[str, int]:
         return {"lower": min(k, self.first), "upper": max(0, k - self.first)}
 
