@@ -17,8 +17,9 @@ from zofo.adapters import lora
 from zofo.adapters._set import AdapterSet
 from zofo.data import Encoded, Row, collate
 from zofo.estimators import spsa
+from zofo.head import LabelHead
 from zofo.methods import bilevel_zofo
-from zofo.objective import OBJECTIVES, LabelHead, Loss
+from zofo.objective import OBJECTIVES, Loss
 from zofo.problem import Journalled, Problem
 from zofo.rules import sgd
 from zofo.tasks import Example

@@ -10,7 +10,8 @@ from zofo.config import TaskConfig
 from zofo.data import Encoded, encode_all
 from zofo.deploy import is_run, open_target
 from zofo.errors import InputError
-from zofo.objective import OBJECTIVES, LabelHead, Loss
+from zofo.head import LabelHead
+from zofo.objective import OBJECTIVES, Loss
 from zofo.scoring import Evaluation, evaluate
 from zofo.tasks import load_task
 

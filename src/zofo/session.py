@@ -18,8 +18,9 @@ from zofo.adapters._set import AdapterSet, room
 from zofo.config import Config
 from zofo.data import Encoded, Stream, collate, encode_all
 from zofo.errors import InputError
+from zofo.head import LabelHead
 from zofo.models import Loaded, load
-from zofo.objective import OBJECTIVES, LabelHead, Loss
+from zofo.objective import OBJECTIVES, Loss
 from zofo.problem import Journalled, Problem, Schedule
 from zofo.progress import gib
 from zofo.tasks import TaskData, load_task, split_levels

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from zofo import registry
 from zofo.data import collate, encode_all
-from zofo.objective import OBJECTIVES, LabelHead, Loss
+from zofo.head import LabelHead
+from zofo.objective import OBJECTIVES, Loss
 from zofo.tasks import Example
 from zofo.zo.direction import LAWS, Direction
 from zofo.zo.grad import ZOGrad, float32

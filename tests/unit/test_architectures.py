@@ -28,7 +28,7 @@ from tests.zoo import logits as plain_logits
 from zofo import InputError, evaluate, registry
 from zofo import load as load_run
 from zofo.data import Encoded, Row, collate
-from zofo.objective import LabelHead
+from zofo.head import LabelHead
 from zofo.tasks import Example
 from zofo.zo.direction import Direction
 from zofo.zo.point import Point
