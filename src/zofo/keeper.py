@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from zofo.retrace import check_initial, move_theta, replay
 from zofo.selection import Best
 from zofo.session import Session, journal_header
 from zofo.zo.journal import Journal, JournalError
+from zofo.zo.measure import time_pass
 from zofo.zo.point import Point
 
 log = logging.getLogger("zofo")
@@ -39,7 +41,6 @@ class Keeper:
         self.session, self.out, self.config = session, out, session.config.train
         self.journal: Journal | None = None
         self.metrics_position: int | None = None
-        self._seconds_per_update = 0.0
 
     @property
     def journal_position(self) -> int | None:
@@ -58,12 +59,14 @@ class Keeper:
         self.session.problem.rule.journal = self.journal
 
     def _replay_seconds(self) -> float:
-        """Estimated from the time of one update of theta, measured on first need."""
+        """Estimated from the time of the fastest update so far; before any, from that of a pass over theta."""
         if self.journal is None:
             return 0.0
-        if not self._seconds_per_update:
-            self._seconds_per_update = self.session.problem.theta.time_update()
-        return self._seconds_per_update * sum(1 for _ in self.journal.records())
+        problem = self.session.problem
+        assert problem.rule is not None
+        if not math.isfinite(problem.rule.seconds):
+            problem.rule.seconds = time_pass(problem.theta, self.session.config.estimator.law)
+        return problem.rule.seconds * sum(1 for _ in self.journal.records())
 
     def _snapshots(self) -> bool:
         """Whether theta itself is kept: where first-order steps move it, or where its journal takes long to replay."""

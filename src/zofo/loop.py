@@ -188,14 +188,16 @@ class Loop:
             self.hf.state.best_metric, self.hf.state.best_global_step = logs["eval_loss"], self.count
 
     def _log_realised(self) -> None:
-        """In bf16 and fp16: which share of the wanted shift survives the rounding, per tensor (SPEC section 6)."""
+        """In bf16 and fp16: which share of the wanted shift survives the rounding, per tensor (docs/tour.md, 2)."""
         problem = self.session.problem
         if problem.estimator is None or self.session.loaded.dtype.itemsize != 2:
             return
         from zofo.zo.direction import Direction
+        from zofo.zo.measure import realised
 
         cfg = problem.estimator.config
-        shares = problem.theta.realised(Direction(problem.key("z", self.at.k), cfg.law), cfg.eps, cfg.rounding)
+        z = Direction(problem.key("z", self.at.k), cfg.law)
+        shares = realised(problem.theta, z, cfg.eps, cfg.rounding)
         self.metrics.write("realised_shift", self.count, shares=shares)
 
     def _save(self) -> None:

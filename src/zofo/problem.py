@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zofo.errors import NonFiniteError
 from zofo.zo.grad import ZOGrad, float32
@@ -37,7 +38,7 @@ class Estimator(Protocol):
 class Rule(Protocol):
     """A zeroth-order gradient -> a move of theta. `bytes_per_weight`: what its state costs."""
 
-    bytes_per_weight: ClassVar[float]
+    bytes_per_weight: float
 
     def update_(
         self, theta: Point, g: ZOGrad, lr: float, step: int,
@@ -52,12 +53,17 @@ class Journalled:
 
     def __init__(self, rule: Rule, journal: Journal | None) -> None:
         self.rule, self.journal = rule, journal
-        self.bytes_per_weight = rule.bytes_per_weight
+        self.seconds = math.inf  # of the fastest update
 
     def update_(self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None) -> Outcome:
         """Raises NonFiniteError, with theta as it was, when a coefficient is not finite."""
         bad = [c for c, _ in g.terms if not (math.isfinite(c) and math.isfinite(float32(lr * c)))]
-        outcome = Outcome.SKIPPED if bad else self.rule.update_(theta, g, lr, step, f)
+        start, outcome = time.perf_counter(), Outcome.SKIPPED
+        if bad:
+            theta.settle()
+        else:
+            outcome = self.rule.update_(theta, g, lr, step, f)
+            self.seconds = min(self.seconds, time.perf_counter() - start)
         if self.journal is not None:
             terms = tuple((z.seed, c) for c, z in g.terms)
             self.journal.append(Record(step, terms, lr, outcome))

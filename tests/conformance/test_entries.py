@@ -123,7 +123,7 @@ def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, law, dtype, tin
     for k in range(3, 6):
         second.update_(cut, updates[k], 1e-3, k)
     assert cut.sha256() == whole.sha256()
-    assert module.Rule.bytes_per_weight >= 0
+    assert first.bytes_per_weight >= 0
 
 
 @pytest.mark.parametrize("name", registry.names("adapters"))

@@ -162,8 +162,8 @@ def test_order_of_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     method.step(0)
     assert spy.events == [
         "backward #0s x1", "step s 0.3", "backward #1s x1", "step s 0.3",
-        "shift +0.01 zTrue", "each #2p #3p #3s", "shift -0.01 zTrue", "each #2p #3p #3s",
-        "backward #2p x1", "backward #3p x7", "move theta", "step p 0.2",
+        "backward #2p x1", "backward #3p x7",
+        "shift +0.01 zTrue", "each #2p #3p #3s", "shift -0.01 zTrue", "each #2p #3p #3s", "move theta", "step p 0.2",
     ]  # fmt: skip
     drawn = list(spy.batches.values())
     for batch, source in zip(drawn, [w.p[0], w.p[1], w.f[0], w.p[2]], strict=True):

@@ -20,6 +20,7 @@ from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Record
 from zofo.zo.kernels import cpu, reference
 from zofo.zo.keys import derive, tensor_key
+from zofo.zo.measure import realised
 from zofo.zo.point import Point
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -119,14 +120,14 @@ def test_replay(law: str, mode: str) -> None:
 def test_the_share_of_a_shift_that_is_realised(law: str) -> None:
     """All of it in fp32 and, by stochastic rounding, in bf16; to nearest it depends on the weights and the entries."""
     z = Direction(SEED, law)
-    assert point(a=5000).realised(z, 1e-3)["a"] == pytest.approx(1, abs=1e-4)
+    assert realised(point(a=5000), z, 1e-3)["a"] == pytest.approx(1, abs=1e-4)
     half = point(torch.bfloat16, a=200_000)
-    assert half.realised(z, 1e-3)["a"] == pytest.approx(1, abs=0.01)
+    assert realised(half, z, 1e-3)["a"] == pytest.approx(1, abs=0.01)
     large = Point(nn.ParameterDict({"a": nn.Parameter(torch.full((50_000,), 1.5, dtype=torch.bfloat16))}))
     entries = reference.entries(z.entries, SEED, tensor_key("a"), 0, 50_000).double()
     kept = entries.abs() * large.stretch(z) * 1e-3 > 2.0**-8  # half a unit in the last place of 1.5
     expected = float((entries.sign() * kept * 2.0**-7 * entries).sum() / entries.square().sum()) / 1e-3
-    share = large.realised(z, 1e-3, "nearest")["a"]
+    share = realised(large, z, 1e-3, "nearest")["a"]
     assert share == pytest.approx(expected / large.stretch(z), rel=1e-6, abs=1e-12)
     assert (share > 0) == bool(kept.any())
 

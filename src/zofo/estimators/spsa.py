@@ -3,7 +3,7 @@
 | symbol | field | default | place |
 |---|---|---|---|
 | epsilon | eps | 1e-3 | Bilevel ZOFO eq. (7); B.1.3 |
-| z | law | rademacher | N(0,I) in Algorithm 2, a sphere of radius sqrt(d) in the theory; SPEC 3.10 |
+| z | law | rademacher | N(0,I) in Algorithm 2, a sphere of radius sqrt(d) in the theory; docs/algorithms.md, law of z |
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ class Config:
             "paper": "N(0,I) in Algorithm 2, a sphere of radius sqrt(d) in the theory",
         },
     )
-    shift: Literal["layer", "inplace"] = field(
+    shift: Literal["layer", "copy", "inplace"] = field(
         default="layer",
-        metadata={"help": "layer: theta is never written during an estimate; inplace: MeZO's arithmetic, which drifts"},
+        metadata={
+            "help": "layer: a shifted weight exists while it is read; copy: all in a second copy of theta, for many "
+            "micro-batches; inplace: MeZO's arithmetic, which drifts"
+        },
     )
     rounding: Literal["stochastic", "nearest"] = field(
         default="stochastic", metadata={"help": "rounding of the shifted weight in bf16 and fp16"}

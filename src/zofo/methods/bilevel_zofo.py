@@ -166,7 +166,8 @@ class Method(Base):
             with self.problem.update():
                 G.grad_p()
                 self.opt_p.step(self.rate_p(k, i))
-        return metrics | {"lr_s": self.problem.rate(self.config.lr_s, self.now(k)), "lr_theta": self.rate_theta(k)}
+        lr_s = self.problem.rate(self.config.lr_s, self.now(k))
+        return metrics | {"lr_s": lr_s, "lr_p": self.rate_p(k), "lr_theta": self.rate_theta(k)}
 
     def lower(self, k: int) -> Metrics:
         """s <- s - lr_s grad_s F(theta^k, s; B), T times, a new batch of D_p each time."""
@@ -182,9 +183,9 @@ class Method(Base):
     def upper(self, G: Penalised, k: int) -> Metrics:
         """theta along z by c, eq. (9), and p by its exact gradient, eq. (8)."""
         assert self.rule is not None
-        g_theta = self.zeroth_order(G, k)
-        loss_p = G.grad_p()  # at theta^k: before theta moves
+        loss_p = G.grad_p()
         self.opt_p.check()  # theta and p move both or not at all
+        g_theta = self.zeroth_order(G, k)  # right before its update: in place, one pass restores theta and moves it
         self.rule.update_(self.theta, g_theta, self.rate_theta(k), k, G)  # at p^k: before p moves
         self.opt_p.step(self.rate_p(k))
         return {"loss_p": loss_p, "G": g_theta.value, "c": g_theta.terms[0][0]}

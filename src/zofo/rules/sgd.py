@@ -2,40 +2,39 @@
 
 | symbol | field | default | place |
 |---|---|---|---|
-| c | clip | none | SPEC 3.5 |
-| c | normalize | false | SPEC 3.5 |
+| c | clip | none | docs/algorithms.md, ZO-SGD |
+| c | normalize | false | docs/algorithms.md, ZO-SGD |
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from zofo.rules._base import Base, Rounded
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
-from zofo.zo.keys import derive
 
 if TYPE_CHECKING:
     from zofo.zo.point import Point
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Rounded):
     clip: float | None = field(default=None, metadata={"help": "bound on |c|, after normalisation", "gt": 0})
     normalize: bool = field(default=False, metadata={"help": "divide c by the running root mean square of past c"})
     memory: float = field(default=0.99, metadata={"help": "decay of that running mean square", "ge": 0, "lt": 1})
 
 
-class Rule:
-    """State: the running mean square of c (two numbers). 0 extra bytes a weight."""
+class Rule(Base):
+    """State: the running mean square of c (two numbers). 0 extra bytes a weight, 2 with rounding `split`."""
 
-    bytes_per_weight: ClassVar[float] = 0.0
+    config: Config
 
     def __init__(self, config: Config, seed: int) -> None:
-        """seed: the run's seed, from which each step's rounding key is derived."""
-        self.config, self.seed = config, seed
+        super().__init__(config, seed)
         self.mean_square, self.weight = 0.0, 0.0
 
     def update_(
@@ -51,7 +50,7 @@ class Rule:
         if outcome is Outcome.SKIPPED:
             return Outcome.SKIPPED
         terms = tuple((float32(self._scale(c)), z) for c, z in g.terms)
-        theta.add_(ZOGrad(terms, g.value, 0), -lr, derive(self.seed, "round/update", step))
+        theta.add_(ZOGrad(terms, g.value, 0), -lr, *self.rounding(theta, step))
         return Outcome.APPLIED
 
     def _scale(self, c: float) -> float:
@@ -67,7 +66,8 @@ class Rule:
         return c
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mean_square": self.mean_square, "weight": self.weight}
+        return {**super().state_dict(), "mean_square": self.mean_square, "weight": self.weight}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.mean_square, self.weight = state["mean_square"], state["weight"]

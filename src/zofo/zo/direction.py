@@ -51,7 +51,7 @@ def gaussian_table() -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Direction:
-    """The random direction z in R^d of one estimate, as (seed, law). E[z z'] = I (SPEC 3.10).
+    """The random direction z in R^d of one estimate, as (seed, law). E[z z'] = I (docs/algorithms.md, law of z).
 
     rademacher: independent signs, +1 where the element's bit is 1. |z| = sqrt(d) exactly.
     gaussian: independent entries of `gaussian_table`, by the upper 12 bits of the element's 16.

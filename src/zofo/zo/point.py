@@ -1,24 +1,25 @@
-"""Point: theta, the set of tensors that zeroth-order updates move, tied tensors once (SPEC section 2)."""
+"""Point: theta, the set of tensors that zeroth-order updates move, tied tensors once (docs/algorithms.md)."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from zofo.zo import kernels
-from zofo.zo.direction import SPHERE, TABLE_ONE, Direction
+from zofo.zo.direction import RADEMACHER, SPHERE, TABLE_ONE, Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.kernels.reference import Terms
 from zofo.zo.keys import tensor_key
-from zofo.zo.shift import Move, ReadAudit, Shifted
+from zofo.zo.places import Places
+from zofo.zo.shift import Move
 
-MODES = ("layer", "inplace")
+Planes = Mapping[str, Tensor]
+MODES = ("layer", "copy", "inplace")
 SLICE = 1 << 20  # elements that a rule with a dense step takes at a time
 STRETCHES = 256  # seeds whose stretch is remembered: more than an estimate has terms
 
@@ -45,8 +46,9 @@ class Point(Mapping[str, Tensor]):
         params: theta itself as {canonical name: parameter of model}, for names that the wrapped model does not give
         (an adapter's). It excludes `names`. Raises ValueError for a parameter that is not the model's or comes twice.
 
-        mode `layer`: theta is never written during an estimate. `inplace`: MeZO's arithmetic, theta + eps z - eps z,
-        which drifts in every dtype; for comparisons only.
+        mode `layer`: theta is never written during an estimate, a shifted weight exists while a function reads it.
+        `copy`: the same, with all shifted weights in a second copy, made once a shift: for generation and many
+        micro-batches. `inplace`: MeZO's arithmetic, theta + eps z - eps z, which drifts in every dtype.
         """
         if mode not in MODES:
             raise ValueError(f"unknown shift mode {mode!r}; known: {', '.join(MODES)}")
@@ -54,97 +56,104 @@ class Point(Mapping[str, Tensor]):
             raise ValueError("give names or params, not both")
         self.mode = mode
         self._move = Move()
+        self._pending: list[tuple[int, float]] = []  # terms that bring theta back, of the last estimate in place
+        self._pending_law = RADEMACHER
         self._stretches: dict[int, float] = {}
-        self._dense_seconds = math.inf  # of the fastest `apply_`
-        self._places: list[tuple[nn.Module, str, nn.Parameter, Shifted]] = []
         chosen = _chosen(model, names) if params is None else dict(params)
-        self.params: dict[str, Tensor] = {name: param.requires_grad_(False) for name, param in chosen.items()}
-        self._keys = {name: tensor_key(name) for name in self.params}
+        self._params: dict[str, Tensor] = {name: param.requires_grad_(False) for name, param in chosen.items()}
+        self._keys = {name: tensor_key(name) for name in self._params}
         if len(set(self._keys.values())) != len(self._keys):
             raise ValueError("two tensor names share a 64-bit key; rename one of them")
-        standins = {id(p): Shifted(p, self._keys[name], self._move) for name, p in self.params.items()}
-        if len(standins) != len(self.params):
-            raise ValueError("one parameter has two names: tied tensors stand in theta once")
-        for module in model.modules():
-            for attribute, param in module._parameters.items():
-                if param is not None and id(param) in standins:
-                    self._places.append((module, attribute, param, standins[id(param)]))
-        absent = standins.keys() - {id(param) for _, _, param, _ in self._places}
-        if absent:
-            raise ValueError(f"not among the model's parameters: {', '.join(self._names(absent))}")
-
-    def _names(self, ids: Set[int]) -> list[str]:
-        return [name for name, param in self.params.items() if id(param) in ids]
+        self._places = Places(model, self._params, self._keys, self._move)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.params[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.params)
+        return iter(self._params)
 
     def __len__(self) -> int:
-        return len(self.params)
+        return len(self._params)
 
     @property
     def size(self) -> int:
         """d, the number of weights."""
-        return sum(p.numel() for p in self.params.values())
+        return sum(p.numel() for p in self._params.values())
 
     @property
     def nbytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self.params.values())
+        return sum(p.numel() * p.element_size() for p in self._params.values())
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes that the stand-ins' scratch has grown to."""
-        return self._move.scratch.nbytes
+        """Bytes of shifted weights: what the stand-ins' scratch has grown to, and the copy of mode `copy`."""
+        return self._move.scratch.nbytes + self._places.copied_bytes
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """{canonical name: tensor}, settled."""
+        self.settle()
+        return self._params
 
     @contextmanager
     def shifted(self, move: ZOGrad | Direction, scale: float, rounding: str = "stochastic") -> Iterator[None]:
-        """The model computes at theta + scale * move inside this context; theta itself is not written (mode `layer`).
+        """The model computes at theta + scale * move inside this context; only mode `inplace` writes theta for it.
 
         In bf16 and fp16 the shifted weight is rounded stochastically with the direction's own rounding key, the same
         for every scale, or to nearest. Not re-entrant. No gradients flow to theta.
         """
         if self._move.terms:
             raise RuntimeError("theta is already shifted: two shifts cannot be nested")
-        if any(standin.source.data_ptr() != param.data_ptr() for _, _, param, standin in self._places):
+        if self._places.moved():
             raise RuntimeError("the model was moved or cast after its Point was built; build the Point last")
+        self.settle()
         first = _first(move)
         terms = self.terms(move, scale)
         self._move.terms, self._move.law = terms, first.entries
-        if self.mode == "inplace":
-            self._add(terms, None, first.entries)
-            try:
-                yield
-            finally:
-                self._add([(seed, -factor) for seed, factor in terms], None, first.entries)
-                self._move.terms = ()
-            return
-        self._move.round_seed = first.rounding_seed if rounding == "stochastic" else None
+        self._move.round_seed = first.rounding_seed if rounding == "stochastic" and self.mode != "inplace" else None
         try:
-            for module, attribute, _, standin in self._places:
-                module._parameters[attribute] = standin  # pyright: ignore[reportArgumentType]
-            with torch.no_grad():
+            if self.mode == "copy":
+                entered = self._places.copies()
+            else:
+                entered = self._places.standins() if self.mode == "layer" else self._inplace()
+            with torch.no_grad(), entered:
                 yield
         finally:
-            for module, attribute, param, _ in self._places:
-                module._parameters[attribute] = param
             self._move.terms = ()
 
+    @contextmanager
+    def _inplace(self) -> Iterator[None]:
+        terms, law = self._move.terms, self._move.law
+        self._add(terms, None, law)
+        try:
+            yield
+        finally:
+            self._add([(seed, -factor) for seed, factor in terms], None, law)
+
     def sides(self, f: Callable[[], float], z: Direction, eps: float, rounding: str) -> tuple[float, float]:
-        """f at theta + eps z and at theta - eps z. In mode `inplace` by MeZO's three passes: + eps, - 2 eps, + eps."""
-        if self.mode == "layer":
+        """f at theta + eps z and at theta - eps z.
+
+        In mode `inplace` by MeZO's passes, + eps and - 2 eps. Its third, + eps, is left to the next `add_`, which
+        restores and updates in one pass, or to `settle`, by which everything else begins that reads theta here. (So a
+        reader between an estimate and its update parts that pass: other last bits than those of a replay.)
+        """
+        if self.mode != "inplace":
             with self.shifted(z, +eps, rounding):
                 plus = f()
             with self.shifted(z, -eps, rounding):
                 return plus, f()
+        self.settle()
         self._add(self.terms(z, +eps), None, z.entries)
         plus = f()
         self._add(self.terms(z, -2 * eps), None, z.entries)
-        minus = f()
-        self._add(self.terms(z, +eps), None, z.entries)
-        return plus, minus
+        self._pending, self._pending_law = list(self.terms(z, +eps)), z.entries
+        return plus, f()
+
+    def settle(self) -> None:
+        """Do what an estimate in mode `inplace` left to restore. In the other modes there is nothing."""
+        if self._pending:
+            terms, self._pending = self._pending, []
+            self._add(terms, None, self._pending_law)
 
     @contextmanager
     def trainable(self) -> Iterator[None]:
@@ -159,37 +168,68 @@ class Point(Mapping[str, Tensor]):
                 param.requires_grad_(False)
                 param.grad = None
 
-    def add_(self, g: ZOGrad, scale: float, round_seed: int | None) -> None:
+    def add_(self, g: ZOGrad, scale: float, round_seed: int | None, low: Planes | None = None) -> None:
         """theta <- round(theta + sum_i fp32(scale c_i) z_i), one pass, one rounding.
 
-        round_seed: key of the stochastic rounding of bf16 and fp16 weights; None rounds to nearest.
+        round_seed: key of the stochastic rounding of bf16 and fp16 weights; None rounds to nearest. low: the residual
+        planes of `planes`, by which bf16 weights move as fp32 numbers, without a rounding.
+        What an estimate in mode `inplace` left to restore goes into the same pass.
         """
-        self._add(self.terms(g, scale), round_seed, _first(g).entries)
+        law, terms = _first(g).entries, self.terms(g, scale)
+        if self._pending and (low or self._pending_law != law):
+            self.settle()
+        terms, self._pending = [*self._pending, *terms], []
+        self._add(terms, round_seed, law, low)
 
-    def apply_(self, g: ZOGrad, move: Callable[[str, slice, Tensor], Tensor], round_seed: int | None) -> None:
+    def planes(self) -> Planes:
+        """Residual planes of zeros for the bf16 tensors: int16 in their shapes, 2 bytes a weight.
+
+        A weight and its plane are the halves of one fp32 number (`kernels.split`); the weight is what the model reads.
+        """
+        return {
+            name: torch.zeros(param.shape, dtype=torch.int16, device=param.device)
+            for name, param in self.params.items()
+            if param.dtype == torch.bfloat16
+        }
+
+    def apply_(
+        self,
+        g: ZOGrad,
+        move: Callable[[str, slice, Tensor], Tensor],
+        round_seed: int | None,
+        low: Planes | None = None,
+    ) -> None:
         """theta <- round(theta + move(g)), for rules that are not linear in g; one rounding, keyed as in `add_`.
 
         move(name, at, g): for the elements `at` (row-major) of a tensor, the fp32 values of sum_i fp32(c_i r_i) z_i,
         which it may overwrite, to the fp32 step. Slices keep the temporaries small.
         """
-        terms, law, start = self.terms(g, 1.0), _first(g).entries, time.perf_counter()
+        terms, law = self.terms(g, 1.0), _first(g).entries
         with torch.no_grad():
             for name, param in self.params.items():
-                flat, key = param.detach().contiguous().view(-1), self._keys[name]
+                flat, key, plane = param.detach().contiguous().view(-1), self._keys[name], (low or {}).get(name)
                 for lo in range(0, flat.numel(), SLICE):
                     part = flat[lo : lo + SLICE]
                     dense = torch.zeros(part.numel(), dtype=torch.float32, device=part.device)
                     kernels.add(dense, dense, terms, key, lo, law=law)
                     step = move(name, slice(lo, lo + part.numel()), dense)
-                    kernels.add_dense(part, part, step, key, lo, round_seed)
+                    if plane is None:
+                        kernels.add_dense(part, part, step, key, lo, round_seed)
+                    else:
+                        kernels.add_dense_split(part, plane.view(-1)[lo : lo + SLICE], step)
                 if not param.is_contiguous():
                     param.copy_(flat.view(param.shape))
-        self._dense_seconds = min(self._dense_seconds, time.perf_counter() - start)
 
-    def _add(self, terms: Terms, round_seed: int | None, law: str) -> None:
+    def _add(self, terms: Terms, round_seed: int | None, law: str, low: Planes | None = None) -> None:
         with torch.no_grad():
-            for name, param in self.params.items():
-                kernels.add(param, param, terms, self._keys[name], 0, round_seed, law)
+            rest: list[kernels.Item] = []
+            for name, param in self._params.items():
+                plane = (low or {}).get(name)
+                if plane is None:
+                    rest.append((param, param, self._keys[name], None))
+                else:
+                    kernels.add_split(param, plane, terms, self._keys[name], 0, law)
+            kernels.add_many(rest, terms, round_seed, law)
 
     def terms(self, move: ZOGrad | Direction, scale: float) -> Terms:
         """(seed, fp32(scale c_i r_i)) of each term, as the kernels take them; r_i is the direction's stretch."""
@@ -212,32 +252,6 @@ class Point(Mapping[str, Tensor]):
                 del self._stretches[next(iter(self._stretches))]
         return self._stretches[z.seed]
 
-    def realised(self, z: Direction, scale: float, rounding: str = "stochastic") -> dict[str, float]:
-        """Per tensor, the share of the wanted move that the dtype lets through.
-
-        <round(theta + scale z) - theta, z> / (scale <z, z>), 1 where nothing is lost.
-        """
-        shares, (_, factor) = {}, self.terms(z, scale)[0]
-        for name, param in self.params.items():
-            seed = z.rounding_seed if rounding == "stochastic" else None
-            moved = torch.empty_like(param, memory_format=torch.contiguous_format)
-            kernels.add(moved, param.detach(), [(z.seed, factor)], self._keys[name], 0, seed, z.entries)
-            entries = torch.zeros(param.shape, dtype=torch.float32, device=param.device)
-            kernels.add(entries, entries, [(z.seed, 1.0)], self._keys[name], law=z.entries)
-            step = (moved.double() - param.detach().double()) * entries
-            shares[name] = float(step.sum() / entries.double().square().sum()) / factor
-        return shares
-
-    def time_update(self) -> float:
-        """Seconds of one update: of the fastest `apply_` so far, else of a pass by zero into scratch."""
-        if math.isfinite(self._dense_seconds):
-            return self._dense_seconds
-        start = time.perf_counter()
-        for name, param in self.params.items():
-            for part in param.detach().reshape(-1).split(1 << 22):
-                kernels.add(torch.empty_like(part), part, [(0, 0.0)], self._keys[name], 0, 0, self._move.law)
-        return time.perf_counter() - start
-
     def audit(self, forward: Callable[[], object]) -> set[str]:
         """Run `forward` shifted and check that no weight of theta is read unshifted. Returns the names never read.
 
@@ -245,17 +259,16 @@ class Point(Mapping[str, Tensor]):
         """
         if self.mode == "inplace":  # the weights themselves are shifted, so every read meets the shift
             return set()
-        for _, _, _, standin in self._places:
-            standin.reads = 0
-        watch = ReadAudit(dict(self.params))
-        with self.shifted(Direction(0), 1e-3):
-            with watch:
-                forward()
-        if watch.unshifted:
+        self._move.terms = self.terms(Direction(0), 1e-3)
+        try:
+            unshifted, unread = self._places.audit(forward)
+        finally:
+            self._move.terms = ()
+        if unshifted:
             raise UnshiftableError(
-                f"cannot be shifted, a module reads them past its parameters: {', '.join(sorted(watch.unshifted))}"
+                f"cannot be shifted, a module reads them past its parameters: {', '.join(sorted(unshifted))}"
             )
-        return set(self._names({id(param) for _, _, param, standin in self._places if not standin.reads}))
+        return unread
 
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each tensor's bytes, row-major and little endian."""

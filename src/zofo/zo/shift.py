@@ -130,17 +130,27 @@ class Shifted(torch.Tensor):
                 return _embedding(*args, **kwargs)
             if func is F.linear and _is_large(args, kwargs):
                 return _linear_in_slabs(*args, **kwargs)
-            args, kwargs = tree_map(_in_scratch if func in _CONSUMERS else _in_memory, (args, kwargs))
+            args, kwargs = tree_map(_in_scratch if func in _CONSUMERS else in_memory, (args, kwargs))
             return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Below the Python functions (a C++ op that was handed the stand-in): the values, never the unshifted weight
-        args, kwargs = tree_map(_in_memory, (args, kwargs or {}))
+        args, kwargs = tree_map(in_memory, (args, kwargs or {}))
         return func(*args, **kwargs)
 
 
-def _in_memory(leaf: Any) -> Any:
+def slab(weight: Tensor, start: int, stop: int) -> Tensor:
+    """Rows [start, stop) of a weight, shifted where it is a stand-in. Valid until the next of them is asked for."""
+    if not isinstance(weight, Shifted):
+        return weight[start:stop]
+    weight.reads += 1
+    weight.move.scratch.reset()
+    return weight.slab(start, stop)
+
+
+def in_memory(leaf: Any) -> Any:
+    """The values of a stand-in, in fresh memory; anything else as it is."""
     return leaf.values() if isinstance(leaf, Shifted) else leaf
 
 
@@ -156,7 +166,7 @@ def _is_large(args: tuple, kwargs: dict) -> bool:
 def _linear_in_slabs(input: Tensor, weight: Shifted, bias: Tensor | None = None) -> Tensor:
     rows = max(1, SLAB // weight.shape[1])
     out = input.new_empty(*input.shape[:-1], weight.shape[0])
-    bias = _in_memory(bias)
+    bias = in_memory(bias)
     for start in range(0, weight.shape[0], rows):
         stop = min(start + rows, weight.shape[0])
         weight.move.scratch.reset()
@@ -168,7 +178,7 @@ def _linear_in_slabs(input: Tensor, weight: Shifted, bias: Tensor | None = None)
 def _embedding(input: Tensor, weight: Any, padding_idx: int | None = None, *_: Any, **__: Any) -> Tensor:
     """Only the rows looked up are shifted. padding_idx and the renormalisation's options only matter with gradients."""
     if not isinstance(weight, Shifted):
-        return F.embedding(_in_memory(input), weight)
+        return F.embedding(in_memory(input), weight)
     rows, place = torch.unique(input, return_inverse=True)
     table = weight.move.scratch.take((rows.numel(), weight.shape[1]), weight.source)
     move = weight.move

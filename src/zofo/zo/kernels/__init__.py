@@ -1,15 +1,31 @@
-"""One contract, several backends: `add` and its kin pick the fastest that has the same bits."""
+"""One contract, several backends: `add` and its kin pick the fastest that has the same bits.
+
+A NaN stays a NaN, but its sign and payload are not part of the contract (`split` makes all of them one).
+"""
 
 from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from zofo.zo.direction import RADEMACHER
 from zofo.zo.kernels import reference
-from zofo.zo.kernels.reference import Terms
+from zofo.zo.kernels.reference import Band, Item, Terms, join, split
 
+__all__ = [
+    "Band", "Item", "Terms", "add", "add_dense", "add_dense_split", "add_many", "add_rows", "add_split", "join",
+    "split", "sum_squares",
+]  # fmt: skip
 COMPILED = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _backend(device: torch.device, dtype: torch.dtype = torch.float32):
@@ -17,38 +33,102 @@ def _backend(device: torch.device, dtype: torch.dtype = torch.float32):
         from zofo.zo.kernels import cpu  # compiling takes seconds: only when it is used
 
         return cpu
+    if device.type == "cuda" and dtype in COMPILED and _has_triton():
+        from zofo.zo.kernels import cuda
+
+        return cuda
     return reference
 
 
 def add(
-    dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int = 0, round_seed: int | None = None, law: str = RADEMACHER
+    dst: Tensor,
+    src: Tensor,
+    terms: Terms,
+    key: int,
+    lo: int = 0,
+    round_seed: int | None = None,
+    law: str = RADEMACHER,
+    band: Band | None = None,
 ) -> None:
     """dst <- round(src + sum_i factor_i z_i): dst and src have one shape and dtype, and may be one tensor.
 
     terms: (seed of z_i, fp32 factor). key: the tensor's key. lo: the number of src's first element in its tensor.
     round_seed: key of the stochastic rounding (bf16, fp16), or None for rounding to nearest.
     law: of the z_i, rademacher or gaussian (a sphere's factors are those of a gaussian, scaled by `Point`).
+    band (a, b): only elements with a <= |src| <= b move, compared in fp32; the others, and NaN, are copied.
     """
     if not (dst.is_contiguous() and src.is_contiguous()):
         packed = src.contiguous().clone()
-        add(packed, packed, terms, key, lo, round_seed, law)
+        add(packed, packed, terms, key, lo, round_seed, law, band)
         dst.copy_(packed)
         return
     flat_dst, flat_src = dst.detach().view(-1), src.detach().view(-1)
-    _backend(src.device, src.dtype).add(flat_dst, flat_src, terms, key, lo, round_seed, law)
+    _backend(src.device, src.dtype).add(flat_dst, flat_src, terms, key, lo, round_seed, law, band)
+
+
+def add_many(items: Sequence[Item], terms: Terms, round_seed: int | None = None, law: str = RADEMACHER) -> None:
+    """`add` for every (dst, src, key, band), each a whole tensor; on CUDA in one launch per dtype.
+
+    No tensor may overlap another item's.
+    """
+    batches: dict[tuple[torch.device, torch.dtype], list[Item]] = {}
+    for dst, src, key, band in items:
+        if dst.is_contiguous() and src.is_contiguous():
+            item = (dst.detach().view(-1), src.detach().view(-1), key, band)
+            batches.setdefault((src.device, src.dtype), []).append(item)
+        else:
+            add(dst, src, terms, key, 0, round_seed, law, band)
+    for (device, dtype), batch in batches.items():
+        _backend(device, dtype).add_many(batch, terms, round_seed, law)
 
 
 def add_rows(
-    dst: Tensor, src: Tensor, rows: Tensor, terms: Terms, key: int, round_seed: int | None = None, law: str = RADEMACHER
+    dst: Tensor,
+    src: Tensor,
+    rows: Tensor,
+    terms: Terms,
+    key: int,
+    round_seed: int | None = None,
+    law: str = RADEMACHER,
+    band: Band | None = None,
 ) -> None:
     """dst[i] <- round(src[rows[i]] + sum_i factor_i z_i) for a table src [V, D], rows int64 [n], dst [n, D]."""
-    backend = _backend(src.device, src.dtype) if src.is_contiguous() else reference
-    backend.add_rows(dst, src.detach(), rows, terms, key, round_seed, law)
+    packed = dst.is_contiguous() and src.is_contiguous() and rows.is_contiguous()
+    backend = _backend(src.device, src.dtype) if packed else reference
+    backend.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band)
 
 
 def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
     """dst <- round(src + delta) for contiguous 1-D dst, src [n] and fp32 delta [n]; the rounding is that of `add`."""
     _backend(src.device, src.dtype).add_dense(dst.detach(), src.detach(), delta, key, lo, round_seed)
+
+
+def add_split(
+    high: Tensor,
+    low: Tensor,
+    terms: Terms,
+    key: int,
+    lo: int = 0,
+    law: str = RADEMACHER,
+    band: Band | None = None,
+) -> None:
+    """(high, low) <- split(join(high, low) + sum_i factor_i z_i) in place, in fp32, nothing rounded at random.
+
+    high bf16 and low int16 have one shape; band is of |high|. low = 0 stands for the bf16 weights themselves.
+    """
+    if high.is_contiguous() and low.is_contiguous():
+        backend = _backend(high.device, high.dtype)
+        backend.add_split(high.detach().view(-1), low.view(-1), terms, key, lo, law, band)
+        return
+    planes = high.detach().contiguous().clone(), low.contiguous().clone()
+    add_split(*planes, terms, key, lo, law, band)
+    high.copy_(planes[0])
+    low.copy_(planes[1])
+
+
+def add_dense_split(high: Tensor, low: Tensor, delta: Tensor) -> None:
+    """(high, low) <- split(join(high, low) + delta) in place, for contiguous 1-D planes and fp32 delta, all [n]."""
+    _backend(high.device, high.dtype).add_dense_split(high.detach(), low, delta)
 
 
 def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu") -> int:

@@ -5,7 +5,7 @@ Philox4x32-10 is from Salmon et al., "Parallel random numbers: as easy as 1, 2, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +15,12 @@ from zofo.zo.direction import GAUSSIAN, GROUP_BITS, RADEMACHER, TABLE_ONE, gauss
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = 0xFFFFFFFF
+NAN = 0x7FC00000  # the NaN of a split
 CHUNK = 1 << 22  # elements: below this the many small integer operations cost more than the memory they save
 
 Terms = Sequence[tuple[int, float]]  # (seed of z_i, fp32 factor of z_i)
+Band = tuple[float, float]  # fp32 magnitudes (a, b): a weight w moves if a <= |w| <= b
+Item = tuple[Tensor, Tensor, int, Band | None]  # (dst, src, key, band) of one tensor
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -107,41 +110,112 @@ def _wide(src: Tensor) -> Tensor:
     return src if src.dtype == torch.float64 else src.to(torch.float32)
 
 
-def _add_range(dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int, round_seed: int | None, law: str) -> None:
+def _moved(x: Tensor, gauge: Tensor, terms: Terms, key: int, lo: int, law: str, band: Band | None) -> Tensor:
+    """x + sum_i factor_i z_i where |gauge| lies in the band, else x, for elements lo ... of the tensor `key`."""
     total: Tensor | None = None
     for seed, factor in terms:
         # Two operations, each rounded: a fused multiply-add would keep bits of the product that others do not have
-        term = entries(law, seed, key, lo, lo + src.numel(), src.device) * factor
+        term = entries(law, seed, key, lo, lo + x.numel(), x.device) * factor
         total = term if total is None else total + term
     assert total is not None
-    _store(dst, _wide(src) + total, key, lo, round_seed)
+    if band is None:
+        return x + total
+    size = gauge.to(torch.float32).abs()
+    least, most = torch.tensor(band, dtype=torch.float32).tolist()
+    return torch.where((least <= size) & (size <= most), x + total, x)
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))
 
 
 def add(
-    dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int = 0, round_seed: int | None = None, law: str = RADEMACHER
+    dst: Tensor,
+    src: Tensor,
+    terms: Terms,
+    key: int,
+    lo: int = 0,
+    round_seed: int | None = None,
+    law: str = RADEMACHER,
+    band: Band | None = None,
 ) -> None:
     """dst <- round(src + sum_i factor_i z_i) for 1-D src, dst [n], elements lo ... lo + n - 1 of the tensor `key`.
 
     Each product and the sum are taken in fp32, in the order of the terms, and the result is rounded once to dst's
     dtype: stochastically with the bits of `round_seed`, or to nearest where it is None. dst may be src.
+    band (a, b): elements whose fp32 value w in src does not satisfy a <= |w| <= b are copied, as is every NaN.
     """
-    for start in range(0, src.numel(), CHUNK):
-        stop = min(start + CHUNK, src.numel())
-        _add_range(dst[start:stop], src[start:stop], terms, key, lo + start, round_seed, law)
+    for at in _chunks(src.numel()):
+        moved = _moved(_wide(src[at]), src[at], terms, key, lo + at.start, law, band)
+        _store(dst[at], moved, key, lo + at.start, round_seed)
 
 
 def add_rows(
-    dst: Tensor, src: Tensor, rows: Tensor, terms: Terms, key: int, round_seed: int | None = None, law: str = RADEMACHER
+    dst: Tensor,
+    src: Tensor,
+    rows: Tensor,
+    terms: Terms,
+    key: int,
+    round_seed: int | None = None,
+    law: str = RADEMACHER,
+    band: Band | None = None,
 ) -> None:
     """dst[i] <- round(src[rows[i]] + sum of terms), for a table src [V, D], rows int64 [n], dst [n, D]."""
     width = src.shape[1]
     for i, row in enumerate(rows.tolist()):
-        add(dst[i], src[row], terms, key, row * width, round_seed, law)
+        add(dst[i], src[row], terms, key, row * width, round_seed, law, band)
 
 
 def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
     """dst <- round(src + delta) for 1-D src, dst [n] and fp32 delta [n], rounded as `add` rounds the same fp32 sum."""
-    for start in range(0, src.numel(), CHUNK):
-        stop = min(start + CHUNK, src.numel())
-        moved = _wide(src[start:stop]) + delta[start:stop]
-        _store(dst[start:stop], moved, key, lo + start, round_seed)
+    for at in _chunks(src.numel()):
+        _store(dst[at], _wide(src[at]) + delta[at], key, lo + at.start, round_seed)
+
+
+def add_many(items: Sequence[Item], terms: Terms, round_seed: int | None = None, law: str = RADEMACHER) -> None:
+    """`add` for every (dst, src, key, band), each a whole tensor."""
+    for dst, src, key, band in items:
+        add(dst, src, terms, key, 0, round_seed, law, band)
+
+
+def split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """fp32 x -> (high bf16, low int16) of its shape, whose patterns satisfy u = (high << 16) + low (mod 2^32).
+
+    high is x to nearest, ties away from zero, so it is infinite from 2^128 - 2^119 on, where low still tells x.
+    Every NaN becomes the one with high 0x7FC0 and low 0.
+    """
+    u = x.contiguous().view(torch.int32)
+    u = torch.where(torch.isnan(x), NAN, u)
+    return ((u + 0x8000) >> 16).to(torch.int16).view(torch.bfloat16), (u & 0xFFFF).to(torch.int16)
+
+
+def join(high: Tensor, low: Tensor) -> Tensor:
+    """The fp32 numbers of (high bf16, low int16): `split` undone, exactly, for all numbers and both infinities."""
+    return ((high.contiguous().view(torch.int16).to(torch.int32) << 16) + low).view(torch.float32)
+
+
+def add_split(
+    high: Tensor,
+    low: Tensor,
+    terms: Terms,
+    key: int,
+    lo: int = 0,
+    law: str = RADEMACHER,
+    band: Band | None = None,
+) -> None:
+    """(high, low) <- split(join(high, low) + sum_i factor_i z_i) for 1-D planes [n], in fp32; band is of |high|."""
+    for at in _chunks(high.numel()):
+        moved = _moved(join(high[at], low[at]), high[at], terms, key, lo + at.start, law, band)
+        _store_split(high[at], low[at], moved)
+
+
+def add_dense_split(high: Tensor, low: Tensor, delta: Tensor) -> None:
+    """(high, low) <- split(join(high, low) + delta) for 1-D planes and fp32 delta, all [n]."""
+    for at in _chunks(high.numel()):
+        _store_split(high[at], low[at], join(high[at], low[at]) + delta[at])
+
+
+def _store_split(high: Tensor, low: Tensor, moved: Tensor) -> None:
+    new_high, new_low = split(moved)
+    high.copy_(new_high)
+    low.copy_(new_low)

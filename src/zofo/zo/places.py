@@ -1,0 +1,80 @@
+"""Where a model keeps theta's tensors, and what stands there while it computes at a shifted point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from zofo.zo import kernels
+from zofo.zo.shift import Move, ReadAudit, Shifted
+
+
+class Places:
+    """Every (module, attribute) that holds a tensor of theta. Tied tensors have several."""
+
+    def __init__(self, model: nn.Module, params: Mapping[str, Tensor], keys: Mapping[str, int], move: Move) -> None:
+        """move: read by the stand-ins and the copies whenever they are used. Raises ValueError as `Point` does."""
+        self._params, self._keys, self._move = params, keys, move
+        self._standins = {id(p): Shifted(p, keys[name], move) for name, p in params.items()}
+        if len(self._standins) != len(params):
+            raise ValueError("one parameter has two names: tied tensors stand in theta once")
+        self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
+        for module in model.modules():
+            for attribute, param in module._parameters.items():
+                if param is not None and id(param) in self._standins:
+                    self._places.append((module, attribute, param))
+        absent = self._standins.keys() - {id(param) for _, _, param in self._places}
+        if absent:
+            names = (name for name, param in params.items() if id(param) in absent)
+            raise ValueError(f"not among the model's parameters: {', '.join(names)}")
+        self._copies: dict[int, nn.Parameter] = {}  # by the id of the parameter
+
+    def moved(self) -> bool:
+        """Whether the model's tensors are other memory than when this was built."""
+        return any(self._standins[id(param)].source.data_ptr() != param.data_ptr() for _, _, param in self._places)
+
+    @contextmanager
+    def standins(self) -> Iterator[None]:
+        """Stand-ins are there inside, each of which makes its shifted values when a function reads it."""
+        with self._replaced(self._standins):
+            yield
+
+    @contextmanager
+    def copies(self) -> Iterator[None]:
+        """Shifted copies are there inside, made in one pass. Their memory is kept from one use to the next."""
+        if not self._copies:
+            self._copies = {
+                id(p): nn.Parameter(torch.empty_like(p, memory_format=torch.contiguous_format), requires_grad=False)
+                for p in self._params.values()
+            }
+        move = self._move
+        items = [(self._copies[id(param)], param, self._keys[name], None) for name, param in self._params.items()]
+        kernels.add_many(items, move.terms, move.round_seed, move.law)
+        with self._replaced(self._copies):
+            yield
+
+    @property
+    def copied_bytes(self) -> int:
+        return sum(p.numel() * p.element_size() for p in self._copies.values())
+
+    @contextmanager
+    def _replaced(self, by: Mapping[int, Tensor]) -> Iterator[None]:
+        try:
+            for module, attribute, param in self._places:
+                module._parameters[attribute] = by[id(param)]  # pyright: ignore[reportArgumentType]
+            yield
+        finally:
+            for module, attribute, param in self._places:
+                module._parameters[attribute] = param
+
+    def audit(self, forward: Callable[[], object]) -> tuple[set[str], set[str]]:
+        """Run `forward` with stand-ins. Returns (names read past their stand-ins, names never read)."""
+        for standin in self._standins.values():
+            standin.reads = 0
+        watch = ReadAudit(dict(self._params))
+        with torch.no_grad(), self.standins(), watch:
+            forward()
+        return watch.unshifted, {name for name, p in self._params.items() if not self._standins[id(p)].reads}
