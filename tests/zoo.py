@@ -40,6 +40,8 @@ def config(family: str, vocab: int = VOCAB, positions: int = 64, window: int = 4
         return t.MistralConfig(**llama, **ids, head_dim=8, sliding_window=window)
     if family == "gemma2":  # gains as 1 + weight, softcaps, every other layer slides
         return t.Gemma2Config(**llama, **ids, head_dim=8, query_pre_attn_scalar=8, sliding_window=window)
+    if family == "cohere":  # logits times a scale
+        return t.CohereConfig(**llama, **ids, logit_scale=0.0625, tie_word_embeddings=True)
     if family == "mamba":  # the weight of conv1d is read outside its own module
         return t.MambaConfig(**sizes, state_size=4)
     if family == "mixtral":  # the experts' weights are stacked

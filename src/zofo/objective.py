@@ -1,4 +1,4 @@
-"""F(theta, p; B): from a batch to one fp32 number, normalised over the whole batch before any micro-batching (SPEC 2).
+"""F(theta, p; B): from a batch to one fp32 number, normalised over the whole batch before any micro-batching.
 
 `lm`:      sum of -log p over the answer tokens / answer tokens of the batch.
 `options`: mean over examples of the cross-entropy over the options' mean log-probabilities.
@@ -21,6 +21,10 @@ from zofo.head import LabelHead
 
 if TYPE_CHECKING:
     from zofo.adapters._set import AdapterSet
+
+
+FORWARD_TOKENS = 56
+SHARED_TOKENS = {"cpu": 1152, "cuda": 8192}  # cuda: not measured; there a forward of few tokens is launches
 
 
 class Objective(Protocol):
@@ -71,6 +75,17 @@ def _logsumexp(x: Tensor, group: Tensor, groups: int) -> Tensor:
     peak = x.detach().new_full((groups,), -torch.inf).scatter_reduce(0, group, x.detach(), "amax")
     total = x.new_zeros(groups).index_add(0, group, torch.exp(x - peak[group]))
     return total.log() + peak
+
+
+def shares(shapes: Sequence[tuple[int, ...]], device: str) -> bool:
+    """Whether batches of these (rows, padded length) are faster in one forward than in one each.
+
+    Measured (docs/log.md): a forward costs what FORWARD_TOKENS more tokens would, so sharing pays until the shorter
+    batches' padding costs as much; and beyond SHARED_TOKENS the larger activations undo what is left of it.
+    """
+    padded = sum(rows for rows, _ in shapes) * max(length for _, length in shapes)
+    extra = padded - sum(rows * length for rows, length in shapes)
+    return padded <= SHARED_TOKENS.get(device, SHARED_TOKENS["cuda"]) and extra < FORWARD_TOKENS * (len(shapes) - 1)
 
 
 OBJECTIVES: dict[str, Objective] = {"lm": LM(), "options": Options()}
@@ -134,14 +149,31 @@ class Loss:
 
     @torch.no_grad()
     def each(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
-        """F of several (batch, adapter name) parts. They share one forward where the adapters can sit on rows of it.
+        """F of several (batch, adapter name) parts. Parts whose adapters can sit on rows of one batch share a forward
+        where that is faster, which `shares` says. None stands for the active adapter."""
+        found: dict[int, float] = {}
+        for group in self._groups([batch for batch, _ in parts]):
+            some = [parts[i] for i in group]
+            found |= zip(group, self._shared(some) if len(some) > 1 else [self._one(*some[0])])
+        return [found[i] for i in range(len(parts))]
 
-        None stands for the active adapter.
-        """
-        if len(parts) > 1 and (self.adapters is None or not self.adapters.mixes):
-            return [self._one(batch, name) for batch, name in parts]
-        if len(parts) == 1:
-            return [self._one(*parts[0])]
+    def _groups(self, batches: Sequence[Batch]) -> list[list[int]]:
+        """Which parts go through one forward: all; else those on the same batch; else each alone."""
+        every = list(range(len(batches)))
+        if self.adapters is None or not self.adapters.mixes:
+            return [[i] for i in every]
+
+        def fits(group: list[int]) -> bool:
+            return shares([tuple(batches[i].input_ids.shape) for i in group], self.device.type)
+
+        if fits(every):
+            return [every]
+        same: dict[int, list[int]] = {}
+        for i, batch in enumerate(batches):
+            same.setdefault(id(batch), []).append(i)
+        return [part for group in same.values() for part in ([group] if fits(group) else [[i] for i in group])]
+
+    def _shared(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
         assert self.adapters is not None
         whole = concat([batch for batch, _ in parts], self.pad_id)
         row_names = [name or self.adapters.current for batch, name in parts for _ in range(len(batch.input_ids))]
