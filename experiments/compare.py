@@ -67,6 +67,8 @@ class Plan:
 
     def chosen(self, row: str) -> int:
         """The trial with the lowest dev loss of what it deploys. Raises FileNotFoundError before all are run."""
+        if len(self.rows[row]["trials"]) == 1:
+            return 0
         tried = [self.load(self._cell(row, i, self.seeds[0])) for i in range(len(self.rows[row]["trials"]))]
         losses = [run["dev"][run["deployed"]]["loss"] for run in tried]
         return losses.index(min(losses))
@@ -181,7 +183,9 @@ def main() -> None:
         parser.error("--model is needed to run")
     parts: dict[str, Callable[[], Iterator[Cell]]] = {
         "trials": lambda: plan.trials(args.rows),
-        "finals": lambda: (cell for row in args.rows or plan.rows for cell in plan.finals(row)),
+        "finals": lambda: iter(
+            sorted((cell for row in args.rows or plan.rows for cell in plan.finals(row)), key=lambda cell: cell.seed)
+        ),
         "extras": plan.extras,
     }
     for part in [args.only] if args.only else parts:

@@ -1,0 +1,94 @@
+"""Facts of the machine, and clocks: what every benchmark prints beside its figures."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+MIB = 2**20
+
+
+def facts() -> dict[str, Any]:
+    """Date, processor, cores, memory, versions, threads."""
+    import psutil
+    import transformers
+
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load": [round(x, 2) for x in psutil.getloadavg()],
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def status(field: str) -> int:
+    """Bytes of one field of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("this benchmark reads /proc/self/status: Linux only")
+
+
+def peak_over(run: Callable[[], object]) -> int:
+    """Bytes by which `run` raises this process's resident set at its peak, freed memory given back first (Linux)."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    run()
+    return status("VmHWM") - before
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], rounds: int, say: Callable[[str], None] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each variant in each round. A variant runs once a round, in an order that turns; one round warms up.
+
+    A variant with an attribute `clocked` returns its own seconds.
+    """
+    names = list(variants)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.perf_counter()
+            told = variants[name]()
+            seconds = float(told) if getattr(variants[name], "clocked", False) else time.perf_counter() - start  # pyright: ignore
+            if turn:
+                found[name].append(seconds)
+        if say is not None:
+            say(f"round {turn} of {rounds}")
+    return found
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
+def ratio(found: Mapping[str, list[float]], top: str, *below: str) -> dict[str, float]:
+    """Of each round's top / sum of below: median, smallest and largest. A round's own jobs beside it cancel."""
+    return summary([t / sum(parts) for t, *parts in zip(found[top], *(found[name] for name in below))])
