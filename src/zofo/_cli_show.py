@@ -112,7 +112,10 @@ def _print_one(kind: str, name: str) -> None:
         return
     print(registry.docstring(kind, name) or (loaded.__doc__ or "").strip(), end="\n\n")
     if kind == "methods":
+        from zofo._config_parse import DEFAULT_NAMES
+
         needs, optional = sorted(loaded.Method.needs), sorted(getattr(loaded.Method, "optional", ()))
+        needs = [f"{section} ({DEFAULT_NAMES[section]} unless named)" for section in needs]
         also = f"; if asked for: {', '.join(optional)}" if optional else ""
         print(f"sections: {', '.join(['method', *needs])}{also}\n")
     if hasattr(loaded, "Config"):

@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from zofo import registry
 from zofo._config_parse import Value, texts
 from zofo.errors import did_you_mean
 
@@ -22,10 +24,11 @@ _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or 
 _PLURALS = {int: "integers", float: "numbers", str: "strings"}
 
 
-def build(section: str, cls: type, given: Mapping[str, Value], errors: list[str]) -> Any | None:
+def build(section: str, cls: type, given: Mapping[str, Value], errors: list[str], files: bool = True) -> Any | None:
     """An instance of the dataclass `cls` from `given`; None if there were errors, which are appended as
     `section.field: what is wrong`. Fields may carry metadata ge, gt, le, lt, help, paper, flag; a class may have
-    `problems() -> list[str]` ("field: message") for what involves several fields."""
+    `problems() -> list[str]` ("field: message") for what involves several fields, and `files()` for the files that
+    they name (looked at where `files` is true)."""
     before, values = len(errors), {}
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     hints = typing.get_type_hints(cls)
@@ -52,8 +55,38 @@ def build(section: str, cls: type, given: Mapping[str, Value], errors: list[str]
         errors.append(f"{section}: {error}")
         return None
     problems = built.problems() if hasattr(built, "problems") else []
+    problems += built.files() if files and hasattr(built, "files") else []
     errors += [f"{section}.{problem}" for problem in problems]
     return None if problems else built
+
+
+def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Settings that are each right and do not go together. What a model or the data decide is checked with them."""
+    train, config = parts["train"], parts["method"]
+    method = registry.load("methods", names["method"]).Method(config, parts.get("adapter") is not None)
+    steps, found = train.max_steps, []
+    if train.count == "all" and 0 < steps < method.shortest:  # it would leave that out, without a word
+        found.append(
+            f"train.max_steps: {steps} is less than the {method.shortest} counted steps that one iteration, or one "
+            f"zeroth-order step, takes; give at least {method.shortest}, or a smaller method.inner_steps"
+        )
+    if train.count == "outer" and not method.iterates:
+        found.append(f"train.count: outer counts iterations, and method {names['method']} has stages; leave it at all")
+    if getattr(parts.get("estimator"), "shift", "layer") == "inplace" and train.on_nonfinite == "skip":
+        found.append("train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone")
+    if train.gradient_checkpointing and names.get("adapter") == "prefix":
+        found.append(
+            "train.gradient_checkpointing: a prefix is read from a cache, which a layer computed again would fill "
+            "twice; use lora or prompt, or a smaller train.micro_batch_size"
+        )
+    if getattr(config, "apart", False):
+        start = getattr(registry.load("adapters", names["adapter"]).Adapter, "fixed_start", None)
+        if start:
+            found.append(
+                f"method.apart: adapter {names['adapter']} starts from {start}, nothing is drawn; leave it false, or "
+                f"use lora or dept"
+            )
+    return found
 
 
 def check(hint: Any, metadata: Mapping[str, Any], given: Value) -> tuple[Any, str]:
@@ -81,7 +114,7 @@ def _typed(hint: Any, value: Any) -> tuple[Any, bool]:
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
         # JSON mode: strict about numbers, texts and booleans, yet a YAML list may become a tuple.
-        return _adapter(hint).validate_json(json.dumps(value, default=str), strict=True), True
+        return _adapter(hint).validate_json(json.dumps(value, default=os.fspath), strict=True), True
     except (ValidationError, TypeError):
         return None, False
 

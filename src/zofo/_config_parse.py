@@ -117,9 +117,7 @@ class Layer:
             elif isinstance(content, (str, os.PathLike)) and section != "train":
                 self.put(section, "name", os.fspath(content))
             elif content is not None:
-                errors.append(
-                    f"{section}: expected a mapping of fields{_or_name(section)}, got {content!r} ({self.source})"
-                )
+                errors.append(f"{section}: expected {_expected(section)}, got {brief(content)} ({self.source})")
         return self
 
     def add_overrides(self, overrides: Iterable[str], errors: list[str]) -> Layer:
@@ -138,8 +136,17 @@ class Layer:
         return self
 
 
-def _or_name(section: str) -> str:
-    return "" if section == "train" else " or a name"
+def _expected(section: str) -> str:
+    if section == "model":
+        return "a hub id, a directory (save_pretrained writes one) or a mapping of fields"
+    return "a mapping of fields" + (" or a name" if section != "train" else "")
+
+
+def brief(value: Any) -> str:
+    """A value in an error: as it is where it is short and plain, else its type. A model's own text is a page."""
+    plain = isinstance(value, (str, int, float, bool, list, tuple, dict))
+    text = repr(value) if plain else ""
+    return text if text and len(text) <= 60 and "\n" not in text else f"an object of type {type(value).__name__}"
 
 
 def _scalar(raw: str) -> Any:

@@ -37,12 +37,13 @@ class ModelConfig:
     trust_remote_code: bool = _f(False, "run code that comes with the model")
 
     def problems(self) -> list[str]:
-        found = []
-        if (self.name.startswith((".", "/", "~")) or self.name.count("/") > 1) and not Path(self.name).exists():
-            found.append(f"name: no such model directory: {self.name}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            found.append(f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"')
-        return found
+            return [f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"']
+        return []
+
+    def files(self) -> list[str]:
+        local = self.name.startswith((".", "/", "~")) or self.name.count("/") > 1
+        return [f"name: no such model directory: {self.name}"] if local and not Path(self.name).exists() else []
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,30 @@ class TaskConfig:
             found.append("choices: expected at least two different answers")
         if self.system is not None and not self.apply_chat_template:
             found.append("system: is part of a chat; give task.apply_chat_template=true too")
-        if self.data is not None and not Path(self.data).exists():
-            found.append(f"data: no such file or directory: {self.data}")
         if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):
-            return found if Path(self.name).is_file() else [*found, f"name: no such file: {self.name}"]
+            return found
         try:
             registry.find("tasks", self.name)
         except InputError as error:
             found.append(f"name: {error}; or give a file {', '.join(DATA_SUFFIXES)} or a task .yaml")
         return found
+
+    def files(self) -> list[str]:
+        """What is wrong with the files that are named, a task's own included."""
+        if self.data is not None and not Path(self.data).exists():
+            return [f"data: no such file or directory: {self.data}"]
+        if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml") and not Path(self.name).is_file():
+            return [f"name: no such file: {self.name}"]
+        if self.problems():  # said already
+            return []
+        from zofo.tasks._task import settle
+
+        try:
+            settle(self)
+        except InputError as error:
+            lines = str(error).splitlines()
+            return [line[5:] if line.startswith("task.") else f"name: {line}" for line in lines]
+        return []
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,10 @@ class TrainConfig:
     )
     batch_size: int = _f(16, "examples of one batch, at each level", paper="appendix B.1.4: 16", ge=1)
     micro_batch_size: int | None = _f(None, "examples at once; same numbers, less memory; null: the whole batch", ge=1)
+    group_by_length: bool = _f(True, "batches of similar lengths, in a seeded order: less padding")
+    gradient_checkpointing: bool = _f(
+        False, "first-order steps keep each layer's input alone and compute it again: less memory, a third more time"
+    )
     eval_batch_size: int = _f(32, "examples at once in an evaluation", ge=1)
     eval_steps: int = _f(100, "steps between two evaluations on dev", ge=1)
     save_steps: int = _f(100, "steps between two checkpoints", ge=1)

@@ -12,8 +12,9 @@ from typing import Any
 
 from zofo import checkpoint, record
 from zofo.config import Config, resolve
-from zofo.deploy import export, load
+from zofo.deploy import as_path, export, load
 from zofo.errors import InputError
+from zofo.hf import check_callbacks
 from zofo.loop import Loop
 from zofo.scoring import as_rows
 from zofo.session import audit, build
@@ -96,6 +97,7 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
         from zofo.dry_run import dry_run as rehearse
 
         return Run(out, rehearse(config))
+    check_callbacks(config.train.report_to, callbacks)
     resume_from = _check_directory(config, out)
     session = build(config)
     if session.journals:
@@ -121,18 +123,28 @@ def _check_directory(config: Config, out: Path) -> Path | None:
     if resume is not None:
         found = checkpoint.checkpoints(out)
         if resume == "latest" and not found:
-            raise InputError(f"train.resume: no checkpoint in {out}; leave out --resume to start a new run")
+            fix = "start it again with --overwrite" if _old_files(out) else "leave it out to start a new run"
+            raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
         chosen = found[-1] if resume == "latest" else Path(resume)
         if not chosen.is_dir():
             raise InputError(f"train.resume: no such checkpoint: {chosen}")
         _same_run(config, out)
         return chosen
     if _old_files(out) and not config.train.overwrite:
-        raise InputError(
-            f"train.output_dir: {out} holds another run; choose another directory, go on with it (--resume latest), "
-            f"or replace it (--overwrite)"
-        )
+        raise InputError(f"train.output_dir: {out} holds {_in_the_way(config, out)}")
     return None
+
+
+def _in_the_way(config: Config, out: Path) -> str:
+    """What a directory holds that a new run cannot have, and the ways out."""
+    try:
+        same = resolve(str(out / "config.yaml")).hash() == config.hash()
+    except InputError:  # no config.yaml, or one of another version
+        same = False
+    what = "this run already" if same else "another run"
+    if not checkpoint.checkpoints(out):  # killed before the first one: nothing to go on from
+        return f"{what}, without a checkpoint; start again (--overwrite) or choose another directory"
+    return f"{what}; choose another directory, go on with it (--resume latest), or replace it (--overwrite)"
 
 
 def _old_files(out: Path) -> list[Path]:
@@ -248,14 +260,14 @@ def evaluate(
 ) -> dict[str, float]:
     """Loss and metric of a run, an export, a PEFT directory or a plain model on one split of a task.
 
-    task, data, template, apply_chat_template, system: for a run, its own where they are left out. adapter: which of a
-    run's ("p", "s", or "theta" for none). limit: only so many examples. output: a .jsonl file for the predictions.
-    Raises InputError.
+    task, data, template, apply_chat_template, system: where they are left out, those of the run or of the run that an
+    export was made of. adapter: which of a run's ("p", "s", or "theta" for none). limit: only so many examples.
+    output: a .jsonl file for the predictions. Raises InputError.
     """
     from zofo.evaluation import evaluate_target
 
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
-    result, encoded = evaluate_target(Path(target), task, changes, split, adapter, limit)
+    result, encoded = evaluate_target(as_path(target), task, changes, split, adapter, limit)
     if output is not None:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_text("".join(json.dumps(row) + "\n" for row in as_rows(result, encoded)))

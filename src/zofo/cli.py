@@ -28,6 +28,16 @@ def _option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help)
 
 
+_Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.yaml] [section.key=value]...", help="A YAML file, then changes to it."),
+]
+_Model = Annotated[str | None, _option("Hub id or directory of a causal LM.")]
+_Task = Annotated[str | None, _option("A task (zofo ls tasks) or a .jsonl, .csv or .parquet file.")]
+_Adapter = Annotated[str | None, _option("An adapter (zofo ls adapters).")]
+_Preset = Annotated[str | None, _option("Start from a preset (zofo ls presets).")]
+
+
 def _version(value: bool) -> None:
     if value:
         from zofo import __version__
@@ -48,23 +58,18 @@ def _global(
 
 @app.command()
 def train(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[CONFIG.yaml] [section.key=value]...", help="A YAML file, then changes to it."),
-    ] = None,
-    model: Annotated[str | None, _option("Hub id or directory of a causal LM.")] = None,
-    task: Annotated[str | None, _option("A task (zofo ls tasks) or a .jsonl, .csv or .parquet file.")] = None,
+    settings: _Settings = None,
+    model: _Model = None,
+    task: _Task = None,
     method: Annotated[str | None, _option("A method (zofo ls methods).")] = None,
-    adapter: Annotated[str | None, _option("An adapter (zofo ls adapters).")] = None,
-    preset: Annotated[str | None, _option("Start from a preset (zofo ls presets).")] = None,
+    adapter: _Adapter = None,
+    preset: _Preset = None,
     output_dir: Annotated[str | None, _option("Directory of the run.")] = None,
     seed: Annotated[int | None, _option("Seed of every random choice.")] = None,
     max_steps: Annotated[int | None, _option("Updates in all, lower and upper level counted.")] = None,
     resume: Annotated[str | None, _option("Go on with the run: latest, or a checkpoint directory.")] = None,
     overwrite: Annotated[bool, _option("Replace another run in the output directory.", "--overwrite")] = False,
-    dry_run: Annotated[
-        bool, _option("One real step of each kind: peak memory, ETA, three rendered prompts.", "--dry-run")
-    ] = False,
+    dry_run: Annotated[bool, _option("One real step of each kind: memory, time, prompts.", "--dry-run")] = False,
     threads: Annotated[int | None, _option("CPU threads.")] = None,
 ) -> None:
     """Fine-tune a model.
@@ -91,7 +96,7 @@ def train(
 @app.command("eval")
 def evaluate(
     target: Annotated[str, typer.Argument(help="A run's directory, an export, or a model.")],
-    task: Annotated[str | None, _option("Task or file, where it is not the run's.")] = None,
+    task: Annotated[str | None, _option("Task or file, where it is not the run's or the export's.")] = None,
     data: Annotated[str | None, _option("Directory or file with the task's data.")] = None,
     template: Annotated[str | None, _option("The task's template.")] = None,
     apply_chat_template: Annotated[
@@ -100,7 +105,7 @@ def evaluate(
     system: Annotated[str | None, _option("Text of a system turn.")] = None,
     split: Annotated[str, _option("train, dev or test.")] = "test",
     adapter: Annotated[
-        str | None, _option("Which of the run's adapters: p or s; the deployed one if left out.")
+        str | None, _option("Which of the run's: p, s, or theta for none; the deployed one if left out.")
     ] = None,
     limit: Annotated[int | None, _option("Only so many examples.")] = None,
     output: Annotated[str | None, _option("Write predictions to this .jsonl file.")] = None,
@@ -151,7 +156,7 @@ def export(
     run_dir: Annotated[str, typer.Argument(help="A run's directory.")],
     output_dir: Annotated[str, typer.Argument(help="Where to write the model.")],
     merge: Annotated[bool, _option("Merge the adapter into the weights.", "--merge")] = False,
-    adapter: Annotated[str | None, _option("p or s; the deployed one if left out.")] = None,
+    adapter: Annotated[str | None, _option("p, s, or theta for none; the deployed one if left out.")] = None,
     overwrite: Annotated[bool, _option("Replace a directory that exists.", "--overwrite")] = False,
 ) -> None:
     """Write a model for plain transformers and peft."""
@@ -187,15 +192,12 @@ def show(
 
 @app.command()
 def validate(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[CONFIG.yaml] [section.key=value]...", help="A YAML file, then changes to it."),
-    ] = None,
-    model: Annotated[str | None, _option("Hub id or directory of a causal LM.")] = None,
-    task: Annotated[str | None, _option("A task (zofo ls tasks) or a .jsonl, .csv or .parquet file.")] = None,
+    settings: _Settings = None,
+    model: _Model = None,
+    task: _Task = None,
     method: Annotated[str | None, _option("A method (zofo ls methods).")] = None,
-    adapter: Annotated[str | None, _option("An adapter (zofo ls adapters).")] = None,
-    preset: Annotated[str | None, _option("Start from a preset (zofo ls presets).")] = None,
+    adapter: _Adapter = None,
+    preset: _Preset = None,
     output_dir: Annotated[str | None, _option("Directory of the run.")] = None,
 ) -> None:
     """Check a configuration and print it whole.
@@ -208,6 +210,26 @@ def validate(
     config = _cli_config.train_config(settings or [], preset, sections, {"output_dir": output_dir})
     _print_notes(config.notes)
     typer.echo(config.to_yaml(reasons=True), nl=False)
+
+
+@app.command()
+def memory(
+    settings: _Settings = None,
+    model: _Model = None,
+    task: _Task = None,
+    method: Annotated[list[str] | None, _option("A method; several are compared, and five if none is named.")] = None,
+    adapter: _Adapter = None,
+    preset: _Preset = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row, in place of the task's data.")] = None,
+    options: Annotated[int | None, typer.Option(min=1, help="Answers with rows of their own (with --length).")] = None,
+    answer: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer (with --length).")] = None,
+    measure: Annotated[bool, _option("Load the model too, and count in real steps.", "--measure")] = False,
+    as_json: Annotated[bool, _option("JSON, in bytes.", "--json")] = False,
+) -> None:
+    """Predict what training needs in memory, part by part, without the model's weights (docs/memory.md)."""
+    from zofo import _cli_memory
+
+    _cli_memory.run(settings, preset, method, (model, task, adapter), (length, options, answer), as_json, measure)
 
 
 @app.command()

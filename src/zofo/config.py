@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from zofo import registry
-from zofo._config_check import build
-from zofo._config_parse import DEFAULT_NAMES, MODULE_SECTIONS, SECTIONS, Layer, Merged, Value, dump, merge, read_yaml
+from zofo._config_check import build, together
+from zofo._config_parse import (
+    DEFAULT_NAMES,
+    MODULE_SECTIONS,
+    SECTIONS,
+    Layer,
+    Merged,
+    Value,
+    brief,
+    dump,
+    merge,
+    read_yaml,
+)
 from zofo._config_sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.errors import InputError, did_you_mean
 
@@ -78,10 +89,12 @@ def resolve(
     preset: str | None = None,
     *,
     source: str = "command line",
+    files: bool = True,
     **sections: Any,
 ) -> Config:
     """Preset < YAML `file` < `sections` < `overrides` ("section.key=value"). `sections` are names, mappings or
-    dataclasses, e.g. `model="gpt2"`, `train={"max_steps": 10}`; `source` is the reason given for them.
+    dataclasses, e.g. `model="gpt2"`, `train={"max_steps": 10}`; `source` is the reason given for them. Without `files`,
+    files that it names may be gone: a finished run needs its data no more.
 
     Raises InputError with one line per problem.
     """
@@ -100,32 +113,34 @@ def resolve(
             errors.append(f"preset: {error}")
     given = {section: content for section, content in sections.items() if content is not None}
     layers.append(Layer(source).add(given, errors).add_overrides(overrides, errors))
-    return _assemble(merge(layers), errors)
+    return _assemble(merge(layers), errors, files)
 
 
-def from_dict(data: Mapping[str, Any], source: str = "caller") -> Config:
+def from_dict(data: Mapping[str, Any], source: str = "caller", files: bool = True) -> Config:
     """The Config of a nested dict such as `Config.to_dict()` gives."""
     errors: list[str] = []
-    return _assemble(merge([Layer(source).add(data, errors)]), errors)
+    return _assemble(merge([Layer(source).add(data, errors)]), errors, files)
 
 
-def load(path: str | Path) -> Config:
+def load(path: str | Path, files: bool = True) -> Config:
     """The Config of a saved config.yaml."""
-    return resolve(str(path))
+    return resolve(str(path), files=files)
 
 
-def _assemble(merged: Merged, errors: list[str]) -> Config:
+def _assemble(merged: Merged, errors: list[str], files: bool) -> Config:
+    refused = {line.partition(": expected ")[0] for line in errors}  # sections of which nothing more can be said
     names, classes, used = _modules(merged, errors)
     _method_defaults(merged, names)
     parts: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for section in SECTIONS:
         given = merged.values.get(section, {})
-        if section in classes:
+        if section in classes and section not in refused:
             fields = {k: v for k, v in given.items() if not (k == "name" and section in MODULE_SECTIONS)}
-            parts[section] = build(section, classes[section], fields, errors)
+            parts[section] = build(section, classes[section], fields, errors, files)
             reasons |= _reasons(section, classes[section], given)
     _unknown_sections(merged, classes, errors)
+    errors += [] if errors else together(parts, names)
     if errors:
         raise InputError("\n".join(dict.fromkeys(errors)))
     return Config(**parts, names=names, reasons=reasons, notes=tuple(merged.notes + used))
@@ -173,7 +188,9 @@ def _module(merged: Merged, section: str, errors: list[str]) -> Any | None:
     name = given.value if given else DEFAULT_NAMES.get(section)
     kind = f"{section}s"
     if not isinstance(name, str):
-        what = "required; give --method or method.name=..." if given is None else f"expected a name, got {name!r}"
+        if any(line.startswith(f"{section}: expected ") for line in errors):  # that it is no name was said already
+            return None
+        what = "required; give --method or method.name=..." if given is None else f"expected a name, got {brief(name)}"
         errors.append(f"{section}.name: {what}; known: {', '.join(registry.names(kind))}")
         return None
     try:

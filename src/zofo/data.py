@@ -28,12 +28,17 @@ __all__ = [
     "longest",
 ]
 
+# Batches of one window of `group_by_length`: enough to find neighbours of nearly equal length, few enough that an
+# epoch's batches are not the same groups every time.
+WINDOW = 16
+
 
 @dataclass(frozen=True)
 class Batch:
     """R rows of L tokens for E examples with O options and N labels. Padded right; padding is known by the mask alone.
 
-    Rows, options and labels are in the order of their examples, labels in the order of their options.
+    Rows, options and labels are in the order of their examples, labels in the order of their options. A packed row
+    (see `packing`) is a tree: its branches see the prefix and themselves.
     """
 
     input_ids: Tensor  # [R, L] long
@@ -46,10 +51,19 @@ class Batch:
     row_example: Tensor  # [R] long: the example of each row
     examples: int
     tokens: int  # real tokens, without padding
+    segments: Tensor | None = None  # [R, L] long: 0 the prefix, k the branch k of a packed row; None: no row is packed
 
     def inputs(self) -> dict[str, Tensor]:
-        """What the model is called with."""
-        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        """What the model is called with: a mask [R, L]; of packed rows a bool mask [R, 1, L, L] and position ids."""
+        if self.segments is None:
+            return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        seen, real = tree(self.segments, self.attention_mask), self.attention_mask
+        # A token sees all that stands before it on its own path, and itself.
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": seen[:, None],
+            "position_ids": (seen.sum(-1) - 1) * real,
+        }
 
     def to(self, device: torch.device | str) -> Batch:
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
@@ -66,6 +80,7 @@ class Batch:
         mask = self.attention_mask[rows]
         length = int(mask.sum(1).max()) if len(mask) else 0
         row, position = self.positions[labels] // old_length, self.positions[labels] % old_length
+        segments = None if self.segments is None else self.segments[rows, :length].contiguous()
         return Batch(
             input_ids=self.input_ids[rows, :length].contiguous(),
             attention_mask=mask[:, :length].contiguous(),
@@ -77,7 +92,17 @@ class Batch:
             row_example=new_example[self.row_example[rows]],
             examples=int(kept.sum()),
             tokens=int(mask.sum()),
+            segments=segments if segments is not None and segments.any() else None,
         )
+
+
+def tree(segments: Tensor, mask: Tensor) -> Tensor:
+    """bool [R, L, L]: which tokens (last) a token sees. segments, mask: [R, L].
+
+    Padding counts as prefix (segment 0) that nothing sees: so no softmax, not even padding's own, is over nothing.
+    """
+    own = (segments[:, None] == 0) | (segments[:, None] == segments[..., None])
+    return (own & mask.bool()[:, None]).tril()
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int) -> Batch:
@@ -112,12 +137,24 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         row_example=torch.from_numpy(row_example),
         examples=len(encoded),
         tokens=int(lengths.sum()),
+        segments=_segments(rows, mask.shape),
     )
+
+
+def _segments(rows: Sequence[Row], shape: tuple[int, ...]) -> Tensor | None:
+    if not any(row.branches for row in rows):
+        return None
+    segments = np.zeros(shape, np.int64)
+    for r, row in enumerate(rows):
+        for number, start in enumerate(row.branches, 1):
+            segments[r, start : len(row.ids)] = number
+    return torch.from_numpy(segments)
 
 
 def concat(batches: Sequence[Batch], pad_id: int) -> Batch:
     """The rows of several batches in one, in order, renumbered: one forward for all of them."""
     length = max(b.input_ids.shape[1] for b in batches)
+    packed = any(b.segments is not None for b in batches)
     rows, options, examples = 0, 0, 0
     parts: dict[str, list[Tensor]] = {}
     for b in batches:
@@ -132,6 +169,9 @@ def concat(batches: Sequence[Batch], pad_id: int) -> Batch:
             "gold": b.gold,
             "row_example": b.row_example + examples,
         }
+        if packed:
+            segments = torch.zeros_like(b.input_ids) if b.segments is None else b.segments
+            part["segments"] = torch.nn.functional.pad(segments, (0, length - old))
         for name, value in part.items():
             parts.setdefault(name, []).append(value)
         rows, options, examples = rows + len(b.input_ids), options + len(b.gold), examples + b.examples
@@ -142,15 +182,19 @@ def concat(batches: Sequence[Batch], pad_id: int) -> Batch:
 class Stream:
     """An endless stream of batches: every example once an epoch, in an order of the epoch's own.
 
-    The permutation of epoch e comes from (seed, name, e) alone, so `position`, the number of examples drawn so far,
-    restores the stream. A batch that an epoch cannot fill goes on in the next one.
+    The order of epoch e comes from (seed, name, e), the number of examples and the batch size alone, so `position`, the
+    number of examples drawn so far, restores the stream. A batch that an epoch cannot fill goes on in the next one.
     """
 
-    def __init__(self, encoded: Sequence[Encoded], batch_size: int, pad_id: int, seed: int, name: str):
+    def __init__(
+        self, encoded: Sequence[Encoded], batch_size: int, pad_id: int, seed: int, name: str,
+        group_by_length: bool = False,
+    ) -> None:  # fmt: skip
+        """group_by_length: the batches that lie within an epoch hold examples of similar length, see `_grouped`."""
         if not encoded:
             raise InputError(f"no training examples for the stream {name!r}")
         self.encoded, self.batch_size, self.pad_id = encoded, batch_size, pad_id
-        self.seed, self.name = seed, name
+        self.seed, self.name, self.group_by_length = seed, name, group_by_length
         self.position = 0
         self._epoch, self._order = -1, list[int]()
 
@@ -165,10 +209,29 @@ class Stream:
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.encoded))
         if epoch != self._epoch:
-            self._order = list(range(len(self.encoded)))
-            random.Random(f"{self.seed}/{self.name}/{epoch}").shuffle(self._order)
+            order, rng = list(range(len(self.encoded))), random.Random(f"{self.seed}/{self.name}/{epoch}")
+            rng.shuffle(order)
+            self._order = self._grouped(order, epoch, rng) if self.group_by_length else order
             self._epoch = epoch
         return self._order[offset]
+
+    def _grouped(self, order: list[int], epoch: int, rng: random.Random) -> list[int]:
+        """The epoch's permutation, the examples of every WINDOW batches sorted by length and these batches shuffled.
+
+        The examples at its two ends, which share a batch with another epoch, stay where they are: an epoch is a
+        permutation of the examples still, and no batch is cut short.
+        """
+        size = self.batch_size
+        head = -epoch * len(order) % size  # they complete the batch that the epoch before could not fill
+        tail = max(head, len(order) - (len(order) - head) % size)
+        grouped = order[:head]
+        for start in range(head, tail, WINDOW * size):
+            window = order[start : min(start + WINDOW * size, tail)]
+            window.sort(key=lambda i: self.encoded[i].size)  # not length: the order must not hang on a probe's outcome
+            batches = [window[i : i + size] for i in range(0, len(window), size)]
+            rng.shuffle(batches)
+            grouped += chain.from_iterable(batches)
+        return grouped + order[tail:]
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

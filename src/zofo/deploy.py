@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from zofo import checkpoint, registry
+from zofo._config_parse import brief
 from zofo.adapters._set import room
-from zofo.config import Config
+from zofo.config import Config, from_dict
 from zofo.config import load as load_config
 from zofo.errors import InputError
 from zofo.models import Loaded, quiet
@@ -37,15 +38,26 @@ def is_run(path: Path) -> bool:
     return (path / "run.json").is_file() and (path / "config.yaml").is_file()
 
 
+def _why_no_run(path: Path) -> str:
+    if not path.exists():
+        return ": no such directory"
+    if (path / "zofo.json").is_file():
+        return "; it is an export already, give the directory of its run"
+    if not (path / "config.yaml").is_file():
+        return " (no run.json)"
+    if checkpoint.checkpoints(path):
+        return "; its training did not finish: train with --resume latest"
+    return "; its training stopped before the first checkpoint: train again with --overwrite"
+
+
 def restore(run_dir: Path, adapter: str | None = None) -> Restored:
     """Rebuild what a finished run deploys, or its `adapter`. Raises InputError where a part is missing or another's."""
     if not is_run(run_dir):
-        why = "its training did not finish: train with --resume latest" if (run_dir / "config.yaml").is_file() else ""
-        raise InputError(f"{run_dir}: no finished run here" + (f"; {why}" if why else " (no run.json)"))
-    config, info = load_config(run_dir / "config.yaml"), json.loads((run_dir / "run.json").read_text())
-    chosen = adapter or info["deployed"]
-    if chosen not in {*info["test"], "theta"}:
-        raise InputError(f"adapter {chosen!r}: this run has {', '.join([*info['test'], 'theta'])}")
+        raise InputError(f"{run_dir}: no finished run here{_why_no_run(run_dir)}")
+    config, info = load_config(run_dir / "config.yaml", files=False), json.loads((run_dir / "run.json").read_text())
+    chosen, known = adapter or info["deployed"], list(dict.fromkeys([*info["test"], "theta"]))
+    if chosen not in known:
+        raise InputError(f"adapter {chosen!r}: this run has {', '.join(known)}")
     loaded = load_model(config.model)
     best = run_dir / f"best-{info['best_step']}"
     _restore_theta(Point(loaded.model, mode=getattr(config.estimator, "shift", "layer")), config, info, run_dir, best)
@@ -90,31 +102,43 @@ def load_export(path: Path) -> tuple[Loaded, Any]:
 
     Raises InputError, for an adapter that was made for another model too.
     """
-    from zofo.config import ModelConfig
-
     if not (path / "adapter_config.json").is_file():
-        loaded = load_model(ModelConfig(name=str(path)))
+        loaded = _load_named(str(path), "")
         return loaded, loaded.model
     from zofo.adapters._open import open_adapter, read_config
 
     base, named = path / "backbone", read_config(path).get("base_model_name_or_path")
     if not base.is_dir() and not named:
         raise InputError(f"{path}: its adapter_config.json names no base model, and there is no backbone/ beside it")
-    try:
-        loaded = load_model(ModelConfig(name=str(base) if base.is_dir() else str(named)))
-    except InputError as error:
-        raise InputError(f"{path}: its base model: {str(error).removeprefix('model.name: ')}") from error
+    loaded = _load_named(str(base) if base.is_dir() else str(named), f"{path}: its base model: ")
     model, virtual = open_adapter(path, loaded.model, loaded.tokenizer)
     loaded.max_length = room(loaded.max_length, loaded.model.config, virtual)
     return loaded, model
 
 
+def _load_named(name: str, place: str) -> Loaded:
+    from zofo.config import ModelConfig
+
+    try:
+        return load_model(ModelConfig(name=name))
+    except InputError as error:  # there is no model section here whose field could be at fault
+        raise InputError(place + str(error).removeprefix("model.name: ")) from error
+
+
+def recorded(path: Path) -> Config | None:
+    """The configuration of the run that an export was made of; None where it is not there or not understood."""
+    try:
+        return from_dict(json.loads((path / "zofo.json").read_text())["config"], files=False)
+    except (OSError, ValueError, KeyError, InputError):  # no export of zofo's; a method or task that is not installed
+        return None
+
+
 def open_target(target: str | Path, adapter: str | None = None) -> tuple[Loaded, Any, Config | None]:
-    """(model as loaded, what computes, configuration) of a run; of anything else the configuration is None.
+    """(model as loaded, what computes, configuration) of a run or an export; of anything else the last is None.
 
     adapter: which of a run's. Raises InputError.
     """
-    path = Path(target)
+    path = as_path(target)
     if str(target).startswith((".", "/", "~")) and not path.exists():  # a hub id would be looked for on the network
         raise InputError(f"{target}: no such directory")
     if is_run(path) or (path / "config.yaml").is_file():
@@ -122,7 +146,13 @@ def open_target(target: str | Path, adapter: str | None = None) -> tuple[Loaded,
         return restored.loaded, restored.model, restored.config
     if adapter is not None:
         raise InputError(f"{path} is no run, so it has no adapters to choose from: leave out --adapter")
-    return *load_export(path), None
+    return *load_export(path), recorded(path)
+
+
+def as_path(target: Any) -> Path:
+    if not isinstance(target, (str, Path)):
+        raise InputError(f"expected a run's or a model's directory or a hub id, got {brief(target)}")
+    return Path(target)
 
 
 def export(
@@ -140,7 +170,7 @@ def export(
     transformers directory. The same base, adapters and journal give the same bytes. PEFT does not know DePT: its
     export is for `zofo.load` alone. Raises InputError, for `merge` of an adapter that changes no weights too.
     """
-    run_dir, out = Path(run_dir), Path(output_dir)
+    run_dir, out = as_path(run_dir), Path(output_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not overwrite:
             raise InputError(f"{out}: exists and is not empty; choose another directory or give --overwrite")
@@ -173,4 +203,5 @@ def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> Non
         model.save_pretrained(target)
     restored.loaded.tokenizer.save_pretrained(target)
     info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
-    checkpoint.write_json(directory / "zofo.json", info | {"adapter": restored.adapter, "merged": merge})
+    info |= {"adapter": restored.adapter, "merged": merge, "config": restored.config.to_dict()}
+    checkpoint.write_json(directory / "zofo.json", info)

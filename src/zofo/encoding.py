@@ -21,10 +21,14 @@ Objective = Literal["options", "lm"]
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence. `labels`: (position whose hidden state predicts, token id to predict, option index)."""
+    """One sequence. `labels`: (position whose hidden state predicts, token id to predict, option index).
+
+    branches: of a packed row (see `packing`), where in `ids` each of its branches starts.
+    """
 
     ids: tuple[int, ...]
     labels: tuple[tuple[int, int, int], ...]
+    branches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,17 @@ class Encoded:
     def length(self) -> int:
         """Tokens of the longest row."""
         return max(len(row.ids) for row in self.rows)
+
+    @property
+    def shared(self) -> int:
+        """Tokens of the start that all rows share."""
+        rows = [row.ids for row in self.rows]
+        return _common(min(rows), max(rows))  # what the first and the last in order share, all between them share
+
+    @property
+    def size(self) -> int:
+        """Tokens of the rows, their common start counted once: the same whether they are packed or not."""
+        return sum(len(row.ids) for row in self.rows) - (len(self.rows) - 1) * self.shared
 
 
 @dataclass(frozen=True)
@@ -69,12 +84,13 @@ def encode_all(
     objective: Objective,
     add_eos: bool,
     for_eval: bool = False,
+    what: str = "",
 ) -> list[Encoded]:
     """Tokenise every example, all answers in one call of the tokenizer.
 
     objective "options": all options. "lm": the right answer alone, or, `for_eval`, all options where there are any.
     `add_eos` appends the EOS as a label, for "lm" only. `max_length` None: the tokenizer's own limit, if it has one.
-    InputError if an answer does not fit, or has no token.
+    what: the examples' name in a warning, such as "train". InputError if an answer does not fit, or has no token.
     """
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)
@@ -94,8 +110,9 @@ def encode_all(
         encoded.append(Encoded(ex, _rows(options), ex.gold if every else (0,), len(options)))
     if cut:
         log.warning(
-            "%d of %d examples are longer than %s tokens (%s is one) and lost the beginning of their prompts; "
-            "model.max_length sets the limit", len(cut), len(examples), max_length, cut[0],
+            "%d of %d %s are longer than %s tokens (%s is one) and lost the beginning of their prompts; "
+            "model.max_length sets the limit",
+            len(cut), len(examples), f"{what} examples".strip(), max_length, cut[0],
         )  # fmt: skip
     return encoded
 

@@ -15,7 +15,7 @@ Kind = Literal["adamw", "sgd"]
 
 
 class Descent:
-    """AdamW without weight decay (SPEC 3.5) or plain SGD, on named parameters whose `.grad` somebody filled."""
+    """AdamW without weight decay (appendix B.1.4) or plain SGD, on named parameters whose `.grad` somebody filled."""
 
     def __init__(self, params: Mapping[str, Tensor], kind: Kind = "adamw", max_grad_norm: float | None = None):
         self.params, self.max_grad_norm = dict(params), max_grad_norm

@@ -10,8 +10,34 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, TrainerControl, TrainerState
 
+from zofo._config_parse import brief
 from zofo._config_sections import TrainConfig
 from zofo.errors import InputError
+
+EXTRAS = ("tensorboard", "trackio", "wandb")  # of pyproject.toml
+
+
+def check_callbacks(report_to: Sequence[str], callbacks: Sequence[Any]) -> None:
+    """Before anything is loaded or replaced. Raises InputError for what is no callback, and for a missing package."""
+    if not isinstance(callbacks, Sequence):
+        raise InputError(f"callbacks: expected a list, got {brief(callbacks)}")
+    for callback in callbacks:
+        if not issubclass(callback if isinstance(callback, type) else type(callback), TrainerCallback):
+            raise InputError(f"callbacks: expected transformers' TrainerCallbacks, got {brief(callback)}")
+    _reporters(report_to)
+
+
+def _reporters(names: Sequence[str]) -> list[TrainerCallback]:
+    found = []
+    for name in names:
+        try:
+            found += [make() for make in get_reporting_integration_callbacks([name])]
+        except (RuntimeError, ImportError):
+            package = f"zofo[{name}]" if name in EXTRAS else name
+            raise InputError(f'train.report_to: {name} is not installed; pip install "{package}"') from None
+        except ValueError as error:
+            raise InputError(f"train.report_to: {error}") from None
+    return found
 
 
 class _OwnCadence(DefaultFlowCallback):
@@ -49,10 +75,7 @@ class Callbacks:
         )  # fmt: skip
         self.args.metric_for_best_model, self.args.greater_is_better = "eval_loss", False
         self.args.load_best_model_at_end = True  # what the loop does; the flag itself would ask for matching cadences
-        try:
-            reporters = [make() for make in get_reporting_integration_callbacks(config.report_to)]
-        except RuntimeError as error:
-            raise InputError(f"train.report_to: {error}") from error
+        reporters = _reporters(config.report_to)
         self.state = TrainerState(
             max_steps=config.max_steps, logging_steps=config.logging_steps, eval_steps=config.eval_steps,
             save_steps=config.save_steps, train_batch_size=config.batch_size,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -39,7 +42,9 @@ def load(config: ModelConfig) -> Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where = _source(config.name)
-    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if not Path(where).is_dir() and not _hub_has_address():
+        options["local_files_only"] = True  # what was downloaded before; asking would try again for half a minute
     device = _device(config.device)
     try:
         settings = AutoConfig.from_pretrained(where, **options)
@@ -91,6 +96,19 @@ def _source(name: str) -> str:
     if path.exists() or looks_local:
         raise InputError(f"model.name: no such model directory: {name}")
     return name
+
+
+def _hub_has_address() -> bool:
+    """False where the hub's name cannot be looked up, as offline. Behind a proxy that says nothing."""
+    from huggingface_hub import constants
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def _check_complete(name: str, missing: Collection[str]) -> None:

@@ -21,7 +21,8 @@ def duration(seconds: float) -> str:
 
 
 def gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    """Bytes in GiB; in MiB where that would be 0.0 something."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
 
 
 class Progress:

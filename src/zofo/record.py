@@ -51,7 +51,10 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory: the allocator's on CUDA, the process's resident set elsewhere."""
+    """Peak memory since the process began: the allocator's on CUDA, the process's resident set elsewhere.
+
+    Not the run's own where a process makes several runs, or did other work before.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
-from importlib.metadata import EntryPoint, entry_points
+import importlib.metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,16 @@ def canonical(name: str) -> str:
 
 def singular(kind: str) -> str:
     return kind.removesuffix("s")
+
+
+@functools.cache
+def _installed() -> Any:  # EntryPoints; before Python 3.12 a class of its own with the same select
+    """Once in a process: it opens the metadata of every installed package, 7 ms of each look-up."""
+    return importlib.metadata.entry_points()
+
+
+def entry_points(group: str) -> EntryPoints:
+    return _installed().select(group=group)
 
 
 def _entries(kind: str) -> dict[str, Path | EntryPoint]:

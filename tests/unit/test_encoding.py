@@ -191,5 +191,8 @@ def test_a_cut_is_told(tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture) ->
     (record,) = caplog.records
     assert record.getMessage().startswith("2 of 3 examples are longer than 20 tokens (rows:30 is one) and lost")
     caplog.clear()
+    encode_all(tiny_tokenizer, texts, 20, "options", False, what="train")
+    assert caplog.records[0].getMessage().startswith("2 of 3 train examples are longer than 20 tokens")
+    caplog.clear()
     encode_all(tiny_tokenizer, texts, 100, "options", False)
     assert not caplog.records

@@ -201,6 +201,23 @@ def test_not_utf8(tmp_path: Path) -> None:
     assert "not UTF-8" in error(task(path), 0)
 
 
+def test_rows_that_repeat_are_left_out_and_said(write_jsonl: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """Left out without a word they would be rows that somebody misses."""
+    path = write_jsonl("rows.jsonl", [{"text": f"film {i % 25}", "label": "ab"[i % 25 % 2]} for i in range(100)])
+    data = load_task(task(path), 0)
+    taken = len(data.train) + len(data.dev) + len(data.test)
+    assert taken < 100
+    assert caplog.messages == [f"rows.jsonl: {100 - taken} training rows repeat a dev or test row: left out"]
+    caplog.clear()
+    load_task(task(path, train_examples=20, dev_examples=5, test_examples=5), 0)
+    assert caplog.messages == [], "other rows took their places"
+
+
+def test_repeats_of_one_row_are_no_rows(write_jsonl: Write) -> None:
+    path = write_jsonl("rows.jsonl", [{"prompt": "two and two", "completion": " four"}] * 30)
+    assert error(task(path), 0) == "rows.jsonl: no test examples: 30 rows, 1 distinct, are too few to be split"
+
+
 def test_unknown_label_in_another_split(write_jsonl: Write, sentiment_file: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in sentiment_file.read_text().splitlines()]
     write_jsonl("own/train.jsonl", rows)

@@ -141,7 +141,7 @@ def test_real_extract(shared_data: Path) -> None:
     [
         ({"template": "plane"}, 'sst2.yaml: no template "plane"; did you mean "plain"?'),
         ({"data": "nowhere"}, "nowhere: no such file or directory"),
-        ({"choices": ["a", "b"]}, "task.choices is for own files"),
+        ({"choices": ["a", "b"]}, "task.choices: is for own files"),
         ({"name": "sst3"}, 'did you mean "sst2"?'),
     ],
 )

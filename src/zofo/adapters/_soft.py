@@ -18,7 +18,8 @@ from zofo.adapters._set import AdapterSet, peft_apart
 from zofo.errors import InputError
 
 Weights = dict[str, Tensor]  # of one adapter, or stacked over the rows of a batch
-Attach = Callable[[Any, Weights, Tensor, Tensor], dict[str, Any]]  # (base, weights [R, ...], ids, mask) -> arguments
+# (base, weights [R, ...], ids [R, L], mask [R, L], or [R, 1, L, L] beside positions [R, L]) -> arguments of a forward
+Attach = Callable[[Any, Weights, Tensor, Tensor, Tensor | None], dict[str, Any]]
 Shift = Callable[[Weights, Tensor], Tensor]  # (weights [R, ...], positions [R, L]) -> what is added, [R, L, D]
 
 
@@ -32,6 +33,7 @@ class SoftModel(nn.Module):
         self.adapters = nn.ModuleDict({name: nn.ParameterDict(own) for name, own in weights.items()})
         self.row_names: list[str] | None = None
         self.current = next(iter(weights))
+        self.virtual = 0  # positions in front of a row
 
     @property
     def config(self) -> Any:
@@ -44,11 +46,18 @@ class SoftModel(nn.Module):
     def get_base_model(self) -> Any:
         return self.base
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False) -> Any:
-        """input_ids, attention_mask: [R, L], padded on the right. Returns the backbone's output."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
+        use_cache: bool = False,
+    ) -> Any:  # fmt: skip
+        """input_ids, attention_mask: [R, L], padded on the right. Returns the backbone's output.
+
+        Of packed rows the mask is [R, 1, L, L], bool, and position_ids [R, L] count without the virtual tokens.
+        """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         names = self.row_names or [self.current] * len(input_ids)
-        return self.base(**self.attach(self.base, self.stacked(names), input_ids, mask), use_cache=use_cache)
+        arguments = self.attach(self.base, self.stacked(names), input_ids, mask, position_ids)
+        return self.base(**arguments, use_cache=use_cache)
 
     def stacked(self, names: Sequence[str]) -> Weights:
         """Each tensor stacked over the rows: an expanded view where all rows agree."""
@@ -103,7 +112,7 @@ class _Reading:
         n, length = weights["prompt"].shape[1], ids.shape[1]
         at = torch.arange(self.read, self.read + length, device=ids.device).expand(len(ids), -1)
         shift, prompt = self.shift(weights, at), weights["prompt"] if self.read == 0 else weights["prompt"][:, :0]
-        new = prepend(module, prompt, ids, ids.new_ones(ids.shape), shift)
+        new = prepend(module, prompt, ids, ids.new_ones(ids.shape), shift=shift)
         if mask is not None and mask.ndim != 2:
             raise ValueError("a static cache is not supported beside a soft prompt: leave out cache_implementation")
         new["attention_mask"] = None if mask is None else lengthen(mask, n)
@@ -129,7 +138,7 @@ class SoftSet(AdapterSet):
         None where nothing of it is drawn."""
         weights = {name: {k: nn.Parameter(v.detach().clone()) for k, v in initial.items()} for name in names}
         model = SoftModel(base, attach, weights, shift).eval()  # pyright: ignore[reportArgumentType]
-        self.peft_config, self.virtual, self._draw = peft_config, virtual, draw
+        self.peft_config, self.virtual, self._draw, model.virtual = peft_config, virtual, draw, virtual
         self._to_file, self._from_file = encode or (dict, dict)
         super().__init__(model, names, weights)
 
@@ -200,15 +209,30 @@ def uncached(base: Any) -> None:
         base.generation_config.use_cache = False
 
 
-def prepend(base: Any, prompt: Tensor, input_ids: Tensor, mask: Tensor, shift: Tensor | None = None) -> dict[str, Any]:
-    """Arguments of a forward with prompt [R, n, D] before the tokens' embeddings (plus `shift` [R, L, D] on them)."""
-    embedded = base.get_input_embeddings()(input_ids)
+def prepend(
+    base: Any, prompt: Tensor, input_ids: Tensor, mask: Tensor, positions: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Arguments of a forward with prompt [R, n, D] before the tokens' embeddings (plus `shift` [R, L, D] on them).
+
+    positions: [R, L], of packed rows, whose mask is [R, 1, L, L].
+    """
+    n, embedded = prompt.shape[1], base.get_input_embeddings()(input_ids)
     if shift is not None:
         embedded = embedded + shift.to(embedded.dtype)
-    joined = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
-    return {"inputs_embeds": joined, "attention_mask": lengthen(mask, prompt.shape[1])}
+    new: dict[str, Any] = {"inputs_embeds": torch.cat([prompt.to(embedded.dtype), embedded], dim=1)}
+    if positions is None:
+        return {**new, "attention_mask": lengthen(mask, n)}
+    rows = len(mask)
+    before = torch.ones(n, mask.shape[-1] + n, dtype=torch.bool, device=mask.device).tril().expand(rows, 1, -1, -1)
+    places = torch.arange(n, device=mask.device).expand(rows, -1)
+    return {
+        **new,
+        "attention_mask": torch.cat([before, lengthen(mask, n)], dim=2),
+        "position_ids": torch.cat([places, positions + n], dim=1),
+    }
 
 
 def lengthen(mask: Tensor, n: int) -> Tensor:
-    """The mask with n visible virtual tokens on the left."""
-    return torch.cat([mask.new_ones(len(mask), n), mask], dim=1)
+    """The mask [..., L] with n visible virtual tokens on the left: [..., n + L]."""
+    return torch.cat([mask.new_ones(*mask.shape[:-1], n), mask], dim=-1)

@@ -8,7 +8,7 @@ prompt and r (s + D) of two matrices, and the model reads [P; E + A B], which is
 | m | tokens | 4 | 0.4 of prompt tuning's 10, as the paper's m = 40 of l = 100 |
 | r | r | 4 | m D + r (s + D) = 5,632 at D = 576, where 10 tokens of `prompt` have 5,760 |
 | s | max_length | 256 | the paper's longest input |
-| P at the start | text | words of the instruction | as in `prompt`, SPEC 3.13 |
+| P at the start | text | words of the instruction | as in `prompt` |
 | A, B at the start | - | uniform in +-1 / sqrt(r), 0: the words start unchanged | the authors' code, f0266a7 |
 | - | scale | 1 | E + scale A B; the authors' code has 8 / sqrt(r) |
 
@@ -78,13 +78,17 @@ class Adapter:
             rows = weights["A"].gather(1, places) * (positions < config.max_length)[..., None]
             return config.scale * rows @ weights["B"]
 
-        def attach(base: Any, weights: dict[str, Tensor], ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        def attach(
+            base: Any, weights: dict[str, Tensor], ids: Tensor, mask: Tensor, positions: Tensor | None
+        ) -> dict[str, Any]:
             import torch
 
             from zofo.adapters._soft import prepend
 
-            positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-            return prepend(base, weights["prompt"], ids, mask, shift(weights, positions))
+            places = positions
+            if places is None:
+                places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+            return prepend(base, weights["prompt"], ids, mask, positions, shift(weights, places))
 
         written = {"peft_type": "DEPT", "task_type": "CAUSAL_LM", "zofo": "dept", **asdict(config)}
         written["base_model_name_or_path"] = getattr(model.config, "_name_or_path", None)

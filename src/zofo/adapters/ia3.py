@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from zofo.adapters._set import AdapterSet
@@ -31,6 +31,8 @@ class Config:
 
 class Adapter:
     """Vectors of ones at the start: the model is unchanged, p and s are equal, and nothing is drawn."""
+
+    fixed_start: ClassVar = "ones"  # method.apart is refused
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -3,14 +3,14 @@
 | symbol | field | default | place |
 |---|---|---|---|
 | n | tokens | 5 | Bilevel ZOFO B.1.2 |
-| start | text | activations of real tokens, no reparametrisation | SPEC 3.13; MeZO, Appendix E.5 |
+| start | text | activations of real tokens, no reparametrisation | MeZO, Appendix E.5 |
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zofo.adapters.prompt import start_ids
 from zofo.errors import InputError
@@ -32,6 +32,8 @@ class Config:
 
 class Adapter:
     """Keys and values that start as the activations of real tokens: the same for p and s, and nothing is drawn."""
+
+    fixed_start: ClassVar = "a text"  # method.apart is refused
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -59,11 +61,14 @@ class Adapter:
             token_dim=heads * width, num_transformer_submodules=1,
         )  # fmt: skip
 
-        def attach(base: Any, weights: dict[str, Tensor], ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        def attach(
+            base: Any, weights: dict[str, Tensor], ids: Tensor, mask: Tensor, positions: Tensor | None
+        ) -> dict[str, Any]:
             from zofo.adapters._soft import lengthen
 
             cache = _cache(base, weights["prefix"], len(layers), heads)
-            return {"input_ids": ids, "attention_mask": lengthen(mask, n), "past_key_values": cache}
+            places = {} if positions is None else {"position_ids": positions + n}
+            return {"input_ids": ids, "attention_mask": lengthen(mask, n), "past_key_values": cache, **places}
 
         return SoftSet(
             model, attach, names, {"prefix": start}, config,

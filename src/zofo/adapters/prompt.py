@@ -3,14 +3,14 @@
 | symbol | field | default | place |
 |---|---|---|---|
 | n | tokens | 10 | Bilevel ZOFO B.1.2 |
-| start | text | words of the instruction | SPEC 3.13: random did not train on a 135M model |
+| start | text | words of the instruction | a random start did not train on a 135M model |
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from zofo.adapters._soft import SoftSet
@@ -29,6 +29,8 @@ class Config:
 
 class Adapter:
     """Embeddings that start as those of real tokens: the same for p and s, and nothing is drawn."""
+
+    fixed_start: ClassVar = "a text"  # method.apart is refused
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -49,7 +51,7 @@ class Adapter:
             num_attention_heads=getattr(settings, "num_attention_heads", 1),
         )  # fmt: skip
         return SoftSet(
-            model, lambda base, w, ids, mask: prepend(base, w["prompt"], ids, mask), names, {"prompt": start}, config,
+            model, lambda base, w, *text: prepend(base, w["prompt"], *text), names, {"prompt": start}, config,
             (lambda w: {"prompt_embeddings": w["prompt"]}, lambda f: {"prompt": f["prompt_embeddings"]}),
             virtual=self.config.tokens,
         )  # fmt: skip

@@ -41,7 +41,7 @@ class TaskData:
 def split_levels(
     train: Sequence[Example], seed: int, ratio: tuple[float, float] = (1, 2), stratified: bool = False
 ) -> tuple[list[Example], list[Example]]:
-    """(D_f, D_p): the upper and the lower level's training data, a random split fixed by the seed (SPEC 3.11).
+    """(D_f, D_p): the upper and the lower level's training data, a random split fixed by the seed (appendix B.1.4).
 
     stratified: every label is split in the ratio, as far as whole examples go. The levels' sizes are the same.
     Raises InputError for fewer than 2 examples, and where a stratified split has no labels to go by.

@@ -166,7 +166,8 @@ def check_columns(spec: TaskSpec, template: str, tables: Tables) -> None:
 def pick_template(spec: TaskSpec, name: str) -> Template:
     if name not in spec.templates:
         known = ", ".join(spec.templates)
-        raise InputError(f'{spec.file}: no template "{name}"{did_you_mean(name, spec.templates)}; known: {known}')
+        near = did_you_mean(name, spec.templates)
+        raise InputError(f'task.template: {spec.file}: no template "{name}"{near}; known: {known}')
     return spec.templates[name]
 
 

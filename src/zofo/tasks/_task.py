@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from zofo.tasks._spec import TaskSpec, check_columns, load_spec, maker
 if TYPE_CHECKING:
     from zofo.config import TaskConfig
 
+log = logging.getLogger("zofo")
+
 
 def load_task(cfg: TaskConfig, seed: int, tokenizer: Any = None) -> TaskData:
     """Read and sample a task. The same seed gives the same examples in the same order.
@@ -25,22 +28,38 @@ def load_task(cfg: TaskConfig, seed: int, tokenizer: Any = None) -> TaskData:
     dev comes from `train` unless local data has a validation file, test from `train` only where there is no test file.
     `tokenizer` is needed for chats alone. Raises InputError naming the file, the line and the fix.
     """
-    spec = find_spec(cfg.name)
-    if spec is None:
+    known = settle(cfg)
+    if known is None:
         return _own_files(cfg, seed, tokenizer)
+    spec, make = known
     name = Path(cfg.name).stem.replace("_", "-")
-    if cfg.choices is not None:
-        raise InputError(f"task.choices is for own files with text and label; the answers of {name} are in {spec.file}")
-    make = maker(spec, cfg.template)
     tables = read_tables(Path(cfg.data), name) if cfg.data else _hub_tables(spec, name)
     check_columns(spec, cfg.template, tables)
     objective = spec.objective if cfg.objective == "auto" else cfg.objective
-    if objective == "options" and spec.kind == "completion":
-        raise InputError(f"task.objective: {name} has completions, no options; use lm")
     if cfg.apply_chat_template:
         make = Chat(tokenizer, cfg.system).wrap(make, objective)
     train, dev, test = _sample(tables, make, cfg, seed)
     return TaskData(name, spec.version, objective, spec.metric, train, dev, test, tuple(spec.labels))
+
+
+def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
+    """A known task's spec and its template at work; None for own files.
+
+    Raises InputError for all that can be found wrong before any data is read.
+    """
+    spec = find_spec(cfg.name)
+    if spec is None:
+        if cfg.data:
+            raise InputError(f"task.data: is for known tasks; task.name={cfg.name} already names the data")
+        return None
+    name = Path(cfg.name).stem.replace("_", "-")
+    if cfg.choices is not None:
+        raise InputError(
+            f"task.choices: is for own files with text and label; the answers of {name} are in {spec.file}"
+        )
+    if cfg.objective == "options" and spec.kind == "completion":
+        raise InputError(f"task.objective: {name} has completions, no options; use lm")
+    return spec, maker(spec, cfg.template)
 
 
 def find_spec(name: str) -> TaskSpec | None:
@@ -54,8 +73,6 @@ def find_spec(name: str) -> TaskSpec | None:
 
 
 def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any) -> TaskData:
-    if cfg.data:
-        raise InputError(f"task.data is for known tasks; task.name={cfg.name} already names the data")
     path = Path(cfg.name)
     tables = read_tables(path)
     chat = Chat(tokenizer, cfg.system)
@@ -118,18 +135,24 @@ def _sample(tables: Tables, make: Make, cfg: TaskConfig, seed: int) -> tuple[lis
     cut = _cut_sizes(len(tables["train"]), {s: n for s, n in wanted.items() if s not in tables}, cfg.train_examples)
     owner: dict[tuple[str, tuple[str, ...]], str] = {}  # the same text, if cut by us, stays on one side
     shuffled = _shuffled(tables["train"], make, f"{seed}/split/train")
+    repeats = 0
     for split, n in {**cut, "train": cfg.train_examples}.items():
         taken[split] = []
         while len(taken[split]) < n and (example := next(shuffled, None)):
             if owner.setdefault((example.prompt, example.answers), split) == split:
                 taken[split].append(example)
+            else:
+                repeats += 1
     for split in tables.keys() - {"train"}:
         rows = _shuffled(tables[split], make, f"{seed}/split/{split}")
         taken[split] = [example for _, example in zip(range(wanted[split]), rows)]
     for split, n in wanted.items():
-        if n and not taken[split]:
-            rows = len(tables["train"])
-            raise InputError(f"{file_of(tables['train'])}: no {split} examples: {rows} rows are too few to be split")
+        if n and not taken[split]:  # then every row was looked at
+            rows = f"{len(tables['train'])} rows, {len(owner)} distinct," if repeats else f"{len(tables['train'])} rows"
+            raise InputError(f"{file_of(tables['train'])}: no {split} examples: {rows} are too few to be split")
+    missed = len(taken["train"]) < cfg.train_examples  # with rows to spare, others have taken their place
+    if repeats and missed:
+        log.warning("%s: %d training rows repeat a dev or test row: left out", file_of(tables["train"]), repeats)
     return taken["train"], taken["dev"], taken["test"]
 
 
