@@ -122,14 +122,12 @@ class Shifted(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in _METADATA:
                 return func(*args, **kwargs)
+            if func is F.linear:  # nearly all reads, so without a walk through nested arguments
+                return _linear(*args, **kwargs)
             for leaf in tree_flatten((args, kwargs))[0]:
-                if isinstance(leaf, Shifted):
-                    leaf.reads += 1
-                    leaf.move.scratch.reset()
+                _begin(leaf)
             if func is F.embedding:
                 return _embedding(*args, **kwargs)
-            if func is F.linear and _is_large(args, kwargs):
-                return _linear_in_slabs(*args, **kwargs)
             args, kwargs = tree_map(_in_scratch if func in _CONSUMERS else in_memory, (args, kwargs))
             return func(*args, **kwargs)
 
@@ -142,11 +140,8 @@ class Shifted(torch.Tensor):
 
 def slab(weight: Tensor, start: int, stop: int) -> Tensor:
     """Rows [start, stop) of a weight, shifted where it is a stand-in. Valid until the next of them is asked for."""
-    if not isinstance(weight, Shifted):
-        return weight[start:stop]
-    weight.reads += 1
-    weight.move.scratch.reset()
-    return weight.slab(start, stop)
+    _begin(weight)
+    return weight.slab(start, stop) if isinstance(weight, Shifted) else weight[start:stop]
 
 
 def in_memory(leaf: Any) -> Any:
@@ -158,9 +153,19 @@ def _in_scratch(leaf: Any) -> Any:
     return leaf.values(leaf.move.scratch.take(leaf.shape, leaf.source)) if isinstance(leaf, Shifted) else leaf
 
 
-def _is_large(args: tuple, kwargs: dict) -> bool:
-    weight = args[1] if len(args) > 1 else kwargs["weight"]
-    return isinstance(weight, Shifted) and weight.source.numel() > 2 * SLAB and weight.source.is_contiguous()
+def _begin(leaf: Any) -> None:
+    """Count the read; what earlier reads left in scratch is done with."""
+    if isinstance(leaf, Shifted):
+        leaf.reads += 1
+        leaf.move.scratch.reset()
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    for leaf in (input, weight, bias):
+        _begin(leaf)
+    if isinstance(weight, Shifted) and weight.source.numel() > 2 * SLAB and weight.source.is_contiguous():
+        return _linear_in_slabs(in_memory(input), weight, bias)
+    return F.linear(_in_scratch(input), _in_scratch(weight), _in_scratch(bias))
 
 
 def _linear_in_slabs(input: Tensor, weight: Shifted, bias: Tensor | None = None) -> Tensor:
