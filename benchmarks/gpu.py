@@ -135,7 +135,7 @@ def passes(device: Device, args: argparse.Namespace) -> dict[str, Any]:
         other = [torch.empty_like(p) for p in params]
 
         def copy(other: list[Tensor] = other, params: list[Tensor] = params) -> None:
-            torch._foreach_copy_(other, params)
+            torch._foreach_copy_(other, params)  # pyright: ignore[reportPrivateImportUsage]
 
         ours = {law: device.seconds(_Update(theta, law), args.repeats) for law in (RADEMACHER, GAUSSIAN)}
         device_copy = device.seconds(copy, args.repeats)
@@ -200,10 +200,10 @@ def run(device: Device, args: argparse.Namespace) -> Any:
         return "not measured: give --model and --data"
     from zofo import finetune
 
-    task = {"name": args.task, "data": args.data} if args.data else args.task
+    overrides = [f"model.device={device.name}", *([f"task.data={args.data}"] if args.data else [])]
     finished = finetune(
-        args.model, task, "bilevel-zofo", preset="quickstart", output_dir="out/gpu", overwrite=True,
-        max_steps=22 if device.rehearse else 330, model={"device": device.name},
+        args.model, args.task, "bilevel-zofo", preset="quickstart", output_dir="out/gpu", overwrite=True,
+        max_steps=22 if device.rehearse else 330, overrides=overrides,
     )  # fmt: skip
     return {"test": finished.test, "seconds": finished.info["seconds"]}
 

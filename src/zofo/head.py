@@ -85,7 +85,7 @@ class LabelHead:
 def label_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, place: Tensor, labels: Tensor) -> Tensor:
     """fp32 [N]: log softmax(hidden W' + b)[place, labels], with one chunk of the vocabulary's logits at a time.
 
-    hidden [P, D]; weight [V, D] and bias [V] or None, or stand-ins for them; place [N]: the row of hidden of each label.
+    hidden [P, D]; weight [V, D] and bias [V] or None, or stand-ins for them; place [N]: each label's row of hidden.
     """
     if torch.is_grad_enabled():
         return _LogProbs.apply(hidden, weight, bias, place, labels)  # pyright: ignore[reportReturnType]
@@ -125,7 +125,9 @@ class _LogProbs(torch.autograd.Function):
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for start, stop, logits in _chunks(hidden, weight, bias):
-            d = logits.sub_(normaliser[:, None]).exp_().mul_(-row[:, None])  # -softmax times the sum over a row's labels
+            d = (
+                logits.sub_(normaliser[:, None]).exp_().mul_(-row[:, None])
+            )  # -softmax times the sum over a row's labels
             inside = ((labels >= start) & (labels < stop)).nonzero()[:, 0]
             d.index_put_((place[inside], labels[inside] - start), grad[inside], accumulate=True)
             d = d.to(weight.dtype)

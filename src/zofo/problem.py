@@ -38,7 +38,8 @@ class Estimator(Protocol):
 class Rule(Protocol):
     """A zeroth-order gradient -> a move of theta. `bytes_per_weight`: what its state costs."""
 
-    bytes_per_weight: float
+    @property
+    def bytes_per_weight(self) -> float: ...
 
     def update_(
         self, theta: Point, g: ZOGrad, lr: float, step: int,

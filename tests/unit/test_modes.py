@@ -148,7 +148,9 @@ def test_split_weights_move_as_fp32_ones(module) -> None:
         weight.data.copy_(half[name].float())
     rules = [module.Rule(module.Config(rounding=r), 3) for r in ("split", "nearest")]
     for step in range(5):
-        g = ZOGrad(((float32(1.7 - step), Direction(step, "gaussian")), (0.3, Direction(90 + step, "gaussian"))), 0.0, 2)
+        g = ZOGrad(
+            ((float32(1.7 - step), Direction(step, "gaussian")), (0.3, Direction(90 + step, "gaussian"))), 0.0, 2
+        )
         for rule, point in zip(rules, (half, single)):
             rule.update_(point, g, 1e-4, step)
     for name, weight in single.items():

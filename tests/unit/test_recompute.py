@@ -82,9 +82,13 @@ def test_nothing_is_kept_below_the_first_adapter() -> None:
     from peft import LoraConfig, get_peft_model
 
     model = build("llama")
-    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], layers_to_transform=[1]))
+    wrapped = get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], layers_to_transform=[1])
+    )
     seen: list[Tensor] = []
-    model.model.layers[0].register_forward_hook(lambda m, a, out: seen.append(out if isinstance(out, Tensor) else out[0]))
+    model.model.layers[0].register_forward_hook(
+        lambda m, a, out: seen.append(out if isinstance(out, Tensor) else out[0])
+    )
     out = wrapped.eval()(input_ids=IDS, use_cache=False).logits
     assert out.requires_grad
     assert not seen[0].requires_grad

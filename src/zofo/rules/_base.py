@@ -1,4 +1,4 @@
-"""What every rule that moves theta by numbers shares: the rounding of the move in bf16 and fp16 (`split`, PERFORMANCE)."""
+"""What every rule that moves theta by numbers shares: how the move is rounded in bf16 and fp16."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Base:
     def __init__(self, config: Any, seed: int) -> None:
         """seed: the run's seed, from which each step's rounding key is derived."""
         self.config, self.seed = config, seed
-        self.low: dict[str, Tensor] | None = None
+        self.low: Mapping[str, Tensor] | None = None
 
     @property
     def bytes_per_weight(self) -> float:
@@ -43,9 +43,8 @@ class Base:
     def rounding(self, theta: Point, step: int) -> tuple[int | None, Mapping[str, Tensor] | None]:
         """(key of this step's stochastic rounding or None, residual planes or None), as `Point.add_` takes them."""
         if self.config.rounding == "split":
-            if self.low is None:
-                self.low = theta.planes()
-            self.low = {name: plane.to(theta[name].device) for name, plane in self.low.items()}  # loaded on the CPU
+            planes = theta.planes() if self.low is None else self.low
+            self.low = {name: plane.to(theta[name].device) for name, plane in planes.items()}  # loaded on the CPU
             return None, self.low
         return derive(self.seed, "round/update", step) if self.config.rounding == "stochastic" else None, None
 

@@ -35,8 +35,10 @@ class Config(Rounded):
 
 
 class Rule(Base):
-    """State: m and v in fp32, for each tensor in its shape, and the powers of the betas. 8 extra bytes a weight, 10 with
-    rounding `split`."""
+    """State: m and v in fp32, for each tensor in its shape, and the powers of the betas.
+
+    8 extra bytes a weight, 10 with rounding `split`.
+    """
 
     dense_bytes = 8.0
     config: Config
