@@ -188,7 +188,7 @@ def test_adam(vectors: dict[str, Any]) -> None:
     v = vectors["adam"]
     for result in v["results"]:
         dtype, law, updates = getattr(torch, result["dtype"]), result["law"], v["updates"]
-        rule = adam.Rule(adam.Config(v["beta1"], v["beta2"], v["adam_eps"]), v["seed"])
+        rule = adam.Rule(adam.Config(beta1=v["beta1"], beta2=v["beta2"], adam_eps=v["adam_eps"]), v["seed"])
         start = tensor(result["theta"], dtype)
         point = Point(place(nn.Module(), v["tensor"], start.clone()))
         for update in updates:
