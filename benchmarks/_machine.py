@@ -64,23 +64,29 @@ def peak_over(run: Callable[[], object]) -> int:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], rounds: int, say: Callable[[str], None] | None = None
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    say: Callable[[str], None] = lambda line: None,
+    peaks: dict[str, int] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each variant in each round. A variant runs once a round, in an order that turns; one round warms up.
 
-    A variant with an attribute `clocked` returns its own seconds.
+    A variant with an attribute `clocked` returns its own seconds. peaks: filled by the first round, see `peak_over`.
     """
     names = list(variants)
     found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            run = variants[name]
+            if turn == 0 and peaks is not None:
+                peaks[name] = peak_over(run)
+                continue
             start = time.perf_counter()
-            told = variants[name]()
-            seconds = float(told) if getattr(variants[name], "clocked", False) else time.perf_counter() - start  # pyright: ignore
+            told = run()
+            seconds = time.perf_counter() - start
             if turn:
-                found[name].append(seconds)
-        if say is not None:
-            say(f"round {turn} of {rounds}")
+                found[name].append(float(told) if getattr(run, "clocked", False) else seconds)  # pyright: ignore
+        say(f"round {turn} of {rounds}")
     return found
 
 
