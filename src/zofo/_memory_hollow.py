@@ -58,7 +58,10 @@ class Hollow(TorchDispatchMode):
             if func is aten._grouped_mm.default:
                 return _grouped(*args, **kwargs)
             return func(*args, **kwargs)
-        if func in _FACTORIES and (kwargs.get("dtype") or torch.get_default_dtype()).is_floating_point:
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        if func in _FACTORIES and (
+            dtype.is_floating_point or dtype == torch.int16
+        ):  # int16: a split weight's residuals
             with self.fake:
                 return func(*args, **kwargs)
         return func(*args, **kwargs)

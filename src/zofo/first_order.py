@@ -24,7 +24,7 @@ class Descent:
             # fused updates every tensor in one call and needs no temporaries
             self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(values, weight_decay=0.0, fused=True)
         else:
-            self.optimizer = torch.optim.SGD(values, lr=0.0)
+            self.optimizer = torch.optim.SGD(values, lr=0.0, fused=True)
 
     def step(self, lr: float) -> float:
         """One update at rate lr, then the gradients are dropped. Returns the gradients' norm before clipping.

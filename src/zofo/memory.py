@@ -8,7 +8,6 @@ as it is, with no formula to keep up with it.
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from zofo import models, session
-from zofo._memory_hollow import Hollow, hollow, hollow_model, replaced, settings_of, tokenizer_of
+from zofo._memory_hollow import Hollow, hollow, hollow_model, settings_of, tokenizer_of
 from zofo._memory_live import PARTS, REST, Live, Peak
 from zofo.config import Config
 from zofo.data import Batch, Encoded, Row, collate, eval_batches, longest
@@ -141,11 +140,8 @@ def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprin
 
     real: as it comes; otherwise what a step of one kind finds made by the step before is made for it, to save time.
     """
-    with ExitStack() as stack:
-        stack.enter_context(replaced(session, load=load))
-        if rows is not None:
-            stack.enter_context(replaced(session, load_task=lambda *_: rows.task(16 * config.train.batch_size)))
-        built = session.build(_shortened(config))
+    task = None if rows is None else lambda *_: rows.task(16 * config.train.batch_size)
+    built = session.build(_shortened(config), load, task)
     batches = _batches(built, rows)
     live = Live(built.loaded.model.get_input_embeddings().weight.shape[0])
     live.claim((*built.loaded.model.parameters(), *built.loaded.model.buffers()), "weights")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -13,13 +14,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from zofo import registry
+from zofo import models, registry
 from zofo.adapters._set import AdapterSet, room
 from zofo.config import Config
 from zofo.data import Encoded, Stream, collate, encode_all
 from zofo.errors import InputError
 from zofo.head import LabelHead
-from zofo.models import Loaded, load
+from zofo.models import Loaded
 from zofo.objective import OBJECTIVES, Loss
 from zofo.packing import share_prompts
 from zofo.problem import Journalled, Problem, Schedule
@@ -76,16 +77,21 @@ class Session:
         return found
 
 
-def build(config: Config) -> Session:
-    """Load data and model, wrap the adapters, make the streams. Draws nothing from the global random state."""
+def build(
+    config: Config, load: Callable[[Any], Loaded] | None = None, task: Callable[..., TaskData] | None = None
+) -> Session:
+    """Load data and model, wrap the adapters, make the streams. Draws nothing from the global random state.
+
+    load, task: what makes the model and the data in place of `models.load` and `tasks.load_task`, for a prediction.
+    """
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
     accelerator = Accelerator(cpu=config.model.device == "cpu")
-    loaded = load(config.model)
-    data = load_task(config.task, config.train.seed, loaded.tokenizer)
+    loaded = (load or models.load)(config.model)
+    data = (task or load_task)(config.task, config.train.seed, loaded.tokenizer)
     method = make_method(config)
     _check(config, data, loaded, method)
     backbone = Point(loaded.model, mode=_mode(config))  # before PEFT renames anything

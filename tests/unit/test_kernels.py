@@ -251,3 +251,19 @@ def test_independent_of_tensor_order_and_of_the_other_tensors() -> None:
     assert all(torch.equal(moved[0][name], moved[1][name]) for name in "abc")
     assert all(torch.equal(moved[0][name], moved[2][name]) for name in "bc")
     assert not torch.equal(moved[0]["a"], moved[0]["b"])
+
+
+def test_without_a_c_compiler_cuda_falls_back_to_plain_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Triton needs one to start a kernel. (The choice alone: no tensor has to be on a GPU.)"""
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    kernels._has_triton.cache_clear()
+    assert kernels._backend(torch.device("cuda")) is reference
+    assert "set CC" in caplog.text
+    kernels._has_triton.cache_clear()
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert kernels._has_triton()
+    kernels._has_triton.cache_clear()

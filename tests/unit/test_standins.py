@@ -33,7 +33,7 @@ def test_large_linear_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(out, whole[start:stop])
         return out
 
-    monkeypatch.setattr(shift, "SLAB", 300)
+    monkeypatch.setitem(shift.SLAB, "cpu", 300)
     monkeypatch.setattr(shift.Shifted, "slab", counting)
     with point.shifted(Z, EPS):
         found = logits(model)

@@ -21,7 +21,8 @@ from zofo.zo import kernels
 from zofo.zo.direction import RADEMACHER
 from zofo.zo.kernels.reference import Terms
 
-SLAB = 1 << 22  # elements of a linear weight shifted at a time
+# Elements of a linear weight shifted at a time: on a CPU what its cache holds, elsewhere what keeps launches few
+SLAB = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 _METADATA = {
     torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.stride, torch.Tensor.is_floating_point,
@@ -163,13 +164,17 @@ def _begin(leaf: Any) -> None:
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     for leaf in (input, weight, bias):
         _begin(leaf)
-    if isinstance(weight, Shifted) and weight.source.numel() > 2 * SLAB and weight.source.is_contiguous():
+    if isinstance(weight, Shifted) and weight.source.numel() > 2 * _slab(weight) and weight.source.is_contiguous():
         return _linear_in_slabs(in_memory(input), weight, bias)
     return F.linear(_in_scratch(input), _in_scratch(weight), _in_scratch(bias))
 
 
+def _slab(weight: Shifted) -> int:
+    return SLAB.get(weight.source.device.type, SLAB["cuda"])
+
+
 def _linear_in_slabs(input: Tensor, weight: Shifted, bias: Tensor | None = None) -> Tensor:
-    rows = max(1, SLAB // weight.shape[1])
+    rows = max(1, _slab(weight) // weight.shape[1])
     out = input.new_empty(*input.shape[:-1], weight.shape[0])
     bias = in_memory(bias)
     for start in range(0, weight.shape[0], rows):

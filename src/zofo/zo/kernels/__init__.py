@@ -6,6 +6,9 @@ A NaN stays a NaN, but its sign and payload are not part of the contract (`split
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
+import shutil
 from collections.abc import Sequence
 from functools import cache
 
@@ -20,12 +23,19 @@ __all__ = [
     "Band", "Item", "Terms", "add", "add_dense", "add_dense_split", "add_many", "add_rows", "add_split", "join",
     "split", "sum_squares",
 ]  # fmt: skip
+log = logging.getLogger("zofo")
 COMPILED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @cache
 def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    """Triton starts its kernels through a stub that a C compiler makes; without one, plain torch has the same bits."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if not found:
+        log.warning("no C compiler for Triton's kernels: directions are made by plain torch, more slowly; set CC")
+    return bool(found)
 
 
 def _backend(device: torch.device, dtype: torch.dtype = torch.float32):

@@ -17,7 +17,7 @@ from zofo.zo.kernels import compiled
 from zofo.zo.kernels.compiled import BF16, F32, FP16, GROUP, SPLIT
 from zofo.zo.kernels.reference import Band, Item, Terms
 
-SERIAL = 1 << 15  # elements below which waking a second thread costs more than it saves
+SERIAL = 1 << 17  # elements below which waking a second thread costs more than it saves
 _torch_threads = torch.get_num_threads()
 MAX_THREADS = numba.get_num_threads()  # how many numba started
 torch.set_num_threads(_torch_threads)  # starting them sets the number of OpenMP's threads, which are torch's too
