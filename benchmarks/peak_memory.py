@@ -20,20 +20,14 @@ import sys
 from pathlib import Path
 from statistics import median
 
+from benchmarks._machine import status
+
 T = 10
 METHODS: dict[str, dict[str, object]] = {
     "fo-peft": {"name": "fo-peft"},
     "mezo": {"name": "mezo"},
     "bilevel-zofo": {"name": "bilevel-zofo", "inner_steps": T},
 }
-
-
-def status(field: str) -> int:
-    """Bytes of one field of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("this benchmark reads /proc/self/status: Linux only")
 
 
 def child(args: argparse.Namespace) -> None:
