@@ -7,7 +7,7 @@ from experiments.paired import interval, last
 
 def test_students_interval() -> None:
     """1, 2, 3: mean 2, standard deviation 1, t = 4.303 with 2 degrees of freedom, over the root of 3."""
-    assert interval([1.0, 2.0, 3.0]) == "+2.0000 (-0.4844 to +4.4844)"
+    assert interval([1.0, 2.0, 3.0]) == "+2.0000 (-0.4843 to +4.4843)"
     assert interval([-0.5]) == "-0.5000"
 
 
