@@ -146,9 +146,7 @@ def settings_of(config: ModelConfig) -> tuple[Any, torch.dtype]:
 
     where = models._source(config.name)
     try:
-        settings = AutoConfig.from_pretrained(
-            where, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        settings = AutoConfig.from_pretrained(where, **models.hub_options(config, where))
         if getattr(settings, "is_encoder_decoder", False):
             raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -179,9 +177,8 @@ def tokenizer_of(config: ModelConfig) -> Any:
     """The model's tokenizer. Raises InputError."""
     from transformers import AutoTokenizer
 
+    where = models._source(config.name)
     try:
-        return AutoTokenizer.from_pretrained(
-            models._source(config.name), revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(where, **models.hub_options(config, where))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error

@@ -42,9 +42,7 @@ def load(config: ModelConfig) -> Loaded:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where = _source(config.name)
-    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-    if not Path(where).is_dir() and not _hub_has_address():
-        options["local_files_only"] = True  # what was downloaded before; asking would try again for half a minute
+    options = hub_options(config, where)
     device = _device(config.device)
     try:
         settings = AutoConfig.from_pretrained(where, **options)
@@ -109,6 +107,14 @@ def _hub_has_address() -> bool:
     except OSError:
         return False
     return True
+
+
+def hub_options(config: ModelConfig, where: str) -> dict[str, Any]:
+    """Keyword arguments of every `from_pretrained` for this model; where: a directory or a hub id."""
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if not Path(where).is_dir() and not _hub_has_address():
+        options["local_files_only"] = True  # what was downloaded before; asking would try again for half a minute
+    return options
 
 
 def _check_complete(name: str, missing: Collection[str]) -> None:
