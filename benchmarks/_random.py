@@ -57,16 +57,6 @@ def batch(rows: int, length: int, seed: int, vocab: int) -> Batch:
     return collate([Encoded(example, (Row(tuple(row), labels),), (i % 2,), 2) for i, row in enumerate(ids)], 2)
 
 
-class Forever:
-    """A stream of one batch."""
-
-    def __init__(self, one: Batch) -> None:
-        self.one = repeat(one)
-
-    def __next__(self) -> Batch:
-        return next(self.one)
-
-
 @dataclass
 class World:
     """One model with LoRAs p and s, and the methods on it, at rates of 0: every step is the same."""
@@ -75,7 +65,7 @@ class World:
     vocab: int
 
     def use(self, f: Batch, p: Batch) -> None:
-        self.problem.streams = {"f": Forever(f), "p": Forever(p), "train": Forever(f)}  # pyright: ignore
+        self.problem.streams = {"f": repeat(f), "p": repeat(p), "train": repeat(f)}
 
     def _step(self, method: Any) -> Callable[[], object]:
         method.setup(self.problem)

@@ -25,27 +25,18 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from benchmarks._machine import MIB, facts, interleaved, ratio, summary
 from benchmarks._rivals import MeZOArithmetic, TrainerSteps, one_forward_per_option
-from zofo.data import Batch, Encoded, Row, Stream, collate, encode_all
+from zofo.data import Encoded, Row, Stream, collate, encode_all
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 
 T = 10
 Variants = dict[str, Callable[[], object]]
-
-
-class Fixed:
-    """A stream that gives one batch for ever."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def __next__(self) -> Batch:
-        return self.batch
 
 
 class Bench:
@@ -89,7 +80,7 @@ class Bench:
         batch, other = (collate(self.examples(n, length, start), pad) for start in (0, n))
         for session in self.sessions.values():
             names = session.method.streams
-            session.problem.streams = {name: Fixed(batch if name != "f" else other) for name in names}
+            session.problem.streams = {name: repeat(batch if name != "f" else other) for name in names}
             session.problem.rate = lambda rate, step: 0.0 * rate  # theta and the adapters stay: each round is the same
             session.method.setup(session.problem)
         mezo, fo, bilevel, authors = (self.sessions[name] for name in ("mezo", "fo", "bilevel", "authors"))

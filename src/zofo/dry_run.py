@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import time
+from itertools import repeat
 from typing import Any
 
 from zofo.config import Config
-from zofo.data import Batch, Encoded, collate, longest
+from zofo.data import collate, longest
 from zofo.problem import Schedule
 from zofo.progress import duration, gib
 from zofo.record import peak_bytes
 from zofo.session import Session, audit, build
-
-
-class Longest:
-    """A stream that gives the same batch for ever."""
-
-    def __init__(self, encoded: list[Encoded], pad_id: int) -> None:
-        self.batch = collate(encoded, pad_id)
-
-    def __iter__(self) -> Longest:
-        return self
-
-    def __next__(self) -> Batch:
-        return self.batch
 
 
 def dry_run(config: Config) -> dict[str, Any]:
@@ -36,7 +24,9 @@ def dry_run(config: Config) -> dict[str, Any]:
     if session.journals:
         audit(session)
     problem, method = session.problem, session.method
-    problem.streams = {n: Longest(longest(s.encoded, s.batch_size), s.pad_id) for n, s in session.streams.items()}
+    problem.streams = {
+        n: repeat(collate(longest(s.encoded, s.batch_size), s.pad_id)) for n, s in session.streams.items()
+    }
     problem.rate = Schedule("constant", 1)
     method.setup(problem)
     per_step = session.counted_per_step

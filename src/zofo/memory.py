@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -187,25 +188,12 @@ def _batches(built: session.Session, rows: Rows | None) -> dict[str, Batch]:
     return {**found, EVALUATION: next(eval_batches(evaluated, train.eval_batch_size, pad))[1]}
 
 
-class _Always:
-    """A stream that gives the same batch for ever."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def __iter__(self) -> _Always:
-        return self
-
-    def __next__(self) -> Batch:
-        return self.batch
-
-
 def _steps(live: Live, built: session.Session, batches: dict[str, Batch], real: bool) -> None:
     """Steps of each kind on the longest batches; nothing for a method without any."""
     problem, method = built.problem, built.method
     if not built.streams:
         return
-    problem.streams = {name: _Always(batches[name]) for name in built.streams}
+    problem.streams = {name: repeat(batches[name]) for name in built.streams}
     problem.rate, problem.descents = Schedule("constant", 1), []
     with live.during(REST, "adapters"):  # a copy of their start
         method.setup(problem)

@@ -230,9 +230,9 @@ def test_completions_train_with_the_lm_objective(tmp_path, tiny_model_dir):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     method = {"name": "fo-peft", "lr": 3e-2}
-    run = finetune(str(tiny_model_dir), str(path), method, output_dir=tmp_path / "out", **{**SMALL, "max_steps": 24})
+    run = finetune(str(tiny_model_dir), str(path), method, output_dir=tmp_path / "out", **{**SMALL, "max_steps": 32})
     first, *_, last = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open() if '"dev"' in line]
-    assert last["loss"] < 0.85 * first["loss"]
+    assert last["loss"] < 0.8 * first["loss"]
     assert "perplexity" in run.test
 
 

@@ -131,12 +131,11 @@ def _share(rule: sgd.Rule) -> float:
     after, before = moved(rule, torch.bfloat16, steps, lr)
     wanted = 0.0
     total = 0.0
-    for number, name in enumerate(before):
+    for name in before:
         signs = torch.zeros(before[name].shape)
         kernels.add(signs, signs, [(Z.seed, 1.0)], toy(torch.bfloat16)._keys[name])
         total += float(((after[name] - before[name]) * -signs.double()).sum())
         wanted += steps * lr * signs.numel()
-        del number
     return total / wanted
 
 
