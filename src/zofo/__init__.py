@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from zofo.errors import RunError as RunError
     from zofo.errors import ZofoError as ZofoError
     from zofo.generation import generate as generate
+
+# transformers imports torchao where it is installed, which then says what of it this machine does not have
+logging.getLogger("torchao").addFilter(lambda record: not str(record.msg).startswith("Failed to load"))
+logging.getLogger("torch.utils._pytree").addFilter(lambda record: "register_constant" not in str(record.msg))
 
 __version__ = "0.1.0"
 _HOMES = {

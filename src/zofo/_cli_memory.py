@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,14 @@ def run(
     kind = None if rows[0] is None else Rows(rows[0], *(n or 1 for n in rows[1:]))
     # Measured first: a prediction imports what a run does not, and the process's peak would hold it
     kinds = {**({"measured": measure} if real else {}), "predicted": predict}
-    results = {name: [make(config, kind) for config in found] for name, make in kinds.items()}
+    results = {}
+    for name, make in kinds.items():
+        try:
+            results[name] = [make(config, kind) for config in found]
+        except InputError as error:
+            if not results:
+                raise
+            print(f"not {name}: {error}", file=sys.stderr)
     if as_json:
         plain = {name: [each.to_dict() for each in some] for name, some in results.items()}
         print(json.dumps({**plain, "process_bytes": process}))
@@ -84,7 +92,7 @@ def _for_method(
 ) -> Config:
     """Of several methods each takes the settings that it knows."""
     module = registry.load("methods", name)
-    unused = {"adapter", "estimator", "rule"} - set(module.Method.needs)
+    unused = {"adapter", "estimator", "mask", "rule"} - module.Method.needs - (module.Method.optional & {"mask"})
     own = {field.name for field in dataclasses.fields(module.Config)}
 
     def fits(text: str) -> bool:

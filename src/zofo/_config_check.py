@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from zofo import registry
+from zofo import quantization, registry
 from zofo._config_parse import Value, texts
 from zofo.errors import did_you_mean
 
@@ -65,6 +65,10 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     train, config = parts["train"], parts["method"]
     method = registry.load("methods", names["method"]).Method(config, parts.get("adapter") is not None)
     steps, found = train.max_steps, method.faults(parts)
+    if parts["model"].quantization and (fault := quantization.refused(parts["model"], names["method"], method)):
+        found.append(fault)
+    for part in parts.values():
+        found += part.faults(parts) if hasattr(part, "faults") else []
     if train.count == "all" and 0 < steps < method.shortest:  # it would leave that out, without a word
         found.append(
             f"train.max_steps: {steps} is less than the {method.shortest} counted steps that one iteration, or one "

@@ -15,9 +15,9 @@ import yaml
 from zofo import registry
 from zofo.errors import InputError
 
-SECTIONS = ("model", "task", "method", "adapter", "estimator", "rule", "train")
-MODULE_SECTIONS = ("method", "adapter", "estimator", "rule")
-DEFAULT_NAMES = {"adapter": "lora", "estimator": "spsa", "rule": "sgd"}
+SECTIONS = ("model", "task", "method", "adapter", "estimator", "mask", "rule", "train")
+MODULE_SECTIONS = ("method", "adapter", "estimator", "mask", "rule")
+DEFAULT_NAMES = {"adapter": "lora", "estimator": "spsa", "mask": "magnitude", "rule": "sgd"}
 
 _FLOAT = (
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?"

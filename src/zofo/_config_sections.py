@@ -33,6 +33,9 @@ class ModelConfig:
     revision: str | None = _f(None, "branch, tag or commit on the hub")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _f("auto", "auto: float32 on CPU, bfloat16 on CUDA")
     device: str = _f("auto", "auto, cpu, cuda, cuda:N or mps; auto takes CUDA where there is one")
+    quantization: Literal["int8", "nf4"] | None = _f(
+        None, "quantises the linear layers, which are frozen then; int8: by torchao, nf4: by bitsandbytes, on CUDA"
+    )
     max_length: int | None = _f(None, "tokens of an example, the rest is cut on the left; null: the model's own", ge=2)
     trust_remote_code: bool = _f(False, "run code that comes with the model")
 

@@ -25,9 +25,10 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zofo import models
+from zofo import models, quantization
 from zofo._config_sections import ModelConfig
 from zofo.errors import InputError
+from zofo.recompute import recompute_weights
 from zofo.zo import kernels
 
 aten = torch.ops.aten
@@ -166,10 +167,12 @@ def hollow_model(config: ModelConfig, settings: Any, dtype: torch.dtype, mode: H
     try:
         with mode.fake:
             model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=config.trust_remote_code)
+            quantization.quantize_hollow(model, config, settings, dtype)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error
     if getattr(settings, "output_router_logits", False):
         model.config.output_router_logits = False  # as `models.load` does
+    recompute_weights(model)
     return model.eval().requires_grad_(False)
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zofo.zo.quantized import parts
+
 PARTS = ("weights", "adapters", "moments", "gradients", "scratch", "logits", "activations")
 REST = "rest of the step"
 
@@ -56,7 +58,8 @@ class Live(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self._see(leaf)
+                for _, part in parts(leaf):
+                    self._see(part)
         return out
 
     def _see(self, tensor: Tensor) -> None:
@@ -88,7 +91,7 @@ class Live(TorchDispatchMode):
 
     def claim(self, tensors: Iterable[Tensor], part: str) -> None:
         """These tensors' storages are of this part, whether they are counted already or not."""
-        for tensor in tensors:
+        for tensor in (part for whole in tensors for _, part in parts(whole)):
             storage = tensor.untyped_storage()
             known = self._storages.get(id(storage))
             if known is None:

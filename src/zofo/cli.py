@@ -163,7 +163,8 @@ def export(
 @app.command()
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(help="methods, adapters, estimators, rules, tasks or presets; all if left out.")
+        str | None,
+        typer.Argument(help="methods, adapters, estimators, masks, rules, tasks or presets; all if left out."),
     ] = None,
 ) -> None:
     """List what there is, one line each."""

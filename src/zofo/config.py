@@ -39,7 +39,7 @@ _LAUNCH_ONLY = ("output_dir", "resume", "overwrite")  # how a run is started, no
 
 @dataclass(frozen=True)
 class Config:
-    """A resolved configuration. `method`, `adapter`, `estimator`, `rule` are instances of their modules' `Config`."""
+    """A resolved configuration. Sections with a name hold an instance of their module's `Config`."""
 
     model: ModelConfig
     task: TaskConfig
@@ -47,6 +47,7 @@ class Config:
     train: TrainConfig
     adapter: Any = None
     estimator: Any = None
+    mask: Any = None
     rule: Any = None
     names: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

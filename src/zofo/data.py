@@ -237,6 +237,10 @@ class Stream:
             grouped += chain.from_iterable(batches)
         return grouped + order[tail:]
 
+    def fork(self, name: str) -> Stream:
+        """A stream of the same examples in an order of its own, for what is done beside the training."""
+        return Stream(self.encoded, self.batch_size, self.pad_id, self.seed, name)
+
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
 

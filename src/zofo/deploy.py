@@ -16,6 +16,7 @@ from zofo.config import load as load_config
 from zofo.errors import InputError
 from zofo.models import Loaded, quiet
 from zofo.models import load as load_model
+from zofo.quantization import quantized_by
 from zofo.retrace import move_theta
 from zofo.session import make_method
 from zofo.zo.keys import derive
@@ -60,7 +61,8 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
         raise InputError(f"adapter {chosen!r}: this run has {', '.join(known)}")
     loaded = load_model(config.model)
     best = run_dir / f"best-{info['best_step']}"
-    _restore_theta(Point(loaded.model, mode=getattr(config.estimator, "shift", "layer")), config, info, run_dir, best)
+    theta = Point(loaded.model, mode=getattr(config.estimator, "shift", "layer"))
+    _restore_theta(loaded, theta, config, info, run_dir, best)
     if chosen == "theta":
         return Restored(config, info, loaded, loaded.model, None, chosen)
     build = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
@@ -73,14 +75,18 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
     return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen)
 
 
-def _restore_theta(theta: Point, config: Config, info: dict[str, Any], run_dir: Path, best: Path) -> None:
+def _restore_theta(
+    loaded: Loaded, theta: Point, config: Config, info: dict[str, Any], run_dir: Path, best: Path
+) -> None:
     """theta, which holds the base weights, <- theta of the run's best step."""
     method = make_method(config)
-    if method.moves == "zo" and method.theta_of == "backbone":  # the journal names the first tensor that differs
+    journalled = method.moves == "zo" and method.theta_of == "backbone"  # it names the first tensor that differs
+    if (loaded.frozen or not journalled) and loaded.base_sha256(theta) != info.get("base_sha256"):
+        why = ", or is quantised otherwise (by another version, or on another device)" if loaded.frozen else ""
+        raise InputError(f"{run_dir}: the base model {config.model.name} is not the one this run started from{why}")
+    if journalled:
         move_theta(theta, config, run_dir / "journal.bin", info["journal_position"], best)
         return
-    if theta.digest() != info.get("base_sha256"):
-        raise InputError(f"{run_dir}: the base model {config.model.name} is not the one this run started from")
     if method.moves == "fo":
         try:
             checkpoint.load_theta_(theta, best / "backbone")
@@ -199,8 +205,13 @@ def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> Non
         adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
         model = adapters.unwrap()
     target = backbone if adapters is not None and not merge else directory
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not quantizer.is_serializable():
+        kind = quantized_by(model.config)
+        raise InputError(f"{final}: weights quantised by {kind} cannot be saved; use the run's directory itself")
     with quiet():
-        model.save_pretrained(target)
+        # transformers cannot undo what it does in reading a quantised checkpoint; it reads its own layout too
+        model.save_pretrained(target, save_original_format=not getattr(quantizer, "pre_quantized", False))
     restored.loaded.tokenizer.save_pretrained(target)
     info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
     info |= {"adapter": restored.adapter, "merged": merge, "config": restored.config.to_dict()}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zofo.zo.quantized import is_quantized
 from zofo.zo.shift import in_memory, slab
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class LabelHead:
         return found[0] if chunked else torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
 
     def _chunks(self, positions: int) -> bool:
-        return type(self._head) is nn.Linear and positions * self._head.out_features > CHUNK
+        plain = type(self._head) is nn.Linear and not is_quantized(self._head.weight)
+        return plain and positions * self._head.out_features > CHUNK
 
     @torch.no_grad()
     def _is_last(self, batch: Batch) -> bool:

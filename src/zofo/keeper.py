@@ -14,12 +14,13 @@ from transformers.trainer_callback import TrainerState
 from zofo import checkpoint, record
 from zofo.errors import InputError
 from zofo.models import load
-from zofo.retrace import check_initial, move_theta, replay
+from zofo.retrace import check_initial, move_theta, replay, restore_support
 from zofo.selection import Best
 from zofo.session import Session, journal_header
-from zofo.zo.journal import Journal, JournalError
+from zofo.zo.journal import Journal, JournalError, Outcome, Record
 from zofo.zo.measure import time_pass
 from zofo.zo.point import Point
+from zofo.zo.support import Support
 
 log = logging.getLogger("zofo")
 
@@ -57,6 +58,17 @@ class Keeper:
     def _listen(self) -> None:
         assert self.session.problem.rule is not None
         self.session.problem.rule.journal = self.journal
+        mask = self._mask
+        if mask is not None:
+            mask.listen = self._keep_support
+
+    @property
+    def _mask(self) -> Any:
+        return getattr(self.session.problem.estimator, "mask", None)
+
+    def _keep_support(self, step: int, support: Support) -> None:
+        assert self.journal is not None
+        self.journal.append(Record(step, (), 0.0, Outcome.SUPPORT, support.pack()))
 
     def _replay_seconds(self) -> float:
         """Estimated from the time of the fastest update so far; before any, from that of a pass over theta."""
@@ -65,7 +77,7 @@ class Keeper:
         problem = self.session.problem
         assert problem.rule is not None
         if not math.isfinite(problem.rule.seconds):
-            problem.rule.seconds = time_pass(problem.theta, self.session.config.estimator.law)
+            problem.rule.seconds = time_pass(problem.theta)
         return problem.rule.seconds * sum(1 for _ in self.journal.records())
 
     def _snapshots(self) -> bool:
@@ -108,8 +120,9 @@ class Keeper:
             "streams": {name: stream.state_dict() for name, stream in self.session.streams.items()},
             "meter": problem.loss.meter.state_dict(),
             "method": method.state_dict(),
-            "estimator": problem.estimator.state_dict() if problem.estimator else {},
-            "rule": rule.state_dict() if rule is not None and kept else {},  # Adam's has two numbers a weight
+            # An anchor has theta's bytes, Adam two numbers a weight
+            "estimator": problem.estimator.state_dict() if problem.estimator and kept else {},
+            "rule": rule.state_dict() if rule is not None and kept else {},
             "journal": self.journal_position,
             "base_sha256": self.session.base_sha256,
             "metrics": metrics_position,
@@ -160,8 +173,6 @@ class Keeper:
             self.session.streams[name].load_state_dict(position)
         problem.loss.meter.load_state_dict(state["meter"])
         self.session.method.load_state_dict(state["method"])
-        if problem.estimator is not None:
-            problem.estimator.load_state_dict(state["estimator"])
         problem.skipped = state["skipped"]
         self.metrics_position = state["metrics"]
         best = Best(**state["best"]) if state["best"] else None
@@ -174,15 +185,20 @@ class Keeper:
             self.journal = Journal.open(path, state["journal"])
         except (JournalError, OSError) as error:
             raise InputError(f"cannot resume: {error}") from error
-        if self.session.method.theta_of == "adapter":  # restored with its file
-            self.session.rule.load_state_dict(state["rule"])
-        elif (directory / "backbone").is_dir():
+        estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"
+        if self.session.method.theta_of == "backbone":
             check_initial(theta, self.journal.header, path)
-            checkpoint.load_theta_(theta, directory / "backbone")
-            self.session.rule.load_state_dict(state["rule"])
+        if self.session.method.theta_of == "backbone" and not snapshot.is_dir():
+            replay(theta, estimator, rule, self.journal.records())
         else:
-            check_initial(theta, self.journal.header, path)
-            replay(theta, self.session.config.estimator, self.session.rule, self.journal.records())
+            if self.session.method.theta_of == "backbone":  # an adapter was restored with its file
+                checkpoint.load_theta_(theta, snapshot)
+            rule.load_state_dict(state["rule"])
+            assert estimator is not None
+            estimator.load_state_dict(state["estimator"])
+            for record in self.journal.records():
+                if record.outcome is Outcome.SUPPORT:
+                    restore_support(theta, self._mask, record)
         self._listen()
 
     def _restore_adapters(self, directory: Path) -> None:

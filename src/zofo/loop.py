@@ -125,6 +125,9 @@ class Loop:
             self.progress.say(line)
         for line in self.session.extra_memory():
             self.progress.say(line)
+        mask = getattr(self.session.problem.estimator, "mask", None)
+        if mask is not None:
+            mask.say = self.progress.say
         per_step = self.session.counted_per_step
         left = self.config.max_steps % per_step if per_step else 0
         if left:
@@ -220,11 +223,10 @@ class Loop:
         problem = self.session.problem
         if problem.estimator is None or self.session.loaded.dtype.itemsize != 2:
             return
-        from zofo.zo.direction import Direction
         from zofo.zo.measure import realised
 
         cfg = problem.estimator.config
-        z = Direction(problem.key("z", self.at.k), cfg.law)
+        z = problem.estimator.direction(problem.theta, max(0, self.at.k - 1), problem.key("z", self.at.k))
         shares = realised(problem.theta, z, cfg.eps, cfg.rounding)
         self.metrics.write("realised_shift", self.count, shares=shares)
 

@@ -26,6 +26,7 @@ from zofo.errors import InputError
 from zofo.models import Loaded
 from zofo.problem import Schedule
 from zofo.tasks import Example, TaskData
+from zofo.zo.quantized import Frozen
 
 __all__ = ["PARTS", "Footprint", "Peak", "Rows", "measure", "predict"]
 
@@ -131,7 +132,7 @@ def _loader(settings: Any, dtype: torch.dtype, mode: Hollow, rows: Rows | None) 
         tokenizer = _Tokenizer() if rows is not None else tokenizer_of(config)
         model = hollow_model(config, settings, dtype, mode)
         limit, pad = models._max_length(config, settings, tokenizer), models._pad_id(tokenizer, settings)
-        return Loaded(model, tokenizer, torch.device("cpu"), dtype, limit, pad)
+        return Loaded(model, tokenizer, torch.device("cpu"), dtype, limit, pad, Frozen(model))
 
     return load
 
@@ -225,7 +226,7 @@ def _follow(live: Live, built: session.Session) -> None:
             _mark_gradient(live, param)
     if problem.rule is not None:
         live.follow(problem.rule, "update_", UPDATE)
-    live.follow(problem.theta._move.scratch, "take", None, "scratch")
+    live.follow(problem.theta._places.scratch, "take", None, "scratch")
 
 
 def _make_moments(built: session.Session) -> None:

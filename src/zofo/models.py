@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import socket
 from collections.abc import Collection, Iterator
@@ -14,8 +15,12 @@ from urllib.request import getproxies
 
 import torch
 
+from zofo import quantization
 from zofo._config_sections import ModelConfig
 from zofo.errors import InputError
+from zofo.recompute import recompute_weights
+from zofo.zo.point import Point
+from zofo.zo.quantized import Frozen
 
 log = logging.getLogger("zofo")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,6 +36,14 @@ class Loaded:
     dtype: torch.dtype
     max_length: int | None
     pad_id: int
+    frozen: Frozen | None = None  # what is quantised
+
+    def base_sha256(self, theta: Point) -> str:
+        """One digest of all tensors, the quantised ones too. theta: all the others, at their start."""
+        digest = theta.digest()
+        if not self.frozen:
+            return digest
+        return hashlib.sha256(f"{digest} {self.frozen.digest()}".encode()).hexdigest()
 
 
 def load(config: ModelConfig) -> Loaded:
@@ -49,24 +62,33 @@ def load(config: ModelConfig) -> Loaded:
         if getattr(settings, "is_encoder_decoder", False):
             raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
         dtype = _dtype(config.dtype, device, settings)
+        quantized = quantization.options(config, settings, dtype, device)
         with quiet():
             read: Any = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+                where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **quantized
             )
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.name: cannot load {config.name!r}: {_reason(error)}") from error
     model, found = read
     _check_complete(config.name, found["missing_keys"])
-    model.to(device)  # pyright: ignore[reportArgumentType]
+    if not quantized:  # such a model is on its device already, and cannot always be moved
+        model.to(device)  # pyright: ignore[reportArgumentType]
     model.eval().requires_grad_(False)
-    _check_causal(config.name, model)
+    recompute_weights(model)
+    try:
+        _check_causal(config.name, model)
+    except NotImplementedError as error:
+        raise quantization.unreadable(config, settings.model_type) from error
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False
-    return Loaded(
-        model, tokenizer, device, dtype, _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings)
-    )
+    loaded = Loaded(
+        model, tokenizer, device, dtype, _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings),
+        Frozen(model),
+    )  # fmt: skip
+    quantization.check_loaded(config, loaded)
+    return loaded
 
 
 @contextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zofo.data import Batch
     from zofo.first_order import Descent
     from zofo.objective import Loss
+    from zofo.zo.direction import Direction
     from zofo.zo.journal import Journal
     from zofo.zo.point import Point
 
@@ -26,11 +27,15 @@ Metrics = dict[str, float]
 
 
 class Estimator(Protocol):
-    """An objective and a seed -> a zeroth-order gradient."""
+    """An objective and a seed -> a zeroth-order gradient. See `estimators._base.Base`."""
 
     config: Any
+    mask: Any
+    keeps: str
 
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad: ...
+    def direction(self, theta: Point, step: int, seed: int) -> Direction: ...
+    def host_bytes(self, theta: Point) -> float: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -73,6 +78,20 @@ class Journalled:
         return outcome
 
 
+class OnBatch:
+    """F as a function of theta alone: on the next batch of a stream, which it draws once."""
+
+    def __init__(self, loss: Loss, stream: Iterator[Batch]) -> None:
+        self.loss, self.stream, self.batch = loss, stream, next(stream)
+
+    def __call__(self) -> float:
+        return self.loss(self.batch)
+
+    def further(self) -> OnBatch:
+        """The same on the stream's next batch."""
+        return OnBatch(self.loss, self.stream)
+
+
 @dataclass
 class Schedule:
     """A rate's factor over the counted steps: constant, linear to 0 or cosine to 0, after a linear warm-up."""
@@ -108,12 +127,17 @@ class Problem:
     max_grad_norm: float | None = None
     skip_nonfinite: bool = False
     metric: Loss | None = None  # the loss with minus the task's metric as its objective
+    gradients: Callable[[int], Iterator[Callable[[], object]]] = lambda number: iter(())  # for masks, see `session`
     skipped: int = 0
     descents: list[Descent] = field(default_factory=list)
 
     def key(self, purpose: str, step: int) -> int:
         """The 64-bit key of one draw."""
         return derive(self.seed, purpose, step)
+
+    def objective(self, stream: Iterator[Batch]) -> OnBatch:
+        """F on the stream's next batch."""
+        return OnBatch(self.loss, stream)
 
     def descent(self, name: str, kind: Any) -> Descent:
         """A first-order optimizer for one adapter of the set, or for "theta"."""

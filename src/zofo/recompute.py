@@ -1,4 +1,5 @@
-"""Gradient checkpointing: a layer keeps its input alone and is computed again for the gradient (non-reentrant)."""
+"""What is computed again for the gradient instead of being kept: whole layers (gradient checkpointing, non-reentrant),
+and the values of quantised weights."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import checkpoint
 
 from zofo.errors import InputError
@@ -40,3 +43,41 @@ def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., 
         return forward(*args, **kwargs)  # below the first adapter nothing is kept anyway
 
     return run
+
+
+def recompute_weights(model: nn.Module) -> int:
+    """Linear layers with torchao's weights keep the codes alone for the gradient. Returns how many there are.
+
+    torchao's own product keeps the values, so that a first-order pass would hold the whole model unquantised.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear and is_traceable_wrapper_subclass(w := module.weight) and hasattr(w, "dequantize")
+    ]
+    for layer in layers:
+        layer.forward = _lean(layer, layer.forward)
+    return len(layers)
+
+
+def _lean(layer: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def run(input: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return forward(input)
+        product: Any = _Product.apply(input, layer.weight)
+        return product if layer.bias is None else product + layer.bias
+
+    return run
+
+
+class _Product(torch.autograd.Function):
+    """input W' of a frozen quantised W, whose values exist during each pass alone."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Any) -> Tensor:
+        ctx.weight = weight
+        return F.linear(input, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad @ ctx.weight.dequantize().to(grad.dtype), None

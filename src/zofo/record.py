@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("zofo", "torch", "transformers", "peft", "accelerate", "numba", "numpy", "safetensors")
+PACKAGES = ("zofo", "torch", "transformers", "peft", "accelerate", "numba", "numpy", "safetensors", "torchao",
+            "bitsandbytes")  # fmt: skip
 FORMAT = 1
 
 

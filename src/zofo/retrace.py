@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from zofo import checkpoint, registry
+from zofo import checkpoint
 from zofo.config import Config
 from zofo.errors import InputError
-from zofo.zo.direction import Direction
+from zofo.parts import make_estimator, make_rule
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import JournalError, Outcome, Record, read_header, read_records
 from zofo.zo.point import Point
+from zofo.zo.support import Support
 
 
 def move_theta(theta: Point, config: Config, journal: Path, position: int | None, snapshot: Path) -> None:
@@ -27,8 +28,7 @@ def move_theta(theta: Point, config: Config, journal: Path, position: int | None
     try:
         header, start = read_header(journal)
         check_initial(theta, header, journal)
-        rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
-        replay(theta, config.estimator, rule, read_records(journal, start, position))
+        replay(theta, make_estimator(config), make_rule(config), read_records(journal, start, position))
     except (JournalError, OSError) as error:
         raise InputError(f"{journal}: {error}") from error
 
@@ -48,14 +48,24 @@ def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
 
 
 def replay(theta: Point, estimator: Any, rule: Any, records: Iterable[Record]) -> int:
-    """Do a journal's updates again, bit for bit. Returns their number. The rule must be in its starting state."""
+    """Do a journal's updates again, bit for bit. Returns their number. Estimator and rule must be as at their start."""
     count = 0
     for record in records:
-        g = ZOGrad(tuple((c, Direction(seed, estimator.law)) for seed, c in record.terms), 0.0, 0)
+        if record.outcome is Outcome.SUPPORT:
+            restore_support(theta, estimator.mask, record)
+            continue
+        terms = tuple((c, estimator.direction(theta, record.step, seed)) for seed, c in record.terms)
+        estimator.passing(theta, record.step, record.terms)
         if theta.mode == "inplace":  # the drift of the run's own shifts is part of what happened to theta
-            for _, z in g.terms:
+            for _, z in terms:
                 estimator.drift_(theta, z)
         if record.outcome is not Outcome.SKIPPED:
-            rule.update_(theta, g, record.rate, record.step, outcome=record.outcome)
+            rule.update_(theta, ZOGrad(terms, 0.0, 0), record.rate, record.step, outcome=record.outcome)
         count += 1
     return count
+
+
+def restore_support(theta: Point, mask: Any, record: Record) -> None:
+    """Give a mask the support that a record keeps."""
+    device = next(iter(theta.values())).device
+    mask.restore(record.step, Support.unpack(record.payload, device))

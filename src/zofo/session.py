@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from zofo import models, registry
+from zofo import models, quantization, registry
 from zofo.adapters._set import AdapterSet, room
 from zofo.config import Config
 from zofo.data import Encoded, Stream, collate, encode_all
@@ -25,6 +25,7 @@ from zofo.head import LabelHead
 from zofo.models import Loaded
 from zofo.objective import OBJECTIVES, Loss
 from zofo.packing import share_prompts
+from zofo.parts import make_estimator, make_rule
 from zofo.problem import Journalled, Problem, Schedule
 from zofo.progress import gib
 from zofo.recompute import recompute_layers
@@ -63,20 +64,25 @@ class Session:
     @cached_property
     def base_sha256(self) -> str:
         """One digest of the base model's tensors. Read it before theta moves."""
-        return self.backbone.digest()
+        return self.loaded.base_sha256(self.backbone)
 
     def extra_memory(self) -> list[str]:
-        """What moving theta costs beside theta itself, in words; nothing for zeroth-order SGD."""
-        found = []
+        """What is quantised, and what moving theta costs beside theta itself, in words; often nothing."""
+        found = quantization.in_words(self.loaded, self.problem.theta.size)
         for name, descent in self.method.optimizers().items():
             if name == "theta":
                 found.append(f"first-order steps of theta: {gib(descent.nbytes)} for gradients and moments")
+        estimator, theta = self.problem.estimator, self.problem.theta
         if self.rule is not None and self.rule.bytes_per_weight:
-            size = self.rule.bytes_per_weight * self.problem.theta.size
+            share = 1.0 if estimator is None or estimator.mask is None else estimator.mask.state_share
             found.append(
-                f"rule {self.config.names['rule']}: {self.rule.bytes_per_weight:g} bytes a weight of theta, "
-                f"{gib(size)} in all"
+                f"rule {self.config.names['rule']}: {self.rule.bytes_per_weight:g} bytes a weight"
+                f"{' that moves' if share < 1 else ' of theta'}, "
+                f"{gib(self.rule.bytes_per_weight * theta.size * share)} in all"
             )
+        if estimator is not None and estimator.host_bytes(theta):
+            what = f"estimator {self.config.names['estimator']}: {gib(estimator.host_bytes(theta))} {estimator.keeps}"
+            found.append(what)
         return found
 
 
@@ -119,18 +125,26 @@ def build(
     streams = _streams(config, encoded, loaded, method)
     problem = Problem(
         theta, adapters, of_metric if config.task.objective == "metric" else loss, streams, config.train.seed,
-        metric=of_metric,
+        metric=of_metric, gradients=partial(_gradients, loss, streams),
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
         total=config.train.max_steps, count=config.train.count, max_grad_norm=config.train.max_grad_norm,
         skip_nonfinite=config.train.on_nonfinite == "skip",
     )  # fmt: skip
     session = Session(config, loaded, data, problem, method, encoded, streams, backbone, evaluator)
     if "estimator" in method.needs:
-        session.rule = registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
-        problem.estimator = registry.load("estimators", config.names["estimator"]).Estimator(config.estimator)
-        problem.rule = Journalled(session.rule, None)
+        session.rule, problem.rule = (rule := make_rule(config)), Journalled(rule, None)
+        problem.estimator = estimator = make_estimator(config)
+        if estimator.mask is not None:
+            estimator.mask.setup(problem)
     method.setup(problem)
     return session
+
+
+def _gradients(loss: Loss, streams: dict[str, Stream], number: int) -> Iterator[Callable[[], object]]:
+    """Calls that add the gradient of the loss on one training batch each; the runs' own batches stay what they are."""
+    batches = next(iter(streams.values())).fork("mask")
+    for _ in range(number):
+        yield partial(loss.backward, next(batches))
 
 
 def trains_metric(config: Config) -> bool:
@@ -147,6 +161,7 @@ def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
 
     Raises InputError.
     """
+    quantization.check(config.model, loaded, config.names["method"], method)
     trained, upper = config.task.objective == "metric", getattr(config.method, "upper_objective", "loss") == "metric"
     if trained and method.first_order:
         raise InputError(
@@ -253,10 +268,9 @@ def journal_header(session: Session) -> dict[str, Any]:
             for i, (name, p) in enumerate(theta.items())
         ],
         "model": config.model.name,
-        "law": config.estimator.law,
         "theta": session.method.theta_of,
         "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},
         "rule": {"name": config.names["rule"], **dataclasses.asdict(config.rule)},
+        "mask": {"name": config.names["mask"], **dataclasses.asdict(config.mask)} if config.mask else None,
         "seed": config.train.seed,
-        "masks": [],
     }

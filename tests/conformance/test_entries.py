@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from zofo import registry
 from zofo.data import collate, encode_all
 from zofo.head import LabelHead
 from zofo.objective import OBJECTIVES, Loss
+from zofo.problem import OnBatch
 from zofo.tasks import Example
 from zofo.zo.direction import LAWS, Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.point import Point
 
-PYTHON_KINDS = ("methods", "adapters", "estimators", "rules")
+PYTHON_KINDS = ("methods", "adapters", "estimators", "masks", "rules")
 ENTRIES = [(kind, name) for kind in PYTHON_KINDS for name in registry.names(kind)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -64,7 +66,7 @@ def test_entries_load_without_torch():
 def test_a_method_declares_what_it_needs(name):
     module = registry.load("methods", name)
     cls = module.Method
-    assert cls.needs <= {"adapter", "estimator", "rule"}
+    assert cls.needs | cls.optional <= {"adapter", "estimator", "mask", "rule"}
     assert cls.candidates
     method = cls(module.Config())
     assert method.lower_per_step >= 0
@@ -76,24 +78,37 @@ def test_a_method_declares_what_it_needs(name):
     assert sum(method.updates(7).values()) == 7 * method.per_step
 
 
+def laws(module: Any) -> list[dict[str, str]]:
+    """The settings of an estimator that give each law it knows."""
+    known = any(field.name == "law" for field in dataclasses.fields(module.Config))
+    return [{"law": law} for law in LAWS] if known else [{}]
+
+
+ESTIMATORS = [(n, s) for n in registry.names("estimators") for s in laws(registry.load("estimators", n))]
+
+
+@pytest.mark.parametrize("q", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", registry.names("estimators"))
-def test_an_estimator_leaves_theta_bit_identical(name, law, dtype, model, batch):
+@pytest.mark.parametrize(("name", "settings"), ESTIMATORS)
+def test_an_estimator_leaves_theta_bit_identical(name, settings, dtype, q, model, batch):
     module = registry.load("estimators", name)
-    estimator = module.Estimator(module.Config(law=law))
+
+    def fresh():
+        return module.Estimator(module.Config(**settings, q=q), 7)
+
     model.to(dtype)
     theta, head = Point(model), LabelHead(model)
     loss = Loss(model, head, OBJECTIVES["options"], 0, torch.device("cpu"))
-    before = theta.sha256()
-    g = estimator(lambda: loss(batch), theta, 3, 12345)
+    before, f, estimator = theta.sha256(), OnBatch(loss, repeat(batch)), fresh()
+    g = estimator(f, theta, 3, 12345)
     assert theta.sha256() == before
     assert g.forwards == loss.meter.forwards
     assert all(c == float32(c) and math.isfinite(c) for c, _ in g.terms)
     assert any(c != 0 for c, _ in g.terms)
-    assert all(z.law == law for _, z in g.terms)
-    assert estimator(lambda: loss(batch), theta, 3, 12345).terms == g.terms
-    assert estimator(lambda: loss(batch), theta, 4, 54321).terms != g.terms
+    assert len({z.seed for _, z in g.terms}) == len(g.terms) >= q
+    assert all(z == estimator.direction(theta, 3, z.seed) for _, z in g.terms)
+    assert fresh()(f, theta, 3, 12345).terms == g.terms
+    assert fresh()(f, theta, 4, 54321).terms != g.terms
     assert all(p.grad is None for p in theta.values())
 
 
@@ -108,8 +123,12 @@ def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, law, dtype, tin
     def fresh() -> Point:
         return Point(AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=dtype))
 
+    def objective(step: int):
+        """For rules that compare: of the three values of a step another one is the lowest each time."""
+        return iter([0.5 + (i == (step + 1) % 3) - 2 * (i == step % 3) for i in range(3)]).__next__
+
     whole, rule = fresh(), module.Rule(module.Config(), 7)
-    outcomes = [rule.update_(whole, g, 1e-3, k) for k, g in enumerate(updates)]
+    outcomes = [rule.update_(whole, g, 1e-3, k, objective(k)) for k, g in enumerate(updates)]
     assert whole.sha256() != fresh().sha256()
     again, replayed = fresh(), module.Rule(module.Config(), 7)
     for k, (g, outcome) in enumerate(zip(updates, outcomes)):
@@ -117,11 +136,11 @@ def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, law, dtype, tin
     assert again.sha256() == whole.sha256()
     cut, first = fresh(), module.Rule(module.Config(), 7)
     for k in range(3):
-        first.update_(cut, updates[k], 1e-3, k)
+        first.update_(cut, updates[k], 1e-3, k, objective(k))
     second = module.Rule(module.Config(), 7)
     second.load_state_dict(first.state_dict())
     for k in range(3, 6):
-        second.update_(cut, updates[k], 1e-3, k)
+        second.update_(cut, updates[k], 1e-3, k, objective(k))
     assert cut.sha256() == whole.sha256()
     assert first.bytes_per_weight >= 0
 

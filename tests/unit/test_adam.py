@@ -14,7 +14,7 @@ from tests.by_hand import assert_same_bits
 from zofo import checkpoint
 from zofo.problem import Journalled
 from zofo.rules import adam
-from zofo.zo import point as point_module
+from zofo.zo import steps
 from zofo.zo.direction import LAWS, Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
@@ -83,7 +83,7 @@ def rounded(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("law", ["rademacher", "gaussian"])
 def test_every_rounding_by_hand(law: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """The definition of docs/journal.md, operation by operation in float64; whatever the slices."""
-    monkeypatch.setattr(point_module, "SLICE", 1000)
+    monkeypatch.setattr(steps, "SLICE", 1000)
     theta, rule = point(dtype), adam.Rule(adam.Config(), SEED)
     expected = {name: p.detach().clone() for name, p in theta.items()}
     m = {name: torch.zeros(p.shape, dtype=torch.float64) for name, p in theta.items()}
@@ -103,19 +103,19 @@ def test_every_rounding_by_hand(law: str, dtype: torch.dtype, monkeypatch: pytes
             reference.add_dense(flat, flat, delta.view(-1), tensor_key(name), 0, derive(SEED, "round/update", step))
     for name, p in theta.items():
         assert_same_bits(p.detach().flatten(), expected[name].flatten())
-        assert torch.equal(rule.m[name].double(), m[name])
-        assert torch.equal(rule.v[name].double(), v[name])
+        assert torch.equal(rule.states["m"].values[name].double(), m[name])
+        assert torch.equal(rule.states["v"].values[name].double(), v[name])
 
 
 def test_with_signs_and_one_term_the_denominator_is_one_number() -> None:
     theta, rule = point(), adam.Rule(adam.Config(), SEED)
     for step, g in enumerate(estimates("rademacher", terms=1)):
         rule.update_(theta, g, 1e-3, step)
-    assert len({float(x) for v in rule.v.values() for x in v.unique()}) == 1
-    assert all(len(m.unique()) > 4 for name, m in rule.m.items() if name != "b")
+    assert len({float(x) for v in rule.states["v"].values.values() for x in v.unique()}) == 1
+    assert all(len(m.unique()) > 4 for name, m in rule.states["m"].values.items() if name != "b")
     gaussian = adam.Rule(adam.Config(), SEED)
     gaussian.update_(theta, estimates("gaussian", terms=1)[0], 1e-3, 0)
-    assert len(gaussian.v["c"].unique()) > 1000
+    assert len(gaussian.states["v"].values["c"].unique()) > 1000
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
@@ -171,11 +171,13 @@ def test_a_skipped_update_leaves_everything() -> None:
     updates = estimates("gaussian")
     rule.update_(theta, updates[0], 1e-3, 0)
     before, powers = theta.sha256(), rule.powers
-    moments = [{name: t.clone() for name, t in part.items()} for part in (rule.m, rule.v)]
+    moments = [
+        {name: t.clone() for name, t in part.items()} for part in (rule.states["m"].values, rule.states["v"].values)
+    ]
     assert rule.update_(theta, updates[1], 1e-3, 1, outcome=Outcome.SKIPPED) is Outcome.SKIPPED
     assert theta.sha256() == before
     assert rule.powers == powers
-    for part, kept in zip((rule.m, rule.v), moments):
+    for part, kept in zip((rule.states["m"].values, rule.states["v"].values), moments):
         assert all(torch.equal(part[name], t) for name, t in kept.items())
 
 
@@ -194,9 +196,13 @@ def test_strided_weights_are_numbered_row_major() -> None:
 def test_bytes_a_weight_are_those_of_the_state() -> None:
     theta, rule = point(torch.bfloat16), adam.Rule(adam.Config(), SEED)
     rule.update_(theta, estimates("gaussian")[0], 1e-3, 0)
-    held = sum(t.numel() * t.element_size() for part in (rule.m, rule.v) for t in part.values())
+    held = sum(
+        t.numel() * t.element_size()
+        for part in (rule.states["m"].values, rule.states["v"].values)
+        for t in part.values()
+    )
     assert held == rule.bytes_per_weight * theta.size
-    assert [f.name for f in dataclasses.fields(adam.Config)] == ["rounding", "beta1", "beta2", "adam_eps"]
+    assert [f.name for f in dataclasses.fields(adam.Config)] == ["rounding", "state", "beta1", "beta2", "adam_eps"]
 
 
 def test_the_time_of_an_update_is_this_rules_own() -> None:

@@ -98,7 +98,7 @@ def decode(raw: bytes) -> tuple[dict[str, Any], list[tuple]]:
 def test_documented_layout(tmp_path: Path) -> None:
     ends = written(tmp_path / "j")
     header, records = decode((tmp_path / "j").read_bytes())
-    assert header == {**HEADER, "format": 1}
+    assert header == {**HEADER, "format": 2}
     assert records == [(r.step, r.rate, int(r.outcome), list(r.terms)) for r in RECORDS]
     assert ends[1] - ends[0] == 35  # "tens of bytes"
     assert [int(o) for o in (Outcome.REVERSED, Outcome.STAYED, Outcome.APPLIED, Outcome.SKIPPED)] == [-1, 0, 1, 2]
@@ -253,7 +253,7 @@ def test_replay_gives_the_trained_theta_bit_for_bit(tmp_path: Path, rule: sgd.Co
     start, again = Point(build("llama", dtype)), Point(build("llama", dtype))
     records = read(tmp_path / "j")
     assert [r.outcome is Outcome.SKIPPED for r in records] == [step == 3 for step in range(6)]
-    assert replay(again, spsa.Config(), sgd.Rule(rule, seed=11), records) == 6
+    assert replay(again, spsa.Estimator(spsa.Config()), sgd.Rule(rule, seed=11), records) == 6
     assert again.sha256() == theta.sha256()
     assert all(theta.sha256()[name] != digest for name, digest in start.sha256().items())
 
@@ -263,7 +263,7 @@ def test_replay_needs_the_rules_own_settings(tmp_path: Path) -> None:
     theta = trained(tmp_path / "j", build("llama", torch.bfloat16), RULES[-1])
     for rule in (sgd.Rule(RULES[0], 11), sgd.Rule(RULES[1], 11), sgd.Rule(RULES[2], 11), sgd.Rule(RULES[-1], 12)):
         other = Point(build("llama", torch.bfloat16))
-        replay(other, spsa.Config(), rule, read(tmp_path / "j"))
+        replay(other, spsa.Estimator(spsa.Config()), rule, read(tmp_path / "j"))
         assert other.sha256() != theta.sha256()
 
 
@@ -273,9 +273,9 @@ def test_replay_from_the_middle_with_the_rules_state(tmp_path: Path) -> None:
     theta = trained(tmp_path / "j", build("llama"), rule)
     records = read(tmp_path / "j")
     again, first, second = Point(build("llama")), sgd.Rule(rule, 11), sgd.Rule(rule, 11)
-    replay(again, spsa.Config(), first, records[:4])
+    replay(again, spsa.Estimator(spsa.Config()), first, records[:4])
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    replay(again, spsa.Config(), second, records[4:])
+    replay(again, spsa.Estimator(spsa.Config()), second, records[4:])
     assert again.sha256() == theta.sha256()
 
 

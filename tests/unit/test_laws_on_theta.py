@@ -13,8 +13,7 @@ from tests.zoo import build, logits
 from zofo.estimators import spsa
 from zofo.retrace import replay
 from zofo.rules import sgd
-from zofo.zo import kernels
-from zofo.zo import point as point_module
+from zofo.zo import kernels, stretch
 from zofo.zo.direction import LAWS, Direction, gaussian_table
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Record
@@ -69,12 +68,12 @@ def test_the_sphere_has_radius_root_d() -> None:
 def test_the_stretch_is_remembered_for_the_last_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     theta, calls = point(a=300, b=20), []
     plain = kernels.sum_squares
-    monkeypatch.setattr(point_module, "STRETCHES", 2)
+    monkeypatch.setattr(stretch, "REMEMBERED", 2)
     monkeypatch.setattr(kernels, "sum_squares", lambda *args: calls.append(args) or plain(*args))
     for seed in (1, 1, 2, 1, 3, 2, 1):
         theta.stretch(Direction(seed, "sphere"))
     assert len(calls) == 2 * 4  # two tensors; 1, 2, 3, and 1 again, which 3 had pushed out
-    assert len(theta._stretches) == 2
+    assert len(theta._stretches._known) == 2
 
 
 # ------------------------------------------------------------------------------------------------- theta, by every law
@@ -112,7 +111,7 @@ def test_replay(law: str, mode: str) -> None:
         records.append(Record(step, tuple((z.seed, c) for c, z in g.terms), 1e-3))
     for other in LAWS:
         fresh = Point(build("llama", torch.bfloat16) if other != law else again, mode=mode)
-        replay(fresh, spsa.Config(law=other, eps=1e-2), sgd.Rule(sgd.Config(), 5), records)  # pyright: ignore
+        replay(fresh, spsa.Estimator(spsa.Config(law=other, eps=1e-2)), sgd.Rule(sgd.Config(), 5), records)  # pyright: ignore
         assert (fresh.sha256() == theta.sha256()) == (other == law)
 
 

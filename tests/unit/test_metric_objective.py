@@ -27,8 +27,8 @@ from zofo.estimators import spsa
 from zofo.methods.bilevel_zofo import Penalised
 from zofo.metrics.text import token_f1
 from zofo.objective import NegativeAccuracy
+from zofo.parts import make_estimator, make_rule
 from zofo.retrace import replay
-from zofo.rules import sgd
 from zofo.session import Session, build
 from zofo.tasks import Decoding
 from zofo.writing import Request, prompt_ids, write
@@ -162,7 +162,7 @@ def test_mezo_on_generated_answers(model_dir: Path, squad: Path, tmp_path: Path)
     assert (Point(again.model).sha256() != theta.sha256()) == any(row["c"] for row in train[: best["step"]])
     _, start = read_header(run.path / "journal.bin")
     records = list(read_records(run.path / "journal.bin", start))
-    assert replay(theta, again.config.estimator, sgd.Rule(again.config.rule, again.config.train.seed), records) == 6
+    assert replay(theta, make_estimator(again.config), make_rule(again.config), records) == 6
     assert set(theta.sha256().values()) == watch.final != set(Point(load_family(model_dir)).sha256().values())
 
 

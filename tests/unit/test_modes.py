@@ -42,7 +42,7 @@ def test_a_copy_computes_with_the_weights_that_stand_ins_make(family: str, dtype
     for name, param in model.named_parameters():
         expected = torch.empty_like(param)
         terms = point.terms(z, EPS)
-        kernels.add(expected, param.detach(), terms, point._keys[name], 0, z.rounding_seed, z.entries)
+        kernels.add(expected, param.detach(), terms, point.addresses[name].key, 0, z.rounding_seed, z.entries)
         assert torch.equal(inside[name], expected)
     point.mode = "layer"
     with point.shifted(z, EPS):
@@ -80,7 +80,7 @@ def test_in_place_one_pass_restores_and_updates(dtype: torch.dtype, monkeypatch:
     assert z == Z
     for name, weight in by_hand.items():
         signs = torch.zeros_like(weight, dtype=torch.float32)
-        kernels.add(signs, signs, [(z.seed, 1.0)], point._keys[name])
+        kernels.add(signs, signs, [(z.seed, 1.0)], point.addresses[name].key)
         theta = weight.detach()
         for move in (signs * eps, signs * float32(-2 * EPS), signs * eps + signs * float32(-1e-2 * c)):
             theta = (theta.float() + move).to(dtype)
@@ -133,7 +133,7 @@ def _share(rule: sgd.Rule) -> float:
     total = 0.0
     for name in before:
         signs = torch.zeros(before[name].shape)
-        kernels.add(signs, signs, [(Z.seed, 1.0)], toy(torch.bfloat16)._keys[name])
+        kernels.add(signs, signs, [(Z.seed, 1.0)], toy(torch.bfloat16).addresses[name].key)
         total += float(((after[name] - before[name]) * -signs.double()).sum())
         wanted += steps * lr * signs.numel()
     return total / wanted

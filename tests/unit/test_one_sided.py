@@ -79,12 +79,13 @@ def test_in_place_drifts_and_the_drift_can_be_done_again(estimator: Any, dtype: 
     config, before = estimator.Config(eps=1e-3, shift="inplace"), theta.sha256()
     for step in range(3):
         g = estimator.Estimator(config)(lambda: float(logits(model).float().mean()), theta, step, derive(0, "z", step))
-        config.drift_(other, g.terms[0][1])
+        estimator.Estimator(config).drift_(other, g.terms[0][1])
     assert theta.sha256() == other.sha256() != before
     wrong = Point(build("llama", dtype), mode="inplace")
-    (spsa if estimator is one_sided else one_sided).Config(eps=1e-3).drift_(wrong, Direction(derive(0, "z", 0)))
+    other = spsa if estimator is one_sided else one_sided
+    other.Estimator(other.Config(eps=1e-3)).drift_(wrong, Direction(derive(0, "z", 0)))
     right = Point(build("llama", dtype), mode="inplace")
-    config.drift_(right, Direction(derive(0, "z", 0)))
+    estimator.Estimator(config).drift_(right, Direction(derive(0, "z", 0)))
     assert wrong.sha256() != right.sha256()
 
 

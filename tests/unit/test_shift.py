@@ -182,9 +182,9 @@ def test_inplace_drifts_and_its_replay_drifts_alike(dtype: torch.dtype) -> None:
         if step == 1:  # at a rate of 0, and not before the update: a reader between the two would part their pass
             assert point.sha256() != before
         records.append(Record(step, tuple((z.seed, c) for c, z in g.terms), 0.0 if step < 2 else 1e-3))
-    replay(other, config, sgd.Rule(rule_config, 5), records)
+    replay(other, estimate, sgd.Rule(rule_config, 5), records)
     assert other.sha256() == point.sha256()
-    replay(layer, spsa.Config(eps=1e-3), sgd.Rule(rule_config, 5), records)
+    replay(layer, spsa.Estimator(spsa.Config(eps=1e-3)), sgd.Rule(rule_config, 5), records)
     assert layer.sha256() != point.sha256()
 
 

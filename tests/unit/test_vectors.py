@@ -195,7 +195,7 @@ def test_adam(vectors: dict[str, Any]) -> None:
             terms = tuple((fp32(c), Direction(int(seed, 16), law)) for seed, c in update["terms"])
             rule.update_(point, ZOGrad(terms, 0.0, 0), v["rate"], update["step"])
         hand = [list(adam_by_hand(v, law, e, len(start))) for e in range(len(start))]
-        for part, held in enumerate((rule.m, rule.v)):
+        for part, held in enumerate((rule.states["m"].values, rule.states["v"].values)):
             expected = tensor(result["mv"[part]], torch.float32)
             assert torch.equal(held[v["tensor"]], expected)
             assert [steps[-1][part] for steps in hand] == expected.tolist()

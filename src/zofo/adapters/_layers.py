@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zofo.adapters._set import AdapterSet, peft_apart
 from zofo.errors import InputError
+from zofo.zo.quantized import is_quantized
 
 
 class LayerSet(AdapterSet):
@@ -67,6 +68,11 @@ class LayerSet(AdapterSet):
         return self.model
 
     def merged(self, name: str) -> Any:
+        if any(is_quantized(param) for layer in self._layers for param in layer.get_base_layer().parameters()):
+            raise InputError(
+                "--merge: the adapter's layers are quantised, and rounding them again would lose most of what it "
+                "changed; export without --merge"
+            )
         self._switch(name)
         return self.model.merge_and_unload()
 
@@ -79,7 +85,10 @@ class LayerSet(AdapterSet):
                 layer.reset_lora_parameters(name, True)  # pyright: ignore[reportCallIssue]
 
     def unwrap(self) -> Any:
-        return self.model.unload()
+        try:
+            return self.model.unload()
+        except ValueError as error:  # IA3 on 8-bit layers of bitsandbytes
+            raise InputError(f"PEFT cannot take this adapter off, so there is no export: {error}") from error
 
 
 def _find(model: nn.Module, name: str) -> dict[str, nn.Parameter]:

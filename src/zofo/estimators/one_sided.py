@@ -1,4 +1,4 @@
-"""One-sided SPSA: one direction, the objective at theta + eps z and at theta: a forward difference.
+"""One-sided SPSA: the objective at theta + eps z and at theta: a forward difference.
 
 | symbol | field | default | place |
 |---|---|---|---|
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zofo.estimators import spsa
+from zofo.estimators import _base
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(spsa.Config):
+class Config(_base.Config):
     """The fields of `spsa`."""
 
-    def drift_(self, theta: Point, z: Direction) -> None:
-        with theta.shifted(z, self.eps, self.rounding):
-            pass
 
-
-class Estimator(spsa.Estimator):
-    """c = [f(theta + eps z) - f(theta)] / eps; the estimate is c z. Two evaluations of f, no state."""
+class Estimator(_base.Base):
+    """The mean over q directions of c z, c = [f(theta + eps z) - f(theta)] / eps. 1 + q evaluations of f, no state."""
 
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
-        """Estimate the gradient of f at theta. seed: 64-bit seed of z, a new one each step. c is rounded to fp32."""
-        z, eps = Direction(seed, self.config.law), self.config.eps
+        eps, q, terms = self.config.eps, self.config.q, []
         value = f()
-        with theta.shifted(z, eps, self.config.rounding):
-            plus = f()
-        return ZOGrad(((float32((plus - value) / eps), z),), value=value, forwards=2)
+        for z in self.directions(theta, step, seed):
+            with theta.shifted(z, eps, self.config.rounding):
+                plus = f()
+            terms.append((float32((plus - value) / eps / q), z))
+        return ZOGrad(tuple(terms), value, 1 + q)
+
+    def drift_(self, theta: Point, z: Direction) -> None:
+        with theta.shifted(z, self.config.eps, self.config.rounding):
+            pass

@@ -45,6 +45,7 @@ class Method(bilevel_zofo.Method):
     """Algorithm 1. One `step` is one upper iteration k: T steps of s, then one of theta and p."""
 
     needs = frozenset({"adapter"})
+    optional = frozenset()
     moves: ClassVar = "fo"
 
     def setup(self, problem: Problem) -> None:

@@ -109,6 +109,7 @@ class Penalised:
         """upper: what theta minimises on B_f in place of F, such as a metric; p's gradient is F's."""
         self.loss, self.adapters, self.lam = loss, adapters, lam
         self.batch_f, self.batch_p, self.upper = batch_f, batch_p, upper or loss
+        self.further: Callable[[], Penalised] | None = None  # G on the next batches, for estimates that want more
 
     def __call__(self) -> float:
         """F(theta, p; B_f) + lam [F(theta, p; B_p) - F(theta, s; B_p)], without gradients."""
@@ -143,6 +144,7 @@ class Method(Base):
     """Algorithm 2. One `step` is one upper iteration k: T steps of s, then one of theta and p."""
 
     needs = frozenset({"adapter", "estimator", "rule"})
+    optional = frozenset({"mask"})
     streams = ("f", "p")
     moves: ClassVar = "zo"
     adapters_used = ("p", "s")
@@ -215,7 +217,10 @@ class Method(Base):
 
     def penalised(self, k: int) -> Penalised:
         """G of iteration k on the next batches of both levels."""
-        return Penalised(self.loss, self.adapters, next(self.data_f), next(self.data_p), self.lam(k), self.upper_loss)
+        batches = next(self.data_f), next(self.data_p)
+        G = Penalised(self.loss, self.adapters, *batches, self.lam(k), self.upper_loss)
+        G.further = lambda: self.penalised(k)
+        return G
 
     def lam(self, k: int) -> float:
         """lambda of iteration k: lam, or on the way from lam_start (k = 0) to lam (the last iteration)."""

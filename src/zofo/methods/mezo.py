@@ -37,7 +37,7 @@ class Method(Base):
     """theta <- theta - lr [F(theta + eps z) - F(theta - eps z)] / (2 eps) z."""
 
     needs = frozenset({"estimator", "rule"})
-    optional = frozenset({"adapter"})
+    optional = frozenset({"adapter", "mask"})
     moves: ClassVar = "zo"
     first_order = False
     upper_per_step = 1
@@ -54,13 +54,10 @@ class Method(Base):
         self.data = problem.streams["train"]
 
     def step(self, k: int) -> Metrics:
-        batch, theta, lr = next(self.data), self.problem.theta, self.problem.rate(self.config.lr, self.now(k))
+        f, theta = self.problem.objective(self.data), self.problem.theta
+        lr = self.problem.rate(self.config.lr, self.now(k))
         metrics: Metrics = {"lr_theta": lr}
         with self.problem.update():
-
-            def f() -> float:
-                return self.problem.loss(batch)
-
             g = self.estimate(f, theta, k, self.problem.key("z", k))
             self.rule.update_(theta, g, lr, k, f)
             metrics |= {"loss": g.value, "c": g.terms[0][0]}

@@ -41,6 +41,7 @@ class Method(Base):
     """One `step` is one update: of p in stage 1, of theta in stage 2."""
 
     needs = frozenset({"adapter", "estimator", "rule"})
+    optional = frozenset({"mask"})
     moves: ClassVar = "zo"
     iterates: ClassVar = False
     adapters_used = ("p",)
@@ -81,13 +82,9 @@ class Method(Base):
 
     def move(self, k: int) -> Metrics:
         """Stage 2: theta <- theta - lr_theta [F(theta + eps z, p) - F(theta - eps z, p)] / (2 eps) z."""
-        batch, lr = next(self.data), self.problem.rate(self.config.lr_theta, k)
+        f, lr = self.problem.objective(self.data), self.problem.rate(self.config.lr_theta, k)
         metrics: Metrics = {"lr_theta": lr}
         with self.problem.update():
-
-            def f() -> float:
-                return self.problem.loss(batch)
-
             g = self.estimate(f, self.problem.theta, k, self.problem.key("z", k))
             self.rule.update_(self.problem.theta, g, lr, k, f)
             metrics |= {"loss": g.value, "c": g.terms[0][0]}

@@ -4,6 +4,7 @@
 |---|---|---|---|
 | c | clip | none | docs/algorithms.md, ZO-SGD |
 | c | normalize | false | docs/algorithms.md, ZO-SGD |
+| sign(c) | scalar_sign | false | the scalar's sign; that of the vector is the rule `sign` |
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 class Config(Rounded):
     clip: float | None = field(default=None, metadata={"help": "bound on |c|, after normalisation", "gt": 0})
     normalize: bool = field(default=False, metadata={"help": "divide c by the running root mean square of past c"})
+    scalar_sign: bool = field(default=False, metadata={"help": "each c becomes its sign: every step is lr z long"})
     memory: float = field(default=0.99, metadata={"help": "decay of that running mean square", "ge": 0, "lt": 1})
+
+    def problems(self) -> list[str]:
+        if self.scalar_sign and (self.normalize or self.clip is not None):
+            return ["scalar_sign: the sign of c has size 1, so leave out normalize and clip"]
+        return []
 
 
 class Rule(Base):
@@ -54,6 +61,8 @@ class Rule(Base):
         return Outcome.APPLIED
 
     def _scale(self, c: float) -> float:
+        if self.config.scalar_sign:
+            return float((c > 0) - (c < 0))
         # Only IEEE operations that round the same everywhere (no pow, no exp): a replay elsewhere gives the same bits
         if self.config.normalize:
             keep = self.config.memory

@@ -19,8 +19,13 @@ import struct
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 from zofo.zo.keys import derive
+
+if TYPE_CHECKING:
+    from zofo.zo.low_rank import LowRank
+    from zofo.zo.support import Support
 
 RADEMACHER, GAUSSIAN, SPHERE = "rademacher", "gaussian", "sphere"
 LAWS = (RADEMACHER, GAUSSIAN, SPHERE)
@@ -51,18 +56,21 @@ def gaussian_table() -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Direction:
-    """The random direction z in R^d of one estimate, as (seed, law). E[z z'] = I (docs/algorithms.md, law of z).
+    """The random direction z in R^d of one estimate, as (seed, law, support). E[z z'] = I (docs/algorithms.md).
 
     rademacher: independent signs, +1 where the element's bit is 1. |z| = sqrt(d) exactly.
     gaussian: independent entries of `gaussian_table`, by the upper 12 bits of the element's 16.
     sphere: the gaussian direction of the seed times one number (`Point.stretch`) that makes |z| = sqrt(d).
+    LowRank: a product of thin matrices in each weight matrix, gaussian in every other tensor.
+    support: the weights that z moves, of which d is the number then; None: all. Elsewhere z is 0.
     """
 
     seed: int
-    law: str = RADEMACHER
+    law: str | LowRank = RADEMACHER
+    support: Support | None = None
 
     def __post_init__(self) -> None:
-        if self.law not in LAWS:
+        if isinstance(self.law, str) and self.law not in LAWS:
             raise ValueError(f"unknown law {self.law!r}; known: {', '.join(LAWS)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"a direction's seed has 64 bits, got {self.seed}")

@@ -20,11 +20,12 @@ def float32(x: float) -> float:
 class ZOGrad:
     """An estimate of a gradient with respect to theta.
 
-    terms: (c_i, z_i) in the order in which an update adds them; c_i is a fp32 number, and all z_i have one law.
+    terms: (c_i, z_i) in the order in which an update adds them; c_i is a fp32 number, and all z_i have one law and
+    support.
     value: the objective at theta as the estimate saw it (for SPSA the mean of the two sides), for logs.
     forwards: evaluations of the objective that the estimate took.
 
-    Raises ValueError where the terms' laws differ.
+    Raises ValueError where the terms' laws or supports differ.
     """
 
     terms: tuple[tuple[float, Direction], ...]
@@ -34,7 +35,9 @@ class ZOGrad:
     def __post_init__(self) -> None:
         laws = {z.law for _, z in self.terms}
         if len(laws) > 1:
-            raise ValueError(f"the terms of one estimate share a law, got {', '.join(sorted(laws))}")
+            raise ValueError(f"the terms of one estimate share a law, got {', '.join(sorted(map(str, laws)))}")
+        if len({id(z.support) for _, z in self.terms}) > 1:
+            raise ValueError("the terms of one estimate share a support")
 
     def __add__(self, other: ZOGrad) -> ZOGrad:
         """The sum of two estimates, term after term."""

@@ -5,9 +5,10 @@ File layout, little endian:
     8 bytes   magic "ZOFOJ\\x00\\r\\n"
     u32       length of the header, then the header (JSON, UTF-8), then u32 CRC-32 of the header
     records   u32 length of the body | body | u32 CRC-32 of the body
-    body      u32 step | f64 rate | i8 outcome | u16 number of terms | terms: u64 seed, f32 coefficient
+    body      u32 step | f64 rate | i8 outcome | u16 number of terms | terms: u64 seed, f32 coefficient | payload
 
-One update with one direction takes 35 bytes. The file only grows; a torn tail is cut when it is opened.
+One update with one direction takes 35 bytes. A record with outcome SUPPORT is no update: its payload is the support of
+the directions from its step on (`Support.pack`). The file only grows; a torn tail is cut when it is opened.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 MAGIC = b"ZOFOJ\x00\r\n"
-FORMAT = 1
+FORMAT = 2
+READS = (1, 2)  # 1 had no supports
 _HEAD = struct.Struct("<IdbH")
 _TERM = struct.Struct("<Qf")
 _U32 = struct.Struct("<I")
@@ -34,12 +36,16 @@ class JournalError(ValueError):
 
 
 class Outcome(IntEnum):
-    """What a rule did: moved against the estimate, stayed, moved along it (conservative), or never tried (skipped)."""
+    """What a rule did: moved against the estimate, stayed, moved along it (conservative), or never tried (skipped).
+
+    SUPPORT: no update, a support.
+    """
 
     REVERSED = -1
     STAYED = 0
     APPLIED = 1
     SKIPPED = 2
+    SUPPORT = 3
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,18 @@ class Record:
     terms: tuple[tuple[int, float], ...]
     rate: float
     outcome: Outcome = Outcome.APPLIED
+    payload: bytes = b""
 
     def pack(self) -> bytes:
         head = _HEAD.pack(self.step, self.rate, int(self.outcome), len(self.terms))
-        body = head + b"".join(_TERM.pack(*term) for term in self.terms)
+        body = head + b"".join(_TERM.pack(*term) for term in self.terms) + self.payload
         return _U32.pack(len(body)) + body + _U32.pack(zlib.crc32(body))
 
     @classmethod
     def unpack(cls, body: bytes) -> Record:
         step, rate, outcome, count = _HEAD.unpack_from(body)
         terms = tuple(_TERM.unpack_from(body, _HEAD.size + i * _TERM.size) for i in range(count))
-        return cls(step, terms, rate, Outcome(outcome))
+        return cls(step, terms, rate, Outcome(outcome), bytes(body[_HEAD.size + count * _TERM.size :]))
 
 
 class Journal:
@@ -126,8 +133,8 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         if len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(raw):
             raise JournalError(f"{path}: the journal's header is damaged")
         header = json.loads(raw)
-        if header.get("format") != FORMAT:
-            raise JournalError(f"{path}: journal format {header.get('format')}, this zofo reads {FORMAT}")
+        if header.get("format") not in READS:
+            raise JournalError(f"{path}: journal format {header.get('format')}, this zofo reads 1 and 2")
         return header, file.tell()
 
 
@@ -147,11 +154,12 @@ def read_records(path: Path, start: int, stop: int | None = None) -> Iterator[Re
 
 
 def _scan(path: Path, start: int) -> Iterator[tuple[Record, int]]:
+    whole = path.stat().st_size
     with path.open("rb") as file:
         file.seek(start)
         while len(size := file.read(4)) == 4:
             length = _U32.unpack(size)[0]
-            body = file.read(length) if length < 1 << 24 else b""
+            body = file.read(length) if length <= whole else b""
             crc = file.read(4)
             if len(body) != length or len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(body):
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 
 def derive(seed: int, purpose: str, *path: int | str) -> int:
@@ -22,3 +23,16 @@ def tensor_key(name: str) -> int:
     direction of the others.
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+
+
+@dataclass(frozen=True)
+class Address:
+    """What the bits of a tensor of theta depend on: its canonical name, the number made of it, and its shape."""
+
+    name: str
+    key: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...]) -> Address:
+        return cls(name, tensor_key(name), tuple(shape))

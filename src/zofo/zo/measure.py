@@ -7,32 +7,49 @@ import time
 import torch
 
 from zofo.zo import kernels
-from zofo.zo.direction import Direction
+from zofo.zo.direction import RADEMACHER, Direction
 from zofo.zo.keys import tensor_key
+from zofo.zo.move import RESTS, Move
 from zofo.zo.point import Point
+from zofo.zo.support import Band, Chance, Indices, inside
 
 
 def realised(theta: Point, z: Direction, scale: float, rounding: str = "stochastic") -> dict[str, float]:
     """Per tensor, the share of the wanted move that the dtype lets through.
 
-    <round(theta + scale z) - theta, z> / (scale <z, z>), 1 where nothing is lost.
+    <round(theta + scale z) - theta, z> / (scale <z, z>), 1 where nothing is lost. Tensors that rest are left out.
     """
     shares, (_, factor) = {}, theta.terms(z, scale)[0]
+    move, entries = Move(theta.bases), Move(theta.bases)
+    move.set([(z.seed, factor)], z, z.rounding_seed if rounding == "stochastic" else None)
+    entries.set([(z.seed, 1.0)], z, None)
     for name, param in theta.items():
-        seed, key = z.rounding_seed if rounding == "stochastic" else None, tensor_key(name)
+        at = theta.addresses[name]
+        if move.part(name) is RESTS:
+            continue
         moved = torch.empty_like(param, memory_format=torch.contiguous_format)
-        kernels.add(moved, param.detach(), [(z.seed, factor)], key, 0, seed, z.entries)
-        entries = torch.zeros(param.shape, dtype=torch.float32, device=param.device)
-        kernels.add(entries, entries, [(z.seed, 1.0)], key, law=z.entries)
-        step = (moved.double() - param.detach().double()) * entries
-        shares[name] = float(step.sum() / entries.double().square().sum()) / factor
+        move.add(moved, param.detach(), at)
+        wanted = entries.dense(at, 0, param.numel(), param.device).view(param.shape)
+        part = move.part(name)
+        if isinstance(part, Indices):
+            there = part.at.to(torch.int64)
+            wanted = torch.zeros_like(wanted).view(-1)
+            wanted[there] = entries.dense_chosen(part, at, slice(0, len(there)))
+            wanted = wanted.view(param.shape)
+        elif isinstance(part, (Band, Chance)):
+            inner = inside(part, param.detach().reshape(-1), at.key, 0).view(param.shape)
+            wanted = torch.where(inner, wanted, 0.0)
+        step = (moved.double() - param.detach().double()) * wanted
+        total = float(wanted.double().square().sum())
+        if total:
+            shares[name] = float(step.sum() / total) / factor
     return shares
 
 
-def time_pass(theta: Point, law: str) -> float:
+def time_pass(theta: Point, law: str = RADEMACHER) -> float:
     """Seconds of one pass over theta, by zero into scratch."""
     start = time.perf_counter()
     for name, param in theta.items():
         for part in param.detach().reshape(-1).split(1 << 22):
-            kernels.add(torch.empty_like(part), part, [(0, 0.0)], tensor_key(name), 0, 0, Direction(0, law).entries)
+            kernels.add(torch.empty_like(part), part, [(0, 0.0)], tensor_key(name), 0, 0, law)
     return time.perf_counter() - start

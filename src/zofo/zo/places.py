@@ -8,17 +8,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from zofo.zo import kernels
-from zofo.zo.shift import Move, ReadAudit, Shifted
+from zofo.zo.keys import Address
+from zofo.zo.move import Move
+from zofo.zo.shift import ReadAudit, Scratch, Shifted
 
 
 class Places:
     """Every (module, attribute) that holds a tensor of theta. Tied tensors have several."""
 
-    def __init__(self, model: nn.Module, params: Mapping[str, Tensor], keys: Mapping[str, int], move: Move) -> None:
+    def __init__(
+        self, model: nn.Module, params: Mapping[str, Tensor], addresses: Mapping[str, Address], move: Move
+    ) -> None:
         """move: read by the stand-ins and the copies whenever they are used. Raises ValueError as `Point` does."""
-        self._params, self._keys, self._move = params, keys, move
-        self._standins = {id(p): Shifted(p, keys[name], move) for name, p in params.items()}
+        self._params, self._addresses, self._move, self.scratch = params, addresses, move, Scratch()
+        self._standins = {id(p): Shifted(p, addresses[name], move, self.scratch) for name, p in params.items()}
         if len(self._standins) != len(params):
             raise ValueError("one parameter has two names: tied tensors stand in theta once")
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -50,11 +53,25 @@ class Places:
                 id(p): nn.Parameter(torch.empty_like(p, memory_format=torch.contiguous_format), requires_grad=False)
                 for p in self._params.values()
             }
-        move = self._move
-        items = [(self._copies[id(param)], param, self._keys[name], None) for name, param in self._params.items()]
-        kernels.add_many(items, move.terms, move.round_seed, move.law)
+        copies = [(self._copies[id(param)], param, self._addresses[name]) for name, param in self._params.items()]
+        if any(standin.anchor is not None for standin in self._standins.values()):
+            for out, param, _ in copies:
+                self._standins[id(param)].values(out)
+        else:
+            self._move.add_all(copies)
         with self._replaced(self._copies):
             yield
+
+    @contextmanager
+    def anchored(self, anchor: Mapping[str, Tensor]) -> Iterator[None]:
+        """Stand-ins and copies are made from these values inside, not from theta's."""
+        try:
+            for name, param in self._params.items():
+                self._standins[id(param)].anchor = anchor[name]
+            yield
+        finally:
+            for standin in self._standins.values():
+                standin.anchor = None
 
     @property
     def copied_bytes(self) -> int:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from zofo.zo import kernels
-from zofo.zo.direction import RADEMACHER, SPHERE, TABLE_ONE, Direction
+from zofo.zo.direction import SPHERE, Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.kernels.reference import Terms
-from zofo.zo.keys import tensor_key
+from zofo.zo.keys import Address
+from zofo.zo.move import Move, Planes
 from zofo.zo.places import Places
-from zofo.zo.shift import Move
+from zofo.zo.products import Store
+from zofo.zo.quantized import frozen
+from zofo.zo.steps import Step, apply
+from zofo.zo.stretch import Stretches
+from zofo.zo.support import Band
 
-Planes = Mapping[str, Tensor]
 MODES = ("layer", "copy", "inplace")
-SLICE = 1 << 20  # elements that a rule with a dense step takes at a time
-STRETCHES = 256  # seeds whose stretch is remembered: more than an estimate has terms
 
 
 class UnshiftableError(RuntimeError):
@@ -55,16 +55,17 @@ class Point(Mapping[str, Tensor]):
         if names is not None and params is not None:
             raise ValueError("give names or params, not both")
         self.mode = mode
-        self._move = Move()
+        self.bases: Store = {}  # of the law subzero
+        self._move = Move(self.bases)
         self._pending: list[tuple[int, float]] = []  # terms that bring theta back, of the last estimate in place
-        self._pending_law = RADEMACHER
-        self._stretches: dict[int, float] = {}
+        self._pending_of = Direction(0)
+        self._stretches = Stretches()
         chosen = _chosen(model, names) if params is None else dict(params)
         self._params: dict[str, Tensor] = {name: param.requires_grad_(False) for name, param in chosen.items()}
-        self._keys = {name: tensor_key(name) for name in self._params}
-        if len(set(self._keys.values())) != len(self._keys):
+        self.addresses = {name: Address.of(name, param.shape) for name, param in self._params.items()}
+        if len({at.key for at in self.addresses.values()}) != len(self.addresses):
             raise ValueError("two tensor names share a 64-bit key; rename one of them")
-        self._places = Places(model, self._params, self._keys, self._move)
+        self._places = Places(model, self._params, self.addresses, self._move)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.params[name]
@@ -87,7 +88,7 @@ class Point(Mapping[str, Tensor]):
     @property
     def scratch_bytes(self) -> int:
         """Bytes of shifted weights: what the stand-ins' scratch has grown to, and the copy of mode `copy`."""
-        return self._move.scratch.nbytes + self._places.copied_bytes
+        return self._places.scratch.nbytes + self._places.copied_bytes
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -96,11 +97,19 @@ class Point(Mapping[str, Tensor]):
         return self._params
 
     @contextmanager
-    def shifted(self, move: ZOGrad | Direction, scale: float, rounding: str = "stochastic") -> Iterator[None]:
+    def shifted(
+        self,
+        move: ZOGrad | Direction,
+        scale: float,
+        rounding: str | int | None = "stochastic",
+        low: Planes | None = None,
+    ) -> Iterator[None]:
         """The model computes at theta + scale * move inside this context; only mode `inplace` writes theta for it.
 
         In bf16 and fp16 the shifted weight is rounded stochastically with the direction's own rounding key, the same
-        for every scale, or to nearest. Not re-entrant. No gradients flow to theta.
+        for every scale, or "nearest". A number or None is the key of an update's rounding as `add_` takes it, and
+        `low` its planes: the model computes then where that update would bring it. Not re-entrant. No gradients flow
+        to theta.
         """
         if self._move.terms:
             raise RuntimeError("theta is already shifted: two shifts cannot be nested")
@@ -108,27 +117,43 @@ class Point(Mapping[str, Tensor]):
             raise RuntimeError("the model was moved or cast after its Point was built; build the Point last")
         self.settle()
         first = _first(move)
-        terms = self.terms(move, scale)
-        self._move.terms, self._move.law = terms, first.entries
-        self._move.round_seed = first.rounding_seed if rounding == "stochastic" and self.mode != "inplace" else None
+        self._check_place(first)
+        key = {"stochastic": first.rounding_seed, "nearest": None}[rounding] if isinstance(rounding, str) else rounding
+        self._move.set(self.terms(move, scale), first, None if self.mode == "inplace" else key, low)
         try:
             if self.mode == "copy":
                 entered = self._places.copies()
             else:
-                entered = self._places.standins() if self.mode == "layer" else self._inplace()
+                entered = self._places.standins() if self.mode == "layer" else self._inplace(first)
             with torch.no_grad(), entered:
                 yield
         finally:
             self._move.terms = ()
 
     @contextmanager
-    def _inplace(self) -> Iterator[None]:
-        terms, law = self._move.terms, self._move.law
-        self._add(terms, None, law)
+    def _inplace(self, z: Direction) -> Iterator[None]:
+        terms = self._move.terms
+        self._add(terms, z, None)
         try:
             yield
         finally:
-            self._add([(seed, -factor) for seed, factor in terms], None, law)
+            self._add([(seed, -factor) for seed, factor in terms], z, None)
+
+    def _check_place(self, z: Direction) -> None:
+        parts = () if z.support is None else z.support.parts.values()
+        if self.mode == "inplace" and any(isinstance(part, Band) for part in parts):
+            raise ValueError("mode inplace overwrites the magnitudes that decide which weights move; use layer or copy")
+
+    @contextmanager
+    def anchored(self, anchor: Mapping[str, Tensor]) -> Iterator[None]:
+        """Shifts start from these values inside, in place of theta's: tensors of its names, shapes and dtypes.
+
+        A band of magnitudes is still read off theta. Raises RuntimeError in mode `inplace`.
+        """
+        if self.mode == "inplace":
+            raise RuntimeError("mode inplace shifts theta itself, so it cannot start from an anchor")
+        with self._places.anchored(anchor):
+            yield
 
     def sides(self, f: Callable[[], float], z: Direction, eps: float, rounding: str) -> tuple[float, float]:
         """f at theta + eps z and at theta - eps z.
@@ -143,17 +168,18 @@ class Point(Mapping[str, Tensor]):
             with self.shifted(z, -eps, rounding):
                 return plus, f()
         self.settle()
-        self._add(self.terms(z, +eps), None, z.entries)
+        self._check_place(z)
+        self._add(self.terms(z, +eps), z, None)
         plus = f()
-        self._add(self.terms(z, -2 * eps), None, z.entries)
-        self._pending, self._pending_law = list(self.terms(z, +eps)), z.entries
+        self._add(self.terms(z, -2 * eps), z, None)
+        self._pending, self._pending_of = list(self.terms(z, +eps)), z
         return plus, f()
 
     def settle(self) -> None:
         """Do what an estimate in mode `inplace` left to restore. In the other modes there is nothing."""
         if self._pending:
             terms, self._pending = self._pending, []
-            self._add(terms, None, self._pending_law)
+            self._add(terms, self._pending_of, None)
 
     @contextmanager
     def trainable(self) -> Iterator[None]:
@@ -175,11 +201,12 @@ class Point(Mapping[str, Tensor]):
         planes of `planes`, by which bf16 weights move as fp32 numbers, without a rounding.
         What an estimate in mode `inplace` left to restore goes into the same pass.
         """
-        law, terms = _first(g).entries, self.terms(g, scale)
-        if self._pending and (low or self._pending_law != law):
+        z, terms = _first(g), self.terms(g, scale)
+        left = self._pending_of
+        if self._pending and (low or (left.law, left.entries, left.support) != (z.law, z.entries, z.support)):
             self.settle()
         terms, self._pending = [*self._pending, *terms], []
-        self._add(terms, round_seed, law, low)
+        self._add(terms, z, round_seed, low)
 
     def planes(self) -> Planes:
         """Residual planes of zeros for the bf16 tensors: int16 in their shapes, 2 bytes a weight.
@@ -192,44 +219,21 @@ class Point(Mapping[str, Tensor]):
             if param.dtype == torch.bfloat16
         }
 
-    def apply_(
-        self,
-        g: ZOGrad,
-        move: Callable[[str, slice, Tensor], Tensor],
-        round_seed: int | None,
-        low: Planes | None = None,
-    ) -> None:
-        """theta <- round(theta + move(g)), for rules that are not linear in g; one rounding, keyed as in `add_`.
+    def apply_(self, g: ZOGrad, step: Step, round_seed: int | None, low: Planes | None = None) -> None:
+        """theta <- round(theta + step(g)), for rules that are not linear in g; one rounding, keyed as in `add_`.
 
-        move(name, at, g): for the elements `at` (row-major) of a tensor, the fp32 values of sum_i fp32(c_i r_i) z_i,
-        which it may overwrite, to the fp32 step. Slices keep the temporaries small.
+        step: see `steps.Step`.
         """
-        terms, law = self.terms(g, 1.0), _first(g).entries
+        move = Move(self.bases)
+        move.set(self.terms(g, 1.0), _first(g), round_seed, low)
         with torch.no_grad():
-            for name, param in self.params.items():
-                flat, key, plane = param.detach().contiguous().view(-1), self._keys[name], (low or {}).get(name)
-                for lo in range(0, flat.numel(), SLICE):
-                    part = flat[lo : lo + SLICE]
-                    dense = torch.zeros(part.numel(), dtype=torch.float32, device=part.device)
-                    kernels.add(dense, dense, terms, key, lo, law=law)
-                    step = move(name, slice(lo, lo + part.numel()), dense)
-                    if plane is None:
-                        kernels.add_dense(part, part, step, key, lo, round_seed)
-                    else:
-                        kernels.add_dense_split(part, plane.view(-1)[lo : lo + SLICE], step)
-                if not param.is_contiguous():
-                    param.copy_(flat.view(param.shape))
+            apply(move, self.params, self.addresses, step)
 
-    def _add(self, terms: Terms, round_seed: int | None, law: str, low: Planes | None = None) -> None:
+    def _add(self, terms: Terms, z: Direction, round_seed: int | None, low: Planes | None = None) -> None:
+        move = Move(self.bases)
+        move.set(terms, z, round_seed, low)
         with torch.no_grad():
-            rest: list[kernels.Item] = []
-            for name, param in self._params.items():
-                plane = (low or {}).get(name)
-                if plane is None:
-                    rest.append((param, param, self._keys[name], None))
-                else:
-                    kernels.add_split(param, plane, terms, self._keys[name], 0, law)
-            kernels.add_many(rest, terms, round_seed, law)
+            move.add_all((param, param, self.addresses[name]) for name, param in self._params.items())
 
     def terms(self, move: ZOGrad | Direction, scale: float) -> Terms:
         """(seed, fp32(scale c_i r_i)) of each term, as the kernels take them; r_i is the direction's stretch."""
@@ -238,19 +242,13 @@ class Point(Mapping[str, Tensor]):
         return [(z.seed, float32(scale * c * self.stretch(z))) for c, z in move.terms]
 
     def stretch(self, z: Direction) -> float:
-        """What its law multiplies z's entries by: 1, or sqrt(d / sum of squares over all of theta) on the sphere.
+        """What its law and support multiply z's entries by: the support's scale, and on the sphere
+        sqrt(d / sum of squares), d and the sum being those of the weights that move.
 
         The sum is one of integers, exact; it takes a pass over theta's elements and is remembered for the last seeds.
         """
-        if z.law != SPHERE:
-            return 1.0
-        if z.seed not in self._stretches:
-            total = sum(kernels.sum_squares(p.numel(), z.seed, self._keys[n], p.device) for n, p in self.params.items())
-            # An integer quotient and a square root, each rounded once: the same double everywhere
-            self._stretches[z.seed] = math.sqrt(self.size * TABLE_ONE**2 / total) if total else 1.0
-            if len(self._stretches) > STRETCHES:
-                del self._stretches[next(iter(self._stretches))]
-        return self._stretches[z.seed]
+        scale = 1.0 if z.support is None else z.support.scale
+        return scale * self._stretches(self, z) if z.law == SPHERE else scale
 
     def audit(self, forward: Callable[[], object]) -> set[str]:
         """Run `forward` shifted and check that no weight of theta is read unshifted. Returns the names never read.
@@ -259,7 +257,7 @@ class Point(Mapping[str, Tensor]):
         """
         if self.mode == "inplace":  # the weights themselves are shifted, so every read meets the shift
             return set()
-        self._move.terms = self.terms(Direction(0), 1e-3)
+        self._move.set(self.terms(Direction(0), 1e-3), Direction(0), None)
         try:
             unshifted, unread = self._places.audit(forward)
         finally:
@@ -286,7 +284,9 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 
 def _chosen(model: nn.Module, names: set[str] | None) -> dict[str, nn.Parameter]:
-    return {n: p for n, p in model.named_parameters() if p.is_floating_point() and (names is None or n in names)}
+    codes = frozen(model)
+    floats = ((n, p) for n, p in model.named_parameters() if n not in codes and p.is_floating_point())
+    return {n: p for n, p in floats if names is None or n in names}
 
 
 def _first(move: ZOGrad | Direction) -> Direction:

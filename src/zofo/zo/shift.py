@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_map
 
-from zofo.zo import kernels
-from zofo.zo.direction import RADEMACHER
-from zofo.zo.kernels.reference import Terms
+from zofo.zo.keys import Address
+from zofo.zo.move import Move
 
 # Elements of a linear weight shifted at a time: on a CPU what its cache holds, elsewhere what keeps launches few
 SLAB = {"cpu": 1 << 20, "cuda": 1 << 24}
@@ -70,35 +70,26 @@ class Scratch:
         return sum(b.numel() * b.element_size() for b in self._buffers.values())
 
 
-class Move:
-    """The shift that stand-ins apply now: terms (seed, fp32 factor), the kernels' law of their entries, and the key of
-    the rounding (None: to nearest)."""
-
-    def __init__(self) -> None:
-        self.terms: Terms = ()
-        self.law = RADEMACHER
-        self.round_seed: int | None = None
-        self.scratch = Scratch()
-
-    def add(self, dst: Tensor, src: Tensor, key: int, lo: int = 0) -> None:
-        """dst <- src shifted; key and lo as in `kernels.add`."""
-        kernels.add(dst, src, self.terms, key, lo, self.round_seed, self.law)
-
-
 class Shifted(torch.Tensor):
-    """A stand-in for one parameter: the parameter's shape and dtype, `move` applied whenever it is read."""
+    """A stand-in for one parameter: the parameter's shape and dtype, `move` applied whenever it is read.
+
+    anchor: values of the parameter's shape and dtype, on any device, that stand in its place; None: its own.
+    """
 
     source: Tensor
-    key: int
+    at: Address
     move: Move
+    scratch: Scratch
+    anchor: Tensor | None
     reads: int
 
     @staticmethod
-    def __new__(cls, source: Tensor, key: int, move: Move) -> Shifted:
+    def __new__(cls, source: Tensor, at: Address, move: Move, scratch: Scratch) -> Shifted:
         self = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls, source.shape, strides=source.stride(), dtype=source.dtype, device=source.device
         )
-        self.source, self.key, self.move, self.reads = source.detach(), key, move, 0
+        self.source, self.at, self.move, self.scratch = source.detach(), at, move, scratch
+        self.anchor, self.reads = None, 0
         return self
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
@@ -107,14 +98,27 @@ class Shifted(torch.Tensor):
     def values(self, out: Tensor | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """theta + move for the whole tensor, into `out` or fresh memory."""
         out = torch.empty_like(self.source, memory_format=torch.contiguous_format) if out is None else out
-        self.move.add(out, self.source, self.key)
+        self._fill(out, slice(None), 0)
         return out
+
+    def _fill(self, out: Tensor, rows: slice, lo: int) -> None:
+        own = self.source[rows] if self.source.ndim else self.source
+        if self.anchor is None:
+            self.move.add(out, own, self.at, lo)
+        else:
+            values = (self.anchor[rows] if self.source.ndim else self.anchor).to(own.device)
+            self.move.add(out, values, self.at, lo, gauge=own)
+
+    def rows(self, out: Tensor, rows: Tensor) -> None:
+        """out[i] <- row rows[i] of a table, shifted."""
+        gauge = None if self.anchor is None else self.source
+        self.move.add_rows(out, self.source if self.anchor is None else self.anchor, rows, self.at, gauge)
 
     def slab(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a contiguous shifted matrix, in scratch."""
         part = self.source[start:stop]
-        out = self.move.scratch.take(part.shape, part)
-        self.move.add(out, part, self.key, start * self.source[0].numel())
+        out = self.scratch.take(part.shape, part)
+        self._fill(out, slice(start, stop), start * self.source[0].numel())
         return out
 
     @classmethod
@@ -151,14 +155,14 @@ def in_memory(leaf: Any) -> Any:
 
 
 def _in_scratch(leaf: Any) -> Any:
-    return leaf.values(leaf.move.scratch.take(leaf.shape, leaf.source)) if isinstance(leaf, Shifted) else leaf
+    return leaf.values(leaf.scratch.take(leaf.shape, leaf.source)) if isinstance(leaf, Shifted) else leaf
 
 
 def _begin(leaf: Any) -> None:
     """Count the read; what earlier reads left in scratch is done with."""
     if isinstance(leaf, Shifted):
         leaf.reads += 1
-        leaf.move.scratch.reset()
+        leaf.scratch.reset()
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -179,7 +183,7 @@ def _linear_in_slabs(input: Tensor, weight: Shifted, bias: Tensor | None = None)
     bias = in_memory(bias)
     for start in range(0, weight.shape[0], rows):
         stop = min(start + rows, weight.shape[0])
-        weight.move.scratch.reset()
+        weight.scratch.reset()
         part = None if bias is None else bias[start:stop]
         out[..., start:stop] = F.linear(input, weight.slab(start, stop), part)
     return out
@@ -190,10 +194,14 @@ def _embedding(input: Tensor, weight: Any, padding_idx: int | None = None, *_: A
     if not isinstance(weight, Shifted):
         return F.embedding(in_memory(input), weight)
     rows, place = torch.unique(input, return_inverse=True)
-    table = weight.move.scratch.take((rows.numel(), weight.shape[1]), weight.source)
-    move = weight.move
-    kernels.add_rows(table, weight.source, rows, move.terms, weight.key, move.round_seed, move.law)
+    table = weight.scratch.take((rows.numel(), weight.shape[1]), weight.source)
+    weight.rows(table, rows)
     return F.embedding(place, table)
+
+
+def _wraps(leaf: Tensor) -> bool:
+    """Whether it has no memory of its own to be known by: a stand-in, or a quantised weight, no part of theta."""
+    return isinstance(leaf, Shifted) or is_traceable_wrapper_subclass(leaf)
 
 
 class ReadAudit(TorchFunctionMode):
@@ -208,7 +216,7 @@ class ReadAudit(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) for leaf in tree_flatten(out)[0]):
             for leaf in tree_flatten((args, kwargs))[0]:
-                if isinstance(leaf, Tensor) and not isinstance(leaf, Shifted) and leaf.numel():
+                if isinstance(leaf, Tensor) and not _wraps(leaf) and leaf.numel():
                     name = self._names.get(leaf.untyped_storage().data_ptr())
                     if name is not None:
                         self.unshifted.add(name)

@@ -21,7 +21,7 @@ from zofo.zo.kernels.reference import Band, Item, Terms, join, split
 
 __all__ = [
     "Band", "Item", "Terms", "add", "add_dense", "add_dense_split", "add_many", "add_rows", "add_split", "join",
-    "split", "sum_squares",
+    "noise", "split", "sum_squares",
 ]  # fmt: skip
 log = logging.getLogger("zofo")
 COMPILED = (torch.float32, torch.bfloat16, torch.float16)
@@ -144,3 +144,12 @@ def add_dense_split(high: Tensor, low: Tensor, delta: Tensor) -> None:
 def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu") -> int:
     """The sum of q^2 over a tensor of n elements, z = q 2^-12 the gaussian direction of this seed: an exact integer."""
     return _backend(torch.device(device)).sum_squares(n, seed, key, device)
+
+
+def noise(n: int, seed: int, key: int, lo: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """int32 [n]: the 16 bits of the stochastic rounding with this seed for elements lo ... of the tensor `key`."""
+    if torch.device(device).type != "cpu":
+        return reference.noise(n, seed, key, lo, device)
+    from zofo.zo.kernels import cpu
+
+    return cpu.noise(n, seed, key, lo)

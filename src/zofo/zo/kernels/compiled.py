@@ -82,6 +82,17 @@ def _draw_noise(noise, words, seed, key, part):
             noise[half * 128 + w] = (words[w] >> shift) & np.uint32(0xFFFF)
 
 
+@njit(cache=True, nogil=True)
+def draw(out, seed, key, lo):
+    """out [n] int32 <- the 16 bits of elements lo ... lo + n - 1."""
+    words, part_noise = np.empty(128, np.uint32), np.empty(PART, np.uint32)
+    for part in range(lo // PART, (lo + out.size + PART - 1) // PART):
+        _draw_noise(part_noise, words, seed, key, part)
+        base = part * PART - lo
+        for e in range(max(0, -base), min(PART, out.size - base)):
+            out[base + e] = np.int32(part_noise[e])
+
+
 @njit(cache=True, nogil=True, inline="always")
 def _move(dst, x, gauge, total, band):
     """dst <- x + total, fp32, where |gauge| lies in the band, and x elsewhere."""

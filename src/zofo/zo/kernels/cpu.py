@@ -121,3 +121,11 @@ def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu")
     """`reference.sum_squares` on the CPU."""
     del device
     return int(compiled.sum_squares(n, np.uint64(seed), np.uint64(key), SQUARES))
+
+
+def noise(n: int, seed: int, key: int, lo: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """`reference.noise` on the CPU."""
+    del device
+    out = np.empty(n, np.int32)
+    compiled.draw(out, np.uint64(seed), np.uint64(key), lo)
+    return torch.from_numpy(out)

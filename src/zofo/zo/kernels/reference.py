@@ -78,6 +78,11 @@ def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu")
     return total
 
 
+def noise(n: int, seed: int, key: int, lo: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """int32 [n]: 16 bits for each of the elements lo ... lo + n - 1."""
+    return bits(seed, key, lo, lo + n, 16, device).to(torch.int32)
+
+
 def round_stochastically(x: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor:
     """fp32 x -> bf16 or fp16, up with probability equal to the part of the last place that is cut off.
 

@@ -1,0 +1,118 @@
+"""Numbers that a rule keeps for every weight, in fp32, bf16 or 8 bits.
+
+bf16 and 8 bits are rounded stochastically: to nearest, a mean with decay 0.999 would stand still, since its change is
+less than half of the last place.
+
+The 8 bits are a small float relative to the largest magnitude of its block of 256 (block-wise as in Dettmers et al.,
+arXiv 2110.02861; the code is a plain one here): code 0 is 0, code k is the fp32 number with the pattern
+(1016 - levels + k) << 20 for k = 1 ... levels, so three bits behind the point, up to 1. With a sign there are 127
+levels, down to 1.25 2^-16 of the block's largest, without one 255, down to 1.25 2^-32. What is smaller becomes 0 or
+the smallest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zofo.zo import kernels
+
+BLOCK = 256
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "8bit": 1.0 + 4 / BLOCK}
+
+
+class State:
+    """One kind of number for every weight that can move: {tensor's name: its numbers}, made when first asked for."""
+
+    def __init__(self, kind: str, signed: bool = True) -> None:
+        self.kind, self.signed = kind, signed
+        self.of: dict[str, dict[str, Tensor]] = {}
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """{tensor's name: its numbers}, of fp32 and bf16."""
+        return {name: own["values"] for name, own in self.of.items()}
+
+    def read(self, name: str, shape: tuple[int, ...], here: slice, like: Tensor, copy: bool) -> Tensor:
+        """fp32 [n]: the numbers of `here`, 0 at first. Without `copy` it may be the state itself (fp32)."""
+        own = self._room(name, shape, like)
+        if self.kind == "8bit":
+            return decode(own["codes"][here], self._scales(own, here), self.signed)
+        part = own["values"].view(-1)[here]
+        return part.clone() if copy and self.kind == "float32" else part.to(torch.float32)
+
+    def write(self, name: str, here: slice, values: Tensor, moves: Tensor | None, key: int, seed: int) -> None:
+        """Keep fp32 values [n], where `moves` says so. key, seed: of the tensor and of this step's rounding.
+
+        In 8 bits the numbers of a block share a scale, and those that rest are rounded anew when it changes.
+        """
+        own = self.of[name]
+        if self.kind == "8bit":
+            if moves is not None:
+                values = torch.where(moves, values, decode(own["codes"][here], self._scales(own, here), self.signed))
+            noise = kernels.noise(values.numel(), seed, key, here.start, values.device)
+            own["codes"][here], scales = encode(values, noise, self.signed)
+            self._scales(own, here).copy_(scales)
+            return
+        part = own["values"].view(-1)[here]
+        if self.kind == "bfloat16":
+            rounded = torch.empty_like(part)
+            kernels.add_dense(rounded, torch.zeros_like(part), values, key, here.start, seed)
+            values = rounded
+        if moves is None:
+            part.copy_(values)
+        else:
+            torch.where(moves, values, part, out=part)
+
+    def _room(self, name: str, shape: tuple[int, ...], like: Tensor) -> dict[str, Tensor]:
+        if name not in self.of:
+            size = shape.numel() if isinstance(shape, torch.Size) else torch.Size(shape).numel()
+            if self.kind == "8bit":
+                made = {"codes": torch.zeros(size, dtype=torch.uint8), "scales": torch.zeros(-(-size // BLOCK))}
+            else:
+                made = {"values": torch.zeros(shape, dtype=getattr(torch, self.kind))}
+            self.of[name] = {part: tensor.to(like.device) for part, tensor in made.items()}
+        own = self.of[name]
+        if next(iter(own.values())).device != like.device:  # a loaded state is on the CPU
+            self.of[name] = own = {part: tensor.to(like.device) for part, tensor in own.items()}
+        return own
+
+    @staticmethod
+    def _scales(own: Mapping[str, Tensor], here: slice) -> Tensor:
+        return own["scales"][here.start // BLOCK : -(-here.stop // BLOCK)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors themselves, not copies."""
+        return {name: dict(own) for name, own in self.of.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.of = {name: {part: tensor.clone() for part, tensor in own.items()} for name, own in state.items()}
+
+
+def decode(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
+    """codes uint8 [n], scales fp32 [n / 256, up] -> fp32 [n]."""
+    levels = 127 if signed else 255
+    k = codes.to(torch.int32)
+    sizes = k & 127 if signed else k
+    values = ((1016 - levels + sizes) << 20).view(torch.float32)
+    values = torch.where(sizes == 0, 0.0, values) * scales.repeat_interleave(BLOCK)[: len(codes)]
+    return torch.where(k > 127, -values, values) if signed else values
+
+
+def encode(values: Tensor, noise: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+    """fp32 [n], noise int32 [n] in [0, 2^16) -> (codes uint8 [n], scales fp32 [n / 256, up]), right on average."""
+    levels, n = (127 if signed else 255), len(values)
+    size = torch.zeros(-(-n // BLOCK) * BLOCK, dtype=torch.float32, device=values.device)
+    size[:n] = values.abs()
+    scales = size.view(-1, BLOCK).amax(1)
+    least = torch.tensor([(1017 - levels) << 20], dtype=torch.int32, device=values.device).view(torch.float32)
+    x = size[:n] / torch.where(scales == 0, 1.0, scales).repeat_interleave(BLOCK)[:n]
+    normal = ((x.view(torch.int32) + (noise << 4)) >> 20) - (1016 - levels)
+    tiny = (x / least * 65536 > noise).to(torch.int32)
+    codes = torch.where(x < least, tiny, normal)
+    if signed:
+        codes = codes + 128 * ((values < 0) & (codes > 0)).to(torch.int32)
+    return codes.to(torch.uint8), scales

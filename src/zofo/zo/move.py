@@ -1,0 +1,195 @@
+"""One move of theta: theta -> round(theta + sum_i factor_i z_i) on the weights of a support; a shift, or an update.
+
+Where z has elementwise entries and all of a tensor moves, or a band of magnitudes, that is one pass of a kernel. What
+else there is (products of thin matrices, random and stored supports, a rule's own step) is made densely for the slice
+at hand and added by the same kernels, with the same rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from zofo.zo import kernels
+from zofo.zo.direction import GAUSSIAN, RADEMACHER, Direction
+from zofo.zo.kernels.reference import Terms
+from zofo.zo.keys import Address
+from zofo.zo.low_rank import LowRank
+from zofo.zo.products import Store, product
+from zofo.zo.support import Band, Indices, Part, Support, inside
+
+Planes = Mapping[str, Tensor]
+RESTS = "rests"  # beside a support's parts: a tensor of which nothing moves
+STILL = -0.0  # added to any number it leaves the bits as they are, which +0 does not do to -0
+
+
+class Move:
+    """terms: (seed of z_i, fp32 factor), none while nothing is moved. round_seed: None rounds to nearest.
+
+    low: residual planes of bf16 tensors (`Point.planes`): moved themselves by an update, read by a shift.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        """store: where the bases of low-rank laws are kept."""
+        self.terms: Terms = ()
+        self.law: str | LowRank = RADEMACHER
+        self.support: Support | None = None
+        self.round_seed: int | None = None
+        self.low: Planes | None = None
+        self.store: Store = {} if store is None else store
+
+    def set(self, terms: Terms, z: Direction, round_seed: int | None, low: Planes | None = None) -> None:
+        """terms: of directions with z's law and support."""
+        self.terms, self.support, self.round_seed, self.low = terms, z.support, round_seed, low
+        self.law = z.law if isinstance(z.law, LowRank) else z.entries
+
+    def part(self, name: str) -> Part | str:
+        """What moves of a tensor, or RESTS."""
+        if not self.terms:
+            return RESTS
+        return None if self.support is None else self.support.parts.get(name, RESTS)
+
+    def entries(self, shape: tuple[int, ...]) -> str | None:
+        """The kernels' law of a tensor; None where its direction is a product."""
+        if not isinstance(self.law, LowRank):
+            return self.law
+        return None if self.law.applies(shape) else GAUSSIAN
+
+    def add(self, dst: Tensor, src: Tensor, at: Address, lo: int = 0, gauge: Tensor | None = None) -> None:
+        """dst <- src moved: elements lo ... of the tensor; dst may be src.
+
+        gauge: theta's values there, by which bands go, where src holds others (an anchor's).
+        """
+        if not (dst.is_contiguous() and src.is_contiguous()):
+            packed = src.contiguous().clone()
+            self.add(packed, packed, at, lo, None if gauge is None else gauge.contiguous())
+            dst.copy_(packed)
+            return
+        out, given = dst.detach().view(-1), src.detach().view(-1)
+        part, law = self.part(at.name), self.entries(at.shape)
+        plane = None if self.low is None else self.low.get(at.name)
+        low = None if plane is None else plane.view(-1)[lo : lo + given.numel()]
+        if low is not None and dst is not src:
+            low = low.clone()  # a shift leaves the planes alone
+        if isinstance(part, Indices):
+            self._add_chosen(out, given, low, part, at, lo)
+        elif part is RESTS:
+            _copy(out, given)
+        elif law is not None and (part is None or (isinstance(part, Band) and gauge is None)):
+            band = (part.least, part.most) if isinstance(part, Band) else None
+            _add(out, given, low, self.terms, at.key, lo, self.round_seed, law, band)
+        else:
+            delta = self.dense(at, lo, given.numel(), given.device)
+            if not (part is None or isinstance(part, str)):
+                moves = inside(part, given if gauge is None else gauge.detach().view(-1), at.key, lo)
+                delta = torch.where(moves, delta, STILL)
+            add_step(out, given, low, delta, at.key, lo, self.round_seed)
+
+    def _add_chosen(self, out: Tensor, given: Tensor, low: Tensor | None, part: Indices, at: Address, lo: int) -> None:
+        first, last = chosen(part, lo, given.numel())
+        here = (part.at[first:last] - lo).to(torch.int64)
+        moved, law = given[here], self.entries(at.shape)
+        plane = None if low is None else low[here]
+        _copy(out, given)
+        if law is not None:
+            _add(moved, moved, plane, self.terms, at.key, first, self.round_seed, law, None)
+        else:
+            delta = self.dense(at, lo, given.numel(), given.device)[here]
+            add_step(moved, moved, plane, delta, at.key, first, self.round_seed)
+        out[here] = moved
+        if low is not None and plane is not None:
+            low[here] = plane
+
+    def add_rows(self, dst: Tensor, src: Tensor, rows: Tensor, at: Address, gauge: Tensor | None = None) -> None:
+        """dst[i] <- src[rows[i]] moved, for a table src [V, D], rows int64 [n] and dst [n, D].
+
+        src may be on another device than dst.
+        """
+        part, law = self.part(at.name), self.entries(at.shape)
+        plain = gauge is None and law is not None and (self.low is None or at.name not in self.low)
+        if part is RESTS:
+            dst.copy_(src.detach()[rows.to(src.device)])
+        elif plain and (part is None or isinstance(part, Band)):
+            band = (part.least, part.most) if isinstance(part, Band) else None
+            kernels.add_rows(dst, src, rows, self.terms, at.key, self.round_seed, law or GAUSSIAN, band)
+        else:
+            for i, row in enumerate(rows.tolist()):
+                values = src[row].to(dst.device)
+                self.add(dst[i], values, at, row * src.shape[1], None if gauge is None else gauge[row])
+
+    def add_all(self, items: Iterable[tuple[Tensor, Tensor, Address]]) -> None:
+        """`add` for whole tensors (dst, src, address); on CUDA in one launch per dtype where kernels do it all."""
+        fused: list[kernels.Item] = []
+        law = self.law if isinstance(self.law, str) else GAUSSIAN
+        for dst, src, at in items:
+            part = self.part(at.name)
+            plain = self.entries(at.shape) is not None and (self.low is None or at.name not in self.low)
+            if plain and (part is None or isinstance(part, Band)):
+                fused.append((dst, src, at.key, None if part is None else (part.least, part.most)))
+            else:
+                self.add(dst, src, at)
+        kernels.add_many(fused, self.terms, self.round_seed, law)
+
+    def dense(self, at: Address, lo: int, n: int, device: torch.device) -> Tensor:
+        """The sum of the terms for elements lo ... lo + n - 1, wherever the support lies: fp32 [n], from +0 on."""
+        total = torch.zeros(n, dtype=torch.float32, device=device)
+        law = self.entries(at.shape)
+        if law is not None:
+            kernels.add(total, total, self.terms, at.key, lo, law=law)
+            return total
+        assert isinstance(self.law, LowRank)
+        width = at.shape[-1]
+        first, last = lo // width, -(-(lo + n) // width)
+        terms: Tensor | None = None
+        for seed, factor in self.terms:
+            z = product(self.law, seed, at, slice(first, last), device, self.store).view(-1)
+            z = z[lo - first * width : lo - first * width + n] * factor
+            terms = z if terms is None else terms + z
+        return total if terms is None else total.add_(terms)
+
+    def dense_chosen(self, part: Indices, at: Address, here: slice) -> Tensor:
+        """The same for some of the weights that `part` lists, in its numbering: fp32 [here]."""
+        law = self.entries(at.shape)
+        if law is not None:
+            total = torch.zeros(here.stop - here.start, dtype=torch.float32, device=part.at.device)
+            kernels.add(total, total, self.terms, at.key, here.start, law=law)
+            return total
+        where = part.at[here].to(torch.int64)
+        lo, hi = int(where[0]), int(where[-1]) + 1
+        return self.dense(at, lo, hi - lo, part.at.device)[where - lo]
+
+
+def chosen(part: Indices, lo: int, n: int) -> tuple[int, int]:
+    """Which of the indices lie in lo ... lo + n - 1: the numbers of the first and of the first behind the last."""
+    ends = torch.tensor([lo, lo + n], dtype=part.at.dtype, device=part.at.device)
+    first, last = torch.searchsorted(part.at, ends).tolist()
+    return first, last
+
+
+def _copy(dst: Tensor, src: Tensor) -> None:
+    if dst.data_ptr() != src.data_ptr():
+        dst.copy_(src)
+
+
+def _add(
+    dst: Tensor, src: Tensor, low: Tensor | None, terms: Sequence[tuple[int, float]], key: int, lo: int,
+    round_seed: int | None, law: str, band: kernels.Band | None,
+) -> None:  # fmt: skip
+    if low is None:
+        kernels.add(dst, src, terms, key, lo, round_seed, law, band)
+        return
+    _copy(dst, src)
+    kernels.add_split(dst, low, terms, key, lo, law, band)
+
+
+def add_step(
+    dst: Tensor, src: Tensor, low: Tensor | None, delta: Tensor, key: int, lo: int, round_seed: int | None
+) -> None:
+    """dst <- round(src + delta), or the planes (dst, low) moved, for contiguous 1-D tensors; delta fp32."""
+    if low is None:
+        kernels.add_dense(dst, src, delta, key, lo, round_seed)
+        return
+    _copy(dst, src)
+    kernels.add_dense_split(dst, low, delta)

@@ -1,0 +1,64 @@
+"""Exact order statistics of |w| over tensors of any size: two counts of bit patterns, no sort, in chunks.
+
+The fp32 numbers that are not negative are ordered as their patterns are. A first pass counts the upper 16 of the 31
+bits, a second one the lower 15 among those that share the upper bits with the number looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zofo.zo.kernels import COMPILED
+
+CHUNK = 1 << 22
+LOW_BITS = 15
+
+
+def smallest(tensors: Sequence[Tensor], ranks: Sequence[int]) -> list[float]:
+    """The ranks-th smallest of all |w| (from 1), as fp32 numbers; a NaN counts as the largest.
+
+    Raises ValueError for a rank that is not there.
+    """
+    size = sum(t.numel() for t in tensors)
+    if any(not 1 <= rank <= size for rank in ranks):
+        raise ValueError(f"ranks go from 1 to {size}, got {list(ranks)}")
+    upper = np.cumsum(sum(_counts(t, None) for t in tensors))
+    lower: dict[int, np.ndarray] = {}
+    found = []
+    for rank in ranks:
+        head = int(np.searchsorted(upper, rank))
+        if head not in lower:
+            lower[head] = np.cumsum(sum(_counts(t, head) for t in tensors))
+        before = int(upper[head - 1]) if head else 0
+        tail = int(np.searchsorted(lower[head], rank - before))
+        found.append(float(np.array([head << LOW_BITS | tail], np.uint32).view(np.float32)[0]))
+    return found
+
+
+def _counts(tensor: Tensor, head: int | None) -> np.ndarray:
+    """How many |w| have each upper pattern, or each lower one behind the upper pattern `head`: int64."""
+    flat = tensor.detach().reshape(-1)
+    bins = 1 << (16 if head is None else LOW_BITS)
+    if flat.device.type == "cpu" and flat.dtype in COMPILED:
+        from zofo.zo.kernels.counting import count
+
+        out = np.zeros(bins, np.int64)
+        for chunk in flat.split(CHUNK):
+            count(chunk.to(torch.float32).view(torch.int32).numpy(), -1 if head is None else head, out)
+        return out
+    total = torch.zeros(bins, dtype=torch.int64, device=flat.device)
+    for chunk in flat.split(CHUNK):
+        pattern = chunk.to(torch.float32).view(torch.int32) & 0x7FFFFFFF
+        upper = pattern >> LOW_BITS
+        part = upper if head is None else (pattern & ((1 << LOW_BITS) - 1))[upper == head]
+        total += torch.bincount(part.to(torch.int64), minlength=bins)
+    return total.cpu().numpy()
+
+
+def above(x: float) -> float:
+    """The next fp32 number."""
+    return float(np.nextafter(np.float32(x), np.float32(np.inf)))

@@ -1,0 +1,76 @@
+"""Rows of the products that `low_rank` defines, and the bases they are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping
+
+import torch
+from torch import Tensor
+
+from zofo.zo import kernels
+from zofo.zo.direction import GAUSSIAN, TABLE_ONE
+from zofo.zo.keys import Address, tensor_key
+from zofo.zo.low_rank import LowRank, as_matrix
+
+EXACT = 2.0**53
+Store = MutableMapping[tuple, Tensor]
+
+
+def product(law: LowRank, seed: int, at: Address, rows: Tensor | slice, device: torch.device, store: Store) -> Tensor:
+    """Rows of z for one matrix: fp32 [rows, n].
+
+    rows: a slice, or int64 numbers. store: where subzero's bases are kept, m r + n r numbers a matrix; those of an
+    earlier `basis` are dropped.
+    """
+    m, n = as_matrix(at.shape)
+    if law.kind == "lozo":
+        left = gaussian(seed, f"{at.name}/U", m, law.rank, device)[rows]
+        right = gaussian(law.basis, f"{at.name}/V", n, law.rank, device)
+        return _exact(left, right).mul_(1 / (math.sqrt(law.rank) * TABLE_ONE**2)).to(torch.float32)
+    u, unit_u = _basis(law, at.name, "U", m, device, store)
+    v, unit_v = _basis(law, at.name, "V", n, device, store)
+    left = _exact(u[rows], gaussian(seed, f"{at.name}/Z", law.rank, law.rank, device))
+    scale = math.sqrt(m * n) / law.rank / TABLE_ONE * unit_u * unit_v
+    return _exact(left, v).mul_(scale).to(torch.float32)
+
+
+def _exact(left: Tensor, right: Tensor) -> Tensor:
+    """left right' of whole numbers, in double precision: [m, r], [n, r] -> [m, n]. Raises where it might be rounded."""
+    left, right = left.double(), right.double()
+    bound = float(left.abs().max()) * float(right.abs().max()) * right.shape[1] if len(left) else 0.0
+    if bound >= EXACT:
+        raise ArithmeticError(f"a low-rank product may reach {bound:.3g}, which double precision does not hold exactly")
+    return left @ right.T
+
+
+def gaussian(seed: int, name: str, m: int, r: int, device: torch.device) -> Tensor:
+    """A Gaussian matrix [m, r] times 4096: whole numbers, in fp32."""
+    out = torch.zeros(m, r, dtype=torch.float32, device=device)
+    kernels.add(out, out, [(seed, float(TABLE_ONE))], tensor_key(name), law=GAUSSIAN)
+    return out
+
+
+def _basis(law: LowRank, name: str, side: str, m: int, device: torch.device, store: Store) -> tuple[Tensor, float]:
+    """(whole numbers [m, r] in fp32, unit): the orthonormal columns are their product with the unit."""
+    unit = 2.0 ** -(9 + math.ceil(math.log2(m) / 2))
+    key = (law, name, side)
+    if key not in store:
+        for old in [k for k in store if k[0] != law]:
+            del store[old]
+        columns = gaussian(law.basis, f"{name}/{side}", m, law.rank, torch.device("cpu"))
+        store[key] = torch.round(orthonormal(columns) / unit).to(torch.float32).to(device)
+    return store[key], unit
+
+
+def orthonormal(columns: Tensor) -> Tensor:
+    """An orthonormal basis of the span of the columns [m, r], in double precision: Gram and Schmidt, twice.
+
+    Each sum is taken from the first element to the last and every operation is rounded on its own, so that the bits are
+    the same everywhere, which LAPACK's are not.
+    """
+    from zofo.zo.kernels.basis import gram_schmidt
+
+    out = columns.double().T.contiguous().numpy()
+    gram_schmidt(out)
+    return torch.from_numpy(out).T
