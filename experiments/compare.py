@@ -2,6 +2,7 @@
 
     python -m experiments.compare experiments/sst2_smollm2.yaml --model DIR --data DIR --work DIR [--only trials]
     python -m experiments.compare experiments/sst2_smollm2.yaml --table
+    python -m experiments.compare experiments/sparse_bands.yaml --smoke ...   and then   --cost
 
 A finished run is its file in results/, so the plan can be stopped and started at will; an unfinished run is resumed
 from its last checkpoint. The choice among a method's trials reads dev alone.
@@ -39,20 +40,28 @@ class Cell:
 
 
 class Plan:
-    """shared: settings of every run; rows: {name: {method, ..., trials: [settings]}}; seeds: the first one is the
+    """shared: settings of every run; rows: {name: {method, ..., trials: [settings]}}, `forwards` of a row those of one
+    of its steps where they are not two, for as many in all as the others; seeds: the first one is the
     trials'; extra: rows outside the comparison, in order, each `like` a row's chosen trial with some settings changed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, smoke: bool = False) -> None:
+        """smoke: the short form, whose settings `smoke.shared` (and seeds) replace those of the plan."""
         data = yaml.safe_load(path.read_text())
-        self.shared, self.rows, self.seeds = data["shared"], data["rows"], data["seeds"]
+        self.full = data["shared"]
+        small = data["smoke"] if smoke else {}
+        self.shared, self.rows = self.full | small.get("shared", {}), data["rows"]
+        self.full_seeds, self.seeds = data["seeds"], small.get("seeds", data["seeds"])
         self.extra = data.get("extra", [])
-        self.results = Path(__file__).parents[1] / "results" / path.stem
+        self.results = Path(__file__).parents[1] / "results" / (path.stem + ("_smoke" if smoke else ""))
 
     def _cell(self, row: str, trial: int, seed: int) -> Cell:
-        spec = self.rows[row]
-        own = {key: value for key, value in spec.items() if key not in ("trials", "seeds")}
-        return Cell(row, trial, seed, {**self.shared, **own, **spec["trials"][trial]})
+        spec, shared = self.rows[row], dict(self.shared)
+        if "forwards" in spec:  # equal forwards: fewer steps, and evaluations at the same shares of them
+            for key in ("train.max_steps", "train.eval_steps", "train.save_steps"):
+                shared[key] = max(1, int(shared[key] * 2 / spec["forwards"]))
+        own = {key: value for key, value in spec.items() if key not in ("trials", "seeds", "forwards")}
+        return Cell(row, trial, seed, {**shared, **own, **spec["trials"][trial]})
 
     def trials(self, order: list[str] | None = None) -> Iterator[Cell]:
         for row in order or self.rows:
@@ -116,6 +125,22 @@ def run(plan: Plan, cell: Cell, model: str, data: str | None, work: Path) -> Non
     shutil.rmtree(out)
 
 
+def cost(plan: Plan) -> str:
+    """What the full plan takes on this machine, in hours: the smoke runs' seconds, times the steps and examples a step
+    that it has more, for every trial and every further seed."""
+    size = 1.0
+    for key in ("train.max_steps", "train.batch_size"):
+        size *= plan.full[key] / plan.shared[key]
+    total = 0.0
+    for row, spec in plan.rows.items():
+        runs = [plan.load(cell)["seconds"] for cell in plan.trials([row])]
+        seeds = len(spec.get("seeds", plan.full_seeds)) - 1
+        hours = size * (sum(runs) + seeds * statistics.mean(runs)) / 3600
+        total += hours
+        print(f"{row:24} {len(runs)} trials, {seeds} further seeds: {hours:.1f} hours")
+    return f"in all {total:.0f} hours"
+
+
 def table(plan: Plan) -> str:
     """Markdown: mean +- standard deviation over the seeds, on the four axes."""
     lines = [
@@ -174,8 +199,13 @@ def main() -> None:
     parser.add_argument("--only", choices=("trials", "finals", "extras"), help="one part of the plan")
     parser.add_argument("--rows", nargs="*", help="only these rows, for trials and finals")
     parser.add_argument("--table", action="store_true", help="print what is there and stop")
+    parser.add_argument("--smoke", action="store_true", help="the plan's short form; its results are kept apart")
+    parser.add_argument("--cost", action="store_true", help="estimate the hours of the full plan from its smoke runs")
     args = parser.parse_args()
-    plan = Plan(args.plan)
+    plan = Plan(args.plan, args.smoke or args.cost)
+    if args.cost:
+        print(cost(plan))
+        return
     if args.table:
         print(table(plan))
         return

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zofo.errors import RunError as RunError
     from zofo.errors import ZofoError as ZofoError
     from zofo.generation import generate as generate
+    from zofo.torch_optim import ZerothOrder as ZerothOrder
 
 # transformers imports torchao where it is installed, which then says what of it this machine does not have
 logging.getLogger("torchao").addFilter(lambda record: not str(record.msg).startswith("Failed to load"))
@@ -27,8 +28,12 @@ _HOMES = {
     **dict.fromkeys(("Run", "evaluate", "export", "finetune", "load", "train"), "zofo.api"),
     **dict.fromkeys(("InputError", "RunError", "ZofoError"), "zofo.errors"),
     "generate": "zofo.generation",
+    "ZerothOrder": "zofo.torch_optim",
 }
-__all__ = ["InputError", "Run", "RunError", "ZofoError", "evaluate", "export", "finetune", "generate", "load", "train"]
+__all__ = [
+    "InputError", "Run", "RunError", "ZerothOrder", "ZofoError", "evaluate", "export", "finetune", "generate", "load",
+    "train",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

@@ -29,7 +29,7 @@ from zofo import models, quantization
 from zofo._config_sections import ModelConfig
 from zofo.errors import InputError
 from zofo.recompute import recompute_weights
-from zofo.zo import kernels
+from zofo.zo import kernels, order, products
 
 aten = torch.ops.aten
 _FACTORIES = {
@@ -89,6 +89,10 @@ class _NoKernels:
         return lambda *_, **__: 1  # an answer for `sum_squares`
 
 
+def _no_noise(n: int, *_: Any) -> Tensor:
+    return torch.zeros(n, dtype=torch.int32)
+
+
 def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
     """nn.Module's, which swaps hollow tensors and cannot where anything refers to them: new ones take their place."""
     for child in module.children() if recurse else ():
@@ -125,8 +129,11 @@ def hollow(family: str) -> Iterator[Hollow]:
     level = quiet.level
     quiet.setLevel(logging.CRITICAL)
     try:
-        no_kernels = replaced(kernels, _backend=lambda *_: _NoKernels())
-        with no_kernels, replaced(nn.Module, _apply=_apply), warnings.catch_warnings(), Hollow() as mode:
+        no_kernels = replaced(kernels, _backend=lambda *_: _NoKernels(), noise=_no_noise)
+        no_values = replaced(order, smallest=lambda _, ranks: [1.0] * len(ranks))
+        no_bases = replaced(products, orthonormal=lambda columns: columns, _check=lambda *_: None)
+        no_modules = replaced(nn.Module, _apply=_apply)
+        with no_kernels, no_values, no_bases, no_modules, warnings.catch_warnings(), Hollow() as mode:
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # all are null
             yield mode
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:

@@ -58,13 +58,8 @@ class Keeper:
     def _listen(self) -> None:
         assert self.session.problem.rule is not None
         self.session.problem.rule.journal = self.journal
-        mask = self._mask
-        if mask is not None:
-            mask.listen = self._keep_support
-
-    @property
-    def _mask(self) -> Any:
-        return getattr(self.session.problem.estimator, "mask", None)
+        if self.session.problem.mask is not None:
+            self.session.problem.mask.listen = self._keep_support
 
     def _keep_support(self, step: int, support: Support) -> None:
         assert self.journal is not None
@@ -198,7 +193,7 @@ class Keeper:
             estimator.load_state_dict(state["estimator"])
             for record in self.journal.records():
                 if record.outcome is Outcome.SUPPORT:
-                    restore_support(theta, self._mask, record)
+                    restore_support(theta, self.session.problem.mask, record)
         self._listen()
 
     def _restore_adapters(self, directory: Path) -> None:

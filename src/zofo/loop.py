@@ -125,7 +125,7 @@ class Loop:
             self.progress.say(line)
         for line in self.session.extra_memory():
             self.progress.say(line)
-        mask = getattr(self.session.problem.estimator, "mask", None)
+        mask = self.session.problem.mask
         if mask is not None:
             mask.say = self.progress.say
         per_step = self.session.counted_per_step

@@ -142,6 +142,8 @@ def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprin
 
     real: as it comes; otherwise what a step of one kind finds made by the step before is made for it, to save time.
     """
+    if config.names.get("mask") == "sensitivity" and not real:
+        raise InputError("mask.name: which weights sensitivity chooses hangs on gradients; --measure counts them")
     task = None if rows is None else lambda *_: rows.task(16 * config.train.batch_size)
     built = session.build(_shortened(config), load, task)
     if session.trains_metric(config) and built.data.kind == "generation" and not real:
@@ -204,15 +206,20 @@ def _steps(live: Live, built: session.Session, batches: dict[str, Batch], real: 
         method.setup(problem)
     _follow(live, built)
     # A second step finds the moments, the rule's state and the scratch that the first one made
-    left = built.rule is not None and (built.rule.bytes_per_weight or (method.iterates and method.optimizers()))
+    left = built.rule is not None and (
+        built.rule.bytes_per_weight
+        or (method.iterates and method.optimizers())
+        or (problem.estimator is not None and problem.estimator.host_bytes(problem.theta))
+    )
     if not real:
         _make_moments(built)
     live.peaks.clear()
     for k in method.kinds(max(1, built.config.train.max_steps // built.counted_per_step)):
         for _ in range(2 if real or left else 1):
             method.step(k)
-            if built.rule is not None:
-                live.claim((t for t in tree_leaves(built.rule.state_dict()) if isinstance(t, Tensor)), "moments")
+            if built.rule is not None and problem.estimator is not None:
+                kept = [built.rule.state_dict(), problem.estimator.state_dict(), dict(problem.theta.bases)]
+                live.claim((t for t in tree_leaves(kept) if isinstance(t, Tensor)), "moments")
 
 
 def _follow(live: Live, built: session.Session) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a zeroth-order method from their sections: the estimator with its mask, and the rule."""
+"""The parts of a method from their sections: the mask, the estimator, which holds it, and the rule."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from zofo import registry
 from zofo.config import Config
 
 
+def make_mask(config: Config) -> Any:
+    """The mask as at the start of a run; None where there is no such section."""
+    if config.mask is None:
+        return None
+    return registry.load("masks", config.names["mask"]).Mask(config.mask, config.train.seed)
+
+
 def make_estimator(config: Config) -> Any:
-    """The estimator as at the start of a run; its `mask` is None where there is no such section."""
-    mask, seed = None, config.train.seed
-    if config.mask is not None:
-        mask = registry.load("masks", config.names["mask"]).Mask(config.mask, seed)
-    return registry.load("estimators", config.names["estimator"]).Estimator(config.estimator, seed, mask)
+    """The estimator as at the start of a run, with its mask."""
+    module = registry.load("estimators", config.names["estimator"])
+    return module.Estimator(config.estimator, config.train.seed, make_mask(config))
 
 
 def make_rule(config: Config) -> Any:

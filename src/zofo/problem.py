@@ -124,6 +124,7 @@ class Problem:
     count: str = "all"  # or "outer": only upper-level iterations count
     estimator: Estimator | None = None
     rule: Journalled | None = None
+    mask: Any = None  # which weights of theta move, a `masks._base.Base`
     max_grad_norm: float | None = None
     skip_nonfinite: bool = False
     metric: Loss | None = None  # the loss with minus the task's metric as its objective

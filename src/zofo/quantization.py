@@ -32,10 +32,8 @@ def options(config: ModelConfig, settings: Any, dtype: torch.dtype, device: torc
         raise InputError(f"model.quantization: {config.name} is quantised already, by {method}; leave it out")
     four_bit = name == "nf4" or (method == "bitsandbytes" and settings.quantization_config.get("load_in_4bit"))
     if four_bit and device.type != "cuda":  # on a CPU bitsandbytes packs 4-bit weights for inference alone
-        field = (
-            "model.quantization: nf4" if name else f"model.name: {config.name} has 4-bit weights of bitsandbytes and"
-        )
-        raise InputError(f"{field} needs a CUDA device; model.quantization=int8 works on a CPU")
+        what = "model.quantization: nf4" if name else f"model.name: {config.name}, 4-bit by bitsandbytes,"
+        raise InputError(f"{what} needs a CUDA device; on a CPU take a plain model with model.quantization=int8")
     # One device by name: a model that is quantised cannot always be moved afterwards
     return {"device_map": {"": device}} | ({"quantization_config": _quantizer(name, dtype)} if name else {})
 

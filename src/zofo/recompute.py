@@ -4,6 +4,7 @@ and the values of quantised weights."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -56,18 +57,15 @@ def recompute_weights(model: nn.Module) -> int:
         if type(module) is nn.Linear and is_traceable_wrapper_subclass(w := module.weight) and hasattr(w, "dequantize")
     ]
     for layer in layers:
-        layer.forward = _lean(layer, layer.forward)
+        layer.forward = MethodType(_lean, layer)  # a method: a copy of the layer has its own
     return len(layers)
 
 
-def _lean(layer: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def run(input: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and input.requires_grad):
-            return forward(input)
-        product: Any = _Product.apply(input, layer.weight)
-        return product if layer.bias is None else product + layer.bias
-
-    return run
+def _lean(layer: nn.Linear, input: Tensor) -> Tensor:
+    if not (torch.is_grad_enabled() and input.requires_grad):
+        return nn.Linear.forward(layer, input)
+    product: Any = _Product.apply(input, layer.weight)
+    return product if layer.bias is None else product + layer.bias
 
 
 class _Product(torch.autograd.Function):

@@ -18,14 +18,14 @@ from torch import Tensor
 from zofo import models, quantization, registry
 from zofo.adapters._set import AdapterSet, room
 from zofo.config import Config
-from zofo.data import Encoded, Stream, collate, encode_all
+from zofo.data import Batch, Encoded, Stream, collate, encode_all
 from zofo.errors import InputError
 from zofo.evaluator import Evaluator
 from zofo.head import LabelHead
 from zofo.models import Loaded
 from zofo.objective import OBJECTIVES, Loss
 from zofo.packing import share_prompts
-from zofo.parts import make_estimator, make_rule
+from zofo.parts import make_estimator, make_mask, make_rule
 from zofo.problem import Journalled, Problem, Schedule
 from zofo.progress import gib
 from zofo.recompute import recompute_layers
@@ -125,7 +125,7 @@ def build(
     streams = _streams(config, encoded, loaded, method)
     problem = Problem(
         theta, adapters, of_metric if config.task.objective == "metric" else loss, streams, config.train.seed,
-        metric=of_metric, gradients=partial(_gradients, loss, streams),
+        metric=of_metric, gradients=partial(_gradients, loss, theta, streams),
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
         total=config.train.max_steps, count=config.train.count, max_grad_norm=config.train.max_grad_norm,
         skip_nonfinite=config.train.on_nonfinite == "skip",
@@ -134,17 +134,35 @@ def build(
     if "estimator" in method.needs:
         session.rule, problem.rule = (rule := make_rule(config)), Journalled(rule, None)
         problem.estimator = estimator = make_estimator(config)
-        if estimator.mask is not None:
-            estimator.mask.setup(problem)
+        problem.mask = estimator.mask
+    else:
+        problem.mask = make_mask(config)
+    if problem.mask is not None:
+        problem.mask.setup(problem)
     method.setup(problem)
     return session
 
 
-def _gradients(loss: Loss, streams: dict[str, Stream], number: int) -> Iterator[Callable[[], object]]:
-    """Calls that add the gradient of the loss on one training batch each; the runs' own batches stay what they are."""
+def _gradients(loss: Loss, theta: Point, streams: dict[str, Stream], number: int) -> Iterator[Callable[[], object]]:
+    """Calls that add theta's gradient of the loss on one training batch each, where theta is trainable.
+
+    The run's own batches stay what they are, and so do the gradients of what else is trained.
+    """
     batches = next(iter(streams.values())).fork("mask")
     for _ in range(number):
-        yield partial(loss.backward, next(batches))
+        yield partial(_backward, loss, theta, next(batches))
+
+
+def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
+    own = {id(tensor) for tensor in theta.values()}
+    others = [p for p in loss.model.parameters() if p.requires_grad and id(p) not in own]
+    try:
+        for param in others:
+            param.requires_grad_(False)
+        loss.backward(batch)
+    finally:
+        for param in others:
+            param.requires_grad_(True)
 
 
 def trains_metric(config: Config) -> bool:

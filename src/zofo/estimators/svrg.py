@@ -18,6 +18,7 @@ theta's bytes once; g~ is its seeds and coefficients, which every record of the 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Config(_base.Config):
             return ["estimator.name: svrg takes one z for the terms of G; leave method.independent_z false"]
         if getattr(parts.get("mask"), "refresh", None):
             return [
-                "estimator.name: svrg keeps the anchor's estimate, which another mask would cut; leave out mask.refresh"
+                "estimator.name: svrg keeps the anchor's estimate, which another mask would cut; use one without refresh"
             ]
         return []
 
@@ -100,8 +101,14 @@ class Estimator(_base.Base):
             z: Direction = self.direction(theta, step, derive(seed, "anchor", j))
             plus, minus = theta.sides(f.further(), z, eps, self.config.rounding)
             found.append((z.seed, float32((plus - minus) / (2 * eps) / n)))
-        self.anchor_terms = tuple(found)
+        self._keep(tuple(found))
         return 2 * n
+
+    def _keep(self, terms: tuple[tuple[int, float], ...]) -> None:
+        """The anchor's own estimate; one that is not finite is good for this step's refusal alone."""
+        self.anchor_terms = terms
+        if not all(math.isfinite(c) for _, c in terms):
+            self.since = None
 
     def take(self, theta: Point, step: int) -> None:
         """Copy theta, as the anchor from this step on."""
@@ -133,7 +140,7 @@ class Estimator(_base.Base):
     def passing(self, theta: Point, step: int, terms: tuple[tuple[int, float], ...]) -> None:
         if self._due(step):
             self.take(theta, step)
-        self.anchor_terms = terms[self.config.q :]
+        self._keep(terms[self.config.q :])
 
     def host_bytes(self, theta: Point) -> float:
         return float(theta.nbytes)

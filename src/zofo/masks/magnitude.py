@@ -72,7 +72,7 @@ class Mask(Base):
 
     def make(self, theta: Point, step: int) -> Support:
         """Raises InputError where a threshold is 0: after one step nothing would be left to move."""
-        from zofo.zo.order import above, smallest
+        from zofo.zo import order
 
         low, high = self.config.between or (0.0, self.config.moving)
         parts = {}
@@ -82,20 +82,20 @@ class Mask(Base):
             first, last = rank(low, n), rank(high, n)
             if last == first:
                 continue  # a band that holds none of so few weights
-            *before, most = smallest(tensors, [first, last] if first else [last])
+            *before, most = order.smallest(tensors, [first, last] if first else [last])
             if most == 0:
                 raise InputError(
                     f"mask.name: magnitude: {names[0]} is 0 in more than {high:.0%} of its weights, so after one step "
                     f"nothing of it would move; use the mask random"
                 )
-            parts |= dict.fromkeys(names, Band(above(before[0]) if before else 0.0, most))
+            parts |= dict.fromkeys(names, Band(order.above(before[0]) if before else 0.0, most))
         return Support(parts, scale_of(self.config.rescale, self.config.moving))
 
 
 def rank(share: float, n: int) -> int:
     """How many of n weights a share of them is, rounded up; a share that is a decimal fraction does not round to one
     more because its binary number is larger than it."""
-    return min(n, math.ceil(share * n - 1e-9 * n))
+    return min(n, math.ceil(share * n * (1 - 1e-12)))
 
 
 def groups(names: list[str], scope: str) -> list[list[str]]:

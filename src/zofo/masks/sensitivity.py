@@ -52,6 +52,10 @@ class Mask(Base):
     def setup(self, problem: Problem) -> None:
         self.gradients = problem.gradients
 
+    def gradients(self, number: int) -> Iterable[Callable[[], object]]:
+        """`number` calls that add F's gradient on one batch each. Raises InputError where nobody gave them."""
+        raise InputError("mask.name: sensitivity needs gradients once: call sensitivities() before the first step")
+
     def make(self, theta: Point, step: int) -> Support:
         scores = squared_gradients(theta, self.gradients(self.config.batches))
         return Support(
@@ -99,8 +103,8 @@ def largest(scores: dict[str, Tensor], share: float, scope: str, theta: Point) -
     for names in groups:
         size = sum(scores[name].numel() for name in names)
         keep = max(1, rank(share, size))
-        least = smallest([scores[name] for name in names], [size - keep + 1])[0]
-        if not math.isfinite(least):
+        least, most = smallest([scores[name] for name in names], [size - keep + 1, size])
+        if not math.isfinite(most):
             raise InputError(f"mask.name: sensitivity: the gradient of {names[0]} is not finite")
         room = keep - sum(int((scores[name] > least).sum()) for name in names)  # for those equal to the least
         for name in names:

@@ -74,7 +74,7 @@ class Dense(Base):
     """A rule whose step is no multiple of g: `formula` for some weights at a time, with numbers kept for each of them.
 
     A weight outside the direction's support is left alone, and so are its numbers, as torch.optim.SparseAdam leaves
-    those of absent rows.
+    those of absent rows. What a rule counts, such as Adam's powers, counts the steps of the run.
     """
 
     keeps: ClassVar[Mapping[str, bool]] = {}  # {name of a state: whether it has a sign}

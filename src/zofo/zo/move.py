@@ -17,11 +17,12 @@ from zofo.zo.direction import GAUSSIAN, RADEMACHER, Direction
 from zofo.zo.kernels.reference import Terms
 from zofo.zo.keys import Address
 from zofo.zo.low_rank import LowRank
-from zofo.zo.products import Store, product
-from zofo.zo.support import Band, Indices, Part, Support, inside
+from zofo.zo.products import Store, product, product_at
+from zofo.zo.support import Band, Chance, Indices, Part, Support, inside
 
 Planes = Mapping[str, Tensor]
 RESTS = "rests"  # beside a support's parts: a tensor of which nothing moves
+SLICE = 1 << 20  # elements that are made densely at a time, so that temporaries stay small
 STILL = -0.0  # added to any number it leaves the bits as they are, which +0 does not do to -0
 
 
@@ -62,41 +63,57 @@ class Move:
 
         gauge: theta's values there, by which bands go, where src holds others (an anchor's).
         """
+        low = self._residuals(at.name, lo, src.numel(), dst is src)
         if not (dst.is_contiguous() and src.is_contiguous()):
-            packed = src.contiguous().clone()
-            self.add(packed, packed, at, lo, None if gauge is None else gauge.contiguous())
-            dst.copy_(packed)
+            packed = src.detach().contiguous().clone().view(-1)
+            self._add_flat(packed, packed, low, at, lo, None if gauge is None else gauge.contiguous().view(-1))
+            dst.copy_(packed.view(src.shape))
             return
-        out, given = dst.detach().view(-1), src.detach().view(-1)
+        flat = None if gauge is None else gauge.detach().contiguous().view(-1)
+        self._add_flat(dst.detach().view(-1), src.detach().view(-1), low, at, lo, flat)
+
+    def _residuals(self, name: str, lo: int, n: int, written: bool) -> Tensor | None:
+        plane = None if self.low is None else self.low.get(name)
+        low = None if plane is None else plane.view(-1)[lo : lo + n]
+        return low.clone() if low is not None and not written else low  # a shift leaves the planes alone
+
+    def _add_flat(
+        self, out: Tensor, given: Tensor, low: Tensor | None, at: Address, lo: int, gauge: Tensor | None
+    ) -> None:
         part, law = self.part(at.name), self.entries(at.shape)
-        plane = None if self.low is None else self.low.get(at.name)
-        low = None if plane is None else plane.view(-1)[lo : lo + given.numel()]
-        if low is not None and dst is not src:
-            low = low.clone()  # a shift leaves the planes alone
-        if isinstance(part, Indices):
-            self._add_chosen(out, given, low, part, at, lo)
-        elif part is RESTS:
+        if part is RESTS:
             _copy(out, given)
         elif law is not None and (part is None or (isinstance(part, Band) and gauge is None)):
             band = (part.least, part.most) if isinstance(part, Band) else None
             _add(out, given, low, self.terms, at.key, lo, self.round_seed, law, band)
         else:
-            delta = self.dense(at, lo, given.numel(), given.device)
-            if not (part is None or isinstance(part, str)):
-                moves = inside(part, given if gauge is None else gauge.detach().view(-1), at.key, lo)
-                delta = torch.where(moves, delta, STILL)
-            add_step(out, given, low, delta, at.key, lo, self.round_seed)
+            for start in range(0, given.numel(), SLICE):  # of what is made densely, little at a time
+                here = slice(start, min(start + SLICE, given.numel()))
+                step = self._add_chosen if isinstance(part, Indices) else self._add_dense
+                step(out[here], given[here], None if low is None else low[here], at, lo + start,
+                     None if gauge is None else gauge[here])  # fmt: skip
 
-    def _add_chosen(self, out: Tensor, given: Tensor, low: Tensor | None, part: Indices, at: Address, lo: int) -> None:
+    def _add_dense(
+        self, out: Tensor, given: Tensor, low: Tensor | None, at: Address, lo: int, gauge: Tensor | None
+    ) -> None:
+        delta, part = self.dense(at, lo, given.numel(), given.device), self.part(at.name)
+        if isinstance(part, (Band, Chance)):
+            delta = torch.where(inside(part, given if gauge is None else gauge, at.key, lo), delta, STILL)
+        add_step(out, given, low, delta, at.key, lo, self.round_seed)
+
+    def _add_chosen(
+        self, out: Tensor, given: Tensor, low: Tensor | None, at: Address, lo: int, _: Tensor | None
+    ) -> None:
+        part, law = self.part(at.name), self.entries(at.shape)
+        assert isinstance(part, Indices)
         first, last = chosen(part, lo, given.numel())
         here = (part.at[first:last] - lo).to(torch.int64)
-        moved, law = given[here], self.entries(at.shape)
-        plane = None if low is None else low[here]
+        moved, plane = given[here], None if low is None else low[here]
         _copy(out, given)
         if law is not None:
             _add(moved, moved, plane, self.terms, at.key, first, self.round_seed, law, None)
         else:
-            delta = self.dense(at, lo, given.numel(), given.device)[here]
+            delta = self.dense_chosen(part, at, slice(first, last))
             add_step(moved, moved, plane, delta, at.key, first, self.round_seed)
         out[here] = moved
         if low is not None and plane is not None:
@@ -156,16 +173,21 @@ class Move:
             total = torch.zeros(here.stop - here.start, dtype=torch.float32, device=part.at.device)
             kernels.add(total, total, self.terms, at.key, here.start, law=law)
             return total
-        where = part.at[here].to(torch.int64)
-        lo, hi = int(where[0]), int(where[-1]) + 1
-        return self.dense(at, lo, hi - lo, part.at.device)[where - lo]
+        assert isinstance(self.law, LowRank)
+        total = torch.zeros(here.stop - here.start, dtype=torch.float32, device=part.at.device)
+        terms: Tensor | None = None
+        for seed, factor in self.terms:
+            z = product_at(self.law, seed, at, part.at[here].to(torch.int64), self.store) * factor
+            terms = z if terms is None else terms + z
+        return total if terms is None else total.add_(terms)
 
 
 def chosen(part: Indices, lo: int, n: int) -> tuple[int, int]:
     """Which of the indices lie in lo ... lo + n - 1: the numbers of the first and of the first behind the last."""
-    ends = torch.tensor([lo, lo + n], dtype=part.at.dtype, device=part.at.device)
+    most = torch.iinfo(part.at.dtype).max
+    ends = torch.tensor([min(lo, most), min(lo + n, most)], dtype=part.at.dtype, device=part.at.device)
     first, last = torch.searchsorted(part.at, ends).tolist()
-    return first, last
+    return first if lo <= most else len(part.at), last if lo + n <= most else len(part.at)
 
 
 def _copy(dst: Tensor, src: Tensor) -> None:

@@ -207,6 +207,7 @@ class Point(Mapping[str, Tensor]):
             self.settle()
         terms, self._pending = [*self._pending, *terms], []
         self._add(terms, z, round_seed, low)
+        self._stretches.forget()
 
     def planes(self) -> Planes:
         """Residual planes of zeros for the bf16 tensors: int16 in their shapes, 2 bytes a weight.
@@ -228,6 +229,7 @@ class Point(Mapping[str, Tensor]):
         move.set(self.terms(g, 1.0), _first(g), round_seed, low)
         with torch.no_grad():
             apply(move, self.params, self.addresses, step)
+        self._stretches.forget()
 
     def _add(self, terms: Terms, z: Direction, round_seed: int | None, low: Planes | None = None) -> None:
         move = Move(self.bases)

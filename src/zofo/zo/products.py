@@ -23,25 +23,41 @@ def product(law: LowRank, seed: int, at: Address, rows: Tensor | slice, device: 
     rows: a slice, or int64 numbers. store: where subzero's bases are kept, m r + n r numbers a matrix; those of an
     earlier `basis` are dropped.
     """
+    left, right, scale = _factors(law, seed, at, rows, device, store)
+    _check(left, right)
+    return (left @ right.T).mul_(scale).to(torch.float32)
+
+
+def product_at(law: LowRank, seed: int, at: Address, where: Tensor, store: Store, chunk: int = 1 << 16) -> Tensor:
+    """The entries of z with these row-major numbers, int64 [k]: fp32 [k]."""
+    left, right, scale = _factors(law, seed, at, slice(None), where.device, store)
+    _check(left, right)
+    n = at.shape[-1]
+    parts = [(left[some // n] * right[some % n]).sum(1).mul_(scale).to(torch.float32) for some in where.split(chunk)]
+    return torch.cat(parts) if parts else torch.zeros(0, device=where.device)
+
+
+def _factors(
+    law: LowRank, seed: int, at: Address, rows: Tensor | slice, device: torch.device, store: Store
+) -> tuple[Tensor, Tensor, float]:
+    """(left [rows, r], right [n, r], scale): z = scale left right', whole numbers in double precision."""
     m, n = as_matrix(at.shape)
     if law.kind == "lozo":
         left = gaussian(seed, f"{at.name}/U", m, law.rank, device)[rows]
         right = gaussian(law.basis, f"{at.name}/V", n, law.rank, device)
-        return _exact(left, right).mul_(1 / (math.sqrt(law.rank) * TABLE_ONE**2)).to(torch.float32)
+        return left.double(), right.double(), 1 / (math.sqrt(law.rank) * TABLE_ONE**2)
     u, unit_u = _basis(law, at.name, "U", m, device, store)
     v, unit_v = _basis(law, at.name, "V", n, device, store)
-    left = _exact(u[rows], gaussian(seed, f"{at.name}/Z", law.rank, law.rank, device))
-    scale = math.sqrt(m * n) / law.rank / TABLE_ONE * unit_u * unit_v
-    return _exact(left, v).mul_(scale).to(torch.float32)
+    left, z = u[rows].double(), gaussian(seed, f"{at.name}/Z", law.rank, law.rank, device).double().T
+    _check(left, z)
+    return left @ z.T, v.double(), math.sqrt(m * n) / law.rank / TABLE_ONE * unit_u * unit_v
 
 
-def _exact(left: Tensor, right: Tensor) -> Tensor:
-    """left right' of whole numbers, in double precision: [m, r], [n, r] -> [m, n]. Raises where it might be rounded."""
-    left, right = left.double(), right.double()
+def _check(left: Tensor, right: Tensor) -> None:
+    """Raises ArithmeticError where a sum of products of these whole numbers might be rounded."""
     bound = float(left.abs().max()) * float(right.abs().max()) * right.shape[1] if len(left) else 0.0
     if bound >= EXACT:
         raise ArithmeticError(f"a low-rank product may reach {bound:.3g}, which double precision does not hold exactly")
-    return left @ right.T
 
 
 def gaussian(seed: int, name: str, m: int, r: int, device: torch.device) -> Tensor:

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from zofo.zo.kernels import join
 from zofo.zo.keys import Address
-from zofo.zo.move import RESTS, STILL, Move, add_step
+from zofo.zo.move import RESTS, SLICE, STILL, Move, add_step
 from zofo.zo.support import Band, Chance, Indices, inside
-
-SLICE = 1 << 20  # elements that a step takes at a time, so that its temporaries stay small
 
 
 @dataclass

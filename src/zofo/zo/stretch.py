@@ -25,6 +25,11 @@ class Stretches:
         self._known: dict[int, float] = {}
         self._support: object = None
 
+    def forget(self) -> None:
+        """theta has moved: which weights a band holds may have changed."""
+        if self._support is not None:
+            self._known = {}
+
     def __call__(self, theta: object, z: Direction) -> float:
         if z.support is not self._support:
             self._known, self._support = {}, z.support

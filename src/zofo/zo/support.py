@@ -92,7 +92,8 @@ class Support:
         for name, found in sorted(data["parts"].items()):
             if found and "indices" in found:
                 size = _U32.unpack_from(raw, end)[0]
-                steps = torch.frombuffer(bytearray(zlib.decompress(raw[end + 4 : end + 4 + size])), dtype=torch.int32)
+                plain = bytearray(zlib.decompress(raw[end + 4 : end + 4 + size]))
+                steps = torch.frombuffer(plain, dtype=torch.int32) if plain else torch.zeros(0, dtype=torch.int32)
                 at = torch.cumsum(steps.to(torch.int64) & 0xFFFFFFFF, 0) - 1
                 parts[name], end = Indices(narrowed(at).to(device)), end + 4 + size
             else:
@@ -133,6 +134,19 @@ def inside(part: Band | Chance, gauge: Tensor, key: int, lo: int) -> Tensor:
     drawn = torch.zeros(gauge.numel(), dtype=torch.float32, device=gauge.device)
     kernels.add(drawn, drawn, [(part.seed, 1.0)], key, lo, law="gaussian")
     return drawn <= gaussian_table()[part.among - 1] / TABLE_ONE
+
+
+def members(part: Part, tensor: Tensor, key: int) -> Tensor:
+    """bool, of the tensor's shape: which of its weights move."""
+    import torch
+
+    if part is None:
+        return torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device)
+    if isinstance(part, Indices):
+        out = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
+        out[part.at.to(torch.int64)] = True
+        return out.view(tensor.shape)
+    return inside(part, tensor.detach().reshape(-1), key, 0).view(tensor.shape)
 
 
 def count(part: Part, tensor: Tensor, key: int, chunk: int = 1 << 22) -> int:
