@@ -72,6 +72,8 @@ def load(config: ModelConfig) -> Loaded:
         raise InputError(f"model.name: cannot load {config.name!r}: {_reason(error)}") from error
     model, found = read
     _check_complete(config.name, found["missing_keys"])
+    if config.quantization:
+        quantization.let_go(model)
     if not quantized:  # such a model is on its device already, and cannot always be moved
         model.to(device)  # pyright: ignore[reportArgumentType]
     model.eval().requires_grad_(False)

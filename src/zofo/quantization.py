@@ -6,6 +6,8 @@ first-order steps of an adapter go through them as in QLoRA (Dettmers et al., ar
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,18 @@ def _quantizer(name: str, dtype: torch.dtype) -> Any:
     from transformers import TorchAoConfig
 
     return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def let_go(model: Any) -> None:
+    """Give back what was read to be quantised: the file, which tensors that are views of it keep, and freed memory."""
+    from zofo.zo.quantized import frozen
+
+    codes = frozen(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name not in codes:
+            tensor.data = tensor.data.clone()
+    with suppress(AttributeError, OSError, TypeError):  # glibc alone has it, and would keep hundreds of MiB
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def quantize_hollow(model: Any, config: ModelConfig, settings: Any, dtype: torch.dtype) -> None:

@@ -191,7 +191,7 @@ def test_another_format(tmp_path: Path) -> None:
     text = json.dumps({"format": FORMAT + 1}).encode()
     raw = b"ZOFOJ\x00\r\n" + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text))
     (tmp_path / "j").write_bytes(raw)
-    with pytest.raises(JournalError, match=f"format {FORMAT + 1}, this zofo reads {FORMAT}"):
+    with pytest.raises(JournalError, match=f"format {FORMAT + 1}, this zofo reads 1 and 2"):
         Journal.open(tmp_path / "j")
 
 

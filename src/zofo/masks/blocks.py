@@ -11,7 +11,6 @@ once; at a random step each does with probability per_step / blocks, so z is res
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -48,6 +47,7 @@ class Mask(Base):
         if cfg.order == "cyclic":
             chosen = [(turn * cfg.per_step + i) % len(blocks) for i in range(cfg.per_step)]
         else:
-            chosen = random.Random(derive(self.seed, "mask/blocks", turn)).sample(range(len(blocks)), cfg.per_step)
+            drawn = [derive(self.seed, "mask/blocks", turn, i) for i in range(len(blocks))]
+            chosen = sorted(range(len(blocks)), key=drawn.__getitem__)[: cfg.per_step]
         names = [name for i in sorted(chosen) for name in blocks[i]]
         return Support(dict.fromkeys(names), scale_of(cfg.rescale, cfg.per_step / len(blocks)))

@@ -124,7 +124,11 @@ class Dense(Base):
                 state.write(name, piece.here, kept[key], piece.moves, piece.at.key, seeds[key])
             return delta
 
-        theta.apply_(g, move, *self.rounding(theta, step))
+        def room(name: str, shape: tuple[int, ...], like: Tensor) -> None:
+            for state in self.states.values():
+                state.room(name, shape, like)
+
+        theta.apply_(g, move, *self.rounding(theta, step), room=room)
         return Outcome.APPLIED
 
     def _made(self) -> dict[str, State]:

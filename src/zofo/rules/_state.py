@@ -38,7 +38,7 @@ class State:
 
     def read(self, name: str, shape: tuple[int, ...], here: slice, like: Tensor, copy: bool) -> Tensor:
         """fp32 [n]: the numbers of `here`, 0 at first. Without `copy` it may be the state itself (fp32)."""
-        own = self._room(name, shape, like)
+        own = self.room(name, shape, like)
         if self.kind == "8bit":
             return decode(own["codes"][here], self._scales(own, here), self.signed)
         part = own["values"].view(-1)[here]
@@ -51,11 +51,16 @@ class State:
         """
         own = self.of[name]
         if self.kind == "8bit":
+            before, was = own["codes"][here], self._scales(own, here)
             if moves is not None:
-                values = torch.where(moves, values, decode(own["codes"][here], self._scales(own, here), self.signed))
+                values = torch.where(moves, values, decode(before, was, self.signed))
             noise = kernels.noise(values.numel(), seed, key, here.start, values.device)
-            own["codes"][here], scales = encode(values, noise, self.signed)
-            self._scales(own, here).copy_(scales)
+            codes, scales = encode(values, noise, self.signed)
+            if moves is not None:  # a number divided by its scale and multiplied again may be another one
+                changed = (scales != was).repeat_interleave(BLOCK)[: len(codes)]
+                codes = torch.where(moves | changed, codes, before)
+            before.copy_(codes)
+            was.copy_(scales)
             return
         part = own["values"].view(-1)[here]
         if self.kind == "bfloat16":
@@ -67,7 +72,8 @@ class State:
         else:
             torch.where(moves, values, part, out=part)
 
-    def _room(self, name: str, shape: tuple[int, ...], like: Tensor) -> dict[str, Tensor]:
+    def room(self, name: str, shape: tuple[int, ...], like: Tensor) -> dict[str, Tensor]:
+        """A tensor's numbers, made where there are none yet, on the device of `like`."""
         if name not in self.of:
             size = shape.numel() if isinstance(shape, torch.Size) else torch.Size(shape).numel()
             if self.kind == "8bit":

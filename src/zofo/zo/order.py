@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zofo.zo.kernels import COMPILED
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 LOW_BITS = 15
 
 

@@ -17,7 +17,7 @@ from zofo.zo.move import Move, Planes
 from zofo.zo.places import Places
 from zofo.zo.products import Store
 from zofo.zo.quantized import frozen
-from zofo.zo.steps import Step, apply
+from zofo.zo.steps import Room, Step, apply
 from zofo.zo.stretch import Stretches
 from zofo.zo.support import Band
 
@@ -220,15 +220,17 @@ class Point(Mapping[str, Tensor]):
             if param.dtype == torch.bfloat16
         }
 
-    def apply_(self, g: ZOGrad, step: Step, round_seed: int | None, low: Planes | None = None) -> None:
+    def apply_(
+        self, g: ZOGrad, step: Step, round_seed: int | None, low: Planes | None = None, room: Room | None = None
+    ) -> None:
         """theta <- round(theta + step(g)), for rules that are not linear in g; one rounding, keyed as in `add_`.
 
-        step: see `steps.Step`.
+        step, room: see `steps.Step` and `steps.apply`.
         """
         move = Move(self.bases)
         move.set(self.terms(g, 1.0), _first(g), round_seed, low)
         with torch.no_grad():
-            apply(move, self.params, self.addresses, step)
+            apply(move, self.params, self.addresses, step, room)
         self._stretches.forget()
 
     def _add(self, terms: Terms, z: Direction, round_seed: int | None, low: Planes | None = None) -> None:

@@ -37,10 +37,21 @@ class Piece:
 
 
 Step = Callable[[Piece], Tensor]  # -> fp32 [n]
+Room = Callable[[str, tuple[int, ...], Tensor], object]  # (name, shape of the state, the tensor)
 
 
-def apply(move: Move, params: Mapping[str, Tensor], addresses: Mapping[str, Address], step: Step) -> None:
-    """One pass over theta in slices; each weight that moves is rounded once, as `Move` does it."""
+def apply(
+    move: Move, params: Mapping[str, Tensor], addresses: Mapping[str, Address], step: Step, room: Room | None = None
+) -> None:
+    """One pass over theta in slices; each weight that moves is rounded once, as `Move` does it.
+
+    room: called for every tensor of which something moves, before the pass: states that are made between its
+    temporaries would leave holes in memory as large as themselves.
+    """
+    for name, param in params.items() if room is not None else ():
+        part = move.part(name)
+        if room is not None and part is not RESTS:
+            room(name, (len(part.at),) if isinstance(part, Indices) else tuple(param.shape), param)
     for name, param in params.items():
         part, at = move.part(name), addresses[name]
         if part is RESTS:

@@ -15,7 +15,7 @@ from zofo.zo.move import RESTS, Move
 from zofo.zo.support import Band, Chance, Indices, inside
 
 REMEMBERED = 256  # more than an estimate has terms
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 
 
 class Stretches:

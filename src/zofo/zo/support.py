@@ -149,7 +149,7 @@ def members(part: Part, tensor: Tensor, key: int) -> Tensor:
     return inside(part, tensor.detach().reshape(-1), key, 0).view(tensor.shape)
 
 
-def count(part: Part, tensor: Tensor, key: int, chunk: int = 1 << 22) -> int:
+def count(part: Part, tensor: Tensor, key: int, chunk: int = 1 << 20) -> int:
     """How many weights of a tensor move."""
     if part is None:
         return tensor.numel()

@@ -120,6 +120,18 @@ def _move_by_signs(dst, x, words, c):
 
 
 @njit(cache=True, nogil=True, inline="always")
+def _move_band_by_signs(dst, x, words, c, least, most):
+    """The same where |x| lies in the band, and x elsewhere."""
+    for b in range(32):
+        shift = np.uint32(b)
+        for w in range(128):
+            e = b * 128 + w
+            step = c if (words[w] >> shift) & np.uint32(1) else -c
+            inside = (abs(x[e]) >= least) & (abs(x[e]) <= most)
+            dst[e] = x[e] + step if inside else x[e]
+
+
+@njit(cache=True, nogil=True, inline="always")
 def _move_f32(dst, src, same, total, band):
     """Both branches differ in that LLVM sees one array, and vectorises, where dst is src."""
     if same:
@@ -136,12 +148,16 @@ def _signs_f32(dst, src, same, lo, first, last, seeds, values, key, band):
         base = group * GROUP - lo
         start, stop = max(0, -base), min(GROUP, src.size - base)
         out, x = dst[base + start : base + stop], src[base + start : base + stop]
-        if seeds.size > 1 or stop - start < GROUP or band.size:
+        if seeds.size > 1 or stop - start < GROUP:
             _sum_signs(total, words, seeds, values, key, group)
             _move_f32(out, x, same, total[start:stop], band)
             continue
         _words(words, seeds[0], key, group)
-        if same:
+        if band.size and same:
+            _move_band_by_signs(out, out, words, values[0, 0], band[0], band[1])
+        elif band.size:
+            _move_band_by_signs(out, x, words, values[0, 0], band[0], band[1])
+        elif same:
             _move_by_signs(out, out, words, values[0, 0])
         else:
             _move_by_signs(out, x, words, values[0, 0])
