@@ -86,7 +86,8 @@ def updates(args: argparse.Namespace, dtype: str, shift: str, rounding: str) -> 
 
 def shifts(args: argparse.Namespace, dtype: str, rounding: str) -> Dots:
     """One perturbation of 1e-3 along signs."""
-    theta, found, z = Point(load(ModelConfig(name=args.model, dtype=dtype)).model), Dots(), Direction(derive(0, "z", 0))
+    model = load(ModelConfig(name=args.model, dtype=dtype)).model  # pyright: ignore
+    theta, found, z = Point(model), Dots(), Direction(derive(0, "z", 0))
     move = Move()
     move.set(theta.terms(z, 1e-3), z, z.rounding_seed if rounding == "stochastic" else None)
     for n, p in theta.items():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from zofo.errors import NonFiniteError
 from zofo.zo.grad import ZOGrad, float32
@@ -31,7 +31,7 @@ class Estimator(Protocol):
 
     config: Any
     mask: Any
-    keeps: str
+    keeps: ClassVar[str]
 
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad: ...
     def direction(self, theta: Point, step: int, seed: int) -> Direction: ...

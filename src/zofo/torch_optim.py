@@ -70,7 +70,8 @@ class ZerothOrder(torch.optim.Optimizer):
         """estimator, rule, mask: a name, or its settings with the name: {"name": "spsa", "eps": 1e-3, "q": 4}.
 
         names: the parameters of `model` that move (as in named_parameters); None: all of floating point. journal: a
-        file to write every update to, from which `replay` makes theta again, bit for bit; it is replaced if it exists.
+        file to write every update to, from which `replay` makes theta again, bit for bit. The first step replaces it,
+        unless `load_state_dict` came before, which goes on with it.
         Raises InputError for unknown names and settings.
         """
         named = dict(model.named_parameters())
@@ -84,8 +85,8 @@ class ZerothOrder(torch.optim.Optimizer):
         if not self.theta:
             raise InputError("names: nothing is left to move")
         super().__init__([{"params": list(self.theta.values())}], {"lr": lr})
-        self._journal = None if journal is None else self._start(Path(journal))
-        self._journalled = Journalled(self.rule, self._journal)
+        self._path = None if journal is None else Path(journal)
+        self._journalled = Journalled(self.rule, None)
         if any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules()):
             log.warning("the model has dropout in training mode: its noise differs from call to call; use model.eval()")
 
@@ -97,6 +98,8 @@ class ZerothOrder(torch.optim.Optimizer):
         closure: () -> loss, a number or a tensor of one element. further: () -> the closure of another batch, for
         `svrg`. Raises NonFiniteError, before anything moves, where the estimate is NaN or infinite.
         """
+        if self._path is not None and self._journalled.journal is None:
+            self._write_to(Journal.create(self._path, self._header()))
         f = _Objective(closure, further)
         g: ZOGrad = self.estimator(f, self.theta, self.steps, derive(self.seed, "z", self.steps))
         self._journalled.update_(self.theta, g, self.param_groups[0]["lr"], self.steps, f)
@@ -114,9 +117,9 @@ class ZerothOrder(torch.optim.Optimizer):
         """What the rule keeps for each weight."""
         return self.rule.bytes_per_weight
 
-    def _start(self, path: Path) -> Journal:
+    def _header(self) -> dict[str, Any]:
         sums = self.theta.sha256()
-        header = {
+        return {
             "tensors": [
                 {"id": i, "name": n, "shape": list(p.shape), "dtype": str(p.dtype)[6:], "sha256": sums[n]}
                 for i, (n, p) in enumerate(self.theta.items())
@@ -126,11 +129,9 @@ class ZerothOrder(torch.optim.Optimizer):
             "seed": self.seed,
             **{key: _plain(part) for key, part in self._parts.items()},
         }
-        journal = Journal.create(path, header)
-        self._keep_supports(journal)
-        return journal
 
-    def _keep_supports(self, journal: Journal) -> None:
+    def _write_to(self, journal: Journal) -> None:
+        self._journalled.journal = journal
         if self.estimator.mask is not None:
             self.estimator.mask.listen = lambda step, support: journal.append(
                 Record(step, (), 0.0, Outcome.SUPPORT, support.pack())
@@ -143,11 +144,13 @@ class ZerothOrder(torch.optim.Optimizer):
         return {
             "steps": self.steps, "seed": self.seed, "lr": self.param_groups[0]["lr"], "support": support,
             "rule": self.rule.state_dict(), "estimator": self.estimator.state_dict(),
-            "journal": None if self._journal is None else self._journal.position,
+            "journal": None if self._journalled.journal is None else self._journalled.journal.position,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; a journal is cut back to there."""
+        """Go on where `state_dict` was taken; a journal is cut back to there, JournalError if it is shorter."""
+        if self._path is not None and state_dict["journal"] is not None:
+            self._write_to(Journal.open(self._path, state_dict["journal"]))
         self.steps, self.seed, self.param_groups[0]["lr"] = (state_dict[key] for key in ("steps", "seed", "lr"))
         self.rule.load_state_dict(state_dict["rule"])
         self.estimator.load_state_dict(state_dict["estimator"])
@@ -186,7 +189,8 @@ def _read(**parts: Part | None) -> dict[str, tuple[str, Any] | None]:
         found[section] = (name, build(section, config, values, errors))
     configs = {section: part[1] if part else None for section, part in found.items()}
     for config in () if errors else configs.values():
-        errors += config.faults({"method": None, **configs}) if hasattr(config, "faults") else []
+        faults = getattr(config, "faults", None)
+        errors += faults({"method": None, **configs}) if faults else []
     if errors:
         raise InputError("\n".join(errors))
     return found

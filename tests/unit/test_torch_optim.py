@@ -91,17 +91,19 @@ def test_saved_and_resumed_and_replayed_is_the_same(rule: str, estimator: str, t
 
     whole, cut = network(), network()
     steps(optimizer(whole, tmp_path / "journal.bin"), whole, 0, 7)
-    first = optimizer(cut)
+    first = optimizer(cut, tmp_path / "cut.bin")
     steps(first, cut, 0, 4)
     torch.save({"model": cut.state_dict(), "opt": first.state_dict()}, tmp_path / "saved.pt")
+    steps(first, cut, 4, 5)  # what a crash loses
     saved = torch.load(tmp_path / "saved.pt")
     fresh = network(9)
     fresh.load_state_dict(saved["model"])
-    second = optimizer(fresh)
+    second = optimizer(fresh, tmp_path / "cut.bin")
     second.load_state_dict(saved["opt"])
     steps(second, fresh, 4, 7)
     assert not equal(whole, network())
     assert equal(whole, fresh)
+    assert (tmp_path / "cut.bin").read_bytes() == (tmp_path / "journal.bin").read_bytes()
     again = network()
     assert replay(again, tmp_path / "journal.bin") == 7
     assert equal(whole, again)

@@ -54,7 +54,7 @@ class Config(_base.Config):
             return ["estimator.name: svrg takes one z for the terms of G; leave method.independent_z false"]
         if getattr(parts.get("mask"), "refresh", None):
             return [
-                "estimator.name: svrg keeps the anchor's estimate, which another mask would cut; use one without refresh"
+                "estimator.name: svrg keeps its anchor's estimate, which another mask would cut; use one without refresh"
             ]
         return []
 

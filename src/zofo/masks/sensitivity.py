@@ -52,7 +52,7 @@ class Mask(Base):
     def setup(self, problem: Problem) -> None:
         self.gradients = problem.gradients
 
-    def gradients(self, number: int) -> Iterable[Callable[[], object]]:
+    def gradients(self, number: int, /) -> Iterable[Callable[[], object]]:
         """`number` calls that add F's gradient on one batch each. Raises InputError where nobody gave them."""
         raise InputError("mask.name: sensitivity needs gradients once: call sensitivities() before the first step")
 
