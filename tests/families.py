@@ -17,6 +17,7 @@ from tests.zoo import config
 from zofo import Run, evaluate, finetune, load, registry
 from zofo.deploy import restore
 from zofo.zo.point import Point, tensor_sha256
+from zofo.zo.quantized import parts
 
 WINDOW = 16  # of the sliding layers: more than a prefix has tokens, fewer than a text has
 ROWS = 24
@@ -182,4 +183,5 @@ def check_export(run: Run, out: Path) -> None:
 
 
 def hashes(model: Any) -> set[str]:
-    return {tensor_sha256(param) for param in model.parameters()}
+    """Of all parameters; of a quantised one, of its codes and scales."""
+    return {tensor_sha256(part) for param in model.parameters() for _, part in parts(param)}
