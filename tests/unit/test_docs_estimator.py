@@ -1,4 +1,4 @@
-"""The example of docs/add_an_estimator.md is a working estimator, and its test holds."""
+"""The example of docs/add_an_estimator.md is a working estimator, and the test that it prints holds."""
 
 from __future__ import annotations
 
@@ -9,38 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
-from zofo.zo.kernels import reference
-from zofo.zo.keys import tensor_key
-from zofo.zo.point import Point
+from zofo import estimators
 
 DOC = Path(__file__).parents[2] / "docs" / "add_an_estimator.md"
 
 
+def module(source: str, name: str) -> types.ModuleType:
+    made = types.ModuleType(name)
+    sys.modules[name] = made  # dataclasses look their module up
+    exec(compile(source, f"{DOC} ({name})", "exec"), made.__dict__)
+    return made
+
+
 @pytest.fixture
-def four_point(monkeypatch: pytest.MonkeyPatch) -> Any:
-    source = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)[0]
-    module = types.ModuleType("four_point")
-    monkeypatch.setitem(sys.modules, "four_point", module)  # dataclasses look their module up
-    exec(compile(source, str(DOC), "exec"), module.__dict__)
-    return module
+def blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The estimator in its place, and the test's module."""
+    found = [text for text in re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S) if "import" in text]
+    estimator, test = found
+    name = "zofo.estimators.four_point"
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))  # undone after the test
+    monkeypatch.setattr(estimators, "four_point", module(estimator, name), raising=False)
+    monkeypatch.setitem(sys.modules, "test_four_point", types.ModuleType("test_four_point"))
+    return estimators.four_point, module(test, "test_four_point")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("mode", ["layer", "copy", "inplace"])
-def test_four_points_are_exact_on_a_cubic(mode: str, four_point: Any) -> None:
-    model = nn.Linear(4, 1, bias=False).double()
-    theta = Point(model, mode=mode)
-    before = model.weight.detach().clone()
+def test_the_printed_test_passes(mode: str, blocks: Any) -> None:
+    blocks[1].test_four_points_are_exact_on_a_cubic(mode)
 
-    def f() -> float:
-        return float(model.weight.pow(3).sum())
 
-    estimator = four_point.Estimator(four_point.Config(eps=0.1, shift=mode, q=2))
-    g = estimator(f, theta, 0, 7)
-    assert g.forwards == 8
-    for c, z in g.terms:
-        signs = reference.entries("rademacher", z.seed, tensor_key("weight"), 0, 4).view(1, 4)
-        assert c == pytest.approx(float((3 * before**2 * signs).sum()) / 2, rel=1e-5)
-    assert torch.allclose(theta["weight"], before)
+def test_the_printed_test_can_fail(blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zofo.estimators import spsa
+
+    monkeypatch.setattr(blocks[0], "Estimator", spsa.Estimator)
+    with pytest.raises(AssertionError):
+        blocks[1].test_four_points_are_exact_on_a_cubic("layer")
+
+
+def test_its_settings_are_checked(blocks: Any) -> None:
+    assert blocks[0].Config().problems() == []
+    assert blocks[0].Config(far=1.0).problems()[0].startswith("far: ")

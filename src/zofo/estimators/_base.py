@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,6 +33,15 @@ class Shift:
     rounding: Literal["stochastic", "nearest"] = field(
         default="stochastic", metadata={"help": "rounding of the shifted weight in bf16 and fp16"}
     )
+
+    def problems(self) -> list[str]:
+        """What is wrong among these fields, each line "field: what and the fix"."""
+        return []
+
+    def faults(self, parts: Mapping[str, Any]) -> list[str]:
+        """What does not go with the other sections' Configs, each line "section.field: what and the fix"."""
+        del parts
+        return []
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,12 @@ class Base(ABC):
 
     @abstractmethod
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
-        """Estimate the gradient of f at theta. seed: 64 bits, new ones each step. Coefficients are rounded to fp32."""
+        """Estimate the gradient of f at theta. seed: 64 bits, new ones each step.
+
+        Coefficients are rounded to fp32, all terms have one law and support, and every direction that theta was
+        shifted along is among them, in the order of the shifts: what does not count has the coefficient 0. (In mode
+        `inplace` each shift writes theta, and a replay knows the terms alone.)
+        """
 
     def drift_(self, theta: Point, z: Direction) -> None:
         """What an estimate along z does to theta in mode `inplace`, for a replay: its writes, no evaluations."""

@@ -47,15 +47,13 @@ class Config(_base.Config):
     def problems(self) -> list[str]:
         if self.shift == "inplace":
             return ["shift: svrg shifts its anchor too, which mode inplace cannot; use layer or copy"]
-        return []
+        return super().problems()
 
     def faults(self, parts: Mapping[str, Any]) -> list[str]:
         if getattr(parts["method"], "independent_z", False):
             return ["estimator.name: svrg takes one z for the terms of G; leave method.independent_z false"]
         if getattr(parts.get("mask"), "refresh", None):
-            return [
-                "estimator.name: svrg keeps its anchor's estimate, which another mask would cut; use one without refresh"
-            ]
+            return ["estimator.name: svrg keeps an anchor's estimate, which another mask cuts; use one without refresh"]
         return []
 
 
