@@ -279,12 +279,9 @@ def audit(session: Session) -> None:
 
 def journal_header(session: Session) -> dict[str, Any]:
     """What a replay needs: the tensors it starts from, and the configuration of everything that acts on them."""
-    config, theta, sums = session.config, session.problem.theta, session.problem.theta.sha256()
+    config = session.config
     return {
-        "tensors": [
-            {"id": i, "name": name, "shape": list(p.shape), "dtype": str(p.dtype)[6:], "sha256": sums[name]}
-            for i, (name, p) in enumerate(theta.items())
-        ],
+        "tensors": session.problem.theta.catalogue(),
         "model": config.model.name,
         "theta": session.method.theta_of,
         "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},

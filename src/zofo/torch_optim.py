@@ -118,12 +118,8 @@ class ZerothOrder(torch.optim.Optimizer):
         return self.rule.bytes_per_weight
 
     def _header(self) -> dict[str, Any]:
-        sums = self.theta.sha256()
         return {
-            "tensors": [
-                {"id": i, "name": n, "shape": list(p.shape), "dtype": str(p.dtype)[6:], "sha256": sums[n]}
-                for i, (n, p) in enumerate(self.theta.items())
-            ],
+            "tensors": self.theta.catalogue(),
             "model": "a torch module",
             "theta": "backbone",
             "seed": self.seed,

@@ -276,6 +276,14 @@ class Point(Mapping[str, Tensor]):
         """SHA-256 of each tensor's bytes, row-major and little endian."""
         return {name: tensor_sha256(param) for name, param in self.params.items()}
 
+    def catalogue(self) -> list[dict]:
+        """The tensors in order as a journal's header lists them (docs/journal.md), their digests those of now."""
+        sums = self.sha256()
+        return [
+            {"id": i, "name": name, "shape": list(p.shape), "dtype": str(p.dtype)[6:], "sha256": sums[name]}
+            for i, (name, p) in enumerate(self.items())
+        ]
+
     def digest(self) -> str:
         """One SHA-256 over the names and digests of all tensors, in the order of their names."""
         lines = (f"{name} {digest}\n" for name, digest in sorted(self.sha256().items()))
