@@ -94,9 +94,10 @@ class Move:
                      None if gauge is None else gauge[here])  # fmt: skip
 
     def _add_dense(
-        self, out: Tensor, given: Tensor, low: Tensor | None, at: Address, lo: int, gauge: Tensor | None
-    ) -> None:
-        delta, part = self.dense(at, lo, given.numel(), given.device), self.part(at.name)
+        self, out: Tensor, given: Tensor, low: Tensor | None, at: Address, lo: int, gauge: Tensor | None,
+        delta: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        delta, part = self.dense(at, lo, given.numel(), given.device) if delta is None else delta, self.part(at.name)
         if isinstance(part, (Band, Chance)):
             delta = torch.where(inside(part, given if gauge is None else gauge, at.key, lo), delta, STILL)
         add_step(out, given, low, delta, at.key, lo, self.round_seed)
@@ -132,9 +133,15 @@ class Move:
             band = (part.least, part.most) if isinstance(part, Band) else None
             kernels.add_rows(dst, src, rows, self.terms, at.key, self.round_seed, law or GAUSSIAN, band)
         else:
+            products = None if law is not None or isinstance(part, Indices) else self._products(at, rows, dst.device)
             for i, row in enumerate(rows.tolist()):
-                values = src[row].to(dst.device)
-                self.add(dst[i], values, at, row * src.shape[1], None if gauge is None else gauge[row])
+                values, lo = src[row].to(dst.device), row * src.shape[1]
+                here = None if gauge is None else gauge[row]
+                if products is None:
+                    self.add(dst[i], values, at, lo, here)
+                else:  # all rows' products at once: each alone would make the thin matrices again
+                    low = self._residuals(at.name, lo, len(values), False)
+                    self._add_dense(dst[i], values, low, at, lo, here, products[i])
 
     def add_all(self, items: Iterable[tuple[Tensor, Tensor, Address]]) -> None:
         """`add` for whole tensors (dst, src, address); on CUDA in one launch per dtype where kernels do it all."""
@@ -159,12 +166,17 @@ class Move:
         assert isinstance(self.law, LowRank)
         width = at.shape[-1]
         first, last = lo // width, -(-(lo + n) // width)
-        terms: Tensor | None = None
+        return self._products(at, slice(first, last), device).view(-1)[lo - first * width : lo - first * width + n]
+
+    def _products(self, at: Address, rows: Tensor | slice, device: torch.device) -> Tensor:
+        """The sum of the terms for rows of a matrix whose direction is a product: fp32 [rows, n], from +0 on."""
+        assert isinstance(self.law, LowRank)
+        total: Tensor | None = None
         for seed, factor in self.terms:
-            z = product(self.law, seed, at, slice(first, last), device, self.store).view(-1)
-            z = z[lo - first * width : lo - first * width + n] * factor
-            terms = z if terms is None else terms + z
-        return total if terms is None else total.add_(terms)
+            z = product(self.law, seed, at, rows, device, self.store) * factor
+            total = z if total is None else total + z
+        assert total is not None
+        return total + 0.0  # no -0
 
     def dense_chosen(self, part: Indices, at: Address, here: slice) -> Tensor:
         """The same for some of the weights that `part` lists, in its numbering: fp32 [here]."""
