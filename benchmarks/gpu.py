@@ -29,9 +29,10 @@ from torch import Tensor
 from benchmarks._machine import facts
 from benchmarks._random import MODELS, batch, world
 from zofo.zo import kernels
-from zofo.zo.direction import GAUSSIAN, RADEMACHER, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 from zofo.zo.kernels import reference
+from zofo.zo.laws import GAUSSIAN, RADEMACHER
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

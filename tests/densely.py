@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from zofo.zo import kernels
-from zofo.zo.direction import Direction, gaussian_table
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key
+from zofo.zo.laws import gaussian_table
 from zofo.zo.low_rank import LowRank
 from zofo.zo.support import Band, Chance, Indices, Part, Support
 

@@ -22,8 +22,9 @@ from zofo.objective import OBJECTIVES, Loss
 from zofo.problem import OnBatch
 from zofo.tasks import Example
 from zofo.torch_optim import replay
-from zofo.zo.direction import LAWS, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
+from zofo.zo.laws import LAWS
 from zofo.zo.point import MODES, Point
 
 PYTHON_KINDS = ("methods", "adapters", "estimators", "masks", "rules")

@@ -15,11 +15,12 @@ from zofo import checkpoint
 from zofo.problem import Journalled
 from zofo.rules import adam
 from zofo.zo import steps
-from zofo.zo.direction import LAWS, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key
+from zofo.zo.laws import LAWS
 from zofo.zo.point import Point
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.by_hand import assert_same_bits, field_by_hand, patterns
-from zofo.zo import direction, kernels
-from zofo.zo.direction import TABLE_ONE, TABLE_SCALE, TABLE_SHA256, Direction, gaussian_table
+from zofo.zo import kernels, laws
+from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
 from zofo.zo.kernels import cpu, reference
+from zofo.zo.laws import TABLE_ONE, TABLE_SCALE, TABLE_SHA256, gaussian_table
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KEY, SEED = 0x0123456789ABCDEF, 0xFEDCBA9876543210
@@ -54,7 +55,7 @@ def test_no_entry_of_the_table_depends_on_a_last_bit() -> None:
 
 
 def test_a_platform_with_another_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direction, "TABLE_SCALE", 4096.0)
+    monkeypatch.setattr(laws, "TABLE_SCALE", 4096.0)
     with pytest.raises(RuntimeError, match="other quantiles"):
         gaussian_table.__wrapped__()
 

@@ -14,11 +14,12 @@ from zofo.estimators import spsa
 from zofo.retrace import replay
 from zofo.rules import sgd
 from zofo.zo import kernels, stretch
-from zofo.zo.direction import LAWS, Direction, gaussian_table
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Record
 from zofo.zo.kernels import cpu, reference
 from zofo.zo.keys import derive, tensor_key
+from zofo.zo.laws import LAWS, gaussian_table
 from zofo.zo.measure import realised
 from zofo.zo.point import Point
 

@@ -10,9 +10,10 @@ from tests.zoo import build, logits
 from zofo.estimators import spsa
 from zofo.rules import adam, sgd
 from zofo.zo import kernels
-from zofo.zo.direction import LAWS, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.keys import derive
+from zofo.zo.laws import LAWS
 from zofo.zo.point import Point
 
 Z, EPS = Direction(11), 1e-3

@@ -10,10 +10,11 @@ from torch import nn
 
 from tests.zoo import build, logits
 from zofo.estimators import one_sided, spsa
-from zofo.zo.direction import LAWS, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key
+from zofo.zo.laws import LAWS
 from zofo.zo.point import Point
 
 D = 8

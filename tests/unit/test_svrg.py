@@ -19,10 +19,11 @@ from zofo.masks import blocks, magnitude
 from zofo.problem import Journalled
 from zofo.retrace import replay
 from zofo.rules import adam, sgd
-from zofo.zo.direction import LAWS, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Journal, Outcome, Record
 from zofo.zo.keys import derive
+from zofo.zo.laws import LAWS
 from zofo.zo.point import Point
 
 D, ROWS, BATCHES, EPS = 24, 4, 12, 2.0**-6

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zofo.zo.direction import RADEMACHER, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.keys import derive
+from zofo.zo.laws import RADEMACHER
 
 if TYPE_CHECKING:
     from zofo.zo.low_rank import LowRank

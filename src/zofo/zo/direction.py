@@ -14,44 +14,15 @@ The layout needs no bit interleaving, so it vectorises, and any slice of a tenso
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from dataclasses import dataclass
-from functools import cache
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from zofo.zo.keys import derive
+from zofo.zo.laws import GAUSSIAN, LAWS, RADEMACHER
 
 if TYPE_CHECKING:
     from zofo.zo.low_rank import LowRank
     from zofo.zo.support import Support
-
-RADEMACHER, GAUSSIAN, SPHERE = "rademacher", "gaussian", "sphere"
-LAWS = (RADEMACHER, GAUSSIAN, SPHERE)
-GROUP_BITS = 4096
-
-TABLE_SIZE = 4096
-TABLE_ONE = 4096  # the integer that stands for z = 1
-TABLE_SCALE = 4096.6525  # 2^12, and 0.016 % to give the finite table a second moment of 1
-TABLE_SHA256 = "0378f2a49541fd9c2d44d397eb50085a84b97eb781c138b192ae9852c227dcb1"
-
-
-@cache
-def gaussian_table() -> tuple[int, ...]:
-    """The 4096 integers q of the Gaussian law, ascending: an entry is z = q 2^-12, each with probability 2^-12.
-
-    q_i is the quantile in the middle of the i-th of 4096 equally likely cells, rescaled: the nearest integer to
-    TABLE_SCALE times the normal quantile of (i + 1/2) / 4096. No product is within 0.001 of a tie, so the last bits of
-    a platform's logarithm cannot change an entry; the hash is compared all the same.
-    Odd (mean 0 exactly); second moment 1 + 1.0e-7; fourth 2.9915 (a normal's is 3); the largest entry is 3.669, so
-    the tails beyond it are cut. Raises RuntimeError where the platform gives another table.
-    """
-    upper = [round(TABLE_SCALE * NormalDist().inv_cdf((2 * i + 1) / (2 * TABLE_SIZE))) for i in range(2048, TABLE_SIZE)]
-    table = (*(-q for q in reversed(upper)), *upper)
-    if hashlib.sha256(struct.pack(f"<{TABLE_SIZE}h", *table)).hexdigest() != TABLE_SHA256:
-        raise RuntimeError("statistics.NormalDist gives other quantiles on this platform: use the law rademacher")
-    return table
 
 
 @dataclass(frozen=True)
@@ -59,7 +30,7 @@ class Direction:
     """The random direction z in R^d of one estimate, as (seed, law, support). E[z z'] = I (docs/algorithms.md).
 
     rademacher: independent signs, +1 where the element's bit is 1. |z| = sqrt(d) exactly.
-    gaussian: independent entries of `gaussian_table`, by the upper 12 bits of the element's 16.
+    gaussian: independent entries of `laws.gaussian_table`, by the upper 12 bits of the element's 16.
     sphere: the gaussian direction of the seed times one number (`Point.stretch`) that makes |z| = sqrt(d).
     LowRank: a product of thin matrices in each weight matrix, gaussian in every other tensor.
     support: the weights that z moves, of which d is the number then; None: all. Elsewhere z is 0.

@@ -7,8 +7,9 @@ import time
 import torch
 
 from zofo.zo import kernels
-from zofo.zo.direction import RADEMACHER, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.keys import tensor_key
+from zofo.zo.laws import RADEMACHER
 from zofo.zo.move import RESTS, Move
 from zofo.zo.point import Point
 from zofo.zo.support import Band, Chance, Indices, inside

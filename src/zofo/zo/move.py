@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from zofo.zo import kernels
-from zofo.zo.direction import GAUSSIAN, RADEMACHER, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.kernels.reference import Terms
 from zofo.zo.keys import Address
+from zofo.zo.laws import GAUSSIAN, RADEMACHER
 from zofo.zo.low_rank import LowRank
 from zofo.zo.products import Store, product, product_at
 from zofo.zo.support import Band, Chance, Indices, Part, Support, inside

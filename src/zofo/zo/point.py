@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from zofo.zo.direction import SPHERE, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.kernels.reference import Terms
 from zofo.zo.keys import Address
+from zofo.zo.laws import SPHERE
 from zofo.zo.move import Move, Planes
 from zofo.zo.places import Places
 from zofo.zo.products import Store

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from zofo.zo import kernels
-from zofo.zo.direction import GAUSSIAN, TABLE_ONE
 from zofo.zo.keys import Address, tensor_key
+from zofo.zo.laws import GAUSSIAN, TABLE_ONE
 from zofo.zo.low_rank import LowRank, as_matrix
 
 EXACT = 2.0**53

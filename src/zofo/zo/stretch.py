@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from zofo.zo import kernels
-from zofo.zo.direction import GAUSSIAN, TABLE_ONE, Direction
+from zofo.zo.direction import Direction
 from zofo.zo.keys import Address
+from zofo.zo.laws import GAUSSIAN, TABLE_ONE
 from zofo.zo.move import RESTS, Move
 from zofo.zo.support import Band, Chance, Indices, inside
 

@@ -6,7 +6,7 @@ Of each tensor either nothing moves, or one of these *parts* of it:
     Band(a, b)    the weights with a <= |w| <= b, read off theta itself, unperturbed, whenever it is needed: no mask
                   is stored (Sparse MeZO, arXiv 2402.15751)
     Chance(s, n)  each weight with probability n / 4096, the same ones whenever the seed s is the same: those whose
-                  entry of the Gaussian direction s is among the table's n lowest values (`direction.gaussian_table`)
+                  entry of the Gaussian direction s is among the table's n lowest values (`laws.gaussian_table`)
     Indices       the weights with these row-major numbers, ascending: 4 bytes each. The j-th of them takes element j of
                   the direction's and of the rounding's stream, so that a step costs what moves, not what rests
 """
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zofo.zo.direction import TABLE_ONE, TABLE_SIZE, gaussian_table
+from zofo.zo.laws import TABLE_ONE, TABLE_SIZE, gaussian_table
 
 if TYPE_CHECKING:
     import torch

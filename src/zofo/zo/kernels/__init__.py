@@ -15,9 +15,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from zofo.zo.direction import RADEMACHER
 from zofo.zo.kernels import reference
 from zofo.zo.kernels.reference import Band, Item, Terms, join, split
+from zofo.zo.laws import RADEMACHER
 
 __all__ = [
     "Band", "Item", "Terms", "add", "add_dense", "add_dense_split", "add_many", "add_rows", "add_split", "join",

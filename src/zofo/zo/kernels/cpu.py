@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zofo.zo.direction import GAUSSIAN, RADEMACHER, TABLE_ONE, gaussian_table
 from zofo.zo.kernels import compiled
 from zofo.zo.kernels.compiled import BF16, F32, FP16, GROUP, SPLIT
 from zofo.zo.kernels.reference import Band, Item, Terms
+from zofo.zo.laws import GAUSSIAN, RADEMACHER, TABLE_ONE, gaussian_table
 
 SERIAL = 1 << 17  # elements below which waking a second thread costs more than it saves
 _torch_threads = torch.get_num_threads()

@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zofo.zo.direction import GAUSSIAN, RADEMACHER, TABLE_ONE, gaussian_table
 from zofo.zo.kernels.reference import Band, Item, Terms
 from zofo.zo.kernels.triton_blocks import draw, move_block
+from zofo.zo.laws import GAUSSIAN, RADEMACHER, TABLE_ONE, gaussian_table
 
 GROUP = 4096
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from zofo.zo.direction import GAUSSIAN, GROUP_BITS, RADEMACHER, TABLE_ONE, gaussian_table
+from zofo.zo.laws import GAUSSIAN, GROUP_BITS, RADEMACHER, TABLE_ONE, gaussian_table
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
