@@ -63,7 +63,7 @@ class Journalled:
 
     def update_(self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None) -> Outcome:
         """Raises NonFiniteError, with theta as it was, when a coefficient is not finite."""
-        if not g.terms or any(c != float32(c) for c, _ in g.terms if math.isfinite(c)):
+        if not g.terms or any(c != float32(c) for c, _ in g.terms if math.isfinite(float32(c))):
             raise ValueError("an estimate has at least one term, and fp32 coefficients: the journal keeps no others")
         bad = [c for c, _ in g.terms if not (math.isfinite(c) and math.isfinite(float32(lr * c)))]
         start, outcome = time.perf_counter(), Outcome.SKIPPED

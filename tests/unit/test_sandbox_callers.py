@@ -20,7 +20,9 @@ from zofo.errors import InputError
 
 def elsewhere(program: str, **kwargs: object) -> list[str]:
     """The command that runs `program` in a sandbox from an interpreter of its own."""
-    start = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from zofo import sandbox"
+    # a shell that starts the tests in the background has them ignore interrupts, and these inherit that
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += f"sys.path.insert(0, {str(SOURCE)!r}); from zofo import sandbox"
     return ["-c", f"{start}; print(sandbox.run({program!r}, sandbox.Limits(seconds=60)))"]
 
 
