@@ -2,14 +2,14 @@
 
 | symbol | field | default | place |
 |---|---|---|---|
-| r_l | rank | 2 | section 6: 2 for OPT, 8 is no better |
-| nu | refresh | 50 | Algorithm 1, lazy sampling; section 6: 50 or 100 |
-| epsilon | eps | 1e-3 | Algorithm 1 |
+| r_l | rank | 2 | the authors' repository searches 1 and 2 |
+| nu | refresh | 50 | lazy sampling; the authors' repository searches 50 and 100 |
+| epsilon | eps | 1e-3 | the same |
 
 Z_l = U V' / sqrt(r) for each matrix, U [m, r] new at each step, V [n, r] every `refresh` steps, both of Gaussian
-entries; every other tensor has Gaussian entries. Their estimate has U V' / r where this one has z z-wise
-<Z, G> Z = <U V', G> U V' / r: the same; the perturbation is U V' / sqrt(r) long instead of U V', so that eps means what
-it means in `spsa`. No matrix is stored.
+entries; every other tensor has Gaussian entries. Theirs perturbs by eps U V' and divides the estimate by r; here the
+perturbation is eps U V' / sqrt(r), of the length that `spsa`'s has, and <Z, G> Z = <U V', G> U V' / r is the same
+estimate. No matrix is stored.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from zofo.zo.low_rank import LowRank
 
 @dataclass(frozen=True)
 class Config(_base.Shift):
-    rank: int = field(default=2, metadata={"help": "columns of U and V", "paper": "section 6", "ge": 1})
-    refresh: int = field(default=50, metadata={"help": "steps that share V", "paper": "nu, Algorithm 1", "ge": 1})
+    rank: int = field(default=2, metadata={"help": "columns of U and V", "paper": "r_l; authors' code: 1, 2", "ge": 1})
+    refresh: int = field(default=50, metadata={"help": "steps that share V", "paper": "nu; authors' code: 50, 100", "ge": 1})
 
 
 class Estimator(_base.TwoPoint):

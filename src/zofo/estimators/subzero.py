@@ -2,9 +2,9 @@
 
 | symbol | field | default | place |
 |---|---|---|---|
-| r | rank | 24 | section 5: 24 to 128 |
-| F | refresh | 1000 | Algorithm 3: 500 to 2000 |
-| epsilon | eps | 1e-3 | Algorithm 3 |
+| r | rank | 24 | the example of the authors' repository |
+| F | refresh | 1000 | the same |
+| epsilon | eps | 1e-3 | that of MeZO |
 
 Z_l = sqrt(m n) / r  U Z V' for each matrix, U and V orthonormal and new every `refresh` steps, Z [r, r] of Gaussian
 entries new at each step; every other tensor has Gaussian entries. The factor makes the perturbation as long as that of
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(_base.Shift):
-    rank: int = field(default=24, metadata={"help": "dimensions of U and V", "paper": "section 5", "ge": 1})
+    rank: int = field(default=24, metadata={"help": "dimensions of U and V", "paper": "r; authors' example: 24", "ge": 1})
     refresh: int = field(
-        default=1000, metadata={"help": "steps that share U and V", "paper": "F, Algorithm 3", "ge": 1}
+        default=1000, metadata={"help": "steps that share U and V", "paper": "F; authors' example: 1000", "ge": 1}
     )
 
 

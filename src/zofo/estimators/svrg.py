@@ -2,7 +2,7 @@
 
 | symbol | field | default | place |
 |---|---|---|---|
-| q, steps of an epoch | refresh | 20 | MeZO-SVRG, Algorithm 1 |
+| q, steps between two anchors | refresh | 20 | ours |
 | batches of the anchor's estimate | anchor_batches | 8 | all data there |
 | epsilon | eps | 1e-3 | as in `spsa` |
 

@@ -24,7 +24,7 @@ class Share:
 
     sparsity: float | None = field(
         default=None,
-        metadata={"help": "share of the weights that rest", "paper": "section 4.1: 0.75", "ge": 0, "lt": 1},
+        metadata={"help": "share of the weights that rest", "paper": "Figure 4: 0.75", "ge": 0, "lt": 1},
     )
     density: float | None = field(default=None, metadata={"help": "the same as 1 - density", "gt": 0, "le": 1})
     rescale: bool = field(default=False, metadata={"help": "multiply z by 1 / sqrt(density)"})

@@ -1,9 +1,9 @@
-"""Sparse MeZO's mask: the small weights of each matrix move (Liu et al., NeurIPS 2025, arXiv 2402.15751, section 3.2).
+"""Sparse MeZO's mask: the small weights of each matrix move (Liu et al., NeurIPS 2025, arXiv 2402.15751).
 
 | symbol | field | default | place |
 |---|---|---|---|
-| sparsity | sparsity (or density) | 0.75 | section 4.1; Figure 4: 0.7 to 0.8 |
-| h_i | computed | once | section 3.2; rebuttal Q3 |
+| sparsity | sparsity (or density) | 0.75 | Figure 4; rebuttal: 0.7 to 0.8 do as well |
+| h_i | computed | once | rebuttal: "determined once before training begins" |
 | percentiles [a, b] | between | none | rebuttal w1: 0-.25, .25-.5, .5-.75, .75-1 |
 
 h_i is the ceil(density n)-th smallest |theta| of the n weights of tensor i, exact. At every step the weights with
@@ -40,7 +40,7 @@ class Config(Share):
         },
     )
     scope: Literal["tensor", "layer", "all"] = field(
-        default="tensor", metadata={"help": "what a threshold is the quantile of", "paper": "section 3.2: each layer"}
+        default="tensor", metadata={"help": "what a threshold is the quantile of", "paper": "each layer"}
     )
     refresh: int | None = field(
         default=None, metadata={"help": "steps between two computations of the thresholds; null: once", "ge": 1}

@@ -1,4 +1,4 @@
-"""R-MeZO's mask: weights drawn at random, the control of Sparse MeZO's (arXiv 2402.15751, section 4).
+"""R-MeZO's mask: weights drawn at random, the control of Sparse MeZO's (arXiv 2402.15751).
 
 | symbol | field | default | place |
 |---|---|---|---|

@@ -1,9 +1,9 @@
-"""SensZOQ's mask: the weights whose gradient is largest, chosen once (Guo et al., arXiv 2406.02913, section 3).
+"""SensZOQ's mask: the weights whose gradient is largest, chosen once (Guo et al., arXiv 2406.02913).
 
 | symbol | field | default | place |
 |---|---|---|---|
-| k, share of sensitive weights | density | 0.01 | section 4: 0.1 %; Sparse MeZO's rebuttal tried 0.1, 1 and 10 % |
-| sensitivity | computed | mean of g^2 | section 3.1, the diagonal of the empirical Fisher matrix |
+| share of sensitive weights | density | 0.01 | 0.1 % there; 1 % was best of 0.1, 1 and 10 % in Sparse MeZO's rebuttal |
+| sensitivity | computed | mean of g^2 | the diagonal of the empirical Fisher matrix |
 
 Before the first step the mean over `batches` training batches of the squared gradient of F is taken, first-order, one
 tensor's gradient at a time; it needs 4 bytes a weight of host memory while it is made. The weights that move are stored

@@ -6,7 +6,7 @@ the same section `mask`, so that `bilevel-zofo` with one is Bilevel ZOFO over Sp
 | symbol | field | default | place |
 |---|---|---|---|
 | eta | lr | 2e-6 | grid 1e-6 to 5e-6; rebuttal Q3: 2e-6 to 3e-6 are best |
-| h_i | mask.sparsity | 0.75 | section 3.2 |
+| h_i | mask.sparsity | 0.75 | Figure 4 |
 | epsilon | estimator.eps | 1e-3 | that of MeZO |
 """
 

@@ -1,5 +1,4 @@
-"""Conservative ZO-SGD: of theta - lr g, theta + lr g and theta itself the one with the lowest loss (ZO-SGD-Cons of
-Zhang et al., arXiv 2402.11592, section 4).
+"""Conservative ZO-SGD: the best of theta - lr g, theta + lr g and theta (ZO-SGD-Cons, Zhang et al., arXiv 2402.11592).
 
 Three more evaluations of the objective a step, on the batch of the estimate, each at the point as it would be written,
 rounding and all. Ties go to the estimate's direction, then to staying. The journal keeps which one it was.

@@ -1,8 +1,8 @@
-"""ZO-SGD with momentum: m <- mu m + g, theta <- theta - lr m (Polyak 1964; Sutskever et al. 2013, equations 1 and 2).
+"""ZO-SGD with momentum: m <- mu m + g, theta <- theta - lr m (Polyak 1964; Sutskever et al. 2013, equation 1).
 
 | symbol | field | default | place |
 |---|---|---|---|
-| mu | momentum | 0.9 | Sutskever et al., section 2 |
+| mu | momentum | 0.9 | the usual one; Sutskever et al. try 0.9 to 0.99 |
 
 4 more bytes a weight in fp32, 2 in bf16, 1.02 in 8 bits (`state`). In torch's words: dampening 0, no Nesterov. The
 steps add up to 1 / (1 - mu) of SGD's, so the rate is that much smaller.
