@@ -24,7 +24,9 @@ from zofo.zo.low_rank import LowRank
 @dataclass(frozen=True)
 class Config(_base.Shift):
     rank: int = field(default=2, metadata={"help": "columns of U and V", "paper": "r_l; authors' code: 1, 2", "ge": 1})
-    refresh: int = field(default=50, metadata={"help": "steps that share V", "paper": "nu; authors' code: 50, 100", "ge": 1})
+    refresh: int = field(
+        default=50, metadata={"help": "steps that share V", "paper": "nu; authors' code: 50, 100", "ge": 1}
+    )
 
 
 class Estimator(_base.TwoPoint):

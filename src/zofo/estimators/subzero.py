@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(_base.Shift):
-    rank: int = field(default=24, metadata={"help": "dimensions of U and V", "paper": "r; authors' example: 24", "ge": 1})
+    rank: int = field(
+        default=24, metadata={"help": "dimensions of U and V", "paper": "r; authors' example: 24", "ge": 1}
+    )
     refresh: int = field(
         default=1000, metadata={"help": "steps that share U and V", "paper": "F; authors' example: 1000", "ge": 1}
     )

@@ -3,7 +3,7 @@
 | symbol | field | default | place |
 |---|---|---|---|
 | sparsity | sparsity (or density) | 0.75 | Figure 4; rebuttal: 0.7 to 0.8 do as well |
-| h_i | computed | once | rebuttal: "determined once before training begins" |
+| h_i | computed | once | rebuttal: before training, then fixed |
 | percentiles [a, b] | between | none | rebuttal w1: 0-.25, .25-.5, .5-.75, .75-1 |
 
 h_i is the ceil(density n)-th smallest |theta| of the n weights of tensor i, exact. At every step the weights with
