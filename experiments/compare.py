@@ -46,11 +46,16 @@ class Plan:
     """
 
     def __init__(self, path: Path, smoke: bool = False) -> None:
-        """smoke: the short form, whose settings `smoke.shared` (and seeds) replace those of the plan."""
+        """smoke: the short form: `smoke.shared` and `smoke.seeds` replace those of the plan, and of each row's trials
+        the ones numbered in `smoke.trials` are left."""
         data = yaml.safe_load(path.read_text())
         self.full = data["shared"]
         small = data["smoke"] if smoke else {}
         self.shared, self.rows = self.full | small.get("shared", {}), data["rows"]
+        if "trials" in small:
+            kept = {row: [spec["trials"][i] for i in small["trials"]] for row, spec in self.rows.items()}
+            self.rows = {row: {**spec, "trials": kept[row]} for row, spec in self.rows.items()}
+        self.full_trials = {row: len(spec["trials"]) for row, spec in data["rows"].items()}
         self.full_seeds, self.seeds = data["seeds"], small.get("seeds", data["seeds"])
         self.extra = data.get("extra", [])
         self.results = Path(__file__).parents[1] / "results" / (path.stem + ("_smoke" if smoke else ""))
@@ -135,9 +140,10 @@ def cost(plan: Plan) -> str:
     for row, spec in plan.rows.items():
         runs = [plan.load(cell)["seconds"] for cell in plan.trials([row])]
         seeds = len(spec.get("seeds", plan.full_seeds)) - 1
-        hours = size * (sum(runs) + seeds * statistics.mean(runs)) / 3600
+        trials = plan.full_trials[row]
+        hours = size * (trials + seeds) * statistics.mean(runs) / 3600
         total += hours
-        print(f"{row:24} {len(runs)} trials, {seeds} further seeds: {hours:.1f} hours")
+        print(f"{row:24} {trials} trials, {seeds} further seeds: {hours:.1f} hours")
     return f"in all {total:.0f} hours"
 
 
