@@ -17,10 +17,9 @@ from zofo.models import load
 from zofo.retrace import check_initial, move_theta, replay, restore_support
 from zofo.selection import Best
 from zofo.session import Session, journal_header
-from zofo.zo.journal import Journal, JournalError, Outcome, Record
+from zofo.zo.journal import Journal, JournalError, Outcome
 from zofo.zo.measure import time_pass
 from zofo.zo.point import Point
-from zofo.zo.support import Support
 
 log = logging.getLogger("zofo")
 
@@ -59,11 +58,8 @@ class Keeper:
         assert self.session.problem.rule is not None
         self.session.problem.rule.journal = self.journal
         if self.session.problem.mask is not None:
-            self.session.problem.mask.listen = self._keep_support
-
-    def _keep_support(self, step: int, support: Support) -> None:
-        assert self.journal is not None
-        self.journal.append(Record(step, (), 0.0, Outcome.SUPPORT, support.pack()))
+            assert self.journal is not None
+            self.session.problem.mask.listen = self.journal.append_support
 
     def _replay_seconds(self) -> float:
         """Estimated from the time of the fastest update so far; before any, from that of a pass over theta."""

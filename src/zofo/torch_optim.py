@@ -28,7 +28,7 @@ from zofo.problem import Journalled
 from zofo.retrace import check_initial
 from zofo.retrace import replay as replay_records
 from zofo.zo.grad import ZOGrad
-from zofo.zo.journal import Journal, Outcome, Record, read_header, read_records
+from zofo.zo.journal import Journal, read_header, read_records
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 from zofo.zo.support import Support
@@ -129,9 +129,7 @@ class ZerothOrder(torch.optim.Optimizer):
     def _write_to(self, journal: Journal) -> None:
         self._journalled.journal = journal
         if self.estimator.mask is not None:
-            self.estimator.mask.listen = lambda step, support: journal.append(
-                Record(step, (), 0.0, Outcome.SUPPORT, support.pack())
-            )
+            self.estimator.mask.listen = journal.append_support
 
     def state_dict(self) -> dict[str, Any]:
         """With theta's own state_dict all that a later `step` needs. The tensors are the optimizer's own."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.densely import DTYPES, random_tree, read
 from zofo.zo import order
 from zofo.zo.direction import Direction
+from zofo.zo.measure import realised
 from zofo.zo.move import chosen
 from zofo.zo.point import Point
 from zofo.zo.support import Band, Chance, Indices, Support
@@ -95,3 +96,17 @@ def test_what_moves_is_never_stored_for_bands_and_draws() -> None:
             read(tree, "a")
         assert theta.scratch_bytes == 4 * 300 * 300
         assert not [x for x in vars(part).values() if isinstance(x, Tensor)]
+
+
+def test_the_share_that_a_dtype_lets_through_is_that_of_the_weights_that_move() -> None:
+    """In fp32 all of it, whatever moves; in bf16 to nearest a shift below half a last place is lost."""
+    parts = {"a.weight": Band(0.0, 0.05), "b.weight": Chance(3, 2048), "c.weight": Indices(torch.tensor([1, 5, 700]))}
+    for law in ("rademacher", "gaussian"):
+        theta = Point(random_tree(a__weight=(40, 30), b__weight=(40, 30), c__weight=(40, 30), d__weight=(9,)))
+        shares = realised(theta, Direction(5, law, Support(parts)), 1e-3)
+        assert set(shares) == set(parts)
+        assert all(share == pytest.approx(1.0, abs=1e-4) for share in shares.values())
+    large = Point(random_tree(torch.bfloat16, size=0.0, a__weight=(40, 30)))
+    large["a.weight"].fill_(1.5)
+    half = {"a.weight": Band(1.0, 2.0)}
+    assert realised(large, Direction(5, "rademacher", Support(half)), 1e-3, "nearest") == {"a.weight": 0.0}

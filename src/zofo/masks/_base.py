@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,7 +47,7 @@ class Share:
         return []
 
 
-class Base:
+class Base(ABC):
     """The support of the directions of each step, made anew every `refresh` steps or once.
 
     recorded: it depends on theta or on data, so the journal keeps it; otherwise the step alone gives it again.
@@ -69,10 +70,11 @@ class Base:
 
     def setup(self, problem: Problem) -> None:
         """Called once, before the first step, for what needs more than theta."""
+        del problem
 
+    @abstractmethod
     def make(self, theta: Point, step: int) -> Support:
         """The support from this step on. Raises InputError where it would be of no use."""
-        raise NotImplementedError
 
     def at(self, theta: Point, step: int) -> Support:
         """The support of this step."""

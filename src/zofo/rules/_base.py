@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -70,7 +71,7 @@ class Base:
         self.low = {name: plane.clone() for name, plane in state["low"].items()} if "low" in state else None
 
 
-class Dense(Base):
+class Dense(Base, ABC):
     """A rule whose step is no multiple of g: `formula` for some weights at a time, with numbers kept for each of them.
 
     A weight outside the direction's support is left alone, and so are its numbers, as torch.optim.SparseAdam leaves
@@ -92,6 +93,7 @@ class Dense(Base):
     def begin(self, lr: float) -> None:
         """What a step computes once."""
 
+    @abstractmethod
     def formula(self, piece: Piece, **kept: Tensor) -> Tensor:
         """fp32 [n]: the step of these weights. kept: fp32 [n] each, changed in place to their new values.
 
@@ -99,7 +101,6 @@ class Dense(Base):
         fused on one machine and not on another. Only tensors are divided by: a division by a number may become a
         multiplication by its reciprocal.
         """
-        raise NotImplementedError
 
     def update_(
         self,

@@ -21,7 +21,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zofo.zo.support import Support
 
 MAGIC = b"ZOFOJ\x00\r\n"
 FORMAT = 2
@@ -110,6 +113,10 @@ class Journal:
             self._file.truncate(self.position)
             raise OSError(28, "no space left on device", str(self.path))
         self.position += len(raw)
+
+    def append_support(self, step: int, support: Support) -> None:
+        """Write the support of the directions from this step on."""
+        self.append(Record(step, (), 0.0, Outcome.SUPPORT, support.pack()))
 
     def records(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
         """The records between two byte positions (default: all)."""

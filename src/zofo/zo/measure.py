@@ -12,7 +12,6 @@ from zofo.zo.keys import tensor_key
 from zofo.zo.laws import RADEMACHER
 from zofo.zo.move import RESTS, Move
 from zofo.zo.point import Point
-from zofo.zo.support import Band, Chance, Indices, inside
 
 
 def realised(theta: Point, z: Direction, scale: float, rounding: str = "stochastic") -> dict[str, float]:
@@ -30,16 +29,8 @@ def realised(theta: Point, z: Direction, scale: float, rounding: str = "stochast
             continue
         moved = torch.empty_like(param, memory_format=torch.contiguous_format)
         move.add(moved, param.detach(), at)
-        wanted = entries.dense(at, 0, param.numel(), param.device).view(param.shape)
-        part = move.part(name)
-        if isinstance(part, Indices):
-            there = part.at.to(torch.int64)
-            wanted = torch.zeros_like(wanted).view(-1)
-            wanted[there] = entries.dense_chosen(part, at, slice(0, len(there)))
-            wanted = wanted.view(param.shape)
-        elif isinstance(part, (Band, Chance)):
-            inner = inside(part, param.detach().reshape(-1), at.key, 0).view(param.shape)
-            wanted = torch.where(inner, wanted, 0.0)
+        wanted = torch.zeros(param.shape, dtype=torch.float32, device=param.device)
+        entries.add(wanted, wanted, at, gauge=param)
         step = (moved.double() - param.detach().double()) * wanted
         total = float(wanted.double().square().sum())
         if total:
