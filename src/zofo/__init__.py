@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zofo.errors import RunError as RunError
     from zofo.errors import ZofoError as ZofoError
     from zofo.generation import generate as generate
+    from zofo.meta.run import meta_test as meta_test
     from zofo.torch_optim import ZerothOrder as ZerothOrder
 
 # transformers imports torchao where it is installed, which then says what of it this machine does not have
@@ -28,11 +29,12 @@ _HOMES = {
     **dict.fromkeys(("Run", "evaluate", "export", "finetune", "load", "train"), "zofo.api"),
     **dict.fromkeys(("InputError", "RunError", "ZofoError"), "zofo.errors"),
     "generate": "zofo.generation",
+    "meta_test": "zofo.meta.run",
     "ZerothOrder": "zofo.torch_optim",
 }
 __all__ = [
     "InputError", "Run", "RunError", "ZerothOrder", "ZofoError", "evaluate", "export", "finetune", "generate", "load",
-    "train",
+    "meta_test", "train",
 ]  # fmt: skip
 
 

@@ -34,7 +34,7 @@ _PACKAGES = (
 )
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A rich table on a terminal, else one tab-separated line a row, without a header."""
     if not sys.stdout.isatty():
         for row in rows:
@@ -55,7 +55,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def print_result(result: dict[str, Any]) -> None:
     """The result of an evaluation: a table on a terminal, one line of JSON elsewhere."""
     if sys.stdout.isatty():
-        _table(("what", "value"), [(str(k), v if isinstance(v, str) else json.dumps(v)) for k, v in result.items()])
+        table(("what", "value"), [(str(k), v if isinstance(v, str) else json.dumps(v)) for k, v in result.items()])
     else:
         print(json.dumps(result, default=str))
 
@@ -74,13 +74,13 @@ def print_names(kind: str | None) -> None:
     """`ls`: name and one line of a kind's entries, or of all kinds."""
     if kind is None:
         rows = [(k, n, registry.describe(k, n)) for k in registry.KINDS for n in registry.names(k)]
-        _table(("kind", "name", "what"), rows)
+        table(("kind", "name", "what"), rows)
         return
     plural = kind if kind in registry.KINDS else f"{kind}s"
     if plural not in registry.KINDS:
         hint = did_you_mean(kind, registry.KINDS) or ";"
         raise InputError(f'unknown kind "{kind}"{hint} known: {", ".join(registry.KINDS)}')
-    _table(("name", "what"), [(n, registry.describe(plural, n)) for n in registry.names(plural)])
+    table(("name", "what"), [(n, registry.describe(plural, n)) for n in registry.names(plural)])
 
 
 def print_entry(name: str, template: str | None = None, data: str | None = None) -> None:
@@ -152,7 +152,7 @@ def _print_fields(section: str, cls: type) -> None:
         kind = type_name(hints[spec.name]) + (f", {' and '.join(bounds)}" if bounds else "")
         rows.append((f"{section}.{spec.name}", kind, default, meta.get("help", ""), meta.get("paper", "")))
     if rows:
-        _table(("field", "type", "default", "what it does", "in the paper"), rows)
+        table(("field", "type", "default", "what it does", "in the paper"), rows)
     else:
         print("no settings")
 
@@ -181,7 +181,7 @@ def print_environment(full: bool) -> None:
     rows.append(("cpu", _cpu_name()))
     rows.append(("cores", f"{cores} usable, {os.cpu_count()} in all"))
     rows.append(("memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available"))
-    _table(("what", "value"), rows + (_torch_rows() if full else []))
+    table(("what", "value"), rows + (_torch_rows() if full else []))
 
 
 def _torch_rows() -> list[tuple[str, str]]:

@@ -63,6 +63,7 @@ class TaskConfig:
     train_examples: int = _f(1000, "examples sampled for training", paper="section 4: 1000", ge=1)
     dev_examples: int = _f(500, "examples that select the checkpoint", paper="section 4: 500", ge=1)
     test_examples: int = _f(1000, "examples of the reported numbers", paper="section 4: 1000", ge=1)
+    held_out: int = _f(1, "of a setting: training tasks that are not trained on; they select and tune", ge=1)
     choices: list[str] | None = _f(None, "the answers of a local file, in order, where it has no choices column")
     objective: Literal["auto", "options", "lm", "metric"] = _f(
         "auto", "auto: the task's; options: cross-entropy; lm: answer tokens; metric: minus the metric, no gradient"
@@ -71,8 +72,10 @@ class TaskConfig:
         None,
         "the metric that leads: what select_by=metric and objective=metric take; null: the task's",
     )
-    scoring: Literal["mean", "sum", "characters", "calibrated"] = _f(
-        "mean", "an option's score: mean, sum, sum by characters, or sum minus that under the prompt without its input"
+    scoring: Literal["mean", "sum", "characters", "calibrated", "pmi"] = _f(
+        "mean",
+        "an option's score: mean, sum, sum by characters; calibrated, pmi: sum, mean minus that under the prompt "
+        "without its input",
     )
     num_fewshot: int = _f(0, "answered examples before each dev and test prompt", ge=0)
     fewshot: Literal["random", "per-example", "fixed"] = _f(
@@ -92,10 +95,12 @@ class TaskConfig:
             found.append("system: is part of a chat; give task.apply_chat_template=true too")
         if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):
             return found
-        try:
-            registry.find("tasks", self.name)
-        except InputError as error:
-            found.append(f"name: {error}; or give a file {', '.join(DATA_SUFFIXES)} or a task .yaml")
+        known = (*registry.names("tasks"), *registry.names("settings"))
+        if registry.canonical(self.name) not in known:
+            hint = did_you_mean(registry.canonical(self.name), known) or f"; known: {', '.join(known)}"
+            found.append(
+                f'name: unknown task "{self.name}"{hint}; or give a file {", ".join(DATA_SUFFIXES)} or a task .yaml'
+            )
         return found
 
     def files(self) -> list[str]:
@@ -106,10 +111,12 @@ class TaskConfig:
             return [f"name: no such file: {self.name}"]
         if self.problems():  # said already
             return []
+        from zofo.tasks._setting import check_setting, find_setting
         from zofo.tasks._task import settle
 
         try:
-            settle(self)
+            setting = find_setting(self.name)
+            settle(self) if setting is None else check_setting(self, setting)
         except InputError as error:
             lines = str(error).splitlines()
             return [line[5:] if line.startswith("task.") else f"name: {line}" for line in lines]

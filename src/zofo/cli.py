@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from zofo import _cli_data
 from zofo._cli_errors import failure
+from zofo._cli_meta import meta_test
 from zofo._cli_options import ADAPTER_OF, Adapter, Data, Model, Preset, Settings, Task, option, with_data
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it: 128 + SIGINT
@@ -23,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune language models in the memory of inference plus a small adapter.",
 )
+app.add_typer(_cli_data.app, name="data")
 
 
 def _version(value: bool) -> None:
@@ -114,6 +117,9 @@ def evaluate(
         num_fewshot=num_fewshot, run_generated_code=run_generated_code or None, overrides=settings or [],
     )  # fmt: skip
     _cli_show.print_result(result)
+
+
+app.command("meta-test")(meta_test)
 
 
 @app.command()

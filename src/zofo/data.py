@@ -206,9 +206,12 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        picked = [self.encoded[self._index(self.position + i)] for i in range(self.batch_size)]
-        self.position += self.batch_size
-        return collate(picked, self.pad_id)
+        return collate([self.draw() for _ in range(self.batch_size)], self.pad_id)
+
+    def draw(self) -> Encoded:
+        """The next example."""
+        self.position += 1
+        return self.encoded[self._index(self.position - 1)]
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.encoded))

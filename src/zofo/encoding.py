@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from zofo.errors import InputError
@@ -68,6 +69,11 @@ class _Text:
     cuttable: tuple[int, int] | None  # see Example
 
 
+def _text(example: Example, option: int) -> _Text:
+    lead = example.leads[option] if example.leads else ""
+    return _Text(example.prompt + lead, example.answers[option], example.cuttable)
+
+
 @dataclass
 class _Tokens:
     """prompt + answer as tokens: ids[first:] belong to the answer.
@@ -99,13 +105,11 @@ def encode_all(
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)
     every = objective == "options" or for_eval
-    answers = [ex.answers if every else (ex.answers[ex.gold[0]],) for ex in examples]
-    tokens = iter(
-        _tokenise(tokenizer, [_Text(ex.prompt, a, ex.cuttable) for ex, s in zip(examples, answers) for a in s])
-    )
+    texts = [[_text(ex, i) for i in (range(len(ex.answers)) if every else ex.gold[:1])] for ex in examples]
+    tokens = iter(_tokenise(tokenizer, list(chain.from_iterable(texts))))
     eos = tokenizer.eos_token_id if add_eos and objective == "lm" else None
     encoded, cut = [], []
-    for ex, some in zip(examples, answers):
+    for ex, some in zip(examples, texts):
         options = [next(tokens) for _ in some]
         for option in options:
             _finish(option, ex, tokenizer, eos if ex.cuttable is None else None)  # a chat ends its turn itself

@@ -15,6 +15,7 @@ from zofo.data import Encoded, encode_all
 from zofo.deploy import is_run, open_target, recorded
 from zofo.errors import InputError
 from zofo.evaluator import Evaluator
+from zofo.feeding import shorter
 from zofo.head import LabelHead
 from zofo.objective import OBJECTIVES, Loss
 from zofo.packing import share_prompts
@@ -47,15 +48,16 @@ def evaluate_target(
             raise InputError(f"{target}: no such directory; a model on the hub needs --task")
         raise InputError(f"{target} is no run, so it names no task: give --task")
     if task is not None:
-        _task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded
+        task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded
     loaded, model, config = open_target(target, adapter)
-    cfg = _task_config(config, task, changes, overrides)
+    cfg = task_config(config, task, changes, overrides)
     if config:
         seed = config.train.seed if seed is None else seed
         batch_size = batch_size or config.train.eval_batch_size
     seed, batch_size = seed or 0, batch_size or 32
     own = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
     found = load_task(cfg, seed, loaded.tokenizer, None if own else split)
+    loaded.max_length = shorter(loaded.max_length, found.max_length)
     examples = getattr(found, split)[:limit]
     if not examples:
         raise InputError(f"task {found.name}: no {split} examples")
@@ -79,7 +81,7 @@ def evaluate_target(
         return evaluator(encoded, progress), encoded, facts
 
 
-def _task_config(
+def task_config(
     config: Config | None, task: str | None, changes: Mapping[str, Any], overrides: Sequence[str]
 ) -> TaskConfig:
     """The run's task section, or another task in the run's chat, with the changes. InputError with all faults."""

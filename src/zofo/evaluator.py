@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,14 +13,16 @@ import torch
 
 from zofo.encoding import Encoded, encode_prompt
 from zofo.errors import InputError
+from zofo.metrics import METRICS
 from zofo.metrics.text import TEXT_METRICS
 from zofo.objective import Loss, NegativeAccuracy, NegativeMetric, Objective
-from zofo.scoring import Evaluation, evaluate, null_scores
+from zofo.scoring import NULLED, Evaluation, evaluate, null_scores
 from zofo.tasks import Example, TaskData
 from zofo.writing import Request, write
 from zofo.zo.keys import derive
 
 log = logging.getLogger("zofo")
+TASK_MEAN = "task_mean"
 PASS_AT = (1, 10, 100)  # of HumanEval's paper, section 2.1
 
 
@@ -43,12 +45,14 @@ class Evaluator:
     ) -> Evaluation:
         """Loss and metrics. generate: False leaves out the metrics of generated texts, which cost most."""
         null, scoring = None, self.data.scoring
-        if scoring == "calibrated":
-            null = null_scores(self.loss, encoded, self.tokenizer, self.max_length, self.batch_size)
+        if scoring in NULLED:
+            null = null_scores(self.loss, encoded, self.tokenizer, self.max_length, self.batch_size, scoring)
         labels = self.data.labels if all(len(e.gold) == 1 for e in encoded) else ()
         found = evaluate(
             self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null
         )  # fmt: skip
+        if self.data.groups:
+            return by_task(found, encoded, self.data.groups)
         if self.data.kind != "generation" or not generate:
             return found
         examples = [e.example for e in encoded]
@@ -129,3 +133,17 @@ class Evaluator:
         passed = iter([outcome.passed for outcome in sandbox.run_all(programs, workers=min(8, os.cpu_count() or 1))])
         counts = [(len(some), sum(next(passed) for _ in some)) for some in texts]
         return [{f"pass_at_{k}": humaneval.pass_at_k(n, c, k) for k in PASS_AT if k <= n} for n, c in counts]
+
+
+def by_task(found: Evaluation, encoded: Sequence[Encoded], metrics: Mapping[str, str]) -> Evaluation:
+    """The evaluation of many tasks' examples: `task_mean` is the mean over tasks of each task's own metric.
+
+    metrics: {task: "macro_f1" or "accuracy"}. report: {"tasks": {task: {metric: value, "n": examples}}}.
+    """
+    tasks: dict[str, dict[str, float]] = {}
+    for task in dict.fromkeys(e.example.group for e in encoded):
+        own = [p for p, e in zip(found.predictions, encoded) if e.example.group == task]
+        value = METRICS[metrics[task]]([p.gold for p in own], [p.predicted for p in own])
+        tasks[task] = {metrics[task]: value, "n": len(own)}
+    mean = sum(values[metrics[task]] for task, values in tasks.items()) / len(tasks)
+    return replace(found, values=found.values | {TASK_MEAN: mean}, report={"tasks": tasks})

@@ -196,9 +196,9 @@ class Loop:
         def run() -> Evaluation:
             return session.evaluator(encoded, progress, split == "test" or self.selection.by == "metric")
 
-        if adapters is None or adapter == "theta":
+        if adapters is None:
             return run()
-        with adapters.active(adapter):
+        with adapters.without() if adapter == "theta" else adapters.active(adapter):
             return run()
 
     def _evaluate(self) -> None:

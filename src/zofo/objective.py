@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -169,21 +169,33 @@ class Loss:
     def __init__(
         self, model: nn.Module, head: LabelHead, objective: Objective, pad_id: int, device: torch.device,
         adapters: AdapterSet | None = None, micro_batch_size: int | None = None,
-        reduce: Callable[[Tensor], Tensor] = lambda sums: sums, meter: Meter | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums, meter: Meter | None = None, recomputes: bool = False,
     ) -> None:  # fmt: skip
         """micro_batch_size: the most examples that one model call is given; None: the whole batch.
 
+        recomputes: layers are computed again for the gradient, when nothing says any more which row has which adapter.
         reduce: the sum of a tensor over all ranks, so that a value is the global mean and the same number on each.
         meter: what several losses of one run count with together.
         """
         self.reduce = reduce
         self.model, self.head, self.objective, self.pad_id, self.device = model, head, objective, pad_id, device
         self.adapters, self.micro_batch_size = adapters, micro_batch_size
-        self.meter = meter or Meter()
+        self.meter, self.recomputes = meter or Meter(), recomputes
 
-    def _micro(self, batch: Batch) -> list[slice]:
+    def _micro(
+        self, batch: Batch, members: Sequence[str | None], one: bool = False
+    ) -> list[tuple[Batch, Sequence[str | None]]]:
+        """The batch's micro-batches, each with its examples' adapters.
+
+        one: each has one adapter alone, as where adapters do not mix.
+        """
         size = self.micro_batch_size or batch.examples
-        return [slice(i, min(i + size, batch.examples)) for i in range(0, batch.examples, size)]
+        starts = list(range(0, batch.examples, size))
+        if one or not (self.adapters and self.adapters.mixes and self.objective.mixes):
+            changes = (i for i in range(1, batch.examples) if members[i] != members[i - 1])
+            starts = sorted({*starts, *changes})
+        slices = [slice(i, j) for i, j in zip(starts, [*starts[1:], batch.examples])]
+        return [(batch if len(slices) == 1 else batch.select(s), members[s]) for s in slices]
 
     def _count(self, batch: Batch, backward: bool = False) -> None:
         self.meter.forwards += 1
@@ -229,17 +241,10 @@ class Loss:
     def _shared(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
         assert self.adapters is not None
         whole = concat([batch for batch, _ in parts], self.pad_id)
-        row_names = [name or self.adapters.current for batch, name in parts for _ in range(len(batch.input_ids))]
+        members = [m for batch, name in parts for m in self._members(batch, name)]
         self._count(whole)
-        sums, weights = [], []
-        for piece in self._micro(whole):
-            kept = [n for n, e in zip(row_names, whole.row_example.tolist()) if piece.start <= e < piece.stop]
-            with self.adapters.rows(kept) as kwargs:
-                s, w = self._sums(whole.select(piece) if piece != slice(0, whole.examples) else whole, **kwargs)
-            sums.append(s)
-            weights.append(w)
         sizes = [batch.examples for batch, _ in parts]
-        split = zip(torch.cat(sums).double().split(sizes), torch.cat(weights).double().split(sizes))
+        split = zip(*(each.split(sizes) for each in self._each_sum(whole, members)))
         return [self._mean(s, w) for s, w in split]
 
     def _mean(self, sums: Tensor, weights: Tensor) -> float:
@@ -249,12 +254,36 @@ class Loss:
 
     def _one(self, batch: Batch, name: str | None) -> float:
         self._count(batch)
+        return self._mean(*self._each_sum(batch, self._members(batch, name)))
+
+    def _members(self, batch: Batch, name: str | None) -> list[str | None]:
+        """The adapter of each example. None: what is active as it is."""
+        if self.adapters is None:
+            return [None] * batch.examples
+        groups = [e.example.group for e in batch.source] or [""] * batch.examples
+        return list(self.adapters.members(name or self.adapters.current, groups))
+
+    @contextmanager
+    def _with(self, batch: Batch, members: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+        """Each example of the batch meets its own adapter. Yields what the model's forward is called with for it."""
+        first = members[0]
+        if self.adapters is None or first is None:
+            yield {}
+        elif len(set(members)) == 1:
+            with self.adapters.active(first):
+                yield {}
+        else:
+            with self.adapters.rows([str(members[e]) for e in batch.row_example.tolist()]) as kwargs:
+                yield kwargs
+
+    def _each_sum(self, batch: Batch, members: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """(sums, weights) [E] of the whole batch, without gradients."""
         pieces = []
-        with self.adapters.active(name) if name is not None and self.adapters is not None else nullcontext():
-            for piece in self._micro(batch):
-                pieces.append(self._sums(batch.select(piece) if piece != slice(0, batch.examples) else batch))
+        for piece, own in self._micro(batch, members):
+            with self._with(piece, own) as kwargs:
+                pieces.append(self._sums(piece, **kwargs))
         sums, weights = (torch.cat(parts).double() for parts in zip(*pieces))
-        return self._mean(sums, weights)
+        return sums, weights
 
     def backward(self, batch: Batch, scale: float = 1.0) -> float:
         """Add the gradient of scale * F(batch) to `.grad` of the active adapter. Returns F.
@@ -264,13 +293,14 @@ class Loss:
         self._count(batch, backward=True)
         weight = self._weight(batch)
         total = 0.0
-        for piece in self._micro(batch):
-            sums, _ = self._sums(batch.select(piece) if piece != slice(0, batch.examples) else batch)
-            part = sums.sum() / weight
-            total += float(part.detach())
-            if not math.isfinite(total):
-                raise NonFiniteError(f"the loss is {total}")
-            (part * scale).backward()
+        for piece, own in self._micro(batch, self._members(batch, None), one=self.recomputes):
+            with self._with(piece, own) as kwargs:  # for the backward pass too, which may compute layers again
+                sums, _ = self._sums(piece, **kwargs)
+                part = sums.sum() / weight
+                total += float(part.detach())
+                if not math.isfinite(total):
+                    raise NonFiniteError(f"the loss is {total}")
+                (part * scale).backward()
         return total
 
     def _weight(self, batch: Batch) -> float:

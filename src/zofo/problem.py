@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -129,6 +129,8 @@ class Problem:
     mask: Any = None  # which weights of theta move, a `masks._base.Base`
     max_grad_norm: float | None = None
     skip_nonfinite: bool = False
+    tasks: tuple[str, ...] = ()  # of a setting: those that are trained on
+    among: Callable[[Sequence[str], object], None] = lambda tasks, round: None  # batches are of these tasks from now on
     metric: Loss | None = None  # the loss with minus the task's metric as its objective
     gradients: Callable[[int], Iterator[Callable[[], object]]] = lambda number: iter(())  # for masks, see `session`
     skipped: int = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from zofo.errors import InputError, did_you_mean
 
-KINDS = ("methods", "adapters", "estimators", "masks", "rules", "tasks", "presets")
+KINDS = ("methods", "adapters", "estimators", "masks", "rules", "tasks", "settings", "presets")
 ROOT = Path(__file__).parent
 
 

@@ -16,6 +16,8 @@ from zofo.objective import Loss, option_scores
 from zofo.prefix import read_start
 from zofo.tasks._example import Scoring
 
+NULLED = ("calibrated", "pmi")  # scorings that take off an option's score under the prompt without its input
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -63,9 +65,9 @@ def evaluate(
     """Score every option of every example with the model as it stands. The meter is not moved: this is no training.
 
     scoring: an option's score is the mean of its tokens' log-probabilities, their sum, the sum by the answer's
-    characters, or `calibrated`, the sum minus the option's own under the prompt without its input (Zhao et al. 2021,
-    Holtzman et al. 2021), which `null` holds for each `null_key`. labels: names of the options, for a report.
-    progress: called with the number of examples done so far.
+    characters, or minus the option's own under the prompt without its input, which `null` holds for each `null_key`:
+    `calibrated` the sum (Zhao et al. 2021, Holtzman et al. 2021), `pmi` the mean (Min et al. 2022, MetaICL). labels:
+    names of the options, for a report. progress: called with the number of examples done so far.
     """
     found: list[Prediction | None] = [None] * len(encoded)
     total, weight, done = 0.0, 0.0, 0
@@ -78,7 +80,11 @@ def evaluate(
             logp = loss.head.logprobs(loss.model, batch)
         sums, weights = (x.double().cpu() for x in loss.objective(logp, batch))
         total, weight = total + float(sums.sum()), weight + float(weights.sum())
-        scores = option_scores(logp, batch, mean=scoring == "mean").cpu().split([encoded[i].n_options for i in indices])
+        scores = (
+            option_scores(logp, batch, mean=scoring in ("mean", "pmi"))
+            .cpu()
+            .split([encoded[i].n_options for i in indices])
+        )
         for place, index in enumerate(indices):
             e = encoded[index]
             own = _scored(scores[place].double(), e, scoring, null or {})
@@ -101,7 +107,7 @@ def evaluate(
 def _scored(scores: torch.Tensor, encoded: Encoded, scoring: Scoring, null: Mapping[Any, Any]) -> torch.Tensor:
     if scoring == "characters":  # of the answer without the space before it, as the field counts them
         return scores / torch.tensor([float(len(answer.strip())) for answer in encoded.example.answers])
-    if scoring == "calibrated":
+    if scoring in NULLED:
         return scores - torch.tensor(null[null_key(encoded)], dtype=torch.float64)
     return scores
 
@@ -112,20 +118,24 @@ def null_key(encoded: Encoded) -> tuple[Any, ...]:
 
 
 def null_scores(
-    loss: Loss, encoded: Sequence[Encoded], tokenizer: Any, max_length: int | None, batch_size: int
-) -> dict[tuple[Any, ...], tuple[float, ...]]:
-    """{null_key: each option's summed log-probability after the prompt without its input (a start token if none)}."""
+    loss: Loss, encoded: Sequence[Encoded], tokenizer: Any, max_length: int | None, batch_size: int,
+    scoring: Scoring = "calibrated",
+) -> dict[tuple[Any, ...], tuple[float, ...]]:  # fmt: skip
+    """{null_key: each option's score, as `scoring` takes it, after the prompt without its input}.
+
+    Without a null prompt a start token stands for it.
+    """
     kinds = {null_key(e): e.example for e in encoded}
     if chat := next((e for e in kinds.values() if e.cuttable is not None and e.null_prompt is None), None):
         raise InputError(
-            f"task.scoring: calibrated scores in a chat need a template with a null_prompt, and {chat.id} has none"
+            f"task.scoring: {scoring} scores in a chat need a template with a null_prompt, and {chat.id} has none"
         )
     examples = [
         replace(e, id=f"{e.id} (no input)", prompt=e.null_prompt or "", cuttable=e.cuttable and (0, 0))
         for e in kinds.values()
     ]
     rows = encode_all(tokenizer, examples, max_length, "options", False, True)
-    found = evaluate(loss, rows, (), batch_size, scoring="sum")
+    found = evaluate(loss, rows, (), batch_size, scoring="mean" if scoring == "pmi" else "sum")
     return {key: p.scores for key, p in zip(kinds, found.predictions)}
 
 

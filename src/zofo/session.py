@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,12 +16,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from zofo import models, quantization, registry
+from zofo.adapters._bank import Bank
 from zofo.adapters._set import AdapterSet, room
 from zofo.config import Config
-from zofo.data import Batch, Encoded, Stream, collate, encode_all
+from zofo.data import Batch, Encoded, Stream, collate
 from zofo.errors import InputError
 from zofo.evaluator import Evaluator
+from zofo.feeding import among, encode_task, shorter, streams_of, trained_tasks
 from zofo.head import LabelHead
+from zofo.mixture import Mixture
 from zofo.models import Loaded
 from zofo.objective import OBJECTIVES, Loss
 from zofo.packing import share_prompts
@@ -29,7 +32,7 @@ from zofo.parts import make_estimator, make_mask, make_rule
 from zofo.problem import Journalled, Problem, Schedule
 from zofo.progress import gib
 from zofo.recompute import recompute_layers
-from zofo.tasks import TaskData, load_task, split_levels
+from zofo.tasks import TaskData, load_task
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
 
@@ -46,7 +49,7 @@ class Session:
     problem: Problem
     method: Any
     encoded: dict[str, list[Encoded]]  # dev, test and the training streams' examples by stream name
-    streams: dict[str, Stream]
+    streams: dict[str, Stream | Mixture]
     backbone: Point
     evaluator: Evaluator
     rule: Any = None  # the bare rule, for replay; None where no zeroth-order update is made
@@ -100,18 +103,20 @@ def build(
         raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
     accelerator = Accelerator(cpu=config.model.device == "cpu")
     loaded = (load or models.load)(config.model)
-    data = (task or load_task)(config.task, config.train.seed, loaded.tokenizer)
     method = make_method(config)
+    data = (task or load_task)(config.task, config.train.seed, loaded.tokenizer, None, method.demonstrates)
     _check(config, data, loaded, method)
+    loaded.max_length = shorter(loaded.max_length, data.max_length)
     backbone = Point(loaded.model, mode=_mode(config))  # before PEFT renames anything
     head = LabelHead(loaded.model)
     if config.train.gradient_checkpointing and method.first_order:
         recompute_layers(loaded.model)
-    theta, adapters = _adapt(config, loaded, method, backbone)
-    encoded = _encode(config, data, loaded, method)
+    theta, adapters = _adapt(config, loaded, method, backbone, data)
+    encoded = encode_task(config, data, loaded, method)
     loss = Loss(
         adapters.model if adapters else loaded.model, head, OBJECTIVES[data.objective], loaded.pad_id, loaded.device,
         adapters, config.train.micro_batch_size, reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
+        recomputes=config.train.gradient_checkpointing,
     )  # fmt: skip
     encoded = share_prompts(loss, encoded, loaded.max_length)
     evaluator = Evaluator(
@@ -122,13 +127,13 @@ def build(
         evaluator.prepare([*data.dev, *data.test, *(data.train if trains_metric(config) else ())])
     of_metric = copy(loss)  # the same but for its objective, and the same meter
     of_metric.objective = evaluator.objective()
-    streams = _streams(config, encoded, loaded, method)
+    streams = streams_of(config, encoded, loaded, method)
     problem = Problem(
         theta, adapters, of_metric if config.task.objective == "metric" else loss, streams, config.train.seed,
         metric=of_metric, gradients=partial(_gradients, loss, theta, streams),
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
         total=config.train.max_steps, count=config.train.count, max_grad_norm=config.train.max_grad_norm,
-        skip_nonfinite=config.train.on_nonfinite == "skip",
+        skip_nonfinite=config.train.on_nonfinite == "skip", tasks=trained_tasks(data), among=partial(among, streams),
     )  # fmt: skip
     session = Session(config, loaded, data, problem, method, encoded, streams, backbone, evaluator)
     if "estimator" in method.needs:
@@ -143,7 +148,9 @@ def build(
     return session
 
 
-def _gradients(loss: Loss, theta: Point, streams: dict[str, Stream], number: int) -> Iterator[Callable[[], object]]:
+def _gradients(
+    loss: Loss, theta: Point, streams: Mapping[str, Stream | Mixture], number: int
+) -> Iterator[Callable[[], object]]:
     """Calls that add theta's gradient of the loss on one training batch each, where theta is trainable.
 
     The run's own batches stay what they are, and so do the gradients of what else is trained.
@@ -180,6 +187,11 @@ def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
     Raises InputError.
     """
     quantization.check(config.model, loaded, config.names["method"], method)
+    if method.many and not data.groups:
+        raise InputError(
+            f"task.name: method {config.names['method']} trains on many tasks and {data.name} is one; give a setting "
+            f"such as class-to-class (zofo ls settings), with --data"
+        )
     trained, upper = config.task.objective == "metric", getattr(config.method, "upper_objective", "loss") == "metric"
     if trained and method.first_order:
         raise InputError(
@@ -212,51 +224,24 @@ def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
         )
 
 
-def _adapt(config: Config, loaded: Loaded, method: Any, backbone: Point) -> tuple[Point, AdapterSet | None]:
+def _adapt(
+    config: Config, loaded: Loaded, method: Any, backbone: Point, data: TaskData
+) -> tuple[Point, AdapterSet | None]:
     """(theta, the method's adapters on the model). Virtual tokens take room from the longest example."""
-    if not method.adapters_used:
+    names, tasks = method.adapters_used, trained_tasks(data)
+    if not names:
         return backbone, None
     adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
     seed = derive(config.train.seed, "adapter")
-    adapters: AdapterSet = adapter.build(loaded.model, method.adapters_used, seed, loaded.tokenizer)
+    every = Bank.all_members(names, tasks) if method.bank else names
+    adapters: AdapterSet = adapter.build(loaded.model, every, seed, loaded.tokenizer)
+    if method.bank:
+        adapters = Bank(adapters, names, tasks)
     loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
     if method.theta_of == "backbone":
         return backbone, adapters
     own = adapters.parameters(method.adapters_used[0])
     return Point(adapters.model, params=own, mode=_mode(config)), adapters
-
-
-def _streams(config: Config, encoded: dict[str, list[Encoded]], loaded: Loaded, method: Any) -> dict[str, Stream]:
-    size, seed = config.train.batch_size, config.train.seed
-    for name in method.streams:
-        if size > len(encoded[name]):
-            log.warning(
-                "train.batch_size %d is more than the %d examples of stream %s: a batch holds some of them twice",
-                size, len(encoded[name]), name,
-            )  # fmt: skip
-    group = config.train.group_by_length
-    return {name: Stream(encoded[name], size, loaded.pad_id, seed, name, group) for name in method.streams}
-
-
-def _encode(config: Config, data: TaskData, loaded: Loaded, method: Any) -> dict[str, list[Encoded]]:
-    def run(name: str, examples: list, for_eval: bool) -> list[Encoded]:
-        return encode_all(loaded.tokenizer, examples, loaded.max_length, data.objective, data.ends, for_eval, name)
-
-    streams = {"train": data.train}
-    if set(method.streams) == {"f", "p"}:
-        streams = _levels(config, data)
-    levels = {"f": "upper level's", "p": "lower level's"}
-    encoded = {name: run(str(levels.get(name, name)), streams[name], False) for name in method.streams}
-    return encoded | {"dev": run("dev", data.dev, True), "test": run("test", data.test, True)}
-
-
-def _levels(config: Config, data: TaskData) -> dict[str, list]:
-    """The training data of the upper and the lower level, D_f and D_p."""
-    if config.method.upper_data == "dev":
-        return {"f": data.dev, "p": data.train}
-    share = config.method.upper_share
-    upper, lower = split_levels(data.train, config.train.seed, (share, 1 - share), config.method.stratified)
-    return {"f": upper, "p": lower}
 
 
 def make_method(config: Config) -> Any:

@@ -53,6 +53,16 @@ class LayerSet(AdapterSet):
         else:
             yield {"adapter_names": list(names)}
 
+    @contextmanager
+    def without(self) -> Iterator[None]:
+        for layer in self._layers:
+            layer._disable_adapters = True  # enable_adapters would rewrite requires_grad
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                layer._disable_adapters = False
+
     def state(self, name: str) -> dict[str, Tensor]:
         state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
         return {key: value.detach().cpu().contiguous() for key, value in state.items()}

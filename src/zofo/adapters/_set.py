@@ -113,6 +113,14 @@ class AdapterSet(ABC):
         """The active adapter."""
         return self._active
 
+    def members(self, name: str, groups: Sequence[str]) -> list[str]:
+        """The adapter that `name` means for an example of each group: the same for all, but in a bank."""
+        return [name] * len(groups)
+
+    @abstractmethod
+    def without(self) -> Any:
+        """Context: the model computes as the backbone alone."""
+
     @contextmanager
     def active(self, name: str) -> Iterator[None]:
         """The model computes with this adapter inside the context."""

@@ -34,6 +34,7 @@ class SoftModel(nn.Module):
         self.row_names: list[str] | None = None
         self.current = next(iter(weights))
         self.virtual = 0  # positions in front of a row
+        self.bare = False  # whether nothing stands in front of the rows
 
     @property
     def config(self) -> Any:
@@ -55,6 +56,9 @@ class SoftModel(nn.Module):
         Of packed rows the mask is [R, 1, L, L], bool, and position_ids [R, L] count without the virtual tokens.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if self.bare:
+            positions = {} if position_ids is None else {"position_ids": position_ids}
+            return self.base(input_ids=input_ids, attention_mask=mask, use_cache=use_cache, **positions)
         names = self.row_names or [self.current] * len(input_ids)
         arguments = self.attach(self.base, self.stacked(names), input_ids, mask, position_ids)
         return self.base(**arguments, use_cache=use_cache)
@@ -152,6 +156,14 @@ class SoftSet(AdapterSet):
             yield {}
         finally:
             self.model.row_names = None
+
+    @contextmanager
+    def without(self) -> Iterator[None]:
+        self.model.bare = True
+        try:
+            yield
+        finally:
+            self.model.bare = False
 
     def state(self, name: str) -> dict[str, Tensor]:
         own = {key: p.detach().cpu().contiguous() for key, p in self._parameters[name].items()}

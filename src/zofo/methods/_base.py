@@ -24,6 +24,9 @@ class Base:
     first_order: ClassVar[bool] = True  # whether some part needs a differentiable objective
     iterates: ClassVar[bool] = True  # whether a step is an iteration of one kind, so that iterations can be counted
     theta_of: Literal["backbone", "adapter"] = "backbone"
+    many: ClassVar[bool] = False  # whether it trains on many tasks, a setting, and on nothing else
+    demonstrates: ClassVar[bool] = False  # whether training prompts have task.num_fewshot demonstrations too
+    bank: bool = False  # whether each training task has adapters of its own, under the names of `adapters_used`
     adapters_used: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ("theta",)  # what is evaluated; the first one wins a tie
     lower_per_step: int = 0

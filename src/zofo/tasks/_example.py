@@ -20,6 +20,8 @@ class Example:
     cuttable: None for plain text, to which the tokenizer adds its own specials, and of which a cut takes the beginning.
     A chat template has written its specials already; a cut may take prompt[start:stop] alone, without the headers.
     reference: what a generated text is compared with. null_prompt: the prompt without its input (calibrated scores).
+    leads: text between the prompt and each answer, one for each, that is not scored (a channel model's options).
+    group: of many tasks' examples, the task that it is of.
     """
 
     id: str  # where it is from: "sst2/train/17", "rows.jsonl:17"
@@ -30,6 +32,8 @@ class Example:
     reference: Any = None
     null_prompt: str | None = None
     place: str = field(default="", compare=False)  # "test.jsonl:18", for errors
+    leads: tuple[str, ...] = ()
+    group: str = ""
 
     @property
     def where(self) -> str:
@@ -49,7 +53,7 @@ class Decoding:
     samples: int = 1
 
 
-Scoring = Literal["mean", "sum", "characters", "calibrated"]
+Scoring = Literal["mean", "sum", "characters", "calibrated", "pmi"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class TaskData:
     """metrics: of the task's kind; the first one leads. labels: names of the options where all examples share them.
 
     repeated: how many examples of dev and of test have the prompt and answers of a training example.
+    groups: of many tasks' examples, {task: its metric}. max_length: tokens of an example that the task itself allows.
     """
 
     name: str
@@ -71,6 +76,8 @@ class TaskData:
     decoding: Decoding = Decoding()
     scoring: Scoring = "mean"
     repeated: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    max_length: int | None = None
 
     @property
     def ends(self) -> bool:

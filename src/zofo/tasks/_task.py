@@ -16,6 +16,7 @@ from zofo.tasks._example import Decoding, Example, TaskData
 from zofo.tasks._fewshot import demonstrate
 from zofo.tasks._files import READERS, Record, Tables, file_of, hub_tables, no_train, read_tables
 from zofo.tasks._local import own_task
+from zofo.tasks._setting import find_setting, load_setting
 from zofo.tasks._spec import METRICS, TaskSpec, check_columns, load_spec, maker, metrics_of
 
 if TYPE_CHECKING:
@@ -25,15 +26,20 @@ log = logging.getLogger("zofo")
 Objective = Literal["options", "lm"]
 
 
-def load_task(cfg: TaskConfig, seed: int, tokenizer: Any = None, only: str | None = None) -> TaskData:
+def load_task(
+    cfg: TaskConfig, seed: int, tokenizer: Any = None, only: str | None = None, demonstrates: bool = False
+) -> TaskData:
     """Read and sample a task. The same seed gives the same examples in the same order.
 
     dev comes from `train` unless local data has a validation file, test from `train` only where there is no test file;
     of a task with test rows alone a run trains on a share of them (the task file's `carve`).
     only: the split that is evaluated, of a model that was trained on nothing of this data: then it is enough that there
-    are rows for it, and it is whole. `tokenizer` is needed for chats alone.
+    are rows for it, and it is whole. `tokenizer` is needed for chats, and to cut what a setting's layout cuts.
+    demonstrates: of a setting, training prompts have demonstrations too.
     Raises InputError naming the file, the line and the fix.
     """
+    if (setting := find_setting(cfg.name)) is not None:
+        return load_setting(cfg, setting, seed, tokenizer, only, demonstrates)
     known = settle(cfg)
     if known is None:
         return _own_files(cfg, seed, tokenizer, only)

@@ -1,0 +1,129 @@
+"""What is meta-tested: a run, an export or a plain model, with room for an adapter that is tuned again and again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from zofo import registry
+from zofo.adapters._bank import mean
+from zofo.adapters._set import CONFIG, AdapterSet, room
+from zofo.config import Config
+from zofo.data import Encoded, Stream, encode_all
+from zofo.deploy import is_run, open_target, restore
+from zofo.errors import InputError
+from zofo.evaluator import Evaluator
+from zofo.feeding import shorter
+from zofo.first_order import Descent
+from zofo.head import LabelHead
+from zofo.models import Loaded
+from zofo.objective import OBJECTIVES, Loss
+from zofo.packing import share_prompts
+from zofo.scoring import Evaluation
+from zofo.tasks import Example, TaskData
+from zofo.zo.keys import derive
+
+TUNED = "tuned"
+State = dict[str, Tensor]
+
+
+@dataclass
+class Subject:
+    """The backbone never moves. Where an adapter is tuned it starts from a copy each time, so every tuning is apart.
+
+    starts: {way that needs an adapter: the tensors it starts from}.
+    """
+
+    loaded: Loaded
+    loss: Loss
+    adapters: AdapterSet | None
+    starts: dict[str, State]
+    batch_size: int
+
+    def encode(self, examples: Sequence[Example], limit: int, for_eval: bool, what: str) -> list[Encoded]:
+        """limit: tokens of an example. A prompt's common start is computed once for all its options."""
+        length = shorter(self.loaded.max_length, limit)
+        encoded = encode_all(self.loaded.tokenizer, examples, length, "lm", False, for_eval, what)
+        return share_prompts(self.loss, {what: encoded}, length)[what] if for_eval else encoded
+
+    def measure(self, encoded: Sequence[Encoded], data: TaskData, limit: int, way: str) -> Evaluation:
+        """Options scored by the backbone alone; with the adapter as it stands where the way has one."""
+        evaluator = Evaluator(
+            self.loss, data, self.loaded.tokenizer, shorter(self.loaded.max_length, limit), self.batch_size, 0,
+            lambda: self.loss.model,
+        )  # fmt: skip
+        if self.adapters is None:
+            return evaluator(encoded)
+        with self.adapters.active(TUNED) if way in self.starts else self.adapters.without():
+            return evaluator(encoded)
+
+    def begin(self, way: str) -> None:
+        """The adapter is where tunings of this way start."""
+        assert self.adapters is not None
+        self.adapters.put(TUNED, self.starts[way])
+
+    def tune(self, way: str, encoded: Sequence[Encoded], steps: int, batch_size: int, rate: float, seed: int) -> float:
+        """AdamW steps of the adapter from the way's start, on a few examples. Returns the last batch's loss.
+
+        seed: of the order in which the examples come.
+        """
+        assert self.adapters is not None
+        self.begin(way)
+        descent = Descent(self.adapters.parameters(TUNED))
+        batches = Stream(encoded, min(batch_size, len(encoded)), self.loss.pad_id, seed, "tune")
+        value = 0.0
+        with self.adapters.active(TUNED):
+            for _ in range(steps):
+                value = self.loss.backward(next(batches))
+                descent.step(rate)
+        return value
+
+
+def open_subject(target: str | Path, config: Config | None, ways: Sequence[str], batch_size: int, seed: int) -> Subject:
+    """Load the target's backbone, and an adapter where a way needs one: the run's kind, LoRA if it has none."""
+    if is_run(Path(target)):
+        loaded = restore(Path(target), "theta").loaded
+    else:
+        loaded, model, _ = open_target(target)
+        if model is not loaded.model:
+            raise InputError(f"{target}: an adapter's directory; give the run it is of, or the backbone alone")
+    needed = [way for way in ways if way in ("zero-shot-s", "tuned", "tuned-fresh")]
+    adapters, starts, head = None, dict[str, State](), LabelHead(loaded.model)
+    if needed:
+        name = config.names.get("adapter", "lora") if config else "lora"
+        module = registry.load("adapters", name)
+        own = config.adapter if config and config.adapter is not None else module.Config()
+        adapters = module.Adapter(own).build(loaded.model, (TUNED,), derive(seed, "adapter"), loaded.tokenizer)
+        loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
+        fresh = _copy(adapters)
+        for way in needed:
+            starts[way] = fresh if way == "tuned-fresh" else _trained(adapters, Path(target), fresh)
+    loss = Loss(
+        adapters.model if adapters else loaded.model, head, OBJECTIVES["lm"], loaded.pad_id, loaded.device, adapters
+    )
+    return Subject(loaded, loss, adapters, starts, batch_size)
+
+
+def _copy(adapters: AdapterSet) -> State:
+    return {key: param.detach().clone() for key, param in adapters.parameters(TUNED).items()}
+
+
+def _trained(adapters: AdapterSet, run: Path, fresh: State) -> State:
+    """The run's s; where each training task has its own, their mean."""
+    found = run / f"best-{json.loads((run / 'run.json').read_text())['best_step']}" / "s"
+    folders = [found] if (found / CONFIG).is_file() else sorted(p for p in found.glob("*") if p.is_dir())
+    if not folders:
+        raise InputError(f"{found}: missing, so there is no s to start from")
+    states = []
+    for folder in folders:
+        try:
+            adapters.restore(TUNED, folder)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: {error}") from error
+        states.append(_copy(adapters))
+    adapters.put(TUNED, fresh)
+    return states[0] if len(states) == 1 else mean(states)
