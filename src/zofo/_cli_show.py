@@ -91,7 +91,7 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
     from zofo.config import CORE
 
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return _print_task(Path(name).stem, Path(name), template, data)
+        return _print_task(Path(name).stem, Path(name), template, data)  # or a setting, by what is in it
     kind, slash, short = name.rpartition("/")
     found = [
         (k, n)
@@ -102,11 +102,12 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
     if not found and name not in CORE:
         known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k))]
         raise InputError(f'nothing is called "{name}"{did_you_mean(short, known) or ";"} zofo ls prints all names')
-    if (template or data) and not any(k == "tasks" for k, _ in found):
-        raise InputError(f"--template and --data are for tasks, and {name} is none")
+    kinds = {k for k, _ in found}
+    if (template and "tasks" not in kinds) or (data and not kinds & {"tasks", "settings"}):
+        raise InputError(f"--template is for tasks, --data for tasks and settings, and {name} is none")
     for entry_kind, entry in found:
-        if entry_kind == "tasks":
-            _print_task(entry, registry.load("tasks", entry), template, data)
+        if entry_kind in ("tasks", "settings"):
+            _print_task(entry, registry.load(entry_kind, entry), template, data)
         else:
             _print_one(entry_kind, entry)
     if name in CORE:
@@ -115,9 +116,13 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
 
 
 def _print_task(name: str, path: Path, template: str | None, data: str | None) -> None:
-    from zofo._cli_tasks import print_task
+    from zofo._cli_tasks import print_setting, print_task
+    from zofo.tasks._setting import find_setting
 
-    print_task(name, path, template, data)
+    if find_setting(str(path)) is not None:
+        print_setting(str(path), data)
+    else:
+        print_task(name, path, template, data)
 
 
 def _print_one(kind: str, name: str) -> None:

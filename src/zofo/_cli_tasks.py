@@ -7,6 +7,7 @@ from pathlib import Path
 from zofo.data_check import shown
 from zofo.errors import InputError
 from zofo.tasks._files import Record, Records, file_of
+from zofo.tasks._setting import find_setting, open_setting
 from zofo.tasks._spec import TaskSpec, load_spec, maker, metrics_of, pick_template
 from zofo.tasks._task import local_tables
 
@@ -29,6 +30,29 @@ def print_task(name: str, path: Path, template: str | None, data: str | None) ->
         if record is not None:
             for line in shown(maker(spec, each)(record)):
                 print(line)
+
+
+def print_setting(name: str, data: str | None) -> None:
+    """data: a directory of rows, of which it says what is there. Raises InputError."""
+    setting = find_setting(name)
+    assert setting is not None
+    print(f"setting {setting.name}\n\n{setting.description}\n")
+    print(f"{'source':<10} {setting.source}\n{'file':<10} {setting.file}")
+    print("rows       a directory with a folder for each task, in MetaICL's form or train.jsonl and test.jsonl")
+    apart = "of an unseen domain"
+    for what, names in (("training", setting.train), ("held out", setting.held_out), ("target", setting.target)):
+        if names:
+            print(f"\n{what} tasks ({len(names)}): {', '.join(names)}")
+    if setting.unseen:
+        print(f"{apart}: {', '.join(setting.unseen)}")
+    if data is not None:
+        opened = open_setting(setting, Path(data), 0, 0)
+        print(f"\nin {data}:")
+        for line in opened.coverage:
+            print(line)
+        for kind, pools in (("training", opened.train), ("target", opened.target)):
+            for task, pool in pools.items():
+                print(f"{kind} {task}: {pool.kind}{', ' + ' | '.join(pool.labels) if pool.labels else ''}")
 
 
 def _record(spec: TaskSpec, name: str, data: str | None) -> Record | None:

@@ -170,7 +170,9 @@ def export(
 def ls(
     kind: Annotated[
         str | None,
-        typer.Argument(help="methods, adapters, estimators, masks, rules, tasks or presets; all if left out."),
+        typer.Argument(
+            help="methods, adapters, estimators, masks, rules, tasks, settings or presets; all if left out."
+        ),
     ] = None,
 ) -> None:
     """List what there is, one line each."""
@@ -181,9 +183,11 @@ def ls(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A method, adapter, task, preset, ..., a task's .yaml, or model, train.")],
+    name: Annotated[
+        str, typer.Argument(help="A method, adapter, task, setting, ..., a task's or setting's .yaml, or model, train.")
+    ],
     template: Annotated[str | None, option("Of a task: this template alone.")] = None,
-    data: Annotated[str | None, option("Of a task: a prompt of this data, in place of the task's own row.")] = None,
+    data: Annotated[str | None, option("Of a task: a prompt of this data; of a setting: what is there of it.")] = None,
 ) -> None:
     """Settings of a method, adapter, task, ...
 

@@ -18,7 +18,7 @@ def data_check(data: TaskData, encoded: Mapping[str, Sequence[Encoded]]) -> Iter
         yield from shown(example)
     for name, rows in encoded.items():
         if rows:
-            yield f"{name}: {_lengths(rows)}{_balance(rows, data.labels)}"
+            yield f"{name}: {_lengths(rows)}{_tasks(rows) if data.groups else _balance(rows, data.labels)}"
     for split, n in data.repeated.items():
         if n:
             total = len(getattr(data, split))
@@ -46,6 +46,13 @@ def _lengths(rows: Sequence[Encoded]) -> str:
     cut = sum(e.cut for e in rows)
     text = f"{len(rows)} examples, tokens {at[0]} (median) {at[1]} (90 %) {at[2]} (99 %) {lengths[-1]} (longest)"
     return text + (f", {cut} cut on the left to fit" if cut else "")
+
+
+def _tasks(rows: Sequence[Encoded]) -> str:
+    """How many examples are of which task."""
+    counts = Counter(e.example.group for e in rows)
+    sizes = sorted(set(counts.values()))
+    return f"; {len(counts)} tasks of {f'{sizes[0]} to ' if len(sizes) > 1 else ''}{sizes[-1]}"
 
 
 def _balance(rows: Sequence[Encoded], labels: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ as it is, with no formula to keep up with it.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from zofo.errors import InputError
 from zofo.models import Loaded
 from zofo.problem import Schedule
 from zofo.tasks import Example, TaskData
+from zofo.tasks._setting import find_setting
 from zofo.zo.quantized import Frozen
 
 __all__ = ["PARTS", "Footprint", "Peak", "Rows", "measure", "predict"]
@@ -42,11 +44,16 @@ class Rows:
     """Made-up rows in place of a task's: `length` tokens read, the last `answer` positions predict a label.
 
     options: the answers of an example, each with a row of its own; 1 for completions and for answers of one token.
+    tasks: of a setting, its training tasks; the examples are of one after the other.
     """
 
     length: int
     options: int = 1
     answer: int = 1
+    tasks: tuple[str, ...] = ()
+
+    def _group(self, number: int) -> str:
+        return self.tasks[number % len(self.tasks)] if self.tasks else ""
 
     def encoded(self, n: int, vocabulary: int) -> list[Encoded]:
         """n examples. Tokens differ as far as the vocabulary goes: most rows of the embedding are looked up."""
@@ -58,15 +65,17 @@ class Rows:
                 ids = tuple((first + t) % vocabulary for t in range(self.length))
                 last = range(self.length - self.answer, self.length)
                 rows.append(Row(ids, tuple((t, ids[t], option) for t in last)))
-            plain = Example(str(example), "", ("",) * self.options, (0,))
+            plain = Example(str(example), "", ("",) * self.options, (0,), group=self._group(example))
             found.append(Encoded(plain, tuple(rows), (0,), self.options))
         return found
 
     def task(self, n: int) -> TaskData:
         """Stands for the data while a session is built: n short examples a split."""
-        examples = [Example(str(i), "a b", (" c", " d"), (i % 2,)) for i in range(n)]
+        n = max(n, 4 * len(self.tasks))
+        examples = [Example(str(i), "a b", (" c", " d"), (i % 2,), group=self._group(i)) for i in range(n)]
         objective = "options" if self.options > 1 else "lm"
-        return TaskData("rows", 1, objective, ("loss",), examples, examples, examples, ("c", "d"))
+        groups = dict.fromkeys(self.tasks, "accuracy")
+        return TaskData("rows", 1, objective, ("loss",), examples, examples, examples, ("c", "d"), groups=groups)
 
 
 class _Tokenizer:
@@ -144,7 +153,11 @@ def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprin
     """
     if config.names.get("mask") == "sensitivity" and not real:
         raise InputError("mask.name: which weights sensitivity chooses hangs on gradients; --measure counts them")
-    task = None if rows is None else lambda *_: rows.task(16 * config.train.batch_size)
+    task = None
+    if rows is not None:
+        setting = find_setting(config.task.name)
+        rows = replace(rows, tasks=setting.train[config.task.held_out :] if setting else ())
+        task = partial(_made_up, rows.task(16 * config.train.batch_size))
     built = session.build(_shortened(config), load, task)
     if session.trains_metric(config) and built.data.kind == "generation" and not real:
         raise InputError(
@@ -169,6 +182,10 @@ def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprin
         tuple(peak for peak in peaks if peak is fullest or peak.phase != REST),
         process,
     )  # fmt: skip
+
+
+def _made_up(data: TaskData, *_: Any) -> TaskData:
+    return data
 
 
 def _shortened(config: Config) -> Config:

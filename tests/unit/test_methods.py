@@ -284,7 +284,7 @@ def test_independent_z_is_the_sum_of_three_estimates() -> None:
 
 def test_apart_draws_s_anew() -> None:
     w = world(trained=False)
-    method = bilevel(w, apart=True)
+    method = bilevel(w, apart=True, s_start="reset")
     p, s = w.adapters.parameters("p"), w.adapters.parameters("s")
     assert any(not torch.equal(p[name], s[name]) for name in p)
     assert same(method.initial, values(s))

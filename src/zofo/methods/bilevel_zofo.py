@@ -168,7 +168,8 @@ class Method(Base):
         self.opt_p: Descent = problem.descent("p", self.config.optimizer)
         if self.config.apart:
             self.adapters.redraw("s", problem.key("adapter/s", 0))
-        self.initial = {key: value.detach().clone() for key, value in self.adapters.parameters("s").items()}
+        if self.config.s_start == "reset":
+            self.initial = {key: value.detach().clone() for key, value in self.adapters.parameters("s").items()}
 
     def step(self, k: int) -> Metrics:
         metrics = self.lower(k)  # lines 3-7: s^{k+1}

@@ -1,6 +1,6 @@
 """MetaICL: first-order training of every weight to learn from k demonstrations in its context.
 
-Min, Lewis, Zettlemoyer, Hajishirzi (NAACL 2022, arXiv 2110.15943), section 3. Each training example has k answered
+Min, Lewis, Zettlemoyer, Hajishirzi (NAACL 2022, arXiv 2110.15943). Each training example has k answered
 ones of its own task before it; the loss is on its output alone. At test time a new task's k examples stand there.
 
 | symbol | field | default | place |
@@ -8,7 +8,7 @@ ones of its own task before it; the loss is on its output alone. At test time a 
 | k | task.num_fewshot | 4 | Bilevel ZOFO, section 4.2; 16 in MetaICL |
 | eta | lr | 1e-5 | Bilevel ZOFO, B.5.2 |
 | batch | train.batch_size | 8 | 1 on each of 8 devices, Bilevel ZOFO, B.5.2 |
-| direct or channel | task.template | default: direct | section 3.3; `channel` predicts the input from the output |
+| direct or channel | task.template | default: direct | `channel` predicts the input from the output |
 
 Preset `metaicl` has the steps and lengths of the paper's baseline.
 """

@@ -1,6 +1,6 @@
 """First-order fine-tuning of every weight on a mixture of tasks, without demonstrations: the plain baseline.
 
-"Multi-task 0-shot" of Min et al. (NAACL 2022, arXiv 2110.15943), section 4.2. A batch takes its examples from different
+A baseline of Min et al. (MetaICL, NAACL 2022, arXiv 2110.15943). A batch takes its examples from different
 training tasks in turn, all with the same share.
 
 | symbol | field | default | place |

@@ -79,7 +79,8 @@ def _problems(content: dict[Any, Any]) -> list[str]:
         return found
     names = {key: {canonical(name): name for name in reversed(content.get(key) or [])} for key in LISTS}
     for key in LISTS:
-        twice = [n for n in content.get(key) or [] if names[key][canonical(n)] is not n]
+        some = content.get(key) or []
+        twice = [n for i, n in enumerate(some) if canonical(n) in map(canonical, some[:i])]
         found += [f"{key}: two tasks of one name: {names[key][canonical(n)]}, {n}" for n in twice]
     both = [names["target"][n] for n in names["target"] if n in names["train"]]
     if both:
