@@ -12,7 +12,8 @@ examples are the run's own meter's; what is read twice counts twice.
 kernels, about 100 MiB, is in all of them), and zofo.memory's prediction for rows of that length, by part.
 
 `inference`: seconds a test example, with the backbone alone: zero-shot, and behind k demonstrations that are read once
-for a task (zofo's way) or with each example. The more rows a task has, the less reading once costs; here they are few.
+for a task (zofo's way) or with each example. The more rows a task has, the less reading once costs: here they are few.
+The tiny model's 512 tokens cut most prompts, and what has lost its beginning has nothing to be read once.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], di
     subject = open_subject(args.model, None, (), 32, 0)
     layout = make_layout("default", subject.loaded.tokenizer)
     there = open_setting(setting, Path(args.data), 0, 0).target
-    names = args.targets.split(",") if args.targets else list(there)[:2]
+    names = args.targets.split(",") if args.targets else list(there)[:1]
     if missing := [name for name in names if name not in there]:
         raise SystemExit(f"--targets: {', '.join(missing)} not there; known: {', '.join(there)}")
     encoded: dict[int, list[tuple[TaskData, list[Encoded]]]] = {0: [], args.shots: []}
@@ -202,8 +203,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--inner-steps", type=int, default=10, help="T")
     parser.add_argument("--batch-size", type=int, default=4, help="of every method")
     parser.add_argument("--train-examples", type=int, default=64, help="of each task, to choose the rows from")
-    parser.add_argument("--targets", help="target tasks, by commas; the first two that are there")
-    parser.add_argument("--test-examples", type=int, default=8, help="of each target task")
+    parser.add_argument("--targets", help="target tasks, by commas; the first one that is there")
+    parser.add_argument("--test-examples", type=int, default=32, help="of each target task")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1, help="processes of each method whose memory is measured")
     parser.add_argument("--threads", type=int)

@@ -136,7 +136,9 @@ class TrainConfig:
     )
     batch_size: int = _f(16, "examples of one batch, at each level", paper="appendix B.1.4: 16", ge=1)
     micro_batch_size: int | None = _f(None, "examples at once; same numbers, less memory; null: the whole batch", ge=1)
-    group_by_length: bool = _f(True, "batches of similar lengths, in a seeded order: less padding")
+    group_by_length: bool = _f(
+        True, "batches of similar lengths, in a seeded order: less padding (not of many tasks, which take turns)"
+    )
     gradient_checkpointing: bool = _f(
         False, "first-order steps keep each layer's input alone and compute it again: less memory, a third more time"
     )

@@ -214,5 +214,6 @@ def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> Non
         model.save_pretrained(target, save_original_format=not getattr(quantizer, "pre_quantized", False))
     restored.loaded.tokenizer.save_pretrained(target)
     info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
-    info |= {"adapter": restored.adapter, "merged": merge, "config": restored.config.to_dict()}
+    info |= {"tasks": restored.info.get("tasks"), "adapter": restored.adapter, "merged": merge}
+    info |= {"config": restored.config.to_dict()}
     checkpoint.write_json(directory / "zofo.json", info)

@@ -8,6 +8,7 @@ from typing import Any
 
 from zofo.config import Config
 from zofo.data import Encoded, Stream, encode_all
+from zofo.errors import InputError
 from zofo.mixture import Mixture
 from zofo.models import Loaded
 from zofo.tasks import TaskData, split_levels
@@ -66,6 +67,8 @@ def _levels(config: Config, data: TaskData) -> dict[str, list]:
     share, found = config.method.upper_share, dict[str, list]({"f": [], "p": []})
     for task in trained_tasks(data) or ("",):
         own = [e for e in data.train if not task or e.group == task]
+        if task and len(own) < 2:
+            raise InputError(f"{task}: one training row, and two levels need two; give more, or leave the task out")
         upper, lower = split_levels(own, config.train.seed, (share, 1 - share), config.method.stratified)
         found["f"] += upper
         found["p"] += lower

@@ -117,6 +117,7 @@ class Keeper:
             "journal": self.journal_position,
             "base_sha256": self.session.base_sha256,
             "metrics": metrics_position,
+            "tasks": self.session.tasks,
             "environment": record.environment(),
             "config_hash": self.session.config.hash(),
         }
@@ -155,6 +156,7 @@ class Keeper:
             raise InputError(
                 f"cannot resume: the base model {self.session.config.model.name} is not the one this run started from"
             )
+        _same_tasks(state.get("tasks"), self.session.tasks)
         self._restore_adapters(directory)
         if self.session.journals:
             self._resume_theta(directory, state)
@@ -220,3 +222,15 @@ class Keeper:
     def close(self) -> None:
         if self.journal is not None:
             self.journal.close()
+
+
+def _same_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:
+    """Raises InputError where the data of a setting holds other training tasks than at the start of the run."""
+    for what in ("train", "held_out"):
+        before, here = (set((tasks or {}).get(what, ())) for tasks in (then, now))
+        if before != here:
+            gone, new = ", ".join(sorted(before - here)), ", ".join(sorted(here - before))
+            raise InputError(
+                f"cannot resume: task.data holds other {'training' if what == 'train' else 'held-out'} tasks now; "
+                + "; ".join(f"{word}: {names}" for word, names in (("missing", gone), ("new", new)) if names)
+            )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from zofo.data import Batch, Encoded, Stream, collate
+from zofo.errors import InputError
 
 
 class Mixture:
@@ -19,6 +20,8 @@ class Mixture:
 
     def __init__(self, encoded: Sequence[Encoded], batch_size: int, pad_id: int, seed: int, name: str) -> None:
         """Raises InputError for no examples."""
+        if not encoded:
+            raise InputError(f"no training examples for the stream {name!r}")
         self.encoded, self.batch_size, self.pad_id, self.seed, self.name = encoded, batch_size, pad_id, seed, name
         groups: dict[str, list[Encoded]] = {}
         for e in encoded:

@@ -64,6 +64,13 @@ class Session:
         """theta moves by zeroth-order updates alone: the run is its journal."""
         return self.method.moves == "zo"
 
+    @property
+    def tasks(self) -> dict[str, list[str]] | None:
+        """Of a setting: the tasks that are trained on, and those that are held out of it; else None."""
+        if not self.data.groups:
+            return None
+        return {"train": list(trained_tasks(self.data)), "held_out": sorted({e.group for e in self.data.dev})}
+
     @cached_property
     def base_sha256(self) -> str:
         """One digest of the base model's tensors. Read it before theta moves."""

@@ -63,6 +63,7 @@ class Bench:
     model: Any
     inner: AdapterSet
     bank: Bank
+    head: LabelHead
     objective: str
     checkpointed: bool
 
@@ -71,10 +72,6 @@ class Bench:
             self.bank.model, self.head, OBJECTIVES[self.objective], PAD, torch.device("cpu"), self.bank, micro,
             recomputes=self.checkpointed,
         )  # fmt: skip
-
-    @property
-    def head(self) -> LabelHead:
-        return self._head
 
     def alone(self, e: Encoded, name: str) -> tuple[Tensor, Tensor]:
         """(sum, weight) [1] of one example by itself, under its own task's adapter, with the graph."""
@@ -101,9 +98,7 @@ def bench(kind: str = "lora", objective: str = "lm", checkpointed: bool = False)
     for name in ("p", "s"):
         for tensor in bank.parameters(name).values():
             tensor.data += 0.2 * torch.randn(tensor.shape, generator=generator)
-    found = Bench(model, inner, bank, objective, checkpointed)
-    found._head = head  # pyright: ignore[reportAttributeAccessIssue]
-    return found
+    return Bench(model, inner, bank, head, objective, checkpointed)
 
 
 def mixed(objective: str, seed: int = 0, order: tuple[int, ...] = ORDER) -> list[Encoded]:
@@ -163,7 +158,7 @@ def test_lora_in_float64() -> None:
     b = bench("lora")
     wide, lam = Wide(config("llama"), 2.0, "lm"), 7.0
     f, p = mixed("lm", 0), mixed("lm", 10, (2, 0, 0, 4, 1))
-    theta = widen({n: t for n, t in build("llama").named_parameters()})
+    theta = widen(dict(build("llama").named_parameters()))
     theta = {n: t * 6 if t.ndim > 1 else t for n, t in theta.items()}
 
     def F(some: list[Encoded], name: str) -> float:

@@ -10,7 +10,8 @@ import pytest
 
 from zofo.errors import InputError
 from zofo.tasks._layout import ROOM, TEMPLATES, Layout, limit, make_layout
-from zofo.tasks._pool import Row, open_pool
+from zofo.tasks._pool import open_pool
+from zofo.tasks._rows import Row
 
 OPTIONS = ("yes", "no")
 MILK = Row("pantry/train/0", "train.jsonl:1", "Is there milk?", "yes", OPTIONS)

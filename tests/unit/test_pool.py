@@ -141,7 +141,7 @@ def test_few_of_every_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert pool.few(3, 0) != pool.few(3, 1)
     assert not caplog.records
     assert Counter(row.output for row in pool.few(5, 0)) == {"garden": 5, "kitchen": 5, "workshop": 3}
-    assert 'home_topics: fewer than 5 rows to tune on in some classes: "workshop" has 3' in caplog.text
+    assert 'home_topics, seed 0: fewer than 5 rows to tune on in some classes: "workshop" has 3' in caplog.text
     riddles = plain(tmp_path, "riddles", train=[*map(riddle, range(9))])
     assert len(riddles.few(4, 0)) == 4
     with caplog.at_level(logging.WARNING):

@@ -49,7 +49,8 @@ class Plan:
             raise InputError(f"--rates: each is more than 0, got {', '.join(map(str, self.rates))}")
         for name in ("k", "each", "steps", "batch_size", "rate_runs", "test_examples"):
             if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')}: must be >= 1, got {getattr(self, name)}")
+                flag = "num-fewshot" if name == "k" else name.replace("_", "-")
+                raise InputError(f"--{flag}: must be >= 1, got {getattr(self, name)}")
 
     @property
     def rate_seeds(self) -> tuple[int, ...]:
@@ -66,7 +67,7 @@ def is_tuned(way: str) -> bool:
 
 def default_ways(method: str | None, has_s: bool, shared: bool) -> tuple[str, ...]:
     """What is measured of a run, by its method; of a plain model where there is none."""
-    if method == "metaicl":
+    if method in ("metaicl", "icl"):
         return ("in-context",)
     if has_s:
         return ("zero-shot", *(("zero-shot-s",) if shared else ()), "tuned", "tuned-fresh")

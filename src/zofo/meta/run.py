@@ -12,24 +12,32 @@ from typing import Any
 from zofo import checkpoint
 from zofo.config import Config, TaskConfig
 from zofo.config import load as load_config
-from zofo.deploy import as_path, is_run, recorded
-from zofo.errors import InputError
+from zofo.deploy import as_path, is_run, recorded, restore
+from zofo.errors import InputError, did_you_mean
 from zofo.evaluation import task_config
 from zofo.meta.plan import Plan, check_ways, default_ways
-from zofo.meta.protocol import Protocol, claim
+from zofo.meta.protocol import Protocol
 from zofo.meta.results import summary
+from zofo.meta.store import Store, digest
 from zofo.meta.subject import open_subject
 from zofo.progress import counter
-from zofo.tasks._setting import find_setting, open_setting
+from zofo.registry import canonical
+from zofo.tasks._setting import OpenSetting, Setting, find_setting, open_setting
+
+OWNED = {"num_fewshot": "--num-fewshot", "test_examples": "--test-examples"}  # of the plan, not of the task
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is known of the target before its model is loaded."""
+    """What is known of the target before its model is loaded. tasks: those it was trained on, and those held out."""
 
     path: Path
-    config: Config | None
-    method: str | None
+    config: Config | None = None
+    tasks: dict[str, list[str]] | None = None
+
+    @property
+    def method(self) -> str | None:
+        return self.config.names["method"] if self.config else None
 
     @property
     def has_s(self) -> bool:
@@ -45,7 +53,7 @@ def meta_test(
     *,
     task: str | None = None,
     data: str | None = None,
-    ways: Sequence[str] | None = None,
+    ways: Sequence[str] | str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     eval_batch_size: int | None = None,
@@ -57,58 +65,101 @@ def meta_test(
     task, data: the setting and its directory, where they are not the run's. ways: see `zofo.meta.plan.WAYS`. plan:
     other fields of `zofo.meta.plan.Plan`. output: a directory for results.json, the parts, which a measurement that was
     cut goes on from, and the predictions. overrides: "task.key=value", such as task.template=channel or
-    task.scoring=pmi. Returns the contents of results.json. Raises InputError.
+    task.scoring=pmi. Returns the contents of results.json. Raises InputError, RunError.
     """
     found = _target(as_path(target))
-    chosen = tuple(ways or default_ways(found.method, found.has_s, found.shared))
-    check_ways(chosen, found.has_s, found.shared)
-    cfg = _task(found.config, task, data, overrides)
-    setting = find_setting(cfg.name)
-    if setting is None:
-        raise InputError(
-            f"{cfg.name} is one task; a meta-test needs a setting such as class-to-class (zofo ls settings)"
-        )
-    if cfg.data is None:
-        raise InputError("task.data: give --data, the directory with a folder for each task")
+    cfg, setting = _task(found, task, data, overrides)
+    settled = _plan(found, cfg, ways.split(",") if isinstance(ways, str) else ways, plan)
     seed = found.config.train.seed if found.config else 0
-    if found.config and found.config.names["method"] in ("metaicl", "icl"):
-        plan = {"k": cfg.num_fewshot, **plan}
-    settled = Plan(chosen, **{key: value for key, value in plan.items() if value is not None})
-    chooses = settled.tunes and len(settled.rates) > 1  # only then are held-out training tasks needed
-    opened = open_setting(setting, Path(cfg.data), cfg.held_out if chooses else 0, seed)
-    if not opened.target:
-        raise InputError(f"{cfg.data}: no target task of {setting.name} is there; expected {setting.target[0]}/, ...")
-    out = None if output is None else Path(output)
-    facts = {
-        "target": str(target), "setting": setting.name, "data": cfg.data, "template": cfg.template,
-        "scoring": cfg.scoring, "held_out": sorted(opened.held_out), "seed": seed, **dataclasses.asdict(settled),
-    }  # fmt: skip
-    if out is not None:
-        claim(out, facts, overwrite)
+    opened = _open(found, cfg, setting, settled, seed)
     batch = eval_batch_size or (found.config.train.eval_batch_size if found.config else 32)
     with counter(f"meta-test on {setting.name}", len(opened.target)) as (say, _):
         for line in opened.coverage:
             say(line)
-        subject = open_subject(target, found.config, chosen, batch, seed)
-        parts = Protocol(subject, opened, cfg, settled, seed, out, say).run()
+        subject = open_subject(target, found.config, settled.ways, batch, seed)
+        facts = {
+            "target": str(target), "model_sha256": subject.sha256, "setting": setting.name, "data": str(cfg.data),
+            "data_sha256": digest(opened), "template": cfg.template, "scoring": cfg.scoring,
+            "held_out": sorted(opened.held_out), "seed": seed, **dataclasses.asdict(settled),
+        }  # fmt: skip
+        store = Store(None if output is None else Path(output))
+        store.claim(facts, overwrite)
+        parts = Protocol(subject, opened, cfg, settled, seed, store, say).run()
     unseen = [name for name in opened.target if name in setting.unseen]
     result = {**facts, "coverage": opened.coverage, "ways": summary(parts, unseen)}
-    if out is not None:
-        checkpoint.write_json(out / "results.json", result)
+    if store.out is not None:
+        checkpoint.write_json(store.out / "results.json", result)
     return result
 
 
 def _target(path: Path) -> Target:
+    """Raises InputError for a run or an export that is more than a backbone, and no meta-training's."""
     if is_run(path):
-        config = load_config(path / "config.yaml", files=False)
-        return Target(path, config, config.names["method"])
+        info = json.loads((path / "run.json").read_text())
+        found = Target(path, load_config(path / "config.yaml", files=False), info.get("tasks"))
+        if not found.has_s and info["deployed"] != "theta":
+            raise InputError(
+                f"{path}: the run deploys an adapter, without which it is the plain model; merge it "
+                f"(zofo export RUN OUT --merge) and test that"
+            )
+        return found
+    if (path / "config.yaml").is_file():  # a run that did not finish: said as everywhere
+        restore(path, "theta")
     config = recorded(path)
-    if config is not None and json.loads((path / "zofo.json").read_text()).get("adapter") != "theta":
-        raise InputError(f"{path}: an export with an adapter; give the run's directory")
-    return Target(path, config, config.names["method"] if config else None)
+    if config is None:
+        return Target(path)
+    info = json.loads((path / "zofo.json").read_text())
+    if info.get("adapter") != "theta" and not info.get("merged"):
+        raise InputError(f"{path}: an export with an adapter; give the run's directory, or an export made with --merge")
+    return Target(path, config, info.get("tasks"))
 
 
-def _task(config: Config | None, task: str | None, data: str | None, overrides: Sequence[str]) -> TaskConfig:
-    if task is None and config is None:
+def _task(target: Target, task: str | None, data: str | None, overrides: Sequence[str]) -> tuple[TaskConfig, Setting]:
+    """The run's task section, or another setting in the run's layout."""
+    for text in overrides:
+        for key, flag in OWNED.items():
+            if text.startswith(f"task.{key}="):
+                raise InputError(f"task.{key}: give {flag}")
+    if task is None and target.config is None:
         raise InputError("--task: give a setting such as class-to-class (zofo ls settings)")
-    return task_config(config, task, {"data": data}, overrides)
+    changes: dict[str, Any] = {"data": data}
+    if task is not None and target.config is not None and find_setting(target.config.task.name) is not None:
+        changes |= {key: getattr(target.config.task, key) for key in ("template", "scoring", "num_fewshot")}
+    cfg = task_config(target.config, task, changes, overrides)
+    setting = find_setting(cfg.name)
+    if setting is None:
+        raise InputError(f"task.name: {cfg.name} is one task; give a setting such as class-to-class (zofo ls settings)")
+    if cfg.data is None:
+        raise InputError("task.data: give --data, the directory with a folder for each task")
+    return cfg, setting
+
+
+def _plan(target: Target, cfg: TaskConfig, ways: Sequence[str] | None, given: dict[str, Any]) -> Plan:
+    known = [f.name for f in dataclasses.fields(Plan) if f.name != "ways"]
+    for name in given:
+        if name not in known:
+            raise InputError(f"{name}: unknown{did_you_mean(name, known) or '; known: ' + ', '.join(known)}")
+    chosen = default_ways(target.method, target.has_s, target.shared) if ways is None else tuple(ways)
+    own = {"k": cfg.num_fewshot} if target.method in ("metaicl", "icl") else {}
+    settled = Plan(chosen, **{**own, **{key: value for key, value in given.items() if value is not None}})
+    check_ways(chosen, target.has_s, target.shared)
+    return settled
+
+
+def _open(target: Target, cfg: TaskConfig, setting: Setting, plan: Plan, seed: int) -> OpenSetting:
+    """The setting's tasks. Held-out ones only where a rate is to be chosen: those that the run held out, if it is one.
+
+    Raises InputError where the model was trained on a target task.
+    """
+    held: int | list[str] = 0
+    if plan.tunes and len(plan.rates) > 1:
+        held = target.tasks["held_out"] if target.tasks else cfg.held_out
+    opened = open_setting(setting, Path(str(cfg.data)), held, seed)
+    if not opened.target:
+        raise InputError(f"{cfg.data}: no target task of {setting.name} is there; expected {setting.target[0]}/, ...")
+    seen = {canonical(name) for names in (target.tasks or {}).values() for name in names}
+    if both := [name for name in opened.target if canonical(name) in seen]:
+        raise InputError(
+            f"{target.path}: was trained, or selected, on target tasks of {setting.name}: {', '.join(both)}"
+        )
+    return opened

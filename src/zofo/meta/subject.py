@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from zofo.packing import share_prompts
 from zofo.scoring import Evaluation
 from zofo.tasks import Example, TaskData
 from zofo.zo.keys import derive
+from zofo.zo.point import Point
 
 TUNED = "tuned"
 State = dict[str, Tensor]
@@ -35,7 +37,7 @@ State = dict[str, Tensor]
 class Subject:
     """The backbone never moves. Where an adapter is tuned it starts from a copy each time, so every tuning is apart.
 
-    starts: {way that needs an adapter: the tensors it starts from}.
+    starts: {way that needs an adapter: the tensors it starts from}. sha256: of the backbone and the starts.
     """
 
     loaded: Loaded
@@ -43,17 +45,23 @@ class Subject:
     adapters: AdapterSet | None
     starts: dict[str, State]
     batch_size: int
+    sha256: str
 
-    def encode(self, examples: Sequence[Example], limit: int, for_eval: bool, what: str) -> list[Encoded]:
-        """limit: tokens of an example. A prompt's common start is computed once for all its options."""
-        length = shorter(self.loaded.max_length, limit)
+    def _room(self, way: str, limit: int) -> int | None:
+        """Tokens of an example: the task's limit, and the model's beside what the way puts in front of a row."""
+        virtual = self.adapters.virtual if self.adapters and way in self.starts else 0
+        return shorter(room(self.loaded.max_length, self.loaded.model.config, virtual), limit)
+
+    def encode(self, examples: Sequence[Example], limit: int, way: str, for_eval: bool, what: str) -> list[Encoded]:
+        """limit: tokens that the task allows. A prompt's common start is computed once for all its options."""
+        length = self._room(way, limit)
         encoded = encode_all(self.loaded.tokenizer, examples, length, "lm", False, for_eval, what)
         return share_prompts(self.loss, {what: encoded}, length)[what] if for_eval else encoded
 
     def measure(self, encoded: Sequence[Encoded], data: TaskData, limit: int, way: str) -> Evaluation:
         """Options scored by the backbone alone; with the adapter as it stands where the way has one."""
         evaluator = Evaluator(
-            self.loss, data, self.loaded.tokenizer, shorter(self.loaded.max_length, limit), self.batch_size, 0,
+            self.loss, data, self.loaded.tokenizer, self._room(way, limit), self.batch_size, 0,
             lambda: self.loss.model,
         )  # fmt: skip
         if self.adapters is None:
@@ -93,19 +101,21 @@ def open_subject(target: str | Path, config: Config | None, ways: Sequence[str],
             raise InputError(f"{target}: an adapter's directory; give the run it is of, or the backbone alone")
     needed = [way for way in ways if way in ("zero-shot-s", "tuned", "tuned-fresh")]
     adapters, starts, head = None, dict[str, State](), LabelHead(loaded.model)
+    found = hashlib.sha256(loaded.base_sha256(Point(loaded.model)).encode())
     if needed:
         name = config.names.get("adapter", "lora") if config else "lora"
         module = registry.load("adapters", name)
         own = config.adapter if config and config.adapter is not None else module.Config()
         adapters = module.Adapter(own).build(loaded.model, (TUNED,), derive(seed, "adapter"), loaded.tokenizer)
-        loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
         fresh = _copy(adapters)
         for way in needed:
             starts[way] = fresh if way == "tuned-fresh" else _trained(adapters, Path(target), fresh)
     loss = Loss(
         adapters.model if adapters else loaded.model, head, OBJECTIVES["lm"], loaded.pad_id, loaded.device, adapters
     )
-    return Subject(loaded, loss, adapters, starts, batch_size)
+    for way, state in starts.items():
+        found.update(way.encode() + b"".join(value.cpu().numpy().tobytes() for value in state.values()))
+    return Subject(loaded, loss, adapters, starts, batch_size, found.hexdigest())
 
 
 def _copy(adapters: AdapterSet) -> State:

@@ -14,7 +14,7 @@ from typing import Any
 
 from zofo.errors import InputError, did_you_mean
 from zofo.tasks._example import Example
-from zofo.tasks._pool import Row
+from zofo.tasks._rows import Row
 
 TEMPLATES = ("default", "channel", "spaces", "channel-spaces")
 ROOM = 254  # tokens of one row, input and output

@@ -1,65 +1,24 @@
-"""One task's rows for a setting: JSON lines {task, input, output, options}, in MetaICL's files or in plain ones.
+"""One task's rows for a setting: those of its files, by split, and what is drawn from them by a seed.
 
-MetaICL's files are `<task>_<k>_<seed>_<split>.jsonl`, where k counts the rows of train; plain ones are `train.jsonl`,
-`validation.jsonl` and `test.jsonl`. Either kind lies in a directory of the task's name. A file is read when its rows
-are asked for, and once.
+A file is read when its rows are asked for, and once. The two forms of files are `_rows`' (docs/meta_data.md).
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from zofo.errors import InputError, did_you_mean
 from zofo.registry import canonical
-from zofo.tasks._files import READERS, SPLIT_FILES, Record, read_file
+from zofo.tasks._rows import File, Row, files_of, read_rows
 
 log = logging.getLogger("zofo")
 Kind = Literal["classification", "multiple-choice", "free-form"]
-FORM = re.compile(r"(?P<name>.+)_(?P<k>\d+)_(?P<seed>\d+)_(?P<split>train|dev|test)\.jsonl")
-KEYS = ("input", "output", "options")
-
-
-@dataclass(frozen=True)
-class Row:
-    """options: () for free-form text, else two or more, `output` among them."""
-
-    id: str  # "ag_news/test/17", from 0
-    place: str  # "ag_news/test.jsonl:18"
-    input: str
-    output: str
-    options: tuple[str, ...]
-
-    @property
-    def text(self) -> tuple[str, str]:
-        """What makes two rows the same."""
-        return self.input, self.output
-
-
-@dataclass(frozen=True)
-class _File:
-    """k, seed: of MetaICL's names."""
-
-    path: Path
-    split: str
-    k: int = 0
-    seed: int | None = None
-
-    def prefix(self, name: str) -> str:
-        """The start of its rows' ids: the train and dev rows of each k and seed are others, the test rows are not."""
-        own = f"-{self.k}-{self.seed}" if self.seed is not None and self.split != "test" else ""
-        return f"{name}/{self.split}{own}"
-
-    @property
-    def shown(self) -> str:
-        """For errors: MetaICL's names say the task themselves."""
-        return self.path.name if self.seed is not None else f"{self.path.parent.name}/{self.path.name}"
 
 
 class Pool:
@@ -70,12 +29,22 @@ class Pool:
     row's options are brought to it. Raises InputError naming file, line and fix.
     """
 
-    def __init__(self, name: str, files: Sequence[_File]):
+    def __init__(self, name: str, files: Sequence[File]):
         self.name = name
         self._files = sorted(files, key=lambda f: (("train", "dev", "test").index(f.split), -f.k, f.seed or 0))
         self._read: dict[Path, list[Row]] = {}
         self._kind: Kind | None = None
         self._labels: tuple[str, ...] = ()
+        self._said: set[tuple[int, int]] = set()
+
+    @property
+    def paths(self) -> list[Path]:
+        return [file.path for file in self._files]
+
+    @property
+    def apart(self) -> bool:
+        """Whether what is measured on has a file of its own."""
+        return any(file.split != "train" for file in self._files)
 
     @property
     def kind(self) -> Kind:
@@ -99,12 +68,7 @@ class Pool:
 
     def demonstrations(self, k: int, seed: int) -> list[Row]:
         """k different rows: the first of MetaICL's file for this seed, else drawn from the train rows with it."""
-        own = [f for f in self._files if f.split == "train" and f.seed == seed and f.k >= k]
-        if k and own:
-            rows, where = self._rows(own[-1]), own[-1].shown  # sorted by falling k
-        else:
-            rows = self._shuffled(self._train(), f"{seed}/pool/shown") if k else []
-            rows, where = list({row.text: row for row in rows}.values()), f"the train rows of {self.name}"
+        rows, where = self._shown(k, seed) if k else ([], "")
         if len(rows) < k:
             raise InputError(
                 f"task.num_fewshot: {self.name}: {k} demonstrations, and {where} has {len(rows)} different ones; give "
@@ -112,36 +76,66 @@ class Pool:
             )
         return rows[:k]
 
+    def _shown(self, k: int, seed: int) -> tuple[list[Row], str]:
+        """(rows, the first k of which are shown; where they are from)"""
+        own = [f for f in self._files if f.split == "train" and f.seed == seed and f.k >= k]
+        if own:
+            return self._rows(own[-1]), own[-1].shown  # sorted by falling k
+        rows = self._shuffled(self._train(), f"{seed}/pool/shown")
+        return list({row.text: row for row in rows}.values()), f"the train rows of {self.name}"
+
+    def used(self, each: int, k: int, seeds: Iterable[int]) -> list[Row]:
+        """All rows that any of the seeds shows or tunes on; none where there are no train rows."""
+        if self._files[0].split != "train":
+            return []
+        return [row for seed in seeds for row in (*self._few(each, seed)[0], *self._shown(k, seed)[0][:k])]
+
     def few(self, each: int, seed: int) -> list[Row]:
         """`each` rows of every class, or `each` rows where there are no classes: MetaICL's largest train file of the
         seed, else the train rows in an order drawn with it. A class with fewer rows gives those, with a warning.
         """
+        found, taken = self._few(each, seed)
+        if self.kind != "classification" and len(found) < each:
+            self._warn(each, seed, f"{len(found)} rows to tune on, where {each} are asked for")
+        elif short := [f'"{label}" has {taken[label]}' for label in self.labels if taken[label] < each]:
+            self._warn(each, seed, f"fewer than {each} rows to tune on in some classes: {', '.join(short)}")
+        return found
+
+    def _few(self, each: int, seed: int) -> tuple[list[Row], Counter[str]]:
+        """(the rows, how many of each class)"""
         own = [f for f in self._files if f.split == "train" and f.seed == seed]
         rows = self._rows(own[0]) if own else self._shuffled(self._train(), f"{seed}/pool/few")
         if self.kind != "classification":
-            if len(rows) < each:
-                log.warning("%s: %d rows to tune on, where %d are asked for", self.name, len(rows), each)
-            return rows[:each]
+            return rows[:each], Counter()
         taken: Counter[str] = Counter()
         found = []
         for row in rows:
             if taken[row.output] < each:
                 taken[row.output] += 1
                 found.append(row)
-        if short := [f'"{label}" has {taken[label]}' for label in self.labels if taken[label] < each]:
-            log.warning("%s: fewer than %d rows to tune on in some classes: %s", self.name, each, ", ".join(short))
-        return found
+        return found, taken
+
+    def _warn(self, each: int, seed: int, text: str) -> None:
+        if (each, seed) not in self._said:  # once, however often they are drawn
+            self._said.add((each, seed))
+            log.warning("%s, seed %d: %s", self.name, seed, text)
 
     def test(self, n: int, seed: int, without: Iterable[Row] = ()) -> list[Row]:
-        """At most n rows in a seeded order: of the test file, else of dev, else the train rows that are not `without`.
+        """At most n rows in a seeded order, none of them `without`: of the test file, else of dev, else of train.
 
-        MetaICL's test files hold the same rows for every seed, so that of the lowest is taken.
+        MetaICL's test files hold the same rows for every seed, so that of the lowest is taken. Raises InputError where
+        none is left.
         """
         held = [f for f in self._files if f.split == "test"] or [f for f in self._files if f.split == "dev"]
-        rows = self._rows(held[0]) if held else self._train()
-        if not held:
-            seen = {row.text for row in without}
-            rows = [row for row in rows if row.text not in seen]
+        seen = {row.text for row in without}
+        every = self._rows(held[0]) if held else self._train()
+        rows = [row for row in every if row.text not in seen]
+        if not rows:
+            raise InputError(
+                f"{self.name}: all its rows are shown or tuned on, and none is left to measure on; add more"
+            )
+        if held and len(rows) < len(every):
+            log.info("%s: %d test rows are shown or tuned on, and left out", self.name, len(every) - len(rows))
         return self._shuffled(rows, f"{seed}/pool/test")[:n]
 
     # ------------------------------------------------------------------------------------------------- files and rows
@@ -165,7 +159,7 @@ class Pool:
         assert self._kind is not None
         return self._kind, self._labels
 
-    def _rows(self, file: _File) -> list[Row]:
+    def _rows(self, file: File) -> list[Row]:
         if file.path not in self._read:
             rows = read_rows(file, self.name)
             if file is self._files[0]:
@@ -200,58 +194,18 @@ def _kind_of(rows: Sequence[Row]) -> tuple[Kind, tuple[str, ...]]:
         )
     if not first.options:
         return "free-form", ()
-    distinct = {frozenset(options) for options in {row.options for row in rows}}
-    return ("classification", first.options) if len(distinct) == 1 else ("multiple-choice", ())
-
-
-def read_rows(file: _File, name: str) -> list[Row]:
-    """All rows of one file, each of them checked. Raises InputError naming file and line."""
-    try:
-        records = read_file(file.path, file.prefix(name))
-    except InputError as e:  # which names the file as train.jsonl, and every task has one
-        message = str(e)
-        if message.startswith(f"{file.path.name}:"):
-            message = file.shown + message.removeprefix(file.path.name)
-        raise InputError(message) from None
-    return [_row(record, f"{file.shown}:{record.place.rpartition(':')[2]}", name) for record in records]
-
-
-def _row(record: Record, place: str, name: str) -> Row:
-    row = record.row
-    if missing := [key for key in KEYS if key not in row]:
-        near = did_you_mean(missing[0], row)
-        raise InputError(
-            f'{place}: no "{missing[0]}"; a row has the keys task, input, output and options, this one: '
-            f"{', '.join(map(str, row)) or 'none'}{near}"
-        )
-    task = row.get("task")
-    if task is not None and canonical(str(task)) != canonical(name):
-        raise InputError(f'{place}: a row of the task "{task}" among those of "{name}"; move it to its own directory')
-    for key in ("input", "output"):
-        if not isinstance(row[key], str):
-            more = "; of several right outputs, keep the one to learn" if isinstance(row[key], list) else ""
-            raise InputError(f'{place}: "{key}" must be a text, not {type(row[key]).__name__}{more}')
-    if not row["output"].strip():
-        raise InputError(f'{place}: "output" is empty; mend or drop the row')
-    options = _options(row["options"], place)
-    if options and row["output"] not in options:
-        near = did_you_mean(row["output"], options)
-        raise InputError(f'{place}: the output "{row["output"]}" is none of the options: {", ".join(options)}{near}')
-    return Row(record.id, place, row["input"], row["output"], options)
-
-
-def _options(options: Any, place: str) -> tuple[str, ...]:
-    if not isinstance(options, list) or not all(isinstance(option, str) and option.strip() for option in options):
-        raise InputError(f'{place}: "options" must be a list of texts, none of them empty ([] for free text)')
-    if len(options) == 1:
-        raise InputError(f'{place}: one option, "{options[0]}"; give two or more, or [] for free text')
-    if len(set(options)) < len(options):
-        twice = next(option for option in options if options.count(option) > 1)
-        raise InputError(f'{place}: the option "{twice}" occurs twice; options must differ')
-    return tuple(options)
-
-
-# ---------------------------------------------------------------------------------------------------------- folders
+    counts = Counter(frozenset(row.options) for row in rows)
+    if len(counts) == 1:
+        return "classification", first.options
+    (usual, most), few = counts.most_common(1)[0], 20
+    if most >= few and most >= 0.9 * len(rows):  # rather a slip than a task whose rows have their own
+        odd = next(row for row in rows if frozenset(row.options) != usual)
+        log.warning(
+            "%s: options %s, where %d of %d rows have %s: so the task counts as multiple choice; if that is a mistake, "
+            "mend or drop the row",
+            odd.place, ", ".join(odd.options), most, len(rows), ", ".join(sorted(usual)),
+        )  # fmt: skip
+    return "multiple-choice", ()
 
 
 def open_pool(directory: Path, name: str) -> Pool:
@@ -263,7 +217,7 @@ def open_pool(directory: Path, name: str) -> Pool:
     if folder is None:
         near = did_you_mean(name, [path.name for path in directory.iterdir() if path.is_dir()])
         raise InputError(f"{directory}: no directory of the task {name}{near}")
-    return Pool(name, _files_of(folder, name))
+    return Pool(name, files_of(folder, name))
 
 
 def find_folder(directory: Path, name: str) -> Path | None:
@@ -274,27 +228,3 @@ def find_folder(directory: Path, name: str) -> Path | None:
     if len(found) > 1:
         raise InputError(f"{directory}: {found[0].name} and {found[1].name} are one task's name; keep one of them")
     return found[0] if found else None
-
-
-def _files_of(folder: Path, name: str) -> list[_File]:
-    theirs = [(path, m) for path in sorted(folder.iterdir()) if path.is_file() and (m := FORM.fullmatch(path.name))]
-    for path, m in theirs:
-        if canonical(m["name"]) != canonical(name):
-            raise InputError(f"{folder}: {path.name} is a file of the task {m['name']}; move it to its own directory")
-    files = [_File(path, m["split"], int(m["k"]), int(m["seed"])) for path, m in theirs]
-    plain = []
-    for split, stems in SPLIT_FILES.items():
-        found = [path for stem in stems for suffix in READERS if (path := folder / (stem + suffix)).is_file()]
-        if len(found) > 1:
-            raise InputError(f"{folder}: {found[0].name} and {found[1].name} both hold the {split} rows; keep one")
-        plain += [_File(path, split) for path in found]
-    if files and plain:
-        raise InputError(
-            f"{folder}: {files[0].path.name} and {plain[0].path.name} are two forms of one task's rows; keep one"
-        )
-    if not files and not plain:
-        raise InputError(
-            f"{folder}: no rows of {name}; expected train.jsonl and test.jsonl, or MetaICL's files, such as "
-            f"{name}_16384_100_train.jsonl or {name}_16_100_test.jsonl"
-        )
-    return files or plain

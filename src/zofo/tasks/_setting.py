@@ -20,7 +20,8 @@ from zofo.errors import InputError, did_you_mean
 from zofo.registry import canonical
 from zofo.tasks._example import Example, TaskData
 from zofo.tasks._layout import Layout, limit, make_layout
-from zofo.tasks._pool import Pool, Row, find_folder, open_pool
+from zofo.tasks._pool import Pool, find_folder, open_pool
+from zofo.tasks._rows import Row
 
 if TYPE_CHECKING:
     from zofo.config import TaskConfig
@@ -62,7 +63,8 @@ def find_setting(name: str) -> Setting | None:
         return None
     if problems := _problems(content):
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
-    lists = [tuple(content.get(key) or ()) for key in LISTS]
+    own = {canonical(name): name for name in (*content["train"], *content["target"])}  # one spelling for each
+    lists = [tuple(own[canonical(name)] for name in content.get(key) or ()) for key in LISTS]
     description, source = (str(content.get(key, "")).strip() for key in ("description", "source"))
     return Setting(canonical(path.stem), *lists, description=description, source=source, file=path.name)
 
@@ -119,11 +121,12 @@ class OpenSetting:
         return lines + [f"missing {kind} tasks: {', '.join(missing)}" for kind, _, missing in kinds if missing]
 
 
-def open_setting(setting: Setting, directory: Path, held_out: int, seed: int) -> OpenSetting:
+def open_setting(setting: Setting, directory: Path, held_out: int | Sequence[str], seed: int) -> OpenSetting:
     """The tasks of a setting that have a directory in `directory`, where - and _ are the same.
 
     held_out: how many training tasks are held out, drawn by the seed among those with options; 0: none, and training
-    tasks need not be there. What the setting itself holds out goes before. Raises InputError where there is too little.
+    tasks need not be there. What the setting itself holds out goes before. Or their names, such as those of a run, of
+    this setting or another. Raises InputError where there is too little.
     """
     there = {n: find_folder(directory, n) is not None for n in (*setting.train, *setting.target)}
     pools = {name: open_pool(directory, name) for name, found in there.items() if found}
@@ -142,9 +145,10 @@ def open_setting(setting: Setting, directory: Path, held_out: int, seed: int) ->
             raise InputError(
                 f"{directory}: the target task {name} has rows without options; nothing can be chosen there"
             )
-    if held_out:
-        names = _held_out(opened, held_out, seed)
-        opened.held_out = {name: opened.train.pop(name) for name in names}
+    if not isinstance(held_out, int):
+        opened.held_out = {name: opened.train.pop(name, None) or open_pool(directory, name) for name in held_out}
+    elif held_out:
+        opened.held_out = {name: opened.train.pop(name) for name in _held_out(opened, held_out, seed)}
     return opened
 
 
@@ -274,10 +278,6 @@ class _Reading:
         for name, pool in pools.items():
             shown = pool.demonstrations(self.cfg.num_fewshot, self.shots_seed)
             rows = pool.test(n, self.seed, without=shown)
-            if not rows:
-                raise InputError(
-                    f"{name}: all its rows are demonstrations, and none is left to measure on; add a test.jsonl"
-                )
             self.layout.prepare(rows, first=not shown)
             found += [(self.layout.example(row, shown, name), row.text) for row in rows]
         return found
