@@ -76,19 +76,23 @@ def configs(
         if not made_up:
             raise InputError("no data: give --task, or --length TOKENS of a row")
         sections = {**sections, "task": "sst2"}  # any will do, it is not read
+    files = not made_up
     if not methods and "method" in given:
-        return [_resolve(file, overrides, preset, sections)]
+        return [_resolve(file, overrides, preset, sections, files)]
     if len(methods) == 1:
-        return [_resolve(file, overrides, preset, {**sections, "method": methods[0]})]
-    return [_for_method(name, file, overrides, preset, sections) for name in methods or COMPARED]
+        return [_resolve(file, overrides, preset, {**sections, "method": methods[0]}, files)]
+    return [_for_method(name, file, overrides, preset, sections, files) for name in methods or COMPARED]
 
 
-def _resolve(file: str | None, overrides: Sequence[str], preset: str | None, sections: dict[str, Any]) -> Config:
-    return resolve(file, overrides, preset, train={"output_dir": "unused"}, **sections)
+def _resolve(
+    file: str | None, overrides: Sequence[str], preset: str | None, sections: dict[str, Any], files: bool = True
+) -> Config:
+    """files: whether those that the configuration names are looked at."""
+    return resolve(file, overrides, preset, files=files, train={"output_dir": "unused"}, **sections)
 
 
 def _for_method(
-    name: str, file: str | None, overrides: Sequence[str], preset: str | None, sections: dict[str, Any]
+    name: str, file: str | None, overrides: Sequence[str], preset: str | None, sections: dict[str, Any], files: bool
 ) -> Config:
     """Of several methods each takes the settings that it knows."""
     module = registry.load("methods", name)
@@ -100,7 +104,7 @@ def _for_method(
         return section not in unused and (section != "method" or key in own)
 
     kept = {section: value for section, value in sections.items() if section not in unused}
-    return _resolve(file, [text for text in overrides if fits(text)], preset, {**kept, "method": name})
+    return _resolve(file, [text for text in overrides if fits(text)], preset, {**kept, "method": name}, files)
 
 
 def process_bytes() -> int:

@@ -226,6 +226,7 @@ def memory(
     settings: Settings = None,
     model: Model = None,
     task: Task = None,
+    data: Data = None,
     method: Annotated[list[str] | None, option("A method; several are compared, and five if none is named.")] = None,
     adapter: Adapter = None,
     preset: Preset = None,
@@ -238,7 +239,8 @@ def memory(
     """Predict what training needs in memory, part by part, without the model's weights (docs/memory.md)."""
     from zofo import _cli_memory
 
-    _cli_memory.run(settings, preset, method, (model, task, adapter), (length, options, answer), as_json, measure)
+    rows = length, options, answer
+    _cli_memory.run(with_data(settings, data), preset, method, (model, task, adapter), rows, as_json, measure)
 
 
 @app.command()

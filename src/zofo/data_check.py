@@ -52,7 +52,7 @@ def _tasks(rows: Sequence[Encoded]) -> str:
     """How many examples are of which task."""
     counts = Counter(e.example.group for e in rows)
     sizes = sorted(set(counts.values()))
-    return f"; {len(counts)} tasks of {f'{sizes[0]} to ' if len(sizes) > 1 else ''}{sizes[-1]}"
+    return f"; {len(counts)} task{'s' * (len(counts) > 1)} of {f'{sizes[0]} to ' if len(sizes) > 1 else ''}{sizes[-1]}"
 
 
 def _balance(rows: Sequence[Encoded], labels: Sequence[str]) -> str:

@@ -227,10 +227,13 @@ class Keeper:
 def _same_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:
     """Raises InputError where the data of a setting holds other training tasks than at the start of the run."""
     for what in ("train", "held_out"):
-        before, here = (set((tasks or {}).get(what, ())) for tasks in (then, now))
-        if before != here:
-            gone, new = ", ".join(sorted(before - here)), ", ".join(sorted(here - before))
+        before, here = ((tasks or {}).get(what, []) for tasks in (then, now))
+        if before != here:  # in another order too, which is another draw of the tasks
+            gone, new = (", ".join(sorted(set(a) - set(b))) for a, b in ((before, here), (here, before)))
             raise InputError(
                 f"cannot resume: task.data holds other {'training' if what == 'train' else 'held-out'} tasks now; "
-                + "; ".join(f"{word}: {names}" for word, names in (("missing", gone), ("new", new)) if names)
+                + (
+                    "; ".join(f"{word}: {names}" for word, names in (("missing", gone), ("new", new)) if names)
+                    or "their order"
+                )
             )

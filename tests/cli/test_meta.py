@@ -78,7 +78,7 @@ def refused(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert code == 2, shown
         assert "Traceback" not in shown
         assert not out.exists(), "nothing is written"
-        return "\n".join(l.removeprefix("error: ") for l in shown.splitlines() if l.startswith("error: "))
+        return "\n".join(line.removeprefix("error: ") for line in shown.splitlines() if line.startswith("error: "))
 
     return run
 
@@ -89,13 +89,12 @@ BAD_ROWS: list[tuple[dict[str, Any] | str, list[str]]] = [
     ({"sentence": "warm", "label": "great"}, ['no "input"', "task, input, output and options", "sentence, label"]),
     ({"input": "warm", "output": "great", "option": ["great", "terrible"]}, ['no "options"', 'did you mean "option"']),
     ({"input": "warm", "output": "great", "options": ["great"]}, ["one option"]),
-    ({"input": "warm", "output": "grate", "options": ["terrible", "great"]}, ['"grate"', "none of the options", 'did you mean "great"']),
+    ({"input": "warm", "output": "grate", "options": ["terrible", "great"]}, ['"grate" is none of the options', 'mean "great"']),
     ({"input": "warm", "output": "great", "options": ["great", "great"]}, ['"great" occurs twice']),
     ({"input": "warm", "output": "great", "options": "great"}, ['"options" must be a list']),
     ({"input": "warm", "output": ["great"], "options": ["terrible", "great"]}, ['"output" must be a text']),
     ({"input": "warm", "output": "", "options": ["terrible", "great"]}, ['"output" is empty']),
     ({"input": "warm", "output": "great", "options": []}, ["options"]),
-    ({"input": "warm", "output": "good", "options": ["bad", "good"]}, ["terrible, great"]),
     ({"task": "elsewhere", "input": "a", "output": "great", "options": ["terrible", "great"]}, ['"elsewhere"']),
     ("{not json", ["JSON"]),
     ("[1, 2]", []),
@@ -108,8 +107,6 @@ def test_a_bad_row_is_named_with_file_and_line(
     row: dict[str, Any] | str, said: list[str], where: str, own: Path, refused: Refused
 ) -> None:
     """Of a training task, and of a target's test rows: before the first step."""
-    if (where, said) == ("mood/train.jsonl", ["terrible, great"]):
-        pytest.xfail("bug 22: in the file that says what the options are, the task becomes one of another kind")
     task, _, name = where.partition("/")
     folder = own.parent / "data" / task
     shutil.rmtree(folder)
@@ -127,7 +124,39 @@ def test_a_bad_row_is_named_with_file_and_line(
         assert text in error
 
 
-@pytest.mark.parametrize("verb", ["train", "meta-test"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(
+            "mood/train.jsonl",
+            marks=pytest.mark.xfail(strict=True, reason="bug 22: the whole task becomes multiple choice, silently"),
+        ),
+        "film/test.jsonl",
+    ],
+)
+def test_one_row_with_options_of_its_own(where: str, own: Path, refused: Refused) -> None:
+    """Of a classification: it does not make another kind of task of it."""
+    task, _, name = where.partition("/")
+    shutil.rmtree(own.parent / "data" / task)
+    rows = mood(task, 30, 3)
+    for file in ("train.jsonl", "test.jsonl"):
+        write(own.parent / "data" / task / file, rows)
+    rows[6] = {"input": "warm", "output": "good", "options": ["bad", "good"]}
+    write(own.parent / "data" / task / name, rows)
+    error = refused("train", own)
+    assert f"{where}:7" in error
+    assert "terrible, great" in error
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "train",
+        pytest.param(
+            "meta-test", marks=pytest.mark.xfail(strict=True, reason="bug 26: read after the output is claimed")
+        ),
+    ],
+)
 def test_a_bad_row_in_metaicls_form(verb: str, own: Path, refused: Refused) -> None:
     """The file's own name says the task. meta-test reads it when it comes to that task; nothing is left behind."""
     path = own.parent / "data" / "film" / "film_16_13_test.jsonl"
@@ -142,16 +171,13 @@ def test_a_bad_row_in_metaicls_form(verb: str, own: Path, refused: Refused) -> N
     [
         (lambda folder: (folder / "train.jsonl").write_text(""), ["quiz/train.jsonl", "no rows"]),
         (lambda folder: [p.unlink() for p in folder.iterdir()], ["data/quiz", "train.jsonl", "quiz_16_100_test.jsonl"]),
-        (lambda folder: shutil.copytree(folder, folder.parent / "QUIZ".lower().replace("z", "z-")), []),
         (lambda folder: write(folder / "quiz_16_100_test.jsonl", quiz("quiz", 4, 1)), ["two forms"]),
         (lambda folder: write(folder / "film_16_100_test.jsonl", quiz("film", 4, 1)), ["film"]),
     ],
-    ids=["empty", "no files", "another folder", "both forms", "another task's file"],
+    ids=["empty", "no files", "both forms", "another task's file"],
 )
 def test_a_bad_folder(spoil: Callable[[Path], Any], said: list[str], own: Path, refused: Refused) -> None:
     spoil(own.parent / "data" / "quiz")
-    if not said:
-        return  # a folder that is no task's is nobody's business
     error = refused("train", own)
     for text in said:
         assert text in error
@@ -164,7 +190,9 @@ def test_two_tasks_of_one_name(verb: str, own: Path, refused: Refused) -> None:
     for name in ("my-quiz", "my_quiz"):
         shutil.copytree(own.parent / "data" / "quiz", setting.parent / "data" / name)
     error = refused(verb, setting)
-    assert "my-quiz" in error and "my_quiz" in error and "keep one" in error
+    assert "my-quiz" in error
+    assert "my_quiz" in error
+    assert "keep one" in error
 
 
 # -------------------------------------------------------------------------------------------------- the setting's file
@@ -175,7 +203,7 @@ def test_two_tasks_of_one_name(verb: str, own: Path, refused: Refused) -> None:
     ("changes", "said"),
     [
         ({"target": ["film", "mood"]}, ["small.yaml", "mood", "trained on"]),
-        ({"target": ["film", "MOOD_".lower()[:4]]}, ["mood"]),
+        ({"train": ["my-mood", "sort"], "target": ["film", "my_mood"]}, ["my_mood", "trained on"]),
         ({"train": ["mood", "sort", "sort"]}, ["two tasks of one name", "sort"]),
         ({"train": ["a-b", "a_b", "sort"]}, ["two tasks of one name: a-b, a_b"]),
         ({"unseen_domain": ["mood"]}, ["unseen_domain", "mood"]),
@@ -198,8 +226,9 @@ def test_a_settings_file(verb: str, changes: dict[str, Any], said: list[str], ow
 
 
 def test_everything_wrong_in_a_settings_file_is_said_at_once(own: Path, refused: Refused) -> None:
-    own.write_text(yaml.safe_dump({**SETTING, "target": ["film", "mood"], "held_out": ["nobody"], "colour": "red"}))
-    assert len(refused("train", own).splitlines()) >= 2 or "colour" in refused("train", own)
+    own.write_text(yaml.safe_dump({**SETTING, "target": ["film", "mood"], "held_out": ["nobody"]}))
+    error = refused("train", own)
+    assert all(text in error for text in ("trained on", "nobody", "quiz")), error  # quiz: no target, but unseen
 
 
 @pytest.mark.parametrize("verb", ["train", "meta-test"])
@@ -210,7 +239,8 @@ def test_names_and_directories(verb: str, small: Path, refused: Refused, tmp_pat
     assert "no-such-dir" in refused(verb, small, data=tmp_path / "no-such-dir")
     (tmp_path / "empty").mkdir()
     error = refused(verb, small, data=tmp_path / "empty")
-    assert "no task of the setting small is there" in error and "film/" in error
+    assert "no task of the setting small is there" in error
+    assert "film/" in error
     error = refused(verb, "class-to-class", data=data)
     assert "no task of the setting class-to-class is there" in error
     assert "none.yaml" in refused(verb, tmp_path / "none.yaml", data=data)
@@ -221,14 +251,13 @@ def test_a_setting_without_any_of_its_targets(verb: str, own: Path, refused: Ref
     for name in ("film", "kind", "quiz"):
         shutil.rmtree(own.parent / "data" / name)
     error = refused(verb, own)
-    assert "no target task of small is there" in error and "film/" in error
+    assert "no target task of small is there" in error
+    assert "film/" in error
 
 
 def test_held_out_too_large(tmp_path: Path, refused: Refused) -> None:
     setting = make_setting(tmp_path / "own", held_out=None)
-    for n in (4, 3):  # one of the four is free text, and one must be left
-        error = refused("train", setting, f"task.held_out={n}") if n == 4 else ""
-        assert not error or error.startswith("task.held_out: 4 of the 4 training tasks")
+    assert refused("train", setting, "task.held_out=4").startswith("task.held_out: 4 of the 4 training tasks")
     assert "must be >= 1" in refused("train", setting, "task.held_out=0")
 
 
@@ -263,7 +292,8 @@ def test_methods_of_many_tasks_refuse_one(tmp_path: Path, refused: Refused) -> N
     write(file, [{"text": row["input"], "label": row["output"]} for row in mood("x", 30, 1)])
     for method in ("bank", "metaicl", "multi-task-ft"):
         error = refused("train", file, data=None, method=method)
-        assert "many tasks" in error and "class-to-class" in error
+        assert "many tasks" in error
+        assert "class-to-class" in error
     file.unlink()
 
 
@@ -318,7 +348,8 @@ def test_fields_that_the_plan_owns_are_not_ignored(field: str, small: Path, refu
 
 def test_one_task_is_no_setting(small: Path, refused: Refused, tmp_path: Path) -> None:
     error = refused("meta-test", "sst2", data=small.parent / "data")
-    assert "sst2 is one task; " in error and "a setting such as class-to-class" in error
+    assert "sst2 is one task; " in error
+    assert "a setting such as class-to-class" in error
     file = tmp_path / "rows.jsonl"
     write(file, [{"text": "warm", "label": "great"}, {"text": "dull", "label": "bad"}])
     assert "is one task; " in refused("meta-test", file, data=None)
@@ -439,7 +470,7 @@ def test_ctrl_c_in_training_and_resumed(small: Path, tiny_model_dir: Path, tmp_p
 
     def args(out: Path) -> list[str]:
         fixed = ["--model", str(tiny_model_dir), "--task", str(small), "--data", str(small.parent / "data")]
-        more = ["train.max_steps=60", "train.save_steps=12", "train.eval_steps=30"]
+        more = ["train.max_steps=42", "train.save_steps=12", "train.eval_steps=24"]
         return ["train", *fixed, "--output-dir", str(out), *METHODS["bank"], *TRAIN, *more]
 
     assert cli.run(args(tmp_path / "whole")) == 0
@@ -619,6 +650,7 @@ def test_eval_of_a_target_split_of_a_plain_model(
     assert len(rows_of(out / "predictions" / "zero-shot" / "film-100.jsonl")) == 6
 
 
+@pytest.mark.xfail(strict=True, reason="bug 24: memory has no --data")
 def test_memory_takes_a_directory_of_data(
     capsys: pytest.CaptureFixture[str], small: Path, tiny_model_dir: Path
 ) -> None:
@@ -627,6 +659,7 @@ def test_memory_takes_a_directory_of_data(
     assert memory(capsys, *args, *METHODS["bank"], *TRAIN)["method"] == "meta-bilevel-zofo"
 
 
+@pytest.mark.xfail(strict=True, reason="bug 25: asks for data that it does not read")
 def test_memory_of_made_up_rows_of_a_setting(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path) -> None:
     """No data is read: an adapter pair for each of the 43 training tasks, but the one held out."""
     found = memory(

@@ -326,9 +326,8 @@ def test_a_fresh_adapter_is_the_runs_kind_and_changes_nothing(run_of: Any, small
     fresh = start_of(protocol, "tuned-fresh")
     assert all(value.abs().max() == 0 for key, value in fresh.items() if "lora_B" in key)
     downs = [value for key, value in fresh.items() if "lora_A" in key]
-    assert downs and all(
-        value.shape[0] == 2 and value.abs().max() > 0 for value in downs
-    )  # adapter.r=2, as the run has it
+    assert downs
+    assert all(value.shape[0] == 2 and value.abs().max() > 0 for value in downs)
     pool = protocol.setting.target["film"]
     data = protocol._data(pool)
     protocol.subject.begin("tuned-fresh")
@@ -339,7 +338,7 @@ def test_a_fresh_adapter_is_the_runs_kind_and_changes_nothing(run_of: Any, small
     assert with_fresh.loss == pytest.approx(without.loss, abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------- what is tuned, and how
+# ----------------------------------------------------------------------------------------------- what is tuned, and how
 
 
 class Tuned:
@@ -963,7 +962,8 @@ def test_the_same_command_does_no_part_twice(run_of: Any, tmp_path: Path, monkey
     ("change", "named"),
     [
         ({"steps": 2}, "steps"), ({"seeds": (100, 21)}, "seeds"), ({"rates": (1e-2,)}, "rates"),
-        ({"each": 2}, "each"), ({"k": 3}, "k"), ({"test_examples": 5}, "test_examples"), ({"batch_size": 2}, "batch_size"),
+        ({"each": 2}, "each"), ({"k": 3}, "k"), ({"test_examples": 5}, "test_examples"),
+        ({"batch_size": 2}, "batch_size"),
         ({"ways": ["zero-shot"]}, "ways"), ({"overrides": ["task.scoring=pmi"]}, "scoring"),
         ({"overrides": ["task.template=spaces"]}, "template"), ({"target": "shared"}, "target"),
     ],
@@ -1069,7 +1069,7 @@ def test_nothing_is_claimed_for_what_cannot_be_opened(small: Path, tmp_path: Pat
     assert not out.exists()
 
 
-# --------------------------------------------------------------------------------------------------------------- targets
+# ------------------------------------------------------------------------------------------------------------ targets
 
 
 @pytest.mark.parametrize(

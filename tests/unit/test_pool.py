@@ -146,7 +146,7 @@ def test_few_of_every_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert len(riddles.few(4, 0)) == 4
     with caplog.at_level(logging.WARNING):
         assert len(riddles.few(10, 0)) == 9
-    assert "riddles: 9 rows to tune on, where 10 are asked for" in caplog.text
+    assert "riddles, seed 0: 9 rows to tune on, where 10 are asked for" in caplog.text
 
 
 def test_drawn_demonstrations_differ_in_their_text(tmp_path: Path) -> None:

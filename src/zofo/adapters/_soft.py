@@ -68,7 +68,7 @@ class SoftModel(nn.Module):
         first = self.adapters[names[0]]
         if len(set(names)) == 1:
             return {key: value.expand(len(names), *value.shape) for key, value in first.items()}  # pyright: ignore
-        return {key: torch.stack([self.adapters[name][key] for name in names]) for key in first.keys()}  # pyright: ignore
+        return {key: torch.stack([self.adapters[name][key] for name in names]) for key in first.keys()}  # pyright: ignore # noqa: SIM118
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:

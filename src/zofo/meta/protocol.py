@@ -60,6 +60,15 @@ class Protocol:
             self._tests.clear()
         return found
 
+    def read(self) -> None:
+        """Read and check every row that is needed. Raises InputError."""
+        for pool in {**self.setting.target, **self.setting.held_out}.values():
+            self._test_rows(pool)
+            for seed in self.plan.seeds if "in-context" in self.plan.ways else ():
+                pool.demonstrations(self.plan.k, seed)
+            for seed in self.plan.seeds if self.plan.tunes else ():
+                pool.few(self.plan.each, seed)
+
     def rate(self, way: str) -> float:
         """The candidate with the best mean score on the held-out training tasks; a tie goes to the lower mean loss.
 
@@ -127,12 +136,16 @@ class Protocol:
     def _encoded(self, way: str, pool: Pool, shown: list[Row], seed: int) -> list[Encoded]:
         key = (pool.name, len(shown), seed if shown else None, way in self.subject.starts)
         if key not in self._tests:
-            if pool.name not in self._rows:  # the same for every way and seed
-                used = pool.used(self.plan.each, self.plan.k, self.plan.seeds)
-                self._rows[pool.name] = pool.test(self.plan.test_examples, self.seed, without=used)
-            examples = [self.layout.example(row, shown, group=pool.name) for row in self._rows[pool.name]]
+            examples = [self.layout.example(row, shown, group=pool.name) for row in self._test_rows(pool)]
             self._tests[key] = self.subject.encode(examples, limit(len(shown)), way, True, pool.name)
         return self._tests[key]
+
+    def _test_rows(self, pool: Pool) -> list[Row]:
+        """The same for every way and seed."""
+        if pool.name not in self._rows:
+            used = pool.used(self.plan.each, self.plan.k, self.plan.seeds)
+            self._rows[pool.name] = pool.test(self.plan.test_examples, self.seed, without=used)
+        return self._rows[pool.name]
 
     def _data(self, pool: Pool) -> TaskData:
         """What an evaluator asks of a task."""

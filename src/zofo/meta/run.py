@@ -83,8 +83,15 @@ def meta_test(
             "held_out": sorted(opened.held_out), "seed": seed, **dataclasses.asdict(settled),
         }  # fmt: skip
         store = Store(None if output is None else Path(output))
+        protocol = Protocol(subject, opened, cfg, settled, seed, store, say)
+        protocol.read()  # what is wrong with the rows is said before anything is written
         store.claim(facts, overwrite)
-        parts = Protocol(subject, opened, cfg, settled, seed, store, say).run()
+        try:
+            parts = protocol.run()
+        except KeyboardInterrupt:
+            if store.out is not None:
+                say(f"what is measured is kept in {store.out}: the same command goes on from there")
+            raise
     unseen = [name for name in opened.target if name in setting.unseen]
     result = {**facts, "coverage": opened.coverage, "ways": summary(parts, unseen)}
     if store.out is not None:
@@ -151,6 +158,8 @@ def _open(target: Target, cfg: TaskConfig, setting: Setting, plan: Plan, seed: i
 
     Raises InputError where the model was trained on a target task.
     """
+    if target.tasks and cfg.held_out != getattr(target.config and target.config.task, "held_out", cfg.held_out):
+        raise InputError(f"task.held_out: the run held out {', '.join(target.tasks['held_out'])}; leave it out")
     held: int | list[str] = 0
     if plan.tunes and len(plan.rates) > 1:
         held = target.tasks["held_out"] if target.tasks else cfg.held_out

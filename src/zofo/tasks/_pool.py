@@ -71,8 +71,8 @@ class Pool:
         rows, where = self._shown(k, seed) if k else ([], "")
         if len(rows) < k:
             raise InputError(
-                f"task.num_fewshot: {self.name}: {k} demonstrations, and {where} has {len(rows)} different ones; give "
-                "a smaller number or more rows"
+                f"{self.name}: {k} demonstrations (num_fewshot), and {where} has {len(rows)} different ones; give a "
+                "smaller number or more rows"
             )
         return rows[:k]
 
