@@ -89,7 +89,7 @@ BAD_ROWS: list[tuple[dict[str, Any] | str, list[str]]] = [
     ({"sentence": "warm", "label": "great"}, ['no "input"', "task, input, output and options", "sentence, label"]),
     ({"input": "warm", "output": "great", "option": ["great", "terrible"]}, ['no "options"', 'did you mean "option"']),
     ({"input": "warm", "output": "great", "options": ["great"]}, ["one option"]),
-    ({"input": "warm", "output": "grate", "options": ["terrible", "great"]}, ['"grate" is none of the options', 'mean "great"']),
+    ({"input": "warm", "output": "grate", "options": ["bad", "great"]}, ['"grate" is none of', 'mean "great"']),
     ({"input": "warm", "output": "great", "options": ["great", "great"]}, ['"great" occurs twice']),
     ({"input": "warm", "output": "great", "options": "great"}, ['"options" must be a list']),
     ({"input": "warm", "output": ["great"], "options": ["terrible", "great"]}, ['"output" must be a text']),
@@ -148,17 +148,9 @@ def test_one_row_with_options_of_its_own(where: str, own: Path, refused: Refused
     assert "terrible, great" in error
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        "train",
-        pytest.param(
-            "meta-test", marks=pytest.mark.xfail(strict=True, reason="bug 26: read after the output is claimed")
-        ),
-    ],
-)
+@pytest.mark.parametrize("verb", ["train", "meta-test"])
 def test_a_bad_row_in_metaicls_form(verb: str, own: Path, refused: Refused) -> None:
-    """The file's own name says the task. meta-test reads it when it comes to that task; nothing is left behind."""
+    """The file's own name says the task; it is read before anything is measured or written."""
     path = own.parent / "data" / "film" / "film_16_13_test.jsonl"
     rows = mood("film", 12, 1)
     rows[2]["output"] = "no such"
@@ -650,7 +642,6 @@ def test_eval_of_a_target_split_of_a_plain_model(
     assert len(rows_of(out / "predictions" / "zero-shot" / "film-100.jsonl")) == 6
 
 
-@pytest.mark.xfail(strict=True, reason="bug 24: memory has no --data")
 def test_memory_takes_a_directory_of_data(
     capsys: pytest.CaptureFixture[str], small: Path, tiny_model_dir: Path
 ) -> None:
@@ -659,7 +650,6 @@ def test_memory_takes_a_directory_of_data(
     assert memory(capsys, *args, *METHODS["bank"], *TRAIN)["method"] == "meta-bilevel-zofo"
 
 
-@pytest.mark.xfail(strict=True, reason="bug 25: asks for data that it does not read")
 def test_memory_of_made_up_rows_of_a_setting(capsys: pytest.CaptureFixture[str], tiny_model_dir: Path) -> None:
     """No data is read: an adapter pair for each of the 43 training tasks, but the one held out."""
     found = memory(

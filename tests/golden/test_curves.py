@@ -24,19 +24,41 @@ METHODS: dict[str, dict[str, Any]] = {
     "fo-ft": {"name": "fo-ft", "lr": 1e-3},
     "bilevel-fo": {"name": "bilevel-fo", "inner_steps": 3, "lr_s": 3e-3, "lr_theta": 1e-3},
     "bilevel-zofo": {"name": "bilevel-zofo", "inner_steps": 3, "lr_s": 3e-3, "lr_theta": 1e-5},
+    "meta-bilevel-zofo": {"name": "meta-bilevel-zofo", "inner_steps": 3, "lr_s": 3e-3, "tasks_per_step": 2},
+    "metaicl": {"name": "metaicl", "lr": 1e-3},
+    "multi-task-ft": {"name": "multi-task-ft", "lr": 1e-3},
 }
+MANY = ("meta-bilevel-zofo", "metaicl", "multi-task-ft")  # their data is a setting
 
 
 def curve(method: str, model: Path, folder: Path) -> list[dict[str, float]]:
-    data = folder / "rows.jsonl"
+    data, overrides = folder / "rows.jsonl", []
     data.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(80)))
+    if method in MANY:
+        data, overrides = write_setting(folder), [f"task.data={folder}"]
     finetune(
         str(model), str(data), METHODS[method], output_dir=folder / "out", max_steps=24, batch_size=4, eval_steps=8,
-        logging_steps=1, threads=1,
+        logging_steps=1, threads=1, overrides=overrides,
     )  # fmt: skip
     kept = ("loss", "loss_s", "loss_p", "c", "G")
     lines = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").open()]
     return [{k: round(v, 6) for k, v in line.items() if k in kept} for line in lines]
+
+
+def write_setting(folder: Path) -> Path:
+    """Four tasks over the same sentences, each with its own pair of words for good and bad; one is held out."""
+    words = {"stars": ("two", "five"), "verdict": ("avoid", "see"), "mark": ("poor", "fine"), "mood": ("sad", "glad")}
+    for number, (task, options) in enumerate(words.items()):
+        (folder / task).mkdir()
+        rows = [
+            {"task": task, "input": row["text"], "output": options[row["label"] == "great"], "options": list(options)}
+            for row in sentiment_rows(60)[number::2]
+        ]
+        for split, own in (("train", rows[:20]), ("test", rows[20:])):
+            (folder / task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    path = folder / "setting.yaml"
+    path.write_text("train: [stars, verdict, mark]\nheld_out: [mark]\ntarget: [mood]\n")
+    return path
 
 
 @pytest.mark.parametrize("method", METHODS)
