@@ -180,7 +180,7 @@ def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], di
         data = TaskData(pool.name, 1, "lm", ("task_mean",), [], [], [], (), groups={pool.name: pool.metric})
         for k in encoded:
             examples = [layout.example(row, shown[:k], group=pool.name) for row in rows]
-            encoded[k].append((data, subject.encode(examples, limit(k), True, pool.name)))
+            encoded[k].append((data, subject.encode(examples, limit(k), "zero-shot", True, pool.name)))
         tokens = {f"k={k}": mean(e.size for e in some[-1][1]) for k, some in encoded.items()}
         last = encoded[args.shots][-1][1]
         start = read_start(subject.loss, last)  # what is cut at its beginning shares none

@@ -36,7 +36,7 @@ def run(
 
     from zofo.memory import Rows, measure, predict
 
-    kind = None if rows[0] is None else Rows(rows[0], *(n or 1 for n in rows[1:]))
+    kind = None if rows[0] is None else Rows(rows[0], rows[1] or 1, rows[2] or 1)
     # Measured first: a prediction imports what a run does not, and the process's peak would hold it
     kinds = {**({"measured": measure} if real else {}), "predicted": predict}
     results = {}

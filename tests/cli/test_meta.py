@@ -29,6 +29,7 @@ from tests.unit.test_meta_test import (
     write,
 )
 from zofo import cli
+from zofo.tasks._pool import open_pool
 
 Refused = Callable[..., str]
 
@@ -124,28 +125,31 @@ def test_a_bad_row_is_named_with_file_and_line(
         assert text in error
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        pytest.param(
-            "mood/train.jsonl",
-            marks=pytest.mark.xfail(strict=True, reason="bug 22: the whole task becomes multiple choice, silently"),
-        ),
-        "film/test.jsonl",
-    ],
-)
-def test_one_row_with_options_of_its_own(where: str, own: Path, refused: Refused) -> None:
-    """Of a classification: it does not make another kind of task of it."""
-    task, _, name = where.partition("/")
-    shutil.rmtree(own.parent / "data" / task)
+def with_an_odd_row(own: Path, task: str, name: str) -> Path:
+    """A task of 30 rows that share their options, of one file but row 7. Returns its folder."""
+    folder = own.parent / "data" / task
+    shutil.rmtree(folder)
     rows = mood(task, 30, 3)
     for file in ("train.jsonl", "test.jsonl"):
-        write(own.parent / "data" / task / file, rows)
+        write(folder / file, rows)
     rows[6] = {"input": "warm", "output": "good", "options": ["bad", "good"]}
-    write(own.parent / "data" / task / name, rows)
+    write(folder / name, rows)
+    return folder
+
+
+def test_one_test_row_with_options_of_its_own(own: Path, refused: Refused) -> None:
+    with_an_odd_row(own, "film", "test.jsonl")
     error = refused("train", own)
-    assert f"{where}:7" in error
+    assert "film/test.jsonl:7" in error
     assert "terrible, great" in error
+
+
+def test_one_train_row_with_options_of_its_own(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It makes another kind of task of it, which may be meant: so it is said, with the row."""
+    pool = open_pool(with_an_odd_row(own, "mood", "train.jsonl").parent, "mood")
+    assert pool.kind == "multiple-choice"
+    for text in ("mood/train.jsonl:7", "bad, good", "29 of 30 rows have great, terrible"):
+        assert text in caplog.text
 
 
 @pytest.mark.parametrize("verb", ["train", "meta-test"])

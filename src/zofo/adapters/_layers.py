@@ -102,7 +102,7 @@ class LayerSet(AdapterSet):
             raise InputError(f"PEFT cannot take this adapter off, so there is no export: {error}") from error
 
 
-def _twin(layer: nn.Module, first: str, names: Sequence[str]) -> None:
+def _twin(layer: Any, first: str, names: Sequence[str]) -> None:
     """Give an adapted layer the adapter `first` under further names: its modules, parameters and settings.
 
     PEFT's add_adapter does the same in a walk over the whole model for each name, so that the adapters of 40 tasks took
