@@ -32,7 +32,11 @@ class Plan:
     def __init__(self, smoke: bool, path: Path = HERE / "meta_smollm2.yaml") -> None:
         self.data = yaml.safe_load(path.read_text())
         self.size = self.data["smoke" if smoke else "full"]
+        self.smaller = self.size.get("rows", {})  # {row: settings of its training that this size has otherwise}
         self.results = HERE.parent / "results" / (path.stem + ("_smoke" if smoke else ""))
+
+    def training(self, row: str) -> dict[str, Any]:
+        return {**self.size["train"], **self.data["rows"][row]["train"], **self.smaller.get(row, {})}
 
     def jobs(self) -> Iterator[tuple[str, str]]:
         for setting in self.data["settings"]:
@@ -79,7 +83,7 @@ def _train(plan: Plan, row: str, model: str, name: str, data: str, out: Path) ->
     if (out / "run.json").is_file():
         return _kept(json.loads((out / "run.json").read_text()))
     nested: dict[str, Any] = {"model": {"name": model, **plan.data["model"]}, "task": {"name": name, "data": data}}
-    for key, value in {**plan.size["train"], **plan.data["rows"][row]["train"]}.items():
+    for key, value in plan.training(row).items():
         section, _, field = key.partition(".")
         nested.setdefault(section, {})[field] = value
     resume = "latest" if list(out.glob("checkpoint-*")) else None
@@ -120,7 +124,8 @@ def cost(plan: Plan) -> str:
             return "the smoke is not complete"
         spent += found["cpu_seconds"]
         if "train" in found:
-            train += found["train"]["seconds_per_step"] * full["steps"][row]
+            larger = plan.data["rows"][row]["train"]["train.batch_size"] / plan.training(row)["train.batch_size"]
+            train += found["train"]["seconds_per_step"] * full["steps"][row] * larger
         share = full["test"]["test_examples"] / plan.data["smoke"]["test"]["test_examples"]
         test += share * sum(own["cpu_seconds"] for own in found["tests"])
     return (

@@ -20,8 +20,8 @@ from zofo.tasks._chat import Chat, Make
 from zofo.tasks._example import Example
 from zofo.tasks._files import Record, Tables, file_of, read_tables
 from zofo.tasks._local import own_task
-from zofo.tasks._spec import TaskSpec, _used_columns, check_columns, maker
-from zofo.tasks._task import _carved, _hub_tables, find_spec, local_tables
+from zofo.tasks._spec import TaskSpec, check_columns, maker, used_columns
+from zofo.tasks._task import carved, find_spec, from_hub, local_tables
 
 FILES = {"train": "train.jsonl", "dev": "validation.jsonl", "test": "test.jsonl"}
 # Meta-training keeps 254 tokens of input and output together, and cuts the input for it. Without a model's tokenizer
@@ -127,10 +127,10 @@ def _source(name: str, data: Path | None, template: str | None, seed: int) -> So
     own = canonical(Path(name).stem)
     template = template or _best_template(spec)
     make = maker(spec, template)  # first: a wrong name is told before any data is read
-    tables = local_tables(data, spec, own) if data else _hub_tables(spec, own, None)
+    tables = local_tables(data, spec, own) if data else from_hub(spec, own, None)
     check_columns(spec, template, tables)
     if "train" not in tables and "test" in tables and spec.carve is not None:
-        tables = _carved(tables, spec, seed, None, own)  # as a run has it
+        tables = carved(tables, spec, seed, None, own)  # as a run has it
     unread = sorted(_read(spec, "default") - _read(spec, template))
     return Source(own, tables, make, template, tuple(unread), data)
 
@@ -150,7 +150,7 @@ def _best_template(spec: TaskSpec) -> str:
 
 def _read(spec: TaskSpec, template: str) -> set[str]:
     """Columns that a template reads."""
-    used = _used_columns(spec)[f'template "{template}"']
+    used = used_columns(spec)[f'template "{template}"']
     return used if isinstance(used, set) else set()
 
 

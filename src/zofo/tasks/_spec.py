@@ -148,7 +148,7 @@ def _check(spec: TaskSpec) -> list[str]:
         problems.append('missing key "gold": which option is right')
     if spec.kind != "options" and spec.objective == "options":
         problems.append(f"objective: kind {spec.kind} has no options; use lm")
-    for where, names in _used_columns(spec).items():
+    for where, names in used_columns(spec).items():
         if isinstance(names, str):
             problems.append(f"{where}: {names}")
             continue
@@ -158,7 +158,7 @@ def _check(spec: TaskSpec) -> list[str]:
     return problems
 
 
-def _used_columns(spec: TaskSpec) -> dict[str, set[str] | str]:
+def used_columns(spec: TaskSpec) -> dict[str, set[str] | str]:
     """{place in the file: columns it reads, or the text of a syntax error}"""
     used: dict[str, set[str] | str] = {}
     for name, template in spec.templates.items():
@@ -181,7 +181,7 @@ def check_columns(spec: TaskSpec, template: str, tables: Tables) -> None:
     """Raises InputError where a column that the template reads is in no row of a table."""
     for records in tables.values():
         has = columns_of(records)
-        for where, names in _used_columns(spec).items():
+        for where, names in used_columns(spec).items():
             if where not in ("gold", f'template "{template}"') or isinstance(names, str):
                 continue
             for name in sorted(names - set(has)):
@@ -214,7 +214,7 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
         for text in (spec.gold, spec.reference)
     )
 
-    used = _used_columns(spec)
+    used = used_columns(spec)
     needed = sorted({name for where in ("gold", "reference") for name in used.get(where, ())})
 
     def make(record: Record) -> Example:

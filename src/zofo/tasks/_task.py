@@ -45,10 +45,10 @@ def load_task(
         return _own_files(cfg, seed, tokenizer, only)
     spec, make = known
     name = Path(cfg.name).stem.replace("_", "-")
-    tables = local_tables(Path(cfg.data), spec, name, only) if cfg.data else _hub_tables(spec, name, only)
+    tables = local_tables(Path(cfg.data), spec, name, only) if cfg.data else from_hub(spec, name, only)
     check_columns(spec, cfg.template, tables)
     shown = [make(Record(f"{name}/shown/{i}", spec.file, row)) for i, row in enumerate(spec.demonstrations)]
-    tables = _carved(tables, spec, seed, only, name)
+    tables = carved(tables, spec, seed, only, name)
     objective: Objective = cfg.objective if cfg.objective in ("options", "lm") else spec.objective
     make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
     found = _sample(tables, make, cfg, seed, only, spec.dev_rows)
@@ -206,7 +206,7 @@ class _HubRows(Sequence[Record]):
         return Record(place, f"{self.prefix}:{index}", self.rows[index])
 
 
-def _hub_tables(spec: TaskSpec, name: str, only: str | None) -> Tables:
+def from_hub(spec: TaskSpec, name: str, only: str | None) -> Tables:
     if spec.hub is None:
         raise InputError(f"task {name} needs data: {spec.missing}")
     from datasets import load_dataset
@@ -231,7 +231,7 @@ def _hub_tables(spec: TaskSpec, name: str, only: str | None) -> Tables:
 # ---------------------------------------------------------------------------------------------------------- samples
 
 
-def _carved(tables: Tables, spec: TaskSpec, seed: int, only: str | None, name: str) -> Tables:
+def carved(tables: Tables, spec: TaskSpec, seed: int, only: str | None, name: str) -> Tables:
     """Tables with training rows, where a run needs them and the task has test rows alone."""
     if "train" in tables or only in tables:
         return tables
