@@ -118,18 +118,20 @@ def table(plan: Plan) -> str:
 
 def cost(plan: Plan) -> str:
     """Hours of the full plan on the machine of the smoke runs, on one core, and the smoke's own CPU seconds."""
-    full, spent, train, test = plan.data["full"], 0.0, 0.0, 0.0
+    full, spent, extra, train, test = plan.data["full"], 0.0, 0.0, 0.0, 0.0
     for setting, row in plan.jobs():
         if (found := plan.load(setting, row)) is None:
             return "the smoke is not complete"
-        spent += found["cpu_seconds"]
+        spent += 0 if "extra" in plan.data["rows"][row] else found["cpu_seconds"]
+        extra += found["cpu_seconds"] if "extra" in plan.data["rows"][row] else 0
         if "train" in found:
             larger = plan.data["rows"][row]["train"]["train.batch_size"] / plan.training(row)["train.batch_size"]
             train += found["train"]["seconds_per_step"] * full["steps"][row] * larger
         share = full["test"]["test_examples"] / plan.data["smoke"]["test"]["test_examples"]
         test += share * sum(own["cpu_seconds"] for own in found["tests"])
     return (
-        f"{spent:.0f} CPU seconds in all. The full plan on these tasks, the model and the core of this run: "
+        f"{spent:.0f} CPU seconds in all, and {extra:.0f} of the extra rows. The full plan on these tasks, the model and "
+        f"the core of this run: "
         f"{train / 3600:.0f} hours of training, at most {test / 3600:.0f} of meta-tests."
     )
 
