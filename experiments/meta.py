@@ -130,8 +130,8 @@ def cost(plan: Plan) -> str:
         share = full["test"]["test_examples"] / plan.data["smoke"]["test"]["test_examples"]
         test += share * sum(own["cpu_seconds"] for own in found["tests"])
     return (
-        f"{spent:.0f} CPU seconds in all, and {extra:.0f} of the extra rows. The full plan on these tasks, the model and "
-        f"the core of this run: "
+        f"{spent:.0f} CPU seconds in all, and {extra:.0f} of the extra rows. The full plan on these tasks, this model "
+        f"and one core: "
         f"{train / 3600:.0f} hours of training, at most {test / 3600:.0f} of meta-tests."
     )
 

@@ -75,7 +75,8 @@ def print_result(found: dict[str, Any]) -> None:
     from zofo._cli_show import table
     from zofo.meta.results import rows, with_sd
 
-    table(("way", "mean (sd)", "worst seed", "unseen domain"), rows(found["ways"]))
+    print("per cent, mean over the target tasks; (standard deviation over the seeds)")
+    table(("way", "mean", "worst seed", "unseen domain"), rows(found["ways"]), header=True)
     print()
     ways: Sequence[str] = list(found["ways"])
     tasks = list(dict.fromkeys(task for way in ways for task in found["ways"][way]["tasks"]))
@@ -83,4 +84,4 @@ def print_result(found: dict[str, Any]) -> None:
     for task in tasks:
         own = [found["ways"][way]["tasks"][task] for way in ways]
         lines.append((task, own[0]["metric"], *(with_sd(values) for values in own)))
-    table(("target task", "metric", *ways), lines)
+    table(("target task", "metric", *ways), lines, header=True)

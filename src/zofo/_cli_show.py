@@ -34,9 +34,11 @@ _PACKAGES = (
 )
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A rich table on a terminal, else one tab-separated line a row, without a header."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], header: bool = False) -> None:
+    """A rich table on a terminal, else one tab-separated line a row; header: with one for the columns, too."""
     if not sys.stdout.isatty():
+        if header:
+            print("\t".join(columns))
         for row in rows:
             print("\t".join(" ".join(cell.split()) for cell in row).rstrip("\t"))
         return

@@ -121,6 +121,8 @@ class Loop:
             found = len(getattr(data, name))
             shown.append(f"{name} {found}" + (f" of {asked} asked for" if found < asked else ""))
         self.progress.say(f"examples: {', '.join(shown)}")
+        for what, names in (self.session.tasks or {}).items():
+            self.progress.say(f"{'training' if what == 'train' else 'held-out (dev)'} tasks: {', '.join(names)}")
         for line in data_check(data, self.session.encoded) if not self.at.k else ():
             self.progress.say(line)
         for line in self.session.extra_memory():

@@ -199,6 +199,9 @@ def _check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
             f"task.name: method {config.names['method']} trains on many tasks and {data.name} is one; give a setting "
             f"such as class-to-class (zofo ls settings), with --data"
         )
+    asked, there = getattr(config.method, "tasks_per_step", 0), len(trained_tasks(data))
+    if asked > there:
+        log.warning("method.tasks_per_step %d: an iteration takes all of the %d training tasks", asked, there)
     trained, upper = config.task.objective == "metric", getattr(config.method, "upper_objective", "loss") == "metric"
     if trained and method.first_order:
         raise InputError(

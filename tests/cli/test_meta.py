@@ -431,8 +431,13 @@ def test_what_is_printed(run_dir: Path, uncut: Path, tmp_path: Path, capsys: pyt
     """Off a terminal: tab-separated; a line for each way, then for each target task, as results.json has them."""
     shutil.copytree(uncut, tmp_path / "out")
     assert cli.run(command(run_dir, tmp_path / "out")[3:]) == 0
-    ways, tasks = (block.splitlines() for block in capsys.readouterr().out.strip().split("\n\n"))
+    (unit, of_ways, *ways), (of_tasks, *tasks) = (
+        block.splitlines() for block in capsys.readouterr().out.strip().split("\n\n")
+    )
     found = json.loads((uncut / "results.json").read_text())["ways"]
+    assert "per cent" in unit
+    assert of_ways.split("\t") == ["way", "mean", "worst seed", "unseen domain"]
+    assert of_tasks.split("\t") == ["target task", "metric", *found]
     assert [line.split("\t")[0] for line in ways] == list(
         dict.fromkeys(["zero-shot", "zero-shot-s", "tuned", "tuned-fresh"])
     )

@@ -106,7 +106,7 @@ def test_what_is_no_setting(tmp_path: Path) -> None:
     assert find_setting("sst2") is None
     assert find_setting("rows.jsonl") is None
     assert find_setting(str(tmp_path / "missing.yaml")) is None
-    assert find_setting(own_file(tmp_path, target=None)) is None  # a task's file: it says what is wrong with itself
+    assert find_setting(own_file(tmp_path, target=None, train=None)) is None  # a task's file: it says what is wrong
     (tmp_path / "bad.yaml").write_text("target: [")
     assert find_setting(str(tmp_path / "bad.yaml")) is None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zofo.config import TaskConfig
@@ -44,18 +44,37 @@ class Protocol:
         self.layout = make_layout(self.task.template, self.subject.loaded.tokenizer)
         self._tests: dict[tuple[str, int, int | None, bool], list[Encoded]] = {}
         self._rows: dict[str, list[Row]] = {}
+        self._done = 0
 
     def run(self) -> list[Part]:
         """Every part: {way, task, seed, metric, value, n, loss, seconds, ...}; those that the store has are read.
 
         Raises RunError where a tuning diverges on a target task.
         """
-        rates = {way: self.rate(way) for way in self.plan.ways if is_tuned(way)}
+        tuned = [way for way in self.plan.ways if is_tuned(way)]
+        found = self._measure([way for way in self.plan.ways if way not in tuned], {})
+        found += self._measure(tuned, {way: self.rate(way) for way in tuned})
+        return sorted(found, key=lambda part: self.plan.ways.index(part["way"]))
+
+    @property
+    def total(self) -> int:
+        """How many parts there are, those that choose the rates included."""
+        plan, targets = self.plan, len(self.setting.target)
+        found = sum(targets * len(self._seeds(way)) for way in plan.ways)
+        if len(plan.rates) > 1:
+            trials = len(plan.rates) * len(plan.rate_seeds) * len(self.setting.held_out)
+            found += trials * sum(is_tuned(way) for way in plan.ways)
+        return found
+
+    def _seeds(self, way: str) -> tuple[int, ...]:
+        """Without demonstrations there is nothing that a seed decides."""
+        return self.plan.seeds[:1] if way.startswith("zero-shot") else self.plan.seeds
+
+    def _measure(self, ways: Sequence[str], rates: Mapping[str, float]) -> list[Part]:
         found = []
         for name, pool in self.setting.target.items():
-            for way in self.plan.ways:
-                # without demonstrations there is nothing that a seed decides
-                for seed in self.plan.seeds[:1] if way.startswith("zero-shot") else self.plan.seeds:
+            for way in ways:
+                for seed in self._seeds(way):
                     found.append(self._kept(f"{way}/{name}", way, pool, seed, rates.get(way)))
             self._tests.clear()
         return found
@@ -92,14 +111,19 @@ class Protocol:
             self.say(f"{way}, rate {rate:g}: {100 * score:.1f} on the held-out training tasks, loss {loss:.4f}")
         if not scored:
             raise RunError(f"{way}: every rate diverges on the held-out training tasks; give smaller --rates")
-        return min(scored)[-1]
+        best = min(scored)[-1]
+        self.say(f"{way}: rate {best:g} is taken")
+        return best
 
     def _kept(self, name: str, way: str, pool: Pool, seed: int, rate: float | None) -> Part:
         """The part from its file, or made and written."""
         part, made = self.store.part(f"{name}-{seed}", lambda: self.part(way, pool, seed, rate))
+        self._done += 1
         if made:
-            more = f", rate {rate:g}" if rate is not None else ""
-            self.say(f"{name}, seed {seed}{more}: {part['metric']} {100 * part['value']:.1f} ({part['n']} examples)")
+            what = [f"{self._done}/{self.total} {way} on {pool.name}"]
+            what += [f"seed {seed}"] if len(self._seeds(way)) > 1 else []
+            what += [f"rate {rate:g}"] if rate is not None else []
+            self.say(f"{', '.join(what)}: {part['metric']} {100 * part['value']:.1f} ({part['n']} examples)")
         return part
 
     def part(self, way: str, pool: Pool, seed: int, rate: float | None) -> Part:

@@ -128,6 +128,8 @@ def _task(target: Target, task: str | None, data: str | None, overrides: Sequenc
             if text.startswith(f"task.{key}="):
                 raise InputError(f"task.{key}: give {flag}")
     if task is None and target.config is None:
+        if not target.path.exists():
+            raise InputError(f"{target.path}: no such directory; a model on the hub needs --task")
         raise InputError("--task: give a setting such as class-to-class (zofo ls settings)")
     changes: dict[str, Any] = {"data": data}
     if task is not None and target.config is not None and find_setting(target.config.task.name) is not None:

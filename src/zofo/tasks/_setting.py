@@ -59,7 +59,7 @@ def find_setting(name: str) -> Setting | None:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):  # which reading it as a task's file says
         return None
-    if not isinstance(content, dict) or "target" not in content:
+    if not isinstance(content, dict) or not ("target" in content or ("train" in content and "columns" not in content)):
         return None
     if problems := _problems(content):
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -118,7 +118,16 @@ class OpenSetting:
             have = len(every) - len(missing)
             shares.append(f"{have} of {len(every)} {kind} tasks ({100 * have / len(every):.0f} %)")
         lines = [f"{self.setting.name}: {', '.join(shares)}"]
-        return lines + [f"missing {kind} tasks: {', '.join(missing)}" for kind, _, missing in kinds if missing]
+        lines += [f"missing {kind} tasks: {', '.join(missing)}" for kind, _, missing in kinds if missing]
+        known = {canonical(name) for name in (*setting.train, *setting.target)}
+        spare = [path.name for path in self.directory.iterdir() if path.is_dir() and canonical(path.name) not in known]
+        near = [f"{name}{hint}" for _, _, missing in kinds for name in missing if (hint := did_you_mean(name, spare))]
+        return lines + ([f"folders of other names: {', '.join(near)}"] if near and not self.known else [])
+
+    @property
+    def known(self) -> bool:
+        """Whether it is one of zofo's settings, whose missing tasks no folder of another name stands for."""
+        return self.setting.name in registry.names("settings")
 
 
 def open_setting(setting: Setting, directory: Path, held_out: int | Sequence[str], seed: int) -> OpenSetting:
