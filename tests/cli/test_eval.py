@@ -93,7 +93,8 @@ def test_a_misspelt_setting(root: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        (["task.scoring=summ"], ['task.scoring: expected one of "mean", "sum", "characters", "calibrated", "pmi", got']),
+        (["task.scoring=summ"],
+         ['task.scoring: expected one of "mean", "sum", "characters", "calibrated", "pmi", got']),
         (["model.dtype=float16"], ["model: an evaluation takes task.key=value alone"]),
         (["train.seed=1", "estimator.eps=3"], ["estimator: an evaluation takes task.key=value alone",
                                                "train: an evaluation takes task.key=value alone"]),
