@@ -23,7 +23,7 @@ from zofo.first_order import Descent
 from zofo.head import LabelHead
 from zofo.models import Loaded
 from zofo.objective import OBJECTIVES, Loss
-from zofo.packing import share_prompts
+from zofo.packing import pack, share_prompts
 from zofo.scoring import Evaluation
 from zofo.tasks import Example, TaskData
 from zofo.zo.keys import derive
@@ -46,6 +46,7 @@ class Subject:
     starts: dict[str, State]
     batch_size: int
     sha256: str
+    _probed: int = 0  # tokens of the longest rows that were packed and tried
 
     def _room(self, way: str, limit: int) -> int | None:
         """Tokens of an example: the task's limit, and the model's beside what the way puts in front of a row."""
@@ -56,7 +57,18 @@ class Subject:
         """limit: tokens that the task allows. A prompt's common start is computed once for all its options."""
         length = self._room(way, limit)
         encoded = encode_all(self.loaded.tokenizer, examples, length, "lm", False, for_eval, what)
-        return share_prompts(self.loss, {what: encoded}, length)[what] if for_eval else encoded
+        return self._packed(encoded, length, what) if for_eval else encoded
+
+    def _packed(self, encoded: list[Encoded], length: int | None, what: str) -> list[Encoded]:
+        """With a common start computed once; that the model takes such rows is tried once for rows of a length: a trial
+        costs what three examples do without it, and a small test set has few more."""
+        longest = max(e.length for e in encoded)
+        if longest <= self._probed:
+            return pack(encoded, length)
+        found = share_prompts(self.loss, {what: encoded}, length)[what]
+        if any(after is not before for before, after in zip(encoded, found)):
+            self._probed = longest
+        return found
 
     def measure(self, encoded: Sequence[Encoded], data: TaskData, limit: int, way: str) -> Evaluation:
         """Options scored by the backbone alone; with the adapter as it stands where the way has one."""
