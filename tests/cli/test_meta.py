@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.unit.test_meta_test import (
@@ -32,6 +34,14 @@ from zofo import cli
 from zofo.tasks._pool import open_pool
 
 Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +391,8 @@ def command(run_dir: Path, out: Path, *more: str) -> list[str]:
 
 
 def started(args: list[str], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: the last bits of a tuning hang on the number of threads
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=one)
     deadline = time.monotonic() + 60
     while not ready():
         assert process.poll() is None, "it ended before it could be cut"

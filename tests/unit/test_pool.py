@@ -152,9 +152,7 @@ def test_few_of_every_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 def test_drawn_demonstrations_differ_in_their_text(tmp_path: Path) -> None:
     pool = plain(tmp_path, train=[topic(0), topic(0), topic(1), topic(2)])
     assert len({row.text for row in pool.demonstrations(3, 13)}) == 3
-    with pytest.raises(
-        InputError, match=r"task.num_fewshot: home_topics: 4 demonstrations, and the train rows .* has 3"
-    ):
+    with pytest.raises(InputError, match=r"home_topics: 4 demonstrations \(num_fewshot\), and the train rows .* has 3"):
         pool.demonstrations(4, 13)
     assert pool.demonstrations(0, 13) == []
 
