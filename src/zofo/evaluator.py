@@ -18,11 +18,11 @@ from zofo.metrics.text import TEXT_METRICS
 from zofo.objective import Loss, NegativeAccuracy, NegativeMetric, Objective
 from zofo.scoring import NULLED, Evaluation, evaluate, null_scores
 from zofo.tasks import Example, TaskData
+from zofo.tasks._example import TASK_MEAN
 from zofo.writing import Request, write
 from zofo.zo.keys import derive
 
 log = logging.getLogger("zofo")
-TASK_MEAN = "task_mean"
 PASS_AT = (1, 10, 100)  # of HumanEval's paper, section 2.1
 
 

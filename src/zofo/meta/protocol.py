@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from zofo.config import TaskConfig
 from zofo.data import Encoded
 from zofo.errors import NonFiniteError, RunError
-from zofo.evaluator import TASK_MEAN
 from zofo.meta.plan import Plan, is_tuned
 from zofo.meta.store import Part, Store
 from zofo.meta.subject import Subject
 from zofo.scoring import as_rows
 from zofo.tasks import TaskData
+from zofo.tasks._example import TASK_MEAN
 from zofo.tasks._layout import Layout, limit, make_layout
 from zofo.tasks._pool import Pool
 from zofo.tasks._rows import Row

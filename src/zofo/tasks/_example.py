@@ -53,6 +53,7 @@ class Decoding:
     samples: int = 1
 
 
+TASK_MEAN = "task_mean"  # of many tasks' examples: the mean of the tasks' own metrics
 Scoring = Literal["mean", "sum", "characters", "calibrated", "pmi"]
 
 

@@ -18,7 +18,7 @@ import yaml
 from zofo import registry
 from zofo.errors import InputError, did_you_mean
 from zofo.registry import canonical
-from zofo.tasks._example import Example, TaskData
+from zofo.tasks._example import TASK_MEAN, Example, TaskData
 from zofo.tasks._layout import Layout, limit, make_layout
 from zofo.tasks._pool import Pool, find_folder, open_pool
 from zofo.tasks._rows import Row
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from zofo.config import TaskConfig
 
 log = logging.getLogger("zofo")
-METRIC = "task_mean"  # the mean of the tasks' own metrics
 LISTS = ("train", "target", "unseen_domain", "held_out")  # keys of a file, in the order of Setting's fields
 
 
@@ -206,9 +205,9 @@ def check_setting(cfg: TaskConfig, setting: Setting) -> None:
         )
     if cfg.apply_chat_template:
         raise InputError(f"task.apply_chat_template: {setting.name} has MetaICL's plain texts; set it to false")
-    if cfg.metric not in (None, METRIC):
-        near = did_you_mean(cfg.metric or "", (METRIC,))
-        raise InputError(f'task.metric: "{cfg.metric}" does not measure a setting{near}; known: {METRIC}')
+    if cfg.metric not in (None, TASK_MEAN):
+        near = did_you_mean(cfg.metric or "", (TASK_MEAN,))
+        raise InputError(f'task.metric: "{cfg.metric}" does not measure a setting{near}; known: {TASK_MEAN}')
     for name in ("max_new_tokens", "temperature", "top_p", "samples"):
         if getattr(cfg, name) is not None:
             raise InputError(f"task.{name}: {setting.name} generates nothing; leave it out")
@@ -251,7 +250,7 @@ def load_setting(
     dev, test = ([example for example, _ in some] for some in measured.values())
     groups = {name: pool.metric for name, pool in {**opened.held_out, **opened.target}.items()}
     return TaskData(
-        setting.name, 1, read.objective, (METRIC,), [example for example, _ in train], dev, test, (), "options",
+        setting.name, 1, read.objective, (TASK_MEAN,), [example for example, _ in train], dev, test, (), "options",
         scoring=cfg.scoring, repeated={split: sum(key in known for _, key in some) for split, some in measured.items()},
         groups=groups, max_length=limit(cfg.num_fewshot),
     )  # fmt: skip
