@@ -13,13 +13,14 @@ def convert(gguf: Path, target: Path) -> None:
     """Unpack the weights to fp32 and save them, with the tokenizer, into `target`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    from zofo._transformers import quiet
+
     name, where = gguf.name, str(gguf.parent)
-    model = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
     vars(model.config).pop("quantization_config", None)  # the weights are plain now: no loader must look for blocks
     model.save_pretrained(target)
     (target / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone

@@ -10,11 +10,12 @@ from typing import Any
 
 from zofo import checkpoint, registry
 from zofo._config_parse import brief
+from zofo._transformers import quiet
 from zofo.adapters._set import room
 from zofo.config import Config, from_dict
 from zofo.config import load as load_config
 from zofo.errors import InputError
-from zofo.models import Loaded, quiet
+from zofo.models import Loaded
 from zofo.models import load as load_model
 from zofo.quantization import quantized_by
 from zofo.retrace import move_theta

@@ -28,15 +28,12 @@ PASS_AT = (1, 10, 100)  # of HumanEval's paper, section 2.1
 
 @dataclass
 class Evaluator:
-    """writer: gives the model that `generate`s, with the adapter that is active as it is then."""
-
-    loss: Loss  # with a likelihood as its objective
+    loss: Loss  # with a likelihood as its objective; its model writes, with the adapter that is active then
     data: TaskData
     tokenizer: Any
     max_length: int | None
     batch_size: int
     seed: int
-    writer: Callable[[], Any]
     run_code: bool = False
     _prompts: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
@@ -74,7 +71,7 @@ class Evaluator:
             requests += [Request(ids, decoding.max_new_tokens, key) for key in keys]
         count = itertools.count(1)
         texts = write(
-            self.writer(), self.tokenizer, requests, decoding, self.loss.pad_id, self.batch_size,
+            self.loss.model, self.tokenizer, requests, decoding, self.loss.pad_id, self.batch_size,
             (lambda number, text: progress(next(count) // decoding.samples)) if progress else None,
         )  # fmt: skip
         return [texts[i : i + decoding.samples] for i in range(0, len(texts), decoding.samples)]

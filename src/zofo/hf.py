@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
-from transformers.integrations.integration_utils import get_reporting_integration_callbacks
-from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, TrainerControl, TrainerState
+from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zofo._config_parse import brief
 from zofo._config_sections import TrainConfig
+from zofo._transformers import CallbackHandler, get_reporting_integration_callbacks
 from zofo.errors import InputError
 
 EXTRAS = ("tensorboard", "trackio", "wandb")  # of pyproject.toml

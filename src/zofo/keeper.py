@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_callback import TrainerState
+from transformers import TrainerState
 
 from zofo import checkpoint, record
 from zofo.errors import InputError

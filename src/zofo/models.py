@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 from zofo import quantization
 from zofo._config_sections import ModelConfig
+from zofo._transformers import quiet
 from zofo.errors import InputError
 from zofo.recompute import recompute_weights
 from zofo.zo.point import Point
@@ -91,20 +91,6 @@ def load(config: ModelConfig) -> Loaded:
     )  # fmt: skip
     quantization.check_loaded(config, loaded)
     return loaded
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bars: a run has one line of its own."""
-    from transformers.utils import logging as hf_logging
-
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
 
 
 def _source(name: str) -> str:

@@ -6,7 +6,6 @@ latter again. It is tried on a few examples before it is used, as packed rows ar
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zofo.adapters._soft import is_soft, unwrapped
+from zofo._transformers import SharedStart, unwrapped
+from zofo.adapters._soft import is_soft
 from zofo.data import Batch, collate
 from zofo.encoding import Encoded, Row
 from zofo.objective import Loss
@@ -31,25 +31,8 @@ class Start:
 
     def __init__(self, loss: Loss, ids: Sequence[int]) -> None:
         """Reads the start with the model as it is. Raises ValueError for one that keeps more than keys and values."""
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
-        class Kept(DynamicLayer):
-            """One layer's keys and values of the start, [1, H, P, D]: shown before a batch's own, which it forgets."""
-
-            def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-                rows = len(key_states)
-                keys, values = (kept.expand(rows, -1, -1, -1) for kept in (self.keys, self.values))  # pyright: ignore
-                return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-        self.loss, self.length, cache = loss, len(ids), DynamicCache()
-        row = torch.tensor([ids], device=loss.device)
-        loss.model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=True, past_key_values=cache)
-        if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
-            raise ValueError("its state is more than keys and values of every token")
-        for layer in cache.layers:
-            layer.__class__ = Kept  # pyright: ignore[reportAttributeAccessIssue]
-        self.cache = cache
+        self.loss, self.length = loss, len(ids)
+        self.start = SharedStart(loss.model, torch.tensor([ids], device=loss.device))
 
     def logprobs(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Batch]:
         """(fp32 [N], log-probability of each label; the batch of what comes behind the start)."""
@@ -71,10 +54,10 @@ class Start:
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         mask = torch.cat([attention_mask.new_ones(*attention_mask.shape[:-1], self.length), attention_mask], dim=-1)
+        positions = position_ids + self.length
         return self.loss.model(
-            input_ids=input_ids, attention_mask=mask, position_ids=position_ids + self.length, use_cache=True,
-            past_key_values=self.cache,
-        )  # fmt: skip
+            input_ids=input_ids, attention_mask=mask, position_ids=positions, **self.start.arguments
+        )
 
 
 @torch.no_grad()
@@ -83,8 +66,7 @@ def read_start(loss: Loss, encoded: Sequence[Encoded]) -> Start | None:
     length = _shared(encoded)
     model: Any = loss.model
     base = unwrapped(model)
-    takes = {"past_key_values", "position_ids"} <= set(inspect.signature(base.forward).parameters)
-    if length < LEAST or len(encoded) < EXAMPLES or is_soft(model) or not takes:
+    if length < LEAST or len(encoded) < EXAMPLES or is_soft(model):
         return None
     shortest = sorted(encoded, key=lambda e: e.size)[:2]
     try:

@@ -92,7 +92,8 @@ def quantize_hollow(model: Any, config: ModelConfig, settings: Any, dtype: torch
         by = method or LIBRARIES[str(name)]
         raise InputError(f"memory: weights quantised by {by} cannot be predicted; --measure counts them")
     from torchao.quantization import quantize_
-    from transformers.quantizers.auto import AutoHfQuantizer
+
+    from zofo._transformers import AutoHfQuantizer
 
     quantizer: Any = AutoHfQuantizer.from_config(
         settings.quantization_config if method else _quantizer("int8", dtype), pre_quantized=False

@@ -22,7 +22,7 @@ def recompute_layers(model: nn.Module) -> int:
     transformers' own switch works in training mode alone, in which a model also drops out; these models stay in eval
     mode. Raises InputError for a model without such layers.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
+    from zofo._transformers import GradientCheckpointingLayer
 
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:

@@ -128,7 +128,7 @@ def build(
     encoded = share_prompts(loss, encoded, loaded.max_length)
     evaluator = Evaluator(
         loss, data, loaded.tokenizer, loaded.max_length, config.train.eval_batch_size, config.train.seed,
-        lambda: adapters.writer() if adapters else loaded.model, config.task.run_generated_code,
+        config.task.run_generated_code,
     )  # fmt: skip
     if data.kind == "generation":  # what does not fit is said now, not when the run is over
         evaluator.prepare([*data.dev, *data.test, *(data.train if trains_metric(config) else ())])

@@ -8,7 +8,6 @@ batch, and the global random state is neither read nor moved.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zofo.adapters._soft import is_soft, unwrapped
+from zofo._transformers import pads_left, unwrapped, way_to_write
+from zofo.adapters._soft import is_soft
 from zofo.errors import InputError
 from zofo.tasks import Decoding
 
@@ -59,8 +59,10 @@ def write(
 def _batches(model: Any, requests: Sequence[Request], new: int, size: int) -> Iterator[list[int]]:
     """Numbers of requests that are written together: as many tokens each, and of one length where that must be."""
 
+    padded = takes_padding(model)
+
     def kind(i: int) -> tuple[int, int]:
-        return min(requests[i].room, new), 0 if pads_left(model) else len(requests[i].ids)
+        return min(requests[i].room, new), 0 if padded else len(requests[i].ids)
 
     order = sorted(range(len(requests)), key=lambda i: (kind(i), -len(requests[i].ids), i))
     groups = [list(group) for _, group in groupby(order, key=kind)]
@@ -68,11 +70,9 @@ def _batches(model: Any, requests: Sequence[Request], new: int, size: int) -> It
         yield from (group[i : i + size] for i in range(0, len(group), size))
 
 
-def pads_left(model: Any) -> bool:
-    """Whether padding on the left leaves what a row says as it is."""
-    base = unwrapped(model)
-    places = "position_ids" in inspect.signature(base.forward).parameters
-    return places and not is_soft(model) and not getattr(base, "_is_stateful", False)
+def takes_padding(model: Any) -> bool:
+    """Whether rows of unequal length may be padded on the left: a row says the same then."""
+    return not is_soft(model) and pads_left(unwrapped(model))
 
 
 def _write(
@@ -111,7 +111,7 @@ def _write(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Position ids are not supported")  # PEFT's own, without padding right
         found = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **way_to_write(model, requests[0].ids),
             max_new_tokens=min(decoding.max_new_tokens, requests[0].room), pad_token_id=pad_id,
             eos_token_id=sorted(ends) or None, num_beams=1, repetition_penalty=1.0, do_sample=False,
             logits_processor=_processors(decoding, [request.key for request in requests]),

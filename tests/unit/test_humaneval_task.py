@@ -81,7 +81,7 @@ def test_pass_at_k_of_known_programs() -> None:
         "humaneval", 1, "lm", ("pass_at_k",), [], [], examples, (), "generation", Decoding(samples=10, temperature=1.0)
     )
     unused: Any = None
-    evaluator = Evaluator(unused, data, unused, None, 8, 0, unused, run_code=True)
+    evaluator = Evaluator(unused, data, unused, None, 8, 0, run_code=True)
     found = evaluator.measure(texts, examples)
     assert [m["pass_at_1"] for m in found] == pytest.approx([1.0, 0.3, 0.0])
     assert [m["pass_at_10"] for m in found] == [1.0, 1.0, 0.0]

@@ -340,7 +340,7 @@ def test_what_a_model_forgets_shows_in_every_dtype(
 
 def test_pefts_own_soft_prompts_keep_plain_rows(model_dir: Directories, tokenizer: Any) -> None:
     model = load_family(model_dir("llama"))
-    head, deployed = LabelHead(model), adapted("prompt", model, tokenizer).deployable("p")
+    head, deployed = LabelHead(model), adapted("prompt", model, tokenizer).as_peft("p")
     loss = Loss(deployed, head, OBJECTIVES["options"], PAD, torch.device("cpu"))
     assert probe(loss, pairs(examples(tokenizer))) == "PEFT's soft prompts drop the positions"
 

@@ -11,6 +11,7 @@ import torch
 from tests.conftest import make_tokenizer
 from tests.families import Directories, adapted, load_family
 from zofo import packing, prefix
+from zofo._transformers import passed_cache
 from zofo.data import Batch, encode_all
 from zofo.encoding import Encoded
 from zofo.head import LabelHead
@@ -117,7 +118,7 @@ def test_a_model_that_computes_something_else_is_found_out(
     assert prefix.read_start(loss, few_shot(tokenizer)) is not None
 
     def again(module: Any, args: Any, kwargs: Any) -> Any:
-        if kwargs.get("past_key_values") is not None and kwargs.get("position_ids") is not None:
+        if passed_cache(kwargs) is not None and kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = kwargs["position_ids"] - kwargs["position_ids"].min()
         return args, kwargs
 
@@ -142,7 +143,7 @@ def test_the_batch_of_a_start_holds_the_rest_alone(tokenizer: Any, model_dir: Di
     loss = loss_of(load_family(model_dir("llama")), None, tokenizer)
     start = prefix.read_start(loss, encoded)
     assert start is not None
-    kept: list[Any] = start.cache.layers
+    kept: list[Any] = start.start.cache.layers
     before = [layer.keys.clone() for layer in kept]
     _, batch = start.logprobs(encoded)
     assert isinstance(batch, Batch)

@@ -64,9 +64,6 @@ class Bank(AdapterSet):
     def without(self) -> Any:
         return self.inner.without()
 
-    def writer(self) -> Any:
-        return self.inner.writer()
-
     def unwrap(self) -> Any:
         return self.inner.unwrap()
 
@@ -96,6 +93,9 @@ class Bank(AdapterSet):
 
     def deployable(self, name: str) -> Any:
         raise InputError(f"adapter {name}: there is one for each training task and none for another; take theta")
+
+    def as_peft(self, name: str) -> Any:
+        return self.deployable(name)
 
     def merged(self, name: str) -> Any:
         return self.deployable(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import torch
 
 from zofo import registry
-from zofo.adapters._set import CONFIG, WEIGHTS, both, peft_apart
+from zofo._transformers import close
+from zofo.adapters._peft import read_peft, soft_start
+from zofo.adapters._set import CONFIG, WEIGHTS, both
 from zofo.errors import InputError
 
+log = logging.getLogger("zofo")
 NAME = "default"  # PEFT's name for the one adapter of a directory
 
 
@@ -56,21 +60,13 @@ def _open_own(directory: Path, raw: dict[str, Any], base: Any, tokenizer: Any) -
 def _open_peft(directory: Path, base: Any) -> tuple[Any, int]:
     """PEFT only warns of layers that the file lacks, says nothing of those it has too many, and puts a prompt of any
     width beside any model: that shows in what it left over, and in a forward of one token."""
-    from peft import PeftConfig, PeftModel
-
-    from zofo.adapters._soft import uncached
-
     try:
-        with peft_apart(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            config = PeftConfig.from_pretrained(str(directory))
-            model = PeftModel.from_pretrained(base, str(directory), config=config).eval()
-            left = model.load_adapter(str(directory), NAME)
+        model, missing, unexpected = read_peft(directory, base, NAME)
+        config = model.peft_config[NAME]
         if config.is_prompt_learning:
-            uncached(base)
             wrong = _layers(config, base) if str(config.peft_type).endswith("PREFIX_TUNING") else ""
         else:
-            wrong = _left_over(left.missing_keys, left.unexpected_keys)
+            wrong = _left_over(missing, unexpected)
         if not wrong:
             with torch.no_grad(), warnings.catch_warnings(action="ignore"):
                 model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=base.device), use_cache=False)
@@ -79,7 +75,32 @@ def _open_peft(directory: Path, base: Any) -> tuple[Any, int]:
         wrong = next((line for line in lines if line.startswith("size mismatch")), lines[0]).rstrip(".")
     if wrong:
         raise InputError(f"{directory}: the adapter does not fit the model ({wrong}); {both(directory, base.config)}")
+    if config.is_prompt_learning:
+        model = _own_soft(model, base) or model
     return model, getattr(config, "num_virtual_tokens", None) or 0
+
+
+@torch.no_grad()
+def _own_soft(model: Any, base: Any) -> Any | None:
+    """zofo's model of the prompt or prefix that PEFT read, whose texts are what its forward says. None: where zofo
+    has no such adapter, or its forward would say something else."""
+    from zofo.adapters import prefix, prompt
+
+    found = soft_start(model, NAME)
+    if found is None:
+        return None
+    kind, start = found
+    if kind == "prompt":
+        own = prompt.soft_set(base, (NAME,), start)
+    else:
+        config = model.peft_config[NAME]
+        own = prefix.soft_set(base, (NAME,), start, config.num_layers, config.num_attention_heads)
+    ids = torch.arange(1, 4, device=base.device)[None]
+    ours, theirs = (each(input_ids=ids, use_cache=False).logits[:, -3:] for each in (own.model, model))
+    if close(ours, theirs):
+        return own.deployable(NAME)
+    log.info("%s is used as PEFT has it: its forward is not that of zofo's %s", type(model).__name__, kind)
+    return None
 
 
 def _left_over(missing: list[str], unexpected: list[str]) -> str:

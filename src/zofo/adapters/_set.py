@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,19 +17,6 @@ from zofo.tensors import load_tensors, save_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-
-
-@contextmanager
-def peft_apart(device: torch.device | None = None, seed: int = 0) -> Iterator[None]:
-    """Around PEFT's constructors: they draw from the global generator, and use what transformers deprecates.
-
-    Inside, the generator is a fork seeded with `seed` (64 bits); outside, the global random state is as it was.
-    """
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        torch.manual_seed(seed % 2**63)
-        yield
 
 
 class AdapterSet(ABC):
@@ -76,11 +62,11 @@ class AdapterSet(ABC):
 
     @abstractmethod
     def deployable(self, name: str) -> Any:
-        """A model with this adapter that can generate."""
+        """A model with this adapter, that can generate."""
 
-    def writer(self) -> Any:
-        """The model that generates with the active adapter as it is now; of no use once that has moved."""
-        return self.model
+    @abstractmethod
+    def as_peft(self, name: str) -> Any | None:
+        """What PEFT makes of this adapter's files, on the same backbone; None for an adapter that it does not know."""
 
     @abstractmethod
     def merged(self, name: str) -> Any:

@@ -1,35 +1,50 @@
 """SoftSet: adapters in front of the text: soft prompts and prefixes, one tensor stack for each name.
 
 The wrapper builds embeddings, mask and cache itself, with the virtual tokens on the left of right-padded rows, so that
-every row may carry another adapter. Files and deployed models are PEFT's where PEFT knows the adapter.
+every row may carry another adapter; and it writes texts itself, with transformers' `generate` around the same calls, so
+that a text is what the trained forward says whatever PEFT makes of the two libraries' versions. Files are PEFT's where
+PEFT knows the adapter.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from zofo.adapters._set import AdapterSet, peft_apart
+from zofo._transformers import cache_name, fill, passed_cache
+from zofo.adapters._peft import wrap_soft
+from zofo.adapters._set import AdapterSet
 from zofo.errors import InputError
 
 Weights = dict[str, Tensor]  # of one adapter, or stacked over the rows of a batch
-# (base, weights [R, ...], ids [R, L], mask [R, L], or [R, 1, L, L] beside positions [R, L]) -> arguments of a forward
-Attach = Callable[[Any, Weights, Tensor, Tensor, Tensor | None], dict[str, Any]]
 Shift = Callable[[Weights, Tensor], Tensor]  # (weights [R, ...], positions [R, L]) -> what is added, [R, L, D]
+
+
+class Front(Protocol):
+    """What an adapter puts before the rows' own tokens. weights: stacked over the rows, [R, ...]."""
+
+    def attach(
+        self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
+    ) -> dict[str, Any]:
+        """Arguments of a forward. ids [R, L]; mask [R, L], or [R, 1, L, L] beside positions [R, L] (packed rows)."""
+        ...
+
+    def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
+        """What to change in a call of `base` that `generate` makes, when the cache holds `read` tokens of the text."""
+        ...
 
 
 class SoftModel(nn.Module):
     """The backbone with virtual tokens in front of each row; its output may hold positions for them too."""
 
-    def __init__(self, base: Any, attach: Attach, weights: Mapping[str, Weights], shift: Shift | None = None) -> None:
-        """shift: of an adapter that PEFT does not know: with weights["prompt"] it is all that `generate` needs."""
+    def __init__(self, base: Any, front: Front, weights: Mapping[str, Weights]) -> None:
         super().__init__()
-        self.base, self.attach, self.shift = base, attach, shift
+        self.base, self.front = base, front
         self.adapters = nn.ModuleDict({name: nn.ParameterDict(own) for name, own in weights.items()})
         self.row_names: list[str] | None = None
         self.current = next(iter(weights))
@@ -60,7 +75,7 @@ class SoftModel(nn.Module):
             positions = {} if position_ids is None else {"position_ids": position_ids}
             return self.base(input_ids=input_ids, attention_mask=mask, use_cache=use_cache, **positions)
         names = self.row_names or [self.current] * len(input_ids)
-        arguments = self.attach(self.base, self.stacked(names), input_ids, mask, position_ids)
+        arguments = self.front.attach(self.base, self.stacked(names), input_ids, mask, position_ids)
         return self.base(**arguments, use_cache=use_cache)
 
     def stacked(self, names: Sequence[str]) -> Weights:
@@ -74,14 +89,12 @@ class SoftModel(nn.Module):
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
         """transformers' `generate` with the active adapter: [R, L] -> [R, L + new tokens].
 
-        A token that is written at position t is read back with the shift of position t, as in training. Rows of
-        unequal length (padded on either side) are written one after the other, each as if it were alone.
+        A token that is written at position t is read back as in training. Rows of unequal length (padded on either
+        side) are written one after the other, each as if it were alone. Raises ValueError for a static cache.
         """
-        if self.shift is None:
-            raise ValueError("this adapter generates through PEFT: take AdapterSet.deployable, or zofo.load")
         if attention_mask is not None and not attention_mask.all():
             return self._one_by_one(input_ids, attention_mask, options)
-        handle = self.base.register_forward_pre_hook(_Reading(self, self.shift), with_kwargs=True)
+        handle = self.base.register_forward_pre_hook(_Reading(self), with_kwargs=True)
         try:
             return self.base.generate(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **options)
         finally:
@@ -100,31 +113,85 @@ class SoftModel(nn.Module):
 
 
 class _Reading:
-    """Gives the calls that `generate` makes of the backbone their embeddings, virtual tokens and positions.
+    """Gives the calls that `generate` makes of the backbone what stands before their tokens.
 
     Without a cache every call holds the whole text; with one, all after the first hold the new tokens alone.
     """
 
-    def __init__(self, model: SoftModel, shift: Shift) -> None:
-        self.model, self.shift, self.read = model, shift, 0  # read: tokens in the cache, the virtual ones left out
+    def __init__(self, model: SoftModel) -> None:
+        self.model, self.read = model, 0  # read: tokens in the cache, the virtual ones left out
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        ids, mask, places = kwargs["input_ids"], kwargs.get("attention_mask"), kwargs.get("position_ids")
-        if not kwargs.get("use_cache"):
+    def __call__(self, module: nn.Module, args: tuple, call: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        ids, mask = call["input_ids"], call.get("attention_mask")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise ValueError("a static cache is not supported beside a soft prompt: leave out cache_implementation")
+        if not call.get("use_cache"):
             self.read = 0
         weights = self.model.stacked([self.model.current] * len(ids))
-        n, length = weights["prompt"].shape[1], ids.shape[1]
-        at = torch.arange(self.read, self.read + length, device=ids.device).expand(len(ids), -1)
-        shift, prompt = self.shift(weights, at), weights["prompt"] if self.read == 0 else weights["prompt"][:, :0]
-        new = prepend(module, prompt, ids, ids.new_ones(ids.shape), shift=shift)
-        if mask is not None and mask.ndim != 2:
-            raise ValueError("a static cache is not supported beside a soft prompt: leave out cache_implementation")
-        new["attention_mask"] = None if mask is None else lengthen(mask, n)
-        if places is not None:
-            first = 0 if self.read == 0 else n + self.read
-            new["position_ids"] = torch.arange(first, n + self.read + length, device=ids.device).expand(len(ids), -1)
-        self.read += length
-        return args, {**kwargs, "input_ids": None, **new}
+        new = self.model.front.write(module, weights, call, self.read)
+        self.read += ids.shape[1]
+        counted = {key: value for key, value in call.items() if key != "cache_position"}  # it counts no virtual token
+        return args, {**counted, **new}
+
+
+@dataclass(frozen=True)
+class PromptFront:
+    """Embeddings weights["prompt"] [R, n, D] before those of the tokens, which `shift` may move by their positions."""
+
+    shift: Shift | None = None
+
+    def attach(
+        self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
+    ) -> dict[str, Any]:
+        places = arange(ids) if positions is None else positions
+        return prepend(base, weights["prompt"], ids, mask, positions, self._shift(weights, places))
+
+    def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
+        ids, prompt, mask = call["input_ids"], weights["prompt"], call.get("attention_mask")
+        n, length = prompt.shape[1], ids.shape[1]
+        shown = prompt if read == 0 else prompt[:, :0]
+        new = prepend(base, shown, ids, ids.new_ones(ids.shape), shift=self._shift(weights, arange(ids, read)))
+        new |= {"input_ids": None, "attention_mask": None if mask is None else lengthen(mask, n)}
+        if call.get("position_ids") is not None:
+            first = 0 if read == 0 else n + read
+            new["position_ids"] = torch.arange(first, n + read + length, device=ids.device).expand(len(ids), -1)
+        return new
+
+    def _shift(self, weights: Weights, positions: Tensor) -> Tensor | None:
+        return None if self.shift is None else self.shift(weights, positions)
+
+
+@dataclass(frozen=True)
+class PrefixFront:
+    """Keys and values weights["prefix"] [R, n, layers * 2 * heads * width] (PEFT's layout) in a cache before the row."""
+
+    layers: int
+    heads: int
+
+    def attach(
+        self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
+    ) -> dict[str, Any]:
+        from transformers import DynamicCache
+
+        n = weights["prefix"].shape[1]
+        places = {} if positions is None else {"position_ids": positions + n}
+        cache = fill(DynamicCache(), self._keys_and_values(base, weights["prefix"]))
+        return {"input_ids": ids, "attention_mask": lengthen(mask, n), str(cache_name(base)): cache, **places}
+
+    def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
+        ids, n, cache = call["input_ids"], weights["prefix"].shape[1], passed_cache(call)
+        mask, positions = call.get("attention_mask"), call.get("position_ids")
+        if cache is None:  # the whole text is read anew with each token
+            return self.attach(base, weights, ids, torch.ones_like(ids) if mask is None else mask, positions)
+        if read == 0:
+            fill(cache, self._keys_and_values(base, weights["prefix"]))
+        new = {} if mask is None else {"attention_mask": lengthen(mask, n)}
+        return new if positions is None else {**new, "position_ids": positions + n}
+
+    def _keys_and_values(self, base: Any, prefix: Tensor) -> list[tuple[Tensor, Tensor]]:
+        rows, n, _ = prefix.shape
+        parts = prefix.to(base.dtype).view(rows, n, self.layers * 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return [(parts[2 * i].contiguous(), parts[2 * i + 1].contiguous()) for i in range(self.layers)]
 
 
 class SoftSet(AdapterSet):
@@ -133,15 +200,14 @@ class SoftSet(AdapterSet):
     mixes = True
 
     def __init__(
-        self, base: Any, attach: Attach, names: Sequence[str], initial: Weights, peft_config: Any, encode: Any = None,
-        *, virtual: int, shift: Shift | None = None, draw: Callable[[int], Weights] | None = None,
+        self, base: Any, front: Front, names: Sequence[str], initial: Weights, peft_config: Any, encode: Any = None,
+        *, virtual: int, draw: Callable[[int], Weights] | None = None,
     ) -> None:  # fmt: skip
         """initial: fp32 tensors every name starts from. peft_config: what PEFT's file says; a mapping where PEFT does
-        not know the adapter, which is then deployed as a SoftModel with this `shift`. encode: (weights -> tensors of
-        the file, tensors of the file -> weights). virtual: positions in front of a row. draw: key -> another start,
-        None where nothing of it is drawn."""
+        not know the adapter. encode: (weights -> tensors of the file, tensors of the file -> weights). virtual:
+        positions in front of a row. draw: key -> another start, None where nothing of it is drawn."""
         weights = {name: {k: nn.Parameter(v.detach().clone()) for k, v in initial.items()} for name in names}
-        model = SoftModel(base, attach, weights, shift).eval()  # pyright: ignore[reportArgumentType]
+        model = SoftModel(base, front, weights).eval()  # pyright: ignore[reportArgumentType]
         self.peft_config, self.virtual, self._draw, model.virtual = peft_config, virtual, draw, virtual
         self._to_file, self._from_file = encode or (dict, dict)
         super().__init__(model, names, weights)
@@ -184,28 +250,14 @@ class SoftSet(AdapterSet):
             return dict(self.peft_config)
         return {**self.peft_config.to_dict(), "inference_mode": True}
 
-    def writer(self) -> Any:
-        if isinstance(self.peft_config, Mapping):
-            return self.model
-        own = self.model.stacked([self.current])  # as a forward reads them, so shifted where they are
-        return self._wrapped({key: rows[0].detach().cpu().contiguous() for key, rows in own.items()})
-
     def deployable(self, name: str) -> Any:
-        """A PeftModel on the same backbone with this adapter's weights; the SoftModel where PEFT has no such kind."""
+        self._switch(name)
+        return self.model.requires_grad_(False)
+
+    def as_peft(self, name: str) -> Any | None:
         if isinstance(self.peft_config, Mapping):
-            self._switch(name)
-            return self.model.requires_grad_(False)
-        own = {key: p.detach().cpu().contiguous() for key, p in self._parameters[name].items()}
-        return self._wrapped(own).requires_grad_(False)
-
-    def _wrapped(self, own: Weights) -> Any:
-        from peft import get_peft_model, set_peft_model_state_dict
-
-        uncached(self.model.base)
-        with peft_apart():
-            wrapped = get_peft_model(self.model.base, self.peft_config).eval()
-        set_peft_model_state_dict(wrapped, self._to_file(own))
-        return wrapped
+            return None
+        return wrap_soft(self.model.base, self.peft_config, self.state(name))
 
     def merged(self, name: str) -> Any:
         raise InputError(
@@ -224,22 +276,15 @@ class SoftSet(AdapterSet):
         return self.model.base
 
 
-def unwrapped(model: Any) -> Any:
-    """The backbone of a model with or without an adapter around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def is_soft(model: Any) -> bool:
     """Whether virtual tokens stand before its rows: ours, or those of a deployed PEFT model."""
     own = any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values())
     return own or isinstance(model, SoftModel)
 
 
-def uncached(base: Any) -> None:
-    """Where a model keeps its state elsewhere than in past_key_values (Mamba), PEFT puts the prompt before each token
-    that is generated, unless nothing is cached."""
-    if "past_key_values" not in inspect.signature(base.forward).parameters:
-        base.generation_config.use_cache = False
+def arange(ids: Tensor, first: int = 0) -> Tensor:
+    """Positions [R, L] of tokens [R, L], counted from `first`."""
+    return torch.arange(first, first + ids.shape[1], device=ids.device).expand(len(ids), -1)
 
 
 def prepend(

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from zofo._transformers import Conv1D
+from zofo.adapters._peft import ia3_targets, lora_targets
 from zofo.errors import InputError, did_you_mean
 
 FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")  # queries, keys and values in one matrix
@@ -20,12 +21,10 @@ def query_value(model: Any) -> list[str]:
 
     Raises InputError with the candidates where there is neither.
     """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
     family, names = model.config.model_type, {_last(name) for name in _linear(model)}
     if {"q_proj", "v_proj"} <= names:
         return ["q_proj", "v_proj"]
-    found = KNOWN.get(family) or [name for name in FUSED if name in names][:1]
+    found = lora_targets(family) or [name for name in FUSED if name in names][:1]
     if not found:
         raise InputError(
             f"adapter.target_modules: no default for {family!r} models; name some of: {', '.join(candidates(model))}"
@@ -39,17 +38,15 @@ def key_value_feedforward(model: Any) -> tuple[list[str], list[str]]:
     PEFT's own table has queries in place of keys or values for some families (opt, qwen2, gemma2 in 0.21), so it is
     asked only where the model has no k_proj and v_proj; a fused matrix is scaled whole, queries too. Raises InputError.
     """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as FORWARD
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS
-
     family, names = model.config.model_type, {_last(name) for name in _linear(model)}
     if not {"k_proj", "v_proj"} <= names:
-        if family not in TARGETS:
+        known = ia3_targets(family)
+        if known is None:
             raise InputError(
                 f"adapter.target_modules: no default for {family!r} models; name key, value and feed-forward modules, "
                 f"of: {', '.join(candidates(model))}"
             )
-        return list(TARGETS[family]), list(FORWARD[family])
+        return known
     if any(p.ndim == 3 and ".experts." in name for name, p in model.named_parameters()):
         raise InputError(
             f"adapter.target_modules: {family!r} models keep the feed-forward weights of all experts in one tensor, "

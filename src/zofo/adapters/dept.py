@@ -60,7 +60,7 @@ class Adapter:
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: key of A's draw. tokenizer: the model's."""
-        from zofo.adapters._soft import SoftSet
+        from zofo.adapters._soft import PromptFront, SoftSet
 
         config, prompt = self.config, real_embeddings(model, tokenizer, self.config.text, self.config.tokens)
 
@@ -78,20 +78,6 @@ class Adapter:
             rows = weights["A"].gather(1, places) * (positions < config.max_length)[..., None]
             return config.scale * rows @ weights["B"]
 
-        def attach(
-            base: Any, weights: dict[str, Tensor], ids: Tensor, mask: Tensor, positions: Tensor | None
-        ) -> dict[str, Any]:
-            import torch
-
-            from zofo.adapters._soft import prepend
-
-            places = positions
-            if places is None:
-                places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-            return prepend(base, weights["prompt"], ids, mask, positions, shift(weights, places))
-
         written = {"peft_type": "DEPT", "task_type": "CAUSAL_LM", "zofo": "dept", **asdict(config)}
         written["base_model_name_or_path"] = getattr(model.config, "_name_or_path", None)
-        return SoftSet(
-            model, attach, names, draw(seed), written, virtual=config.tokens, shift=shift, draw=draw,
-        )  # fmt: skip
+        return SoftSet(model, PromptFront(shift), names, draw(seed), written, virtual=config.tokens, draw=draw)

@@ -44,58 +44,48 @@ class Adapter:
         Raises InputError where the cache is not made of keys and values of one shape in every layer, or where a
         sliding window is shorter than the prefix.
         """
-        from peft import PrefixTuningConfig
-
-        from zofo.adapters._soft import SoftSet
-
         layers = self._activations(model, tokenizer)
-        shapes = {tensor.shape for layer in layers for tensor in layer}
-        if len(shapes) != 1:
+        if len({tensor.shape for layer in layers for tensor in layer}) != 1:
             raise InputError(
                 "adapter.name: prefix needs keys and values of one shape in every layer; use lora or prompt"
             )
-        _, heads, n, width = next(iter(shapes))
-        start = _pack(layers)
-        config = PrefixTuningConfig(
-            task_type="CAUSAL_LM", num_virtual_tokens=n, num_layers=len(layers), num_attention_heads=heads,
-            token_dim=heads * width, num_transformer_submodules=1,
-        )  # fmt: skip
-
-        def attach(
-            base: Any, weights: dict[str, Tensor], ids: Tensor, mask: Tensor, positions: Tensor | None
-        ) -> dict[str, Any]:
-            from zofo.adapters._soft import lengthen
-
-            cache = _cache(base, weights["prefix"], len(layers), heads)
-            places = {} if positions is None else {"position_ids": positions + n}
-            return {"input_ids": ids, "attention_mask": lengthen(mask, n), "past_key_values": cache, **places}
-
-        return SoftSet(
-            model, attach, names, {"prefix": start}, config,
-            (lambda w: {"prompt_embeddings": w["prefix"]}, lambda f: {"prefix": f["prompt_embeddings"]}),
-            virtual=n,
-        )  # fmt: skip
+        return soft_set(model, names, _pack(layers), len(layers), layers[0][0].shape[1])
 
     def _activations(self, model: Any, tokenizer: Any) -> list[tuple[Tensor, Tensor]]:
         """(keys, values) [1, heads, n, width] of each layer, on the text's first n tokens."""
         import torch
 
+        from zofo._transformers import keys_and_values
+
         ids = torch.tensor([start_ids(tokenizer, self.config.text, self.config.tokens)], device=model.device)
-        with torch.no_grad():
-            cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
-        layers = getattr(cache, "layers", None)
-        if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
+        layers = keys_and_values(model, ids)
+        if layers is None:
             raise InputError(
                 f"adapter.name: prefix needs a model that caches keys and values; {model.config.model_type} does not: "
                 f"use lora or prompt"
             )
-        least = min(layer.keys.shape[2] for layer in layers)
+        least = min(keys.shape[2] for keys, _ in layers)
         if least < self.config.tokens:
             raise InputError(
                 f"adapter.tokens: a prefix of {self.config.tokens} tokens does not fit the model's sliding window; "
                 f"at most {least}"
             )
-        return [(layer.keys, layer.values) for layer in layers]
+        return layers
+
+
+def soft_set(model: Any, names: Sequence[str], start: Tensor, layers: int, heads: int) -> SoftSet:
+    """A set in which every name starts from these keys and values, fp32 [n, layers * 2 * heads * width]."""
+    from peft import PrefixTuningConfig
+
+    from zofo.adapters._soft import PrefixFront, SoftSet
+
+    n, width = start.shape[0], start.shape[1] // (2 * layers * heads)
+    config = PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=n, num_layers=layers, num_attention_heads=heads,
+        token_dim=heads * width, num_transformer_submodules=1,
+    )  # fmt: skip
+    encode = (lambda w: {"prompt_embeddings": w["prefix"]}, lambda f: {"prefix": f["prompt_embeddings"]})
+    return SoftSet(model, PrefixFront(layers, heads), names, {"prefix": start}, config, encode, virtual=n)
 
 
 def _pack(layers: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -104,15 +94,3 @@ def _pack(layers: list[tuple[Tensor, Tensor]]) -> Tensor:
 
     rows = torch.stack([tensor[0] for layer in layers for tensor in layer])  # [2 layers, heads, n, width]
     return rows.permute(2, 0, 1, 3).flatten(1).float().contiguous()
-
-
-def _cache(base: Any, prefix: Tensor, layers: int, heads: int) -> Any:
-    """A cache holding each row's prefix. prefix: [R, n, layers * 2 * heads * width]."""
-    from transformers import DynamicCache
-
-    rows, n, _ = prefix.shape
-    parts = prefix.to(base.dtype).view(rows, n, layers * 2, heads, -1).permute(2, 0, 3, 1, 4)
-    cache = DynamicCache()
-    for layer in range(layers):
-        cache.update(parts[2 * layer].contiguous(), parts[2 * layer + 1].contiguous(), layer)
-    return cache

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zofo.adapters._soft import SoftSet
 
 
@@ -37,24 +39,24 @@ class Adapter:
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: unused, the start is a text. tokenizer: the model's."""
-        from peft import PromptTuningConfig
+        return soft_set(model, names, real_embeddings(model, tokenizer, self.config.text, self.config.tokens))
 
-        from zofo.adapters._soft import SoftSet, prepend
 
-        start = real_embeddings(model, tokenizer, self.config.text, self.config.tokens)
-        settings = (
-            model.config
-        )  # PEFT takes token_dim for hidden_size (OPT-350M: not so) and needs heads to exist (Mamba)
-        config = PromptTuningConfig(
-            task_type="CAUSAL_LM", num_virtual_tokens=self.config.tokens, token_dim=start.shape[1],
-            num_transformer_submodules=1, num_layers=getattr(settings, "num_hidden_layers", 1),
-            num_attention_heads=getattr(settings, "num_attention_heads", 1),
-        )  # fmt: skip
-        return SoftSet(
-            model, lambda base, w, *text: prepend(base, w["prompt"], *text), names, {"prompt": start}, config,
-            (lambda w: {"prompt_embeddings": w["prompt"]}, lambda f: {"prompt": f["prompt_embeddings"]}),
-            virtual=self.config.tokens,
-        )  # fmt: skip
+def soft_set(model: Any, names: Sequence[str], start: Tensor) -> SoftSet:
+    """A set in which every name starts from these embeddings, fp32 [n, D]."""
+    from peft import PromptTuningConfig
+
+    from zofo.adapters._soft import PromptFront, SoftSet
+
+    n, width = start.shape
+    # PEFT takes token_dim for hidden_size (OPT-350M: not so) and needs heads to exist (Mamba)
+    config = PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=n, token_dim=width, num_transformer_submodules=1,
+        num_layers=getattr(model.config, "num_hidden_layers", 1),
+        num_attention_heads=getattr(model.config, "num_attention_heads", 1),
+    )  # fmt: skip
+    encode = (lambda w: {"prompt_embeddings": w["prompt"]}, lambda f: {"prompt": f["prompt_embeddings"]})
+    return SoftSet(model, PromptFront(), names, {"prompt": start}, config, encode, virtual=n)
 
 
 def start_ids(tokenizer: Any, text: str, n: int) -> list[int]:

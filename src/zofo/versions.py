@@ -1,0 +1,63 @@
+"""The libraries' versions: those of this environment, beside the range that zofo's whole test suite has passed with.
+
+`tested.json` is written by `make test`'s two sisters, `make test-newest` and `make test-oldest` (docs/compatibility.md).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from packaging.version import Version
+
+TESTED = Path(__file__).with_name("tested.json")
+
+
+class Library(NamedTuple):
+    """One library: what is installed (None: nothing), and the oldest and newest version the suite has passed with."""
+
+    name: str
+    installed: str | None
+    oldest: str
+    newest: str
+
+    @property
+    def standing(self) -> Literal["missing", "older", "tested", "newer"]:
+        """Where the installed version stands. Only the release counts: 2.13.0+cpu is 2.13.0."""
+        if self.installed is None:
+            return "missing"
+        here = _release(self.installed)
+        if here < _release(self.oldest):
+            return "older"
+        return "newer" if here > _release(self.newest) else "tested"
+
+    def __str__(self) -> str:
+        """E.g. "peft 0.21.2 (tested with 0.19.0 to 0.21.2)"."""
+        span = self.oldest if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
+        return f"{self.name} {self.installed or 'not installed'} (tested with {span})"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return Version(version).release
+
+
+@cache
+def libraries() -> tuple[Library, ...]:
+    """All libraries that zofo stands on, in the order of their weight."""
+    spans = json.loads(TESTED.read_text("utf-8"))["libraries"]
+    return tuple(Library(name, installed(name), *span) for name, span in spans.items())
+
+
+def installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def named(*names: str) -> str:
+    """Some of them, for a message: "peft 0.21.2 (tested with ...) and transformers 5.24.0 (tested with ...)"."""
+    return " and ".join(str(each) for each in libraries() if each.name in names)
