@@ -16,20 +16,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from zofo import models, quantization
 from zofo._config_sections import ModelConfig
 from zofo.errors import InputError
 from zofo.recompute import recompute_weights
 from zofo.zo import kernels, order, products
+from zofo.zo._torch import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    TorchDispatchMode,
+    UnsupportedOperatorException,
+    own_buffers,
+    own_parameters,
+)
 
 aten = torch.ops.aten
 _FACTORIES = {
@@ -97,12 +99,12 @@ def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool 
     """nn.Module's, which swaps hollow tensors and cannot where anything refers to them: new ones take their place."""
     for child in module.children() if recurse else ():
         child._apply(change)
-    for key, param in module._parameters.items():
+    for key, param in own_parameters(module).items():
         if param is not None and (new := change(param.detach())).dtype != param.dtype:
-            module._parameters[key] = nn.Parameter(new, param.requires_grad)
-    for key, buffer in module._buffers.items():
+            own_parameters(module)[key] = nn.Parameter(new, param.requires_grad)
+    for key, buffer in own_buffers(module).items():
         if buffer is not None:
-            module._buffers[key] = change(buffer)
+            own_buffers(module)[key] = change(buffer)
     return module
 
 

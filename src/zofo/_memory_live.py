@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from zofo.zo._torch import TorchDispatchMode, tree_leaves
 from zofo.zo.quantized import parts
 
 PARTS = ("weights", "adapters", "moments", "gradients", "scratch", "logits", "activations")

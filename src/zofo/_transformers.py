@@ -1,6 +1,6 @@
 """All that zofo takes from the inside of transformers, and how it asks a model what it does.
 
-Nothing here goes by the name of an argument alone: names move (5.24.0 renamed a forward's `past_key_values` to `cache`),
+Nothing here goes by the name of an argument alone: names move (in 5.24.0 a forward's `past_key_values` became `cache`),
 and what is passed under the wrong one is dropped without a word. A model is tried with a token or two, and what it did
 counts. `zofo.versions` knows the versions that this was tried with; `zofo env` prints them.
 """
@@ -45,7 +45,7 @@ _INSIDE = {
 
 
 def __getattr__(name: str) -> Any:
-    """What lies in modules of transformers that it does not document, on first use. Raises RunError where it is gone."""
+    """What lies in undocumented modules of transformers, on first use. Raises RunError where it is gone."""
     if name not in _INSIDE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -132,10 +132,13 @@ def passed_cache(arguments: dict[str, Any]) -> Any | None:
 
 
 class SharedStart:
-    """A cache of the tokens that many rows begin with: a forward sees it before its own tokens, and adds nothing to it."""
+    """A cache of what many rows begin with: a forward sees it before its own tokens, and adds nothing to it."""
 
     def __init__(self, model: Any, ids: Tensor) -> None:
-        """ids: [1, P], read by the model as it is. Raises ValueError for a model that keeps more than keys and values of every token."""
+        """ids: [1, P], read by the model as it is.
+
+        Raises ValueError for a model that keeps more than keys and values of every token.
+        """
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
@@ -179,9 +182,7 @@ def _same_behind_padding(base: Any) -> bool:
     ids = torch.tensor([[1, 2, 3, 1]], device=base.device)  # any will do
     behind, mask = torch.cat([ids[:, :2], ids], dim=1), torch.tensor([[0, 0, 1, 1, 1, 1]], device=base.device)
     try:
-        alone, padded = (
-            _write(base, row, seen)[1] for row, seen in ((ids, torch.ones_like(ids)), (behind, mask))
-        )
+        alone, padded = (_write(base, row, seen)[1] for row, seen in ((ids, torch.ones_like(ids)), (behind, mask)))
     except Exception as error:  # whatever a model's code says to padding
         log.debug("%s takes no padding on the left: %s", type(base).__name__, error)
         return False
@@ -202,8 +203,10 @@ def way_to_write(model: Any, ids: Sequence[int]) -> dict[str, Any]:
             if _writes_as_forward(model, row, way):
                 break
             log.warning(
-                "%s.generate%s does not write what the model computes: %s", type(model).__name__,
-                " with its cache" if not way else "", named("transformers", "peft"),
+                "%s.generate%s does not write what the model computes: %s",
+                type(model).__name__,
+                " with its cache" if not way else "",
+                named("transformers", "peft"),
             )
         else:
             raise RunError(

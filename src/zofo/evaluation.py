@@ -65,9 +65,7 @@ def evaluate_target(
     head = LabelHead(model.get_base_model() if hasattr(model, "get_base_model") else model)
     loss = Loss(model, head, OBJECTIVES[found.objective], loaded.pad_id, loaded.device)
     encoded = share_prompts(loss, {split: encoded}, loaded.max_length)[split]
-    evaluator = Evaluator(
-        loss, found, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code
-    )
+    evaluator = Evaluator(loss, found, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code)
     if found.kind == "generation":
         evaluator.prepare(examples)
     facts = {

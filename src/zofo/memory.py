@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from zofo import models, session
 from zofo._memory_hollow import Hollow, hollow, hollow_model, settings_of, tokenizer_of
@@ -28,6 +27,7 @@ from zofo.models import Loaded
 from zofo.problem import Schedule
 from zofo.tasks import Example, TaskData
 from zofo.tasks._setting import find_setting
+from zofo.zo._torch import tree_leaves
 from zofo.zo.quantized import Frozen
 
 __all__ = ["PARTS", "Footprint", "Peak", "Rows", "measure", "predict"]

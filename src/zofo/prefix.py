@@ -55,9 +55,7 @@ class Start:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         mask = torch.cat([attention_mask.new_ones(*attention_mask.shape[:-1], self.length), attention_mask], dim=-1)
         positions = position_ids + self.length
-        return self.loss.model(
-            input_ids=input_ids, attention_mask=mask, position_ids=positions, **self.start.arguments
-        )
+        return self.loss.model(input_ids=input_ids, attention_mask=mask, position_ids=positions, **self.start.arguments)
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import checkpoint
 
 from zofo.errors import InputError
+from zofo.zo._torch import is_traceable_wrapper_subclass
 
 
 def recompute_layers(model: nn.Module) -> int:

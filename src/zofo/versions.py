@@ -1,6 +1,6 @@
 """The libraries' versions: those of this environment, beside the range that zofo's whole test suite has passed with.
 
-`tested.json` is written by `make test`'s two sisters, `make test-newest` and `make test-oldest` (docs/compatibility.md).
+`tested.json` is what `make test-newest` and `make test-oldest` found (docs/compatibility.md).
 """
 
 from __future__ import annotations

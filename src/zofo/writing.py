@@ -108,10 +108,11 @@ def _write(
                     over[row] = len(new)
         return torch.tensor([row in over for row in range(len(requests))], device=sequences.device)
 
+    way = way_to_write(model, requests[0].ids)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Position ids are not supported")  # PEFT's own, without padding right
         found = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **way_to_write(model, requests[0].ids),
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **way,
             max_new_tokens=min(decoding.max_new_tokens, requests[0].room), pad_token_id=pad_id,
             eos_token_id=sorted(ends) or None, num_beams=1, repetition_penalty=1.0, do_sample=False,
             logits_processor=_processors(decoding, [request.key for request in requests]),

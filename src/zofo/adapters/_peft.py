@@ -1,8 +1,8 @@
-"""All that zofo takes from the inside of PEFT: its layers' switches and names, its tables, and what they are tried with.
+"""All that zofo takes from the inside of PEFT: its layers' switches, its tables and files, and how they are tried.
 
-PEFT's own `set_adapter` rewrites requires_grad of every adapter and costs milliseconds, its `add_adapter` walks over the
-whole model for each name; so switching and twins are owned here. `zofo.versions` knows the versions that this was tried
-with; `zofo env` prints them.
+PEFT's `set_adapter` rewrites requires_grad of every adapter and costs milliseconds, its `add_adapter` walks over the
+whole model for each name; so switching and twins are owned here. `zofo.versions` knows the versions that this was
+tried with; `zofo env` prints them.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def disabled(layers: Sequence[Any]) -> Iterator[None]:
 def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Mapping[str, nn.Parameter]]) -> bool:
     """Whether rows of one batch may belong to different adapters (`adapter_names`), tried with two rows.
 
-    PEFT hands the names to its layers by hooks, which it does not set for every model (MPT), and which do not fit layers
-    that see tokens instead of rows (OPT's fc1 and fc2, some experts): all rows would get the active adapter, without a
-    word. For the trial two adapters get weights of their own; afterwards all are bit for bit what they were.
+    PEFT hands the names to its layers by hooks. It does not set them for every model (MPT), where all rows then get the
+    active adapter without a word; and they do not fit layers that see tokens instead of rows (OPT's fc1 and fc2, some
+    experts). For the trial two adapters get weights of their own; afterwards all are bit for bit what they were.
     """
     one, other = list(parameters)[:2]
     before = {name: [p.clone() for p in parameters[name].values()] for name in (one, other)}

@@ -163,7 +163,7 @@ class PromptFront:
 
 @dataclass(frozen=True)
 class PrefixFront:
-    """Keys and values weights["prefix"] [R, n, layers * 2 * heads * width] (PEFT's layout) in a cache before the row."""
+    """Keys and values in the cache before a row: weights["prefix"] [R, n, layers * 2 * heads * width] (as in PEFT)."""
 
     layers: int
     heads: int

@@ -72,9 +72,7 @@ class Subject:
 
     def measure(self, encoded: Sequence[Encoded], data: TaskData, limit: int, way: str) -> Evaluation:
         """Options scored by the backbone alone; with the adapter as it stands where the way has one."""
-        evaluator = Evaluator(
-            self.loss, data, self.loaded.tokenizer, self._room(way, limit), self.batch_size, 0
-        )
+        evaluator = Evaluator(self.loss, data, self.loaded.tokenizer, self._room(way, limit), self.batch_size, 0)
         if self.adapters is None:
             return evaluator(encoded)
         with self.adapters.active(TUNED) if way in self.starts else self.adapters.without():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from zofo.zo._torch import own_parameters
 from zofo.zo.keys import Address
 from zofo.zo.move import Move
 from zofo.zo.shift import ReadAudit, Scratch, Shifted
@@ -26,7 +27,7 @@ class Places:
             raise ValueError("one parameter has two names: tied tensors stand in theta once")
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
         for module in model.modules():
-            for attribute, param in module._parameters.items():
+            for attribute, param in own_parameters(module).items():
                 if param is not None and id(param) in self._standins:
                     self._places.append((module, attribute, param))
         absent = self._standins.keys() - {id(param) for _, _, param in self._places}
@@ -81,11 +82,11 @@ class Places:
     def _replaced(self, by: Mapping[int, Tensor]) -> Iterator[None]:
         try:
             for module, attribute, param in self._places:
-                module._parameters[attribute] = by[id(param)]  # pyright: ignore[reportArgumentType]
+                own_parameters(module)[attribute] = by[id(param)]  # pyright: ignore[reportArgumentType]
             yield
         finally:
             for module, attribute, param in self._places:
-                module._parameters[attribute] = param
+                own_parameters(module)[attribute] = param
 
     def audit(self, forward: Callable[[], object]) -> tuple[set[str], set[str]]:
         """Run `forward` with stand-ins. Returns (names read past their stand-ins, names never read)."""

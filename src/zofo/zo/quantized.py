@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from zofo.zo._torch import is_traceable_wrapper_subclass, own_parameters
 
 _WEIGHTS = {
     torch.float16,
@@ -47,7 +48,7 @@ def frozen(model: nn.Module) -> dict[str, nn.Parameter]:
     found = {}
     for name, param in model.named_parameters():
         path, _, attribute = name.rpartition(".")
-        others = model.get_submodule(path)._parameters.values()
+        others = own_parameters(model.get_submodule(path)).values()
         beside = not attribute.endswith("bias") and any(p is not None and is_quantized(p) for p in others)
         if beside or is_quantized(param):
             found[name] = param
@@ -77,7 +78,7 @@ class Frozen:
         """
         total = hashlib.sha256()
         for path, (layer, own) in sorted(self._layers.items()):
-            plain, inside = layer._parameters.keys() - own, tuple(f"{name}." for name, _ in layer.named_children())
+            plain, inside = own_parameters(layer).keys() - own, tuple(f"{name}." for name, _ in layer.named_children())
             for key, tensor in sorted(layer.state_dict().items()):
                 if key not in plain and not key.startswith(inside) and isinstance(tensor, Tensor):
                     for name, part in sorted(parts(tensor)):

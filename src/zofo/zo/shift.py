@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_flatten, tree_map
 
+from zofo.zo._torch import is_traceable_wrapper_subclass, plain_functions, tree_flatten, tree_map, wrapper
 from zofo.zo.keys import Address
 from zofo.zo.move import Move
 
@@ -85,9 +84,7 @@ class Shifted(torch.Tensor):
 
     @staticmethod
     def __new__(cls, source: Tensor, at: Address, move: Move, scratch: Scratch) -> Shifted:
-        self = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
-            cls, source.shape, strides=source.stride(), dtype=source.dtype, device=source.device
-        )
+        self = wrapper(cls, source)
         self.source, self.at, self.move, self.scratch = source.detach(), at, move, scratch
         self.anchor, self.reads = None, 0
         return self
@@ -124,7 +121,7 @@ class Shifted(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        with torch._C.DisableTorchFunctionSubclass():
+        with plain_functions():
             if func in _METADATA:
                 return func(*args, **kwargs)
             if func is F.linear:  # nearly all reads, so without a walk through nested arguments

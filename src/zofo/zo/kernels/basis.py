@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
+from zofo.zo.kernels.jit import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _dot(a, b):
     """Products and sums in double precision, first to last: without fast-math nothing is fused or moved."""
     total = 0.0
@@ -16,7 +16,7 @@ def _dot(a, b):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def gram_schmidt(rows):
     """rows [r, m] double: made orthonormal in place, each against those before it, twice (once loses digits)."""
     for j in range(rows.shape[0]):

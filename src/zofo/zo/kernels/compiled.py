@@ -17,7 +17,9 @@ Arguments that go through all functions:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from zofo.zo.kernels.jit import njit
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -28,7 +30,7 @@ F32, BF16, FP16, SPLIT = 0, 1, 2, 3
 MAGNITUDE, INFINITY, NAN = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x7FC00000)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _words(out, seed, key, group):
     """The 128 words of one group; the loop over the 32 counters is the one that vectorises."""
     t0, t1 = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
@@ -43,7 +45,7 @@ def _words(out, seed, key, group):
         out[j], out[32 + j], out[64 + j], out[96 + j] = c0, c1, c2, c3
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sum_signs(total, words, seeds, values, key, group):
     """total[e] <- sum_i factor_i z_i[e], fp32, in the order of the terms, for the 4096 elements of a group."""
     for i in range(seeds.size):
@@ -59,7 +61,7 @@ def _sum_signs(total, words, seeds, values, key, group):
                     total[b * 128 + w] += z
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _sum_gaussian(total, words, seeds, values, key, part):
     """The same for the 256 elements of a part, by the products of `values`."""
     total[:PART] = np.float32(-0.0)  # which added to a first term leaves it as it is, a -0 too
@@ -72,7 +74,7 @@ def _sum_gaussian(total, words, seeds, values, key, part):
                 total[half * 128 + w] += products[(words[w] >> shift) & np.uint32(0xFFF)]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _draw_noise(noise, words, seed, key, part):
     """noise[e] <- the 16 bits of the rounding for the 256 elements of a part."""
     _words(words, seed, key, part)
@@ -82,7 +84,7 @@ def _draw_noise(noise, words, seed, key, part):
             noise[half * 128 + w] = (words[w] >> shift) & np.uint32(0xFFFF)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def draw(out, seed, key, lo):
     """out [n] int32 <- the 16 bits of elements lo ... lo + n - 1."""
     words, part_noise = np.empty(128, np.uint32), np.empty(PART, np.uint32)
@@ -93,7 +95,7 @@ def draw(out, seed, key, lo):
             out[base + e] = np.int32(part_noise[e])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _move(dst, x, gauge, total, band):
     """dst <- x + total, fp32, where |gauge| lies in the band, and x elsewhere."""
     if band.size == 0:
@@ -109,7 +111,7 @@ def _move(dst, x, gauge, total, band):
 # --------------------------------------------------------------------------------------------------------------- fp32
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _move_by_signs(dst, x, words, c):
     """dst <- x + c z for a whole group and the signs z of its words."""
     for b in range(32):
@@ -119,7 +121,7 @@ def _move_by_signs(dst, x, words, c):
             dst[e] = x[e] + (c if (words[w] >> shift) & np.uint32(1) else -c)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _move_band_by_signs(dst, x, words, c, least, most):
     """The same where |x| lies in the band, and x elsewhere."""
     for b in range(32):
@@ -131,7 +133,7 @@ def _move_band_by_signs(dst, x, words, c, least, most):
             dst[e] = x[e] + step if inside else x[e]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _move_f32(dst, src, same, total, band):
     """Both branches differ in that LLVM sees one array, and vectorises, where dst is src."""
     if same:
@@ -140,7 +142,7 @@ def _move_f32(dst, src, same, total, band):
         _move(dst, src, src, total, band)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _signs_f32(dst, src, same, lo, first, last, seeds, values, key, band):
     words = np.empty(128, np.uint32)
     total = np.empty(GROUP, np.float32)
@@ -163,7 +165,7 @@ def _signs_f32(dst, src, same, lo, first, last, seeds, values, key, band):
             _move_by_signs(out, x, words, values[0, 0])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _gaussian_f32(dst, src, same, lo, first, last, seeds, values, key, band):
     words = np.empty(128, np.uint32)
     total = np.empty(PART, np.float32)
@@ -178,7 +180,7 @@ def _gaussian_f32(dst, src, same, lo, first, last, seeds, values, key, band):
 # ------------------------------------------------------------------------------------------------------------ 16 bits
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _widen(wide, pattern, src, low, kind):
     """wide <- the fp32 numbers of src, exact; pattern is wide's memory as uint32."""
     if kind == BF16:
@@ -199,7 +201,7 @@ def _widen(wide, pattern, src, low, kind):
             pattern[e] = sign | (normal if rest >= np.uint32(0x400) else pattern[e])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _narrow_bf16(dst, pattern, noise):
     """dst <- the bf16 patterns of fp32 numbers: up by the noise, or (no noise) to nearest even."""
     for e in range(dst.size):
@@ -210,7 +212,7 @@ def _narrow_bf16(dst, pattern, noise):
         dst[e] = np.uint16(cut | np.uint32(0x40) if (u & MAGNITUDE) > INFINITY else up)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _narrow_fp16(dst, wide, pattern, noise):
     """The same for fp16. Below 2^-14 its numbers are the multiples of 2^-24."""
     for e in range(dst.size):
@@ -233,7 +235,7 @@ def _narrow_fp16(dst, wide, pattern, noise):
         dst[e] = np.uint16(sign | (tiny if is_tiny else normal))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _split(high, low, pattern):
     """The two planes of fp32 numbers; of every NaN 0x7FC0 and 0."""
     for e in range(high.size):
@@ -242,7 +244,7 @@ def _split(high, low, pattern):
         low[e] = np.int16(u & np.uint32(0xFFFF))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sixteen(dst, src, low, delta, lo, first, last, seeds, values, key, kind, rounding, band):
     """bf16, fp16 and the split, all laws. A part of 256 elements is a group of the 16-bit draws."""
     words, total = np.empty(128, np.uint32), np.empty(GROUP, np.float32)
@@ -283,7 +285,7 @@ def _sixteen(dst, src, low, delta, lo, first, last, seeds, values, key, kind, ro
 # ------------------------------------------------------------------------------------------------------- entry points
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def add_groups(dst, src, same, low, delta, lo, first, last, seeds, values, key, kind, rounding, band):
     """Groups [first, last) of 4096. same: dst is src."""
     if kind == F32 and values.shape[1] == 1:
@@ -295,7 +297,7 @@ def add_groups(dst, src, same, low, delta, lo, first, last, seeds, values, key, 
         _sixteen(out, given, low, delta, lo, first, last, seeds, values, key, kind, rounding, band)
 
 
-@njit(cache=True, parallel=True)
+@njit(parallel=True)
 def add_groups_parallel(dst, src, same, low, delta, lo, first, last, seeds, values, key, kind, rounding, band):
     chunks = (last - first + CHUNK_GROUPS - 1) // CHUNK_GROUPS
     for chunk in prange(chunks):
@@ -304,7 +306,7 @@ def add_groups_parallel(dst, src, same, low, delta, lo, first, last, seeds, valu
         add_groups(dst, src, same, low, delta, lo, begin, end, seeds, values, key, kind, rounding, band)
 
 
-@njit(cache=True)
+@njit()
 def add_rows(dst, src, low, delta, rows, width, seeds, values, key, kind, rounding, band):
     for i in range(rows.size):
         lo = rows[i] * width
@@ -313,7 +315,7 @@ def add_rows(dst, src, low, delta, rows, width, seeds, values, key, kind, roundi
         add_groups(out, given, False, low, delta, lo, first, last, seeds, values, key, kind, rounding, band)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def sum_squares(n, seed, key, squares):
     """squares: int64 [4096], q^2 of the table's entries."""
     words = np.empty(128, np.uint32)

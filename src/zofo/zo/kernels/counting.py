@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from zofo.zo.kernels.jit import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def count(patterns, head, out):
     """Count the 16 bits behind the sign of each fp32 pattern; or (head >= 0) its lower 15 where those 16 are `head`."""
     for i in range(patterns.size):
