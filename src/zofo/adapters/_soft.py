@@ -130,8 +130,7 @@ class _Reading:
         weights = self.model.stacked([self.model.current] * len(ids))
         new = self.model.front.write(module, weights, call, self.read)
         self.read += ids.shape[1]
-        counted = {key: value for key, value in call.items() if key != "cache_position"}  # it counts no virtual token
-        return args, {**counted, **new}
+        return args, {**call, **new}
 
 
 @dataclass(frozen=True)
@@ -152,10 +151,10 @@ class PromptFront:
         shown = prompt if read == 0 else prompt[:, :0]
         new = prepend(base, shown, ids, ids.new_ones(ids.shape), shift=self._shift(weights, arange(ids, read)))
         new |= {"input_ids": None, "attention_mask": None if mask is None else lengthen(mask, n)}
-        if call.get("position_ids") is not None:
-            first = 0 if read == 0 else n + read
-            new["position_ids"] = torch.arange(first, n + read + length, device=ids.device).expand(len(ids), -1)
-        return new
+        if call.get("position_ids") is None:
+            return new
+        span = torch.arange(0 if read == 0 else n + read, n + read + length, device=ids.device)
+        return {**new, "position_ids": span.expand(len(ids), -1)}
 
     def _shift(self, weights: Weights, positions: Tensor) -> Tensor | None:
         return None if self.shift is None else self.shift(weights, positions)
