@@ -6,7 +6,7 @@ import errno
 
 import typer
 
-from zofo.errors import InputError, RunError, ZofoError
+from zofo.errors import InputError, RunError, ZofoError, did_you_mean
 
 
 def _click_exception() -> type[Exception]:
@@ -25,6 +25,9 @@ def failure(error: BaseException) -> tuple[list[str], int]:
         if getattr(link, "errno", None) == errno.ENOSPC or "no space left on device" in str(link).lower():
             return [f"no space left on device: {_place(link)}, free some and use --resume latest"], RunError.exit_code
     if isinstance(error, _click_exception()):
+        if option := getattr(error, "option_name", None):  # worded anew in many a version of click and typer
+            near = did_you_mean(option, getattr(error, "possibilities", None) or ())
+            return [f"No such option: {option}{near}"], InputError.exit_code
         return [" ".join(error.format_message().split())], InputError.exit_code  # type: ignore[attr-defined]
     if isinstance(error, OSError) and error.filename is not None:
         wrong = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))

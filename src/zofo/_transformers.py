@@ -189,7 +189,6 @@ def _same_behind_padding(base: Any) -> bool:
     return close(padded[:, :1], alone[:, :1])
 
 
-@torch.no_grad()
 def way_to_write(model: Any, ids: Sequence[int]) -> dict[str, Any]:
     """Arguments with which `model.generate` writes on as the model's own forward says, found with a prompt's ids.
 
@@ -198,24 +197,31 @@ def way_to_write(model: Any, ids: Sequence[int]) -> dict[str, Any]:
     (PEFT's prefix with transformers 5.24.0) is no error anywhere else, only another text.
     """
     if model not in _ways:
-        row = torch.tensor([list(ids)[:PROMPT]], device=model.device)
-        for way in ({}, {"use_cache": False}):
-            if _writes_as_forward(model, row, way):
-                break
-            log.warning(
-                "%s.generate%s does not write what the model computes: %s",
-                type(model).__name__,
-                " with its cache" if not way else "",
-                named("transformers", "peft"),
-            )
-        else:
+        way = right_way(model, ids)
+        if way is None:
             raise RunError(
                 f"{type(model).__name__}: `generate` computes other logits than the forward that was trained, with and "
-                f"without its cache, so that its texts would not be this model's; {named('transformers', 'peft')}: "
-                f"take versions that were tested together"
+                f"without its cache, so its texts would not be this model's ({named('transformers', 'peft')}); take "
+                f"versions that were tested together"
             )
+        if way:
+            log.warning(
+                "%s.generate is right without its cache alone, so each token reads the whole text: %s",
+                type(model).__name__, named("transformers", "peft"),
+            )  # fmt: skip
         _ways[model] = way
     return _ways[model]
+
+
+@torch.no_grad()
+def right_way(model: Any, ids: Sequence[int]) -> dict[str, Any] | None:
+    """The first of {} and {"use_cache": False} with which `model.generate` is right; None where neither is.
+
+    A single token is a prompt of its own: state-space models have a case for fewer tokens than their convolution sees.
+    """
+    rows = [torch.tensor([list(ids)[:n]], device=model.device) for n in sorted({1, min(len(ids), PROMPT)})]
+    ways: tuple[dict[str, Any], ...] = ({}, {"use_cache": False})
+    return next((way for way in ways if all(_writes_as_forward(model, row, way) for row in rows)), None)
 
 
 def _writes_as_forward(model: Any, row: Tensor, way: dict[str, Any]) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zofo import checkpoint, registry
 from zofo._config_parse import brief
-from zofo._transformers import quiet
+from zofo._transformers import quiet, right_way
 from zofo.adapters._set import room
 from zofo.config import Config, from_dict
 from zofo.config import load as load_config
@@ -20,8 +22,11 @@ from zofo.models import load as load_model
 from zofo.quantization import quantized_by
 from zofo.retrace import move_theta
 from zofo.session import make_method
+from zofo.versions import named
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
+
+log = logging.getLogger("zofo")
 
 
 @dataclass
@@ -196,6 +201,21 @@ def export(
     return out
 
 
+def _try_peft(restored: Restored, final: Path) -> None:
+    """Warns where PEFT's own `generate` would not write what the exported adapter says, as its forward does."""
+    theirs = restored.adapters.as_peft(restored.adapter)
+    if theirs is None:
+        return
+    ids = restored.loaded.tokenizer("The answer is", add_special_tokens=True)["input_ids"]
+    with warnings.catch_warnings(action="ignore"):  # they say what they deprecate, not that it is wrong
+        way = right_way(theirs, ids)
+    if way != {}:
+        log.warning(
+            "%s: %s with %s, `generate` does not write what this adapter computes%s; zofo generate and zofo.load do",
+            final, named("peft"), named("transformers"), "" if way is None else ", unless it is given use_cache=False",
+        )  # fmt: skip
+
+
 def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> None:
     directory.mkdir(parents=True)
     backbone = directory / "backbone"
@@ -204,6 +224,7 @@ def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> Non
         model = adapters.merged(restored.adapter)
     elif adapters is not None:
         adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
+        _try_peft(restored, final)
         model = adapters.unwrap()
     target = backbone if adapters is not None and not merge else directory
     quantizer = getattr(model, "hf_quantizer", None)

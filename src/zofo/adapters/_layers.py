@@ -9,7 +9,7 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
-from zofo.adapters._peft import activate, disabled, peft_apart, rows_may_mix, tuner_layers, wrap_layers
+from zofo.adapters._peft import activate, disabled, mixed, peft_apart, rows_may_mix, tuner_layers, wrap_layers
 from zofo.adapters._set import AdapterSet
 from zofo.errors import InputError
 from zofo.zo.quantized import is_quantized
@@ -39,7 +39,8 @@ class LayerSet(AdapterSet):
             with self.active(names[0]):
                 yield {}
         else:
-            yield {"adapter_names": list(names)}
+            with mixed(self._layers, names) as arguments:
+                yield arguments
 
     def without(self) -> Any:
         return disabled(self._layers)

@@ -93,6 +93,23 @@ def disabled(layers: Sequence[Any]) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+@contextmanager
+def mixed(layers: Sequence[Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Arguments of a forward whose row i uses adapter names[i].
+
+    PEFT's hooks for it stay on the layers when the forward raises, and every later one would follow them.
+    """
+    before = [set(layer._forward_pre_hooks) for layer in layers]
+    try:
+        yield {"adapter_names": list(names)}
+    except BaseException:
+        for layer, kept in zip(layers, before):
+            for key in set(layer._forward_pre_hooks) - kept:
+                del layer._forward_pre_hooks[key]
+                layer._forward_pre_hooks_with_kwargs.pop(key, None)
+        raise
+
+
 @torch.no_grad()
 def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Mapping[str, nn.Parameter]]) -> bool:
     """Whether rows of one batch may belong to different adapters (`adapter_names`), tried with two rows.
@@ -114,9 +131,9 @@ def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Map
             activate(model, layers, name)
             alone.append(model(input_ids=row[None], use_cache=False).logits)
         activate(model, layers, other)
-        mixed = model(input_ids=ids, use_cache=False, adapter_names=[one, other]).logits
-        right = torch.cat(alone)
-        why = "" if close(mixed, right) else "gives other numbers that way"
+        with mixed(layers, (one, other)) as arguments:
+            found = model(input_ids=ids, use_cache=False, **arguments).logits
+        why = "" if close(found, torch.cat(alone)) else "gives other numbers that way"
     except Exception as error:  # whatever PEFT's layers or a model's code say to it
         why = f"does not take it ({(str(error).strip() or repr(error)).splitlines()[0]})"
     finally:

@@ -178,7 +178,8 @@ class PrefixFront:
         return {"input_ids": ids, "attention_mask": lengthen(mask, n), str(cache_name(base)): cache, **places}
 
     def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
-        ids, n, cache = call["input_ids"], weights["prefix"].shape[1], passed_cache(call)
+        ids, n = call["input_ids"], weights["prefix"].shape[1]
+        cache = passed_cache(call) if call.get("use_cache") else None  # else it is what an earlier call gave back
         mask, positions = call.get("attention_mask"), call.get("position_ids")
         if cache is None:  # the whole text is read anew with each token
             return self.attach(base, weights, ids, torch.ones_like(ids) if mask is None else mask, positions)

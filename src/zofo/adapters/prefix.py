@@ -56,13 +56,14 @@ class Adapter:
         import torch
 
         from zofo._transformers import keys_and_values
+        from zofo.versions import named
 
         ids = torch.tensor([start_ids(tokenizer, self.config.text, self.config.tokens)], device=model.device)
         layers = keys_and_values(model, ids)
         if layers is None:
             raise InputError(
-                f"adapter.name: prefix needs a model that caches keys and values; {model.config.model_type} does not: "
-                f"use lora or prompt"
+                f"adapter.name: prefix needs a model that caches keys and values; {model.config.model_type} does not "
+                f"with {named('transformers')}: use lora or prompt"
             )
         least = min(keys.shape[2] for keys, _ in layers)
         if least < self.config.tokens:
