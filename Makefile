@@ -6,30 +6,45 @@ TORCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+QUIET := -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu lint format docs clean
+.PHONY: help setup quickstart test test-slow test-gpu test-newest test-oldest test-flower compatibility lock lint format \
+	docs clean
 
 help:
-	@echo "make quickstart  install, fetch a small model and data, fine-tune on the CPU"
-	@echo "make test        unit, conformance, golden and command-line tests"
-	@echo "make test-slow   tests with a real model or minutes of CPU"
-	@echo "make test-gpu    tests that need a CUDA device"
-	@echo "make lint        ruff, pyright, import-linter"
-	@echo "make format      ruff, in place"
-	@echo "make docs        the figures of docs/"
-	@echo "make clean       the environment, caches and build outputs; downloads and out/ stay"
+	@echo "make quickstart     install, fetch a small model and data, fine-tune on the CPU"
+	@echo "make test           unit, conformance, golden and command-line tests"
+	@echo "make test-slow      tests with a real model or minutes of CPU"
+	@echo "make test-gpu       tests that need a CUDA device"
+	@echo "make test-newest    the suite in an environment of its own with the newest versions of everything"
+	@echo "make test-oldest    the same with the oldest versions that pyproject.toml allows"
+	@echo "make test-flower    the same with the versions that Flower pins"
+	@echo "make compatibility  the suite in .venv, with a line in results/compatibility.json as the three above write it"
+	@echo "make lock           constraints/*.txt anew, from the newest versions there are"
+	@echo "make lint           ruff, pyright, import-linter"
+	@echo "make format         ruff, in place"
+	@echo "make docs           the figures of docs/"
+	@echo "make clean          the environments, caches and build outputs; downloads and out/ stay"
+
+# $(call check-python): a Python that is too old is said before anything is made
+check-python = $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "zofo needs Python >= 3.11, and $(PY) is not: make PY=python3.11" >&2; exit 1; }
+
+# $(call install,ENVIRONMENT,CONSTRAINTS,MORE): torch first and alone, so that TORCH_ARGS can name another index without
+# hiding the other packages; then what builds zofo, in the environment itself, so that its versions are pinned, too.
+define install
+$(1)/bin/python -m pip install $(QUIET) $(2) $(TORCH_ARGS) torch
+$(1)/bin/python -m pip install $(QUIET) $(2) hatchling editables
+$(1)/bin/python -m pip install $(QUIET) $(2) --no-build-isolation -e ".[dev]" $(3)
+endef
 
 $(BIN)/python:
-	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "zofo needs Python >= 3.11, and $(PY) is not: make PY=python3.11" >&2; exit 1; }
+	@$(check-python)
 	$(PY) -m venv $(VENV)
 
-# torch first and alone, so that TORCH_ARGS can name another index without hiding the other packages
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt $(TORCH_ARGS) torch
-	$(PIP) install -q -c constraints.txt -e ".[dev]"
+$(STAMP): pyproject.toml constraints/tested.txt | $(BIN)/python
+	$(call install,$(VENV),-c constraints/tested.txt)
 	@touch $@
 
 setup: $(STAMP)
@@ -47,6 +62,27 @@ test-slow: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
+compatibility: $(STAMP)
+	$(BIN)/python -m tests.compatibility tested
+
+# Environments of their own, made anew each time: newest has no constraints at all
+test-newest test-oldest test-flower: test-%:
+	@$(check-python)
+	rm -rf .venv-$*
+	$(PY) -m venv .venv-$*
+	$(call install,.venv-$*,$(if $(filter newest,$*),,-c constraints/$*.txt),$(if $(filter flower,$*),-r constraints/flower.in))
+	.venv-$*/bin/python -m tests.compatibility $*
+
+LOCK := .venv-lock/bin/uv pip compile pyproject.toml -q --no-annotate --no-header --upgrade --python-version 3.11
+EXTRAS := $(foreach extra,dev docs lm-eval quant quickstart tensorboard trackio wandb,--extra $(extra))
+
+lock:
+	@$(check-python)
+	test -x .venv-lock/bin/uv || { $(PY) -m venv .venv-lock && .venv-lock/bin/python -m pip install $(QUIET) uv; }
+	$(LOCK) --universal $(EXTRAS) -c constraints/pins.txt -o constraints/tested.txt
+	$(LOCK) --universal --extra dev constraints/flower.in -c constraints/pins.txt -o constraints/flower.txt
+	$(LOCK) --python-platform linux --extra dev --resolution lowest-direct -o constraints/oldest.txt
+
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks experiments docs
 	$(BIN)/ruff format --check src tests benchmarks experiments docs
@@ -61,5 +97,5 @@ docs: $(STAMP)
 	@for script in $(wildcard docs/figures/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

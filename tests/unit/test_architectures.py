@@ -264,12 +264,10 @@ def test_logits_at_labels_alone_are_those_of_the_whole_forward(family: str) -> N
 # ----------------------------------------------------------------------------------------------- weights read elsewhere
 
 
-def test_a_mambas_conv1d_is_shifted_though_its_module_is_never_called() -> None:
+def test_a_mambas_weights_are_shifted_however_they_are_read() -> None:
+    """Whether its module's forward is called or another function reads the weight: that hangs on the version."""
     model = build("mamba")
     name, other = "backbone.layers.0.mixer.conv1d.weight", "backbone.layers.1.mixer.dt_proj.weight"
-    called: list[str] = []
-    mixer = model.get_submodule("backbone.layers.0.mixer")
-    hook = mixer.conv1d.register_forward_hook(lambda *_: called.append("conv1d"))
     plain = plain_logits(model)
     for only in ({name}, {other}):
         point = Point(model, names=only)
@@ -283,5 +281,3 @@ def test_a_mambas_conv1d_is_shifted_though_its_module_is_never_called() -> None:
             found = plain_logits(model)
         assert torch.equal(found, plain_logits(moved))
         assert not torch.equal(found, plain)
-    hook.remove()
-    assert not called

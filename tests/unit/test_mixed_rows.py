@@ -29,7 +29,7 @@ HONOURED: dict[tuple[str, tuple[str, ...] | None], bool] = {
     ("opt", None): True,
     ("opt", ("fc1", "fc2")): False,  # they see tokens, not rows
     ("mpt", ("Wqkv",)): False,  # PEFT sets no hooks: every row would get the active adapter
-    ("qwen2_moe", ("gate_proj", "down_proj")): False,  # the shared expert sees tokens
+    ("qwen2_moe", ("shared_expert.down_proj",)): False,  # the shared expert sees tokens
     ("mamba", ("in_proj", "x_proj")): True,
 }
 

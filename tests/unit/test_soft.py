@@ -24,10 +24,10 @@ NAMES = registry.names("adapters")
 DRAWN = ("lora", "dept")
 
 
-def save_model(folder: Path, family: str, positions: int = 64, **changes: Any) -> Path:
+def save_model(folder: Path, family: str, positions: int = 64, window: int = 4, **changes: Any) -> Path:
     """Weights of 0.1, so that adapters and positions matter."""
     tokenizer = make_tokenizer()
-    config = family_config(family, vocab=len(tokenizer), positions=positions)
+    config = family_config(family, vocab=len(tokenizer), positions=positions, window=window)
     config.update({"initializer_range": 0.1, "init_std": 0.1, **changes})
     return save_tiny(folder, config, tokenizer)
 
@@ -61,6 +61,22 @@ def ragged() -> tuple[Tensor, Tensor]:
     ids = torch.randint(5, 90, (len(LENGTHS), max(LENGTHS)), generator=torch.Generator().manual_seed(1))
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
     return ids * mask, mask.long()
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt2", "qwen2", "gemma2", "mistral", "mixtral"])
+@pytest.mark.parametrize("name", ["prefix", "prompt", "dept"])
+def test_at_its_start_it_is_the_text_it_starts_from(name: str, family: str, tmp_path: Path) -> None:
+    """Real keys and values, or embeddings: the logits are those behind the words themselves, sliding windows too."""
+    directory = save_model(tmp_path / "model", family, window=16)
+    module, tokenizer, model = registry.load("adapters", name), make_tokenizer(), read(directory)
+    found = module.Adapter(module.Config()).build(model, ("p", "s"), 7, tokenizer)
+    words = tokenizer(module.Config().text, add_special_tokens=False)["input_ids"][: found.virtual]
+    ids = torch.randint(5, 90, (2, 30), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        right = model(input_ids=torch.cat([torch.tensor([words] * 2), ids], 1)).logits[:, -30:]
+        torch.testing.assert_close(found.model(input_ids=ids).logits[:, -30:], right, rtol=1e-5, atol=1e-5)
+        if (theirs := found.as_peft("p")) is not None:  # an export's forward
+            torch.testing.assert_close(theirs(input_ids=ids).logits[:, -30:], right, rtol=1e-5, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- equality with PEFT

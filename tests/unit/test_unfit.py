@@ -11,7 +11,7 @@ import transformers
 
 from tests.conftest import make_tokenizer
 from tests.families import REFUSED, Directories, adapted, save_rows, short_run
-from tests.zoo import build, config
+from tests.zoo import build, config, logits
 from zofo import InputError, cli, finetune
 from zofo._config_sections import ModelConfig
 from zofo.models import load
@@ -44,10 +44,19 @@ def test_an_adapter_that_does_not_fit(
 
 @pytest.mark.parametrize("target", ["dt_proj", "out_proj", "conv1d", "norm", "q_proj"])
 def test_a_mambas_weights_that_no_adapter_reaches(target: str, tokenizer: Any) -> None:
-    """dt_proj is multiplied without its module being called; a fused kernel may read out_proj so."""
+    """dt_proj may be multiplied without its module being called, by the version; a fused kernel may read out_proj so."""
+    called: list[str] = []
+    model = build("mamba")
+    hook = model.backbone.layers[0].mixer.dt_proj.register_forward_hook(lambda *_: called.append("dt_proj"))
+    plain = logits(model)
+    hook.remove()
+    if target in called:
+        found = adapted("lora", model, tokenizer, target_modules=[target]).model
+        assert not torch.equal(logits(found), plain), "an adapter of a module that is called changes something"
+        return
     reasons = {"conv1d": "is a Conv1d", "norm": "is a MambaRMSNorm", "q_proj": "no module named 'q_proj'"}
     reason = reasons.get(target, "cannot be adapted, 'mamba' models read its weight without calling it")
-    with pytest.raises(InputError, match=rf"{reason}.*candidates: in_proj, x_proj$"):
+    with pytest.raises(InputError, match=rf"{reason}.*candidates: {', '.join([*called[:1], 'in_proj', 'x_proj'])}$"):
         adapted("lora", build("mamba"), tokenizer, target_modules=[target])
 
 
