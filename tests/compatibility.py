@@ -28,10 +28,11 @@ LINES = ROOT / "results" / "compatibility.json"
 TESTED = ROOT / "src" / "zofo" / "tested.json"
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- made by `python -m tests.compatibility --table` -->", "<!-- end -->"
+OF_THE_RECORD = ROOT / "tests" / "unit" / "test_compatibility_files.py"  # these read what this run is about to write
 # The libraries of pyproject's dependencies in the order of their weight, then the optional ones that tests need
 LIBRARIES = (
-    "torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "numba", "numpy", "typer", "rich",
-    "pydantic", "pyyaml", "jinja2", "psutil", "packaging",
+    "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numba", "numpy", "typer",
+    "rich", "pydantic", "pyyaml", "jinja2", "psutil", "packaging",
 )  # fmt: skip
 OPTIONAL = ("torchao", "triton", "gguf")
 SHOWN = ("torch", "transformers", "peft", "accelerate", "datasets", "numba", "typer", "torchao")  # in the table
@@ -41,7 +42,8 @@ def run(name: str, arguments: list[str]) -> int:
     """The suite, and a line where it ran whole (no selection of tests was given)."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        code = int(pytest.main(["-n", "auto", "--maxprocesses", "4", f"--junitxml={report}", *arguments]))
+        fixed = ["-n", "auto", "--maxprocesses", "4", f"--junitxml={report}", f"--ignore={OF_THE_RECORD}"]
+        code = int(pytest.main([*fixed, *arguments]))
         if arguments or not report.is_file():
             return code
         suite = ElementTree.parse(report).getroot().find("testsuite")
@@ -88,7 +90,8 @@ def write(found: list[dict[str, Any]]) -> None:
 def tabulate(found: list[dict[str, Any]]) -> None:
     """tested.json and the page's table from the lines."""
     spans = ",\n".join(f'    "{name}": {json.dumps(list(span))}' for name, span in tested(found).items())
-    _whole(TESTED, f'{{\n  "libraries": {{\n{spans}\n  }}\n}}\n')
+    pythons = json.dumps(sorted({minor(line) for line in found if not line["failed"]}, key=Version))
+    _whole(TESTED, f'{{\n  "pythons": {pythons},\n  "libraries": {{\n{spans}\n  }}\n}}\n')
     page = PAGE.read_text("utf-8")
     before, rest = page.split(BEGIN)
     _whole(PAGE, f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}")
@@ -103,6 +106,11 @@ def tested(found: Iterable[dict[str, Any]]) -> dict[str, tuple[str, str]]:
         if versions:
             spans[name] = (versions[0], versions[-1])
     return spans
+
+
+def minor(line: dict[str, Any]) -> str:
+    """A line's Python, as "3.11"."""
+    return ".".join(line["python"].split(".")[:2])
 
 
 def table(found: list[dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
@@ -14,24 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zofo import registry
+from zofo import registry, versions
 from zofo.errors import InputError, did_you_mean
-
-_PACKAGES = (
-    "zofo",
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-    "numba",
-    "numpy",
-    "pydantic",
-    "typer",
-    "rich",
-)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], header: bool = False) -> None:
@@ -178,17 +161,18 @@ def print_environment(full: bool) -> None:
     import psutil
 
     rows = [("python", platform.python_version()), ("platform", platform.platform())]
-    for package in _PACKAGES:
-        try:
-            rows.append((package, importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:
-            rows.append((package, "not installed"))
+    rows.append(("zofo", versions.installed("zofo") or "not installed"))
+    rows += [(each.name, each.installed or "not installed") for each in versions.libraries()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory()
     rows.append(("cpu", _cpu_name()))
     rows.append(("cores", f"{cores} usable, {os.cpu_count()} in all"))
     rows.append(("memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available"))
-    table(("what", "value"), rows + (_torch_rows() if full else []))
+    tested = {"python": ", ".join(versions.pythons())} | {each.name: each.span for each in versions.libraries()}
+    rows += _torch_rows() if full else []
+    table(("what", "value", "tested with"), [(*row, tested.get(row[0], "")) for row in rows])
+    for warning in versions.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _torch_rows() -> list[tuple[str, str]]:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import platform
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from packaging.version import Version
 
@@ -34,10 +35,13 @@ class Library(NamedTuple):
             return "older"
         return "newer" if here > _release(self.newest) else "tested"
 
+    @property
+    def span(self) -> str:
+        return self.oldest if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
+
     def __str__(self) -> str:
-        """E.g. "peft 0.21.2 (tested with 0.19.0 to 0.21.2)"."""
-        span = self.oldest if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
-        return f"{self.name} {self.installed or 'not installed'} (tested with {span})"
+        """E.g. "peft 0.21.2 (tested with 0.20.0 to 0.21.2)"."""
+        return f"{self.name} {self.installed or 'not installed'} (tested with {self.span})"
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -47,8 +51,30 @@ def _release(version: str) -> tuple[int, ...]:
 @cache
 def libraries() -> tuple[Library, ...]:
     """All libraries that zofo stands on, in the order of their weight."""
-    spans = json.loads(TESTED.read_text("utf-8"))["libraries"]
-    return tuple(Library(name, installed(name), *span) for name, span in spans.items())
+    return tuple(Library(name, installed(name), *span) for name, span in _tested()["libraries"].items())
+
+
+@cache
+def _tested() -> dict[str, Any]:
+    return json.loads(TESTED.read_text("utf-8"))
+
+
+def pythons() -> tuple[str, ...]:
+    """The Pythons, as "3.11", that the suite has passed with."""
+    return tuple(_tested()["pythons"])
+
+
+def warnings() -> list[str]:
+    """What of this environment is older or newer than anything the suite has passed with, or missing."""
+    here = ".".join(platform.python_version_tuple()[:2])
+    found = [] if here in pythons() else [f"python {here} was not tried (tested with {', '.join(pythons())})"]
+    words = {
+        "newer": "is newer than any version that was tried",
+        "older": "is older than any version that was tried",
+        "missing": "is needed",
+    }
+    found += [f"{each}: {words[each.standing]}" for each in libraries() if each.standing != "tested"]
+    return found
 
 
 def installed(name: str) -> str | None:

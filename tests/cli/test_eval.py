@@ -21,7 +21,7 @@ WORDS = ("dull", "warm", "stale", "funny", "clumsy", "clever", "awful", "moving"
 
 def zofo(*args: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "zofo.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=600)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

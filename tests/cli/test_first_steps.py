@@ -193,8 +193,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def test_a_name_of_nothing_is_said_at_once(offline: list[Any], tmp_path: Path, capsys: Any) -> None:
-    start = time.monotonic()
+def test_a_name_of_nothing_is_said_at_once(
+    offline: list[Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     for call in (
         lambda: load("nowhere"),
         lambda: generate("no/where", ["a"]),
@@ -202,7 +205,7 @@ def test_a_name_of_nothing_is_said_at_once(offline: list[Any], tmp_path: Path, c
     ):
         with pytest.raises(InputError, match=r"^cannot load '.*': it is neither a directory here nor reachable on the"):
             call()
-    assert time.monotonic() - start < 5, "the hub was tried again and again"
+    assert sum(slept) < 1, "the hub was tried again and again"
     assert sum(port is None for _, port, *_ in offline) == 3, "one look-up of ours each"
     assert refused(capsys, "eval", "nowhere") == ["nowhere: no such directory; a model on the hub needs --task"]
     assert refused(capsys, "export", "nowhere", str(tmp_path / "x")) == [

@@ -30,7 +30,7 @@ def expected(tiny_model_dir: Path) -> list[dict[str, Any]]:
 
 def test_a_process_of_its_own(tiny_model_dir: Path, expected: list[dict[str, Any]]) -> None:
     command = [sys.executable, "-m", "zofo.cli", "generate", str(tiny_model_dir), "--max-new-tokens", "5"]
-    done = subprocess.run(command, input="\n".join(TEXTS), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, input="\n".join(TEXTS), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert lines(done.stdout) == expected
     assert "error" not in done.stderr.lower()

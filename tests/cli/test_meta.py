@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from tests.cut import cut
 from tests.unit.test_meta_test import (
     METHODS,
     SETTING,
@@ -390,15 +390,12 @@ def command(run_dir: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "zofo.cli", "meta-test", str(run_dir), "--output", str(out), *ARGS, *more]
 
 
-def started(args: list[str], ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
+def run_cut(args: list[str], sent: int, holding: str) -> tuple[int, str]:
+    """(exit code, what was shown) of a process that is sent a signal when a file of that name is in its place."""
     one = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: the last bits of a tuning hang on the number of threads
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=one)
-    deadline = time.monotonic() + 60
-    while not ready():
-        assert process.poll() is None, "it ended before it could be cut"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    return process
+    call = "os:rename" if "checkpoint" in holding else "os:replace"
+    done = subprocess.run(cut(args, sent, call, holding), capture_output=True, text=True, env=one, timeout=900)
+    return done.returncode, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -422,17 +419,14 @@ def ends_like(out: Path, uncut: Path) -> None:
 def test_cut_in_the_middle_and_started_again(sent: int, code: int, run_dir: Path, uncut: Path, tmp_path: Path) -> None:
     """The same numbers and texts, and no part done twice."""
     out = tmp_path / "out"
-    folder = out / "parts" / "tuned"
-    process = started(command(run_dir, out), lambda: folder.is_dir() and any(folder.glob("film-*.json")))
-    process.send_signal(sent)
-    _, shown = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert b"Traceback" not in shown
+    returncode, shown = run_cut(command(run_dir, out)[3:], sent, "parts/tuned/film-")
+    assert returncode == code
+    assert "Traceback" not in shown
     assert not (out / "results.json").exists()
     stamps = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in (out / "parts").rglob("*.json") if p.name[0] != "."}
     assert 0 < len(stamps) < len(parts_in(uncut))
     if sent == signal.SIGINT:
-        assert b"interrupted" in shown
+        assert "interrupted" in shown
     assert cli.run(command(run_dir, out)[3:]) == 0
     assert all((p.stat().st_mtime_ns, p.stat().st_ino) == stamp for p, stamp in stamps.items())
     ends_like(out, uncut)
@@ -486,16 +480,14 @@ def test_ctrl_c_in_training_and_resumed(small: Path, tiny_model_dir: Path, tmp_p
         return ["train", *fixed, "--output-dir", str(out), *METHODS["bank"], *TRAIN, *more]
 
     assert cli.run(args(tmp_path / "whole")) == 0
-    cut = tmp_path / "cut"
-    process = started([sys.executable, "-m", "zofo.cli", *args(cut)], lambda: (cut / "checkpoint-12").is_dir())
-    process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=60)
-    assert process.returncode == 130, shown
-    assert b"--resume latest" in shown
-    assert cli.run(["train", "--output-dir", str(cut), "--resume", "latest"]) == 0
-    assert (cut / "journal.bin").read_bytes() == (tmp_path / "whole" / "journal.bin").read_bytes()
+    out = tmp_path / "cut"
+    returncode, shown = run_cut(args(out), signal.SIGINT, "checkpoint-12")
+    assert returncode == 130, shown
+    assert "--resume latest" in shown
+    assert cli.run(["train", "--output-dir", str(out), "--resume", "latest"]) == 0
+    assert (out / "journal.bin").read_bytes() == (tmp_path / "whole" / "journal.bin").read_bytes()
     for path in (tmp_path / "whole").glob("best-*/s/*/*.safetensors"):
-        assert path.read_bytes() == (cut / path.relative_to(tmp_path / "whole")).read_bytes()
+        assert path.read_bytes() == (out / path.relative_to(tmp_path / "whole")).read_bytes()
 
 
 # ------------------------------------------------------------------------------------------------------- other verbs

@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import sentiment_rows
+from tests.cut import cut
 
 METHODS = {
     "bilevel-zofo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-5", "train.max_steps=160"],
@@ -39,21 +39,11 @@ def command(model: Path, data: Path, out: Path, method: str, *more: str) -> list
 
 def resume(out: Path) -> subprocess.CompletedProcess[str]:
     args = [sys.executable, "-m", "zofo.cli", "train", "--output-dir", str(out), "--resume", "latest"]
-    return subprocess.run(args, capture_output=True, text=True, timeout=300)
+    return subprocess.run(args, capture_output=True, text=True, timeout=900)
 
 
 def run(args: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(args, capture_output=True, text=True, timeout=300)
-
-
-def start_and_wait(args: list[str], ready, timeout: float = 120) -> subprocess.Popen[bytes]:
-    """Start a run and return as soon as `ready()` holds while it still runs."""
-    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + timeout
-    while not ready():
-        assert process.poll() is None, "the run ended before it could be cut"
-        assert time.monotonic() < deadline
-    return process
+    return subprocess.run(args, capture_output=True, text=True, timeout=900)
 
 
 def traces(out: Path) -> dict[str, object]:
@@ -99,9 +89,9 @@ def uncut(tmp_path_factory, tiny_model_dir, module_sentiment_file):
 def test_kill_in_the_middle_and_resume(method, tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
     args = command(tiny_model_dir, module_sentiment_file, out, method)
-    process = start_and_wait(args, lambda: (out / "checkpoint-20").is_dir() or (out / "checkpoint-40").is_dir())
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    done = run(cut(args[3:], signal.SIGKILL, "os:rename", "checkpoint-20"))
+    assert done.returncode == -signal.SIGKILL
+    assert (out / "checkpoint-20").is_dir()
     assert not (out / "run.json").exists()
     done = resume(out)
     assert done.returncode == 0, done.stderr
@@ -109,22 +99,13 @@ def test_kill_in_the_middle_and_resume(method, tmp_path, tiny_model_dir, module_
 
 
 def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
-    """max_replay_seconds=0 adds theta to every checkpoint, which makes the window wide enough to be hit."""
-    for attempt in range(20):
-        out = tmp_path / f"run{attempt}"
-        args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo", "train.max_replay_seconds=0")
-
-        def writing(out: Path = out) -> bool:
-            return (out / "checkpoint-20").is_dir() and any(out.glob(".checkpoint-*.tmp"))
-
-        process = start_and_wait(args, writing)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if any(out.glob(".checkpoint-*.tmp")):
-            break
-        shutil.rmtree(out)
-    else:
-        pytest.fail("never killed inside a checkpoint")
+    """max_replay_seconds=0 adds theta to every checkpoint; the kill comes when a file of the second one is written."""
+    out = tmp_path / "run"
+    args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo", "train.max_replay_seconds=0")
+    done = run(cut(args[3:], signal.SIGKILL, "safetensors.torch:save_file", ".checkpoint-40.tmp", 2))
+    assert done.returncode == -signal.SIGKILL
+    assert (out / "checkpoint-20").is_dir()
+    assert any((out / ".checkpoint-40.tmp").rglob("*.safetensors"))
     done = resume(out)
     assert done.returncode == 0, done.stderr
     ours, theirs = traces(out), traces(uncut("bilevel-zofo"))
@@ -137,14 +118,13 @@ def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_fil
 def test_interrupt_saves_and_resumes(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
     args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
-    process = start_and_wait(args, lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size)
-    process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"finishing this round of 4 updates" in shown
-    assert b"saved in " in shown
-    assert b"--resume latest" in shown
-    assert b"Traceback" not in shown
+    cut_run = run(cut(args[3:], signal.SIGINT, "zofo.objective:Loss.backward", nth=8))  # inside a round
+    shown = cut_run.stderr
+    assert cut_run.returncode == 130
+    assert "finishing this round of 4 updates" in shown
+    assert "saved in " in shown
+    assert "--resume latest" in shown
+    assert "Traceback" not in shown
     saved = [p.name for p in out.glob("checkpoint-*")]
     assert saved
     done = resume(out)
@@ -194,7 +174,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(method, tmp_path, tiny_mode
     args = command(tiny_model_dir, module_sentiment_file, out, method, "train.max_replay_seconds=0")
     limit = 12  # KiB: the first checkpoint fits for no method
     shell = f"ulimit -f {limit}; exec " + " ".join(map(_quote, args))
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     assert "no space left on device" in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cover import DTYPES, STEPS, Case, Cover, Play, check
+from tests.cut import cut
 from tests.families import Directories, hashes, save_rows
 from tests.zoo import FAMILIES
 from zofo import InputError, finetune, load, registry
@@ -171,12 +170,8 @@ def test_a_killed_sparse_stateful_run_ends_with_the_bytes_of_one_that_was_not(
 
     out = tmp_path / "killed"
     args = ["--model", str(places[0]), "--task", str(places[1]), "--output-dir", str(out), "--method", "sparse-mezo"]
-    command = [sys.executable, "-m", "zofo.cli", "train", *args, *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (out / "checkpoint-20").is_dir() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+    done = subprocess.run(cut(["train", *args, *options], signal.SIGKILL, "os:rename", "checkpoint-20"), timeout=900)
+    assert done.returncode == -signal.SIGKILL
     assert not (out / "run.json").exists()
     assert traces(run(out, resume="latest")) == traces(run(tmp_path / "whole"))
 

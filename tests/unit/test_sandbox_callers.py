@@ -23,21 +23,21 @@ def elsewhere(program: str, **kwargs: object) -> list[str]:
     # a shell that starts the tests in the background has them ignore interrupts, and these inherit that
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     start += f"sys.path.insert(0, {str(SOURCE)!r}); from zofo import sandbox"
-    return ["-c", f"{start}; print(sandbox.run({program!r}, sandbox.Limits(seconds=60)))"]
+    return ["-c", f"{start}; print(sandbox.run({program!r}, sandbox.Limits(seconds=600)))"]
 
 
 @needs_sandbox
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_when_the_caller_is_ended(how: signal.Signals, tmp_path: Path) -> None:
     name, line = mark()
-    command = [sys.executable, *elsewhere(f"{line}import time; os.fork(); time.sleep(60)")]
+    command = [sys.executable, *elsewhere(f"{line}import time; os.fork(); time.sleep(600)")]
     caller = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while len(alive(name)) < 2 and time.monotonic() < until:
         time.sleep(0.02)
     assert len(alive(name)) == 2
     caller.send_signal(how)
-    _, error = caller.communicate(timeout=5)
+    _, error = caller.communicate(timeout=120)
     assert caller.returncode == -how
     assert how != signal.SIGINT or b"KeyboardInterrupt" in error
     assert gone(name)

@@ -18,7 +18,7 @@ from tests.sandboxed import alive, gone, mark, needs_sandbox, passes, run, threa
     "program",
     [
         "while True: pass",
-        "import time; time.sleep(100)",
+        "import time; time.sleep(600)",
         "import signal\nfor s in range(1, 65):\n  if s not in (9, 19, 32, 33): signal.signal(s, signal.SIG_IGN)\n"
         "while True: pass",
         "while True:\n  try:\n    while True: pass\n  except BaseException: pass",
@@ -32,7 +32,7 @@ def test_an_endless_program_is_ended(program: str) -> None:
     begun = time.monotonic()
     outcome = run(line + program, seconds=0.7)
     assert (outcome.passed, outcome.reason) == (False, "timed out")
-    assert 0.7 <= time.monotonic() - begun < 4
+    assert 0.7 <= time.monotonic() - begun < 60, "it was ended, and did not end by itself"
     assert gone(name)
 
 
@@ -40,9 +40,9 @@ def test_an_endless_program_is_ended(program: str) -> None:
 @pytest.mark.parametrize("ignored", ["", "import signal; signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"])
 def test_processor_time_is_limited(ignored: str) -> None:
     begun = time.monotonic()
-    outcome = run(f"{ignored}while True: pass", cpu_seconds=1, seconds=30)
+    outcome = run(f"{ignored}while True: pass", cpu_seconds=1, seconds=600)
     assert outcome.reason == "timed out"
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 300
 
 
 @needs_sandbox
@@ -57,33 +57,37 @@ def test_processor_time_is_limited(ignored: str) -> None:
     ids=["forks", "sessions", "threads"],
 )
 def test_fork_bombs(bomb: str) -> None:
-    name, line = mark()
-    most = 0
-    done = threading.Event()
+    for seconds in (1.5, 30):  # a busy machine needs longer to start as many
+        name, line = mark()
+        most = 0
+        done = threading.Event()
 
-    def count() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, sum(threads(pid) for pid in alive(name)))
+        def count(name: str = name, done: threading.Event = done) -> None:
+            nonlocal most
+            while not done.is_set():
+                most = max(most, sum(threads(pid) for pid in alive(name)))
 
-    counting = threading.Thread(target=count)
-    counting.start()
-    try:
-        outcome = run(line + bomb, seconds=1.5, processes=12)
-    finally:
-        done.set()
-        counting.join()
-    assert outcome.reason == "timed out"
-    assert 8 <= most <= 14, "the bomb was real, and bounded"
-    assert gone(name)
+        counting = threading.Thread(target=count)
+        counting.start()
+        try:
+            outcome = run(line + bomb, seconds=seconds, processes=12)
+        finally:
+            done.set()
+            counting.join()
+        assert outcome.reason == "timed out"
+        assert most <= 14, "bounded"
+        assert gone(name)
+        if most >= 8:
+            break
+    assert most >= 8, "the bomb was real"
     assert subprocess.run(["true"]).returncode == 0
 
 
 @needs_sandbox
 def test_processes_left_behind_are_ended() -> None:
     name, line = mark()
-    passes(f"{line}import time\nif os.fork() == 0:\n  os.setsid()\n  time.sleep(60)")
-    assert gone(name, 1.0)
+    passes(f"{line}import time\nif os.fork() == 0:\n  os.setsid()\n  time.sleep(600)")
+    assert gone(name)
 
 
 @needs_sandbox
@@ -107,13 +111,12 @@ def test_memory_of_all_processes_together() -> None:
     """Ten times 60 MiB with a limit of 200: each may, all may not; pages that forks share count once."""
     name, line = mark()
     hold = "x = bytearray(os.urandom(1 << 20) * 60)"
-    split = (
-        f"{line}import time\nfor _ in range(10):\n  if os.fork() == 0:\n    {hold}\n    time.sleep(60)\ntime.sleep(60)"
-    )
+    wait = "time.sleep(600)"
+    split = f"{line}import time\nfor _ in range(10):\n  if os.fork() == 0:\n    {hold}\n    {wait}\n{wait}"
     begun = time.monotonic()
-    outcome = run(split, memory_bytes=200 << 20, seconds=20)
+    outcome = run(split, memory_bytes=200 << 20, seconds=600)
     assert outcome.reason == "out of memory", outcome
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 300
     assert gone(name)
     shared = f"{line}import time\n{hold}\nfor _ in range(10):\n  if os.fork() == 0: time.sleep(60)\ntime.sleep(0.3)"
     passes(shared, memory_bytes=200 << 20)

@@ -24,11 +24,11 @@ def inside() -> Iterator[psutil.Process]:
     """A program at rest, seen from outside; the sandbox is ended with the test."""
     name, line = mark()
     stop = threading.Event()
-    text = f"{line}import time; time.sleep(30)"
-    thread = threading.Thread(target=lambda: sandbox._run(text, Limits(seconds=30), stop))
+    text = f"{line}import time; time.sleep(600)"
+    thread = threading.Thread(target=lambda: sandbox._run(text, Limits(seconds=600), stop))
     thread.start()
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 120
         while not (found := alive(name)):
             assert time.monotonic() < until
             time.sleep(0.02)

@@ -44,7 +44,7 @@ def test_an_adapter_that_does_not_fit(
 
 @pytest.mark.parametrize("target", ["dt_proj", "out_proj", "conv1d", "norm", "q_proj"])
 def test_a_mambas_weights_that_no_adapter_reaches(target: str, tokenizer: Any) -> None:
-    """dt_proj may be multiplied without its module being called, by the version; a fused kernel may read out_proj so."""
+    """dt_proj may be multiplied without its module being called, by version; a fused kernel may read out_proj so."""
     called: list[str] = []
     model = build("mamba")
     hook = model.backbone.layers[0].mixer.dt_proj.register_forward_hook(lambda *_: called.append("dt_proj"))
