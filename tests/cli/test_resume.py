@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import sentiment_rows
 from tests.cut import cut
+from zofo import cli
 
 METHODS = {
     "bilevel-zofo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-5", "train.max_steps=160"],
@@ -31,19 +34,27 @@ COMMON = [
 ]
 
 
-def command(model: Path, data: Path, out: Path, method: str, *more: str) -> list[str]:
+def arguments(model: Path, data: Path, out: Path, method: str, *more: str) -> list[str]:
     fixed = ["--model", str(model), "--task", str(data), "--output-dir", str(out)]
     fixed += [] if "--method" in METHODS[method] else ["--method", method]
-    return [sys.executable, "-m", "zofo.cli", "train", *fixed, *METHODS[method], *COMMON, *more]
+    return [*fixed, *METHODS[method], *COMMON, *more]
 
 
 def resume(out: Path) -> subprocess.CompletedProcess[str]:
-    args = [sys.executable, "-m", "zofo.cli", "train", "--output-dir", str(out), "--resume", "latest"]
-    return subprocess.run(args, capture_output=True, text=True, timeout=900)
+    return run(["--output-dir", str(out), "--resume", "latest"])
 
 
 def run(args: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(args, capture_output=True, text=True, timeout=900)
+    """`zofo train ARGS` in this process: what libraries take to load is a fifth of a minute's work."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = cli.run(["train", *args])
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
+
+
+def run_cut(args: list[str], sent: int, call: str, holding: str = "", nth: int = 1) -> subprocess.CompletedProcess[str]:
+    """`zofo train ARGS` in a process of its own, which is sent a signal on the way."""
+    command = cut(["train", *args], sent, call, holding, nth)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 def traces(out: Path) -> dict[str, object]:
@@ -77,7 +88,7 @@ def uncut(tmp_path_factory, tiny_model_dir, module_sentiment_file):
     def get(method: str) -> Path:
         if method not in made:
             out = tmp_path_factory.mktemp("uncut") / method
-            done = run(command(tiny_model_dir, module_sentiment_file, out, method))
+            done = run(arguments(tiny_model_dir, module_sentiment_file, out, method))
             assert done.returncode == 0, done.stderr
             made[method] = out
         return made[method]
@@ -88,8 +99,8 @@ def uncut(tmp_path_factory, tiny_model_dir, module_sentiment_file):
 @pytest.mark.parametrize("method", METHODS)
 def test_kill_in_the_middle_and_resume(method, tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
-    args = command(tiny_model_dir, module_sentiment_file, out, method)
-    done = run(cut(args[3:], signal.SIGKILL, "os:rename", "checkpoint-20"))
+    args = arguments(tiny_model_dir, module_sentiment_file, out, method)
+    done = run_cut(args, signal.SIGKILL, "os:rename", "checkpoint-20")
     assert done.returncode == -signal.SIGKILL
     assert (out / "checkpoint-20").is_dir()
     assert not (out / "run.json").exists()
@@ -101,8 +112,8 @@ def test_kill_in_the_middle_and_resume(method, tmp_path, tiny_model_dir, module_
 def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     """max_replay_seconds=0 adds theta to every checkpoint; the kill comes when a file of the second one is written."""
     out = tmp_path / "run"
-    args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo", "train.max_replay_seconds=0")
-    done = run(cut(args[3:], signal.SIGKILL, "safetensors.torch:save_file", ".checkpoint-40.tmp", 2))
+    args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo", "train.max_replay_seconds=0")
+    done = run_cut(args, signal.SIGKILL, "safetensors.torch:save_file", ".checkpoint-40.tmp", 2)
     assert done.returncode == -signal.SIGKILL
     assert (out / "checkpoint-20").is_dir()
     assert any((out / ".checkpoint-40.tmp").rglob("*.safetensors"))
@@ -117,10 +128,10 @@ def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_fil
 
 def test_interrupt_saves_and_resumes(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
-    args = command(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
-    cut_run = run(cut(args[3:], signal.SIGINT, "zofo.objective:Loss.backward", nth=8))  # inside a round
-    shown = cut_run.stderr
-    assert cut_run.returncode == 130
+    args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
+    done = run_cut(args, signal.SIGINT, "zofo.objective:Loss.backward", nth=8)  # inside a round
+    shown = done.stderr
+    assert done.returncode == 130
     assert "finishing this round of 4 updates" in shown
     assert "saved in " in shown
     assert "--resume latest" in shown
@@ -149,7 +160,7 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path, uncut):
 
 def test_more_steps_go_on_from_a_finished_run(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
-    args = command(tiny_model_dir, module_sentiment_file, out, "mezo", "train.max_steps=60")
+    args = arguments(tiny_model_dir, module_sentiment_file, out, "mezo", "train.max_steps=60")
     done = run(args)
     assert done.returncode == 0, done.stderr
     done = run([*args, "train.max_steps=120", "--resume", "latest"])
@@ -160,7 +171,7 @@ def test_more_steps_go_on_from_a_finished_run(tmp_path, tiny_model_dir, module_s
 def test_other_settings_are_refused_on_resume(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
     shutil.copytree(uncut("mezo"), out)
-    args = command(tiny_model_dir, module_sentiment_file, out, "mezo", "method.lr=3e-4", "--resume", "latest")
+    args = arguments(tiny_model_dir, module_sentiment_file, out, "mezo", "method.lr=3e-4", "--resume", "latest")
     done = run(args)
     assert done.returncode == 2
     assert "method.lr: the run has 0.0001, now 0.0003" in done.stderr
@@ -171,9 +182,9 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(method, tmp_path, tiny_mode
     """A file-size limit makes the kernel refuse writes part of the way into a run, as a full disk does."""
     uncut(method)  # compiled kernels are cached by now: only the run itself writes
     out = tmp_path / "run"
-    args = command(tiny_model_dir, module_sentiment_file, out, method, "train.max_replay_seconds=0")
+    args = arguments(tiny_model_dir, module_sentiment_file, out, method, "train.max_replay_seconds=0")
     limit = 12  # KiB: the first checkpoint fits for no method
-    shell = f"ulimit -f {limit}; exec " + " ".join(map(_quote, args))
+    shell = f"ulimit -f {limit}; exec " + " ".join(map(_quote, [sys.executable, "-m", "zofo", "train", *args]))
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     assert "no space left on device" in done.stderr
