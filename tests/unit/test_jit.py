@@ -1,4 +1,4 @@
-"""numba's cache on disk may be missing, full, cut or of another making: the kernels compute all the same, and say it."""
+"""numba's cache on disk may be missing, full, cut or of another making: the kernels compute all the same."""
 
 from __future__ import annotations
 
