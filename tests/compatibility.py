@@ -15,13 +15,14 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from packaging.version import Version
+
+from zofo.versions import installed
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES = ROOT / "results" / "compatibility.json"
@@ -59,17 +60,10 @@ def run(name: str, arguments: list[str]) -> int:
         "failed": failed,
         "skipped": counts["skipped"],
         "seconds": round(float(suite.get("time", 0))),
-        "versions": {each: version for each in (*LIBRARIES, *OPTIONAL) if (version := _version(each))},
+        "versions": {each: version for each in (*LIBRARIES, *OPTIONAL) if (version := installed(each))},
     }
     write([*(old for old in lines() if not _same(old, line)), line])
     return code
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

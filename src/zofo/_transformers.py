@@ -245,7 +245,12 @@ def _write(model: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tenso
 
 
 def close(found: Tensor, right: Tensor) -> bool:
-    """Whether two ways to the same logits agree, by the size of the right ones: in half precision they round apart."""
-    part = 1e-3 if torch.finfo(right.dtype).bits >= 32 else 0.1
+    """Whether two ways to the same logits [R, L, V] agree at every token: rms of the difference over that of the right.
+
+    In half precision two ways round apart: by .09 at most in SmolLM2-135M, where an adapter that is dropped changes the
+    logits by .28 and more (docs/log.md).
+    """
+    part = 1e-3 if torch.finfo(right.dtype).bits >= 32 else 0.15
     found, right = found.float(), right.float()
-    return bool((found - right).abs().max() <= part * right.std())
+    spread = right - right.mean(-1, keepdim=True)
+    return bool(((found - right).norm(dim=-1) <= part * spread.norm(dim=-1)).all())

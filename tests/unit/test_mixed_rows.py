@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,19 @@ def test_it_shows_in_every_dtype(dtype: torch.dtype, broken: bool) -> None:
             assert wrap(model, None).mixes is False
     else:
         assert wrap(model, None).mixes is True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_of_a_trained_model_is_not_taken_for_it(dtype: torch.dtype, stories_dir: Path) -> None:
+    """A false alarm would make every half-precision step slower: rows alone round otherwise than rows together."""
+    from transformers import AutoModelForCausalLM
+
+    def model() -> Any:
+        return AutoModelForCausalLM.from_pretrained(stories_dir, dtype=dtype).eval().requires_grad_(False)
+
+    assert wrap(model(), None).mixes is True
+    with hookless():
+        assert wrap(model(), None).mixes is False
 
 
 @pytest.mark.parametrize(("family", "targets"), HONOURED)

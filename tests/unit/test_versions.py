@@ -33,14 +33,17 @@ def test_where_a_version_stands(here: str | None, standing: str) -> None:
 def test_env_shows_the_tested_versions_beside_those_here(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = {"peft": "99.0", "numba": "0.1", "datasets": None}
-    known = tuple(each._replace(installed=odd.get(each.name, each.newest)) for each in versions.libraries())
+    known = (
+        Library("torch", "2.13.0+cpu", "2.10.0", "2.13.0"), Library("peft", "99.0", "0.20.0", "0.21.2"),
+        Library("numba", "0.1", "0.61.0", "0.68.1"), Library("datasets", None, "4.0.0", "5.2.0"),
+    )  # fmt: skip
     monkeypatch.setattr(versions, "libraries", lambda: known)
     monkeypatch.setattr(versions, "pythons", lambda: ("3.2", "3.3"))
     assert cli.run(["env"]) == 0
     out, err = capsys.readouterr()
     rows = {row.split("\t")[0]: row.split("\t")[1:] for row in out.splitlines()}
     span = {each.name: each.span for each in known}
+    assert rows["torch"] == ["2.13.0+cpu", "2.10.0 to 2.13.0"]
     assert rows["peft"] == ["99.0", span["peft"]]
     assert rows["datasets"] == ["not installed", span["datasets"]]
     assert rows["python"][1] == "3.2, 3.3"

@@ -159,6 +159,18 @@ def test_right_and_wrong_are_told_apart_in_every_dtype(
     assert right_way(models[2], ids) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["prefix", "prompt", "lora"])
+def test_rounding_of_a_trained_model_is_not_taken_for_it(dtype: torch.dtype, name: str, stories_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(stories_dir, dtype=dtype).eval().requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(stories_dir)
+    adapters = adapted(name, model, tokenizer, noise=0.1)
+    assert right_way(adapters.model, tokenizer("Once upon a time there was a dog")["input_ids"]) == {}
+    assert pads_left(model)
+
+
 def test_pefts_own_prefix_is_tried_when_it_is_exported(
     model_dir: Directories, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -126,14 +126,12 @@ def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Map
         for name in before:
             for key, param in parameters[name].items():
                 param.copy_(_drawn(param, derive(0, f"mixing/{name}/{key}")))
-        alone = []
-        for row, name in zip(ids, before):
-            activate(model, layers, name)
-            alone.append(model(input_ids=row[None], use_cache=False).logits)
-        activate(model, layers, other)
+        right = torch.cat([_logits_of(model, layers, row, name) for row, name in zip(ids, (one, other))])
+        wrong = torch.cat([_logits_of(model, layers, ids[0], other), right[1:]])  # all rows with the active one
         with mixed(layers, (one, other)) as arguments:
             found = model(input_ids=ids, use_cache=False, **arguments).logits
-        why = "" if close(found, torch.cat(alone)) else "gives other numbers that way"
+        same = close(found, right) or _nearer(found, right, wrong)
+        why = "" if same else "gives other numbers that way"
     except Exception as error:  # whatever PEFT's layers or a model's code say to it
         why = f"does not take it ({(str(error).strip() or repr(error)).splitlines()[0]})"
     finally:
@@ -147,6 +145,22 @@ def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Map
             type(model.get_base_model()).__name__, named("peft", "transformers"), why,
         )  # fmt: skip
     return not why
+
+
+def _logits_of(model: Any, layers: Sequence[Any], ids: Tensor, name: str) -> Tensor:
+    """[1, L, V] of one row with one adapter, which stays active."""
+    activate(model, layers, name)
+    return model(input_ids=ids[None], use_cache=False).logits
+
+
+def _nearer(found: Tensor, right: Tensor, wrong: Tensor) -> bool:
+    """In half precision alone: whether rounding explains the error, by what the wrong adapter would make of it.
+
+    With the trial's large weights bf16 rounds by .14 of that in SmolLM2-135M; the wrong adapter in one row is 1.
+    """
+    if torch.finfo(right.dtype).bits >= 32:
+        return False
+    return bool((found.float() - right.float()).norm() <= 0.3 * (wrong.float() - right.float()).norm())
 
 
 def _drawn(param: Tensor, seed: int) -> Tensor:
