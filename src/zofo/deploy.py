@@ -31,7 +31,7 @@ log = logging.getLogger("zofo")
 
 @dataclass
 class Restored:
-    """A run's model: theta moved to its best step; `model` is wrapped in PEFT where an adapter is deployed."""
+    """A run's model: theta moved to its best step; `model` is the backbone in its adapter where one is deployed."""
 
     config: Config
     info: dict[str, Any]

@@ -138,6 +138,41 @@ def test_peft_writes_on_as_training_computes(family: str, directories: dict[str,
         torch.testing.assert_close(torch.stack(out.logits, 1), whole[:, 4:-1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["p-tuning", "projected prefix"])
+def test_soft_adapters_of_peft_that_zofo_does_not_train(
+    kind: str, directories: dict[str, Path], tmp_path: Path
+) -> None:
+    """What an encoder made of virtual tokens is read as a prompt or a prefix: the forward and the text are PEFT's."""
+    from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, get_peft_model
+
+    from zofo._transformers import right_way
+    from zofo.adapters._peft import peft_apart
+
+    base = read(directories["llama"])
+    if kind == "p-tuning":
+        config: Any = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16)
+    else:
+        config = PrefixTuningConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=4, prefix_projection=True, encoder_hidden_size=16
+        )
+    with peft_apart(seed=3):
+        theirs: Any = get_peft_model(base, config).eval()
+    theirs.save_pretrained(str(tmp_path / "p"))
+    written = json.loads((tmp_path / "p" / "adapter_config.json").read_text())
+    written["base_model_name_or_path"] = str(directories["llama"])
+    (tmp_path / "p" / "adapter_config.json").write_text(json.dumps(written))
+    ours, _ = load(tmp_path / "p")
+    again: Any = PeftModel.from_pretrained(read(directories["llama"]), str(tmp_path / "p")).eval()
+    ids = torch.tensor([[5, 9, 20, 33, 7]])
+    with torch.no_grad():
+        right = again(input_ids=ids).logits[:, -5:]
+        torch.testing.assert_close(ours(input_ids=ids).logits[:, -5:], right, rtol=1e-5, atol=1e-5)
+        plain = read(directories["llama"])(input_ids=ids).logits
+    assert (right - plain).abs().max() > 1e-2
+    assert right_way(ours, ids[0].tolist()) == {}
+    assert generate(tmp_path / "p", ["a warm film"], max_new_tokens=5)
+
+
 def test_a_prompt_on_embeddings_narrower_than_the_model(tmp_path: Path) -> None:
     """OPT-350M's words are half as wide as its layers: PEFT would take the layers' width for the prompt's."""
     directory = save_model(tmp_path / "model", "opt", word_embed_proj_dim=16)

@@ -186,14 +186,13 @@ def wrap_soft(base: Any, config: Any, state: Mapping[str, Tensor]) -> Any:
 def soft_start(model: Any, name: str) -> tuple[str, Tensor] | None:
     """("prompt" | "prefix", fp32 tensor of its file) of PEFT's model; None for a kind that is more than one tensor.
 
-    Prompt tuning, p-tuning and prefix tuning: what an encoder made of them in training is one tensor now.
+    Prompt tuning, p-tuning and prefix tuning: what an encoder made of them in training is one table in the file.
     """
     kind = str(model.peft_config[name].peft_type).rpartition(".")[2]
     found = {"PROMPT_TUNING": "prompt", "P_TUNING": "prompt", "PREFIX_TUNING": "prefix"}.get(kind)
     if found is None:
         return None
-    with torch.no_grad():
-        return found, model.get_prompt_embedding_to_save(name).detach().float().to(model.device)
+    return found, model.prompt_encoder[name].embedding.weight.detach().float()
 
 
 # --------------------------------------------------------------------------------------------------------------- files
