@@ -86,8 +86,8 @@ def _fills(base: Any, name: str) -> bool:
     from transformers import DynamicCache
 
     ids = torch.zeros((1, 1), dtype=torch.long, device=base.device)
-    cache: Any = DynamicCache(config=base.config)
     try:
+        cache: Any = DynamicCache(config=base.config)
         base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **{name: cache})
     except Exception as error:  # whatever a model's code says to an argument or a cache that it does not know
         log.debug("%s takes no cache as %s: %s", type(base).__name__, name, error)
