@@ -20,7 +20,7 @@ help:
 	@echo "make test-newest    the suite in an environment of its own with the newest versions of everything"
 	@echo "make test-oldest    the same with the oldest versions that pyproject.toml allows"
 	@echo "make test-flower    the same with the versions that Flower pins"
-	@echo "make compatibility  the suite in .venv, with a line in results/compatibility.json as the three above write it"
+	@echo "make compatibility  the suite in .venv, recorded in results/compatibility.json as the three above are"
 	@echo "make lock           constraints/*.txt anew, from the newest versions there are"
 	@echo "make lint           ruff, pyright, import-linter"
 	@echo "make format         ruff, in place"
@@ -31,10 +31,11 @@ help:
 check-python = $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "zofo needs Python >= 3.11, and $(PY) is not: make PY=python3.11" >&2; exit 1; }
 
-# $(call install,ENVIRONMENT,CONSTRAINTS,MORE): torch first and alone, so that TORCH_ARGS can name another index without
-# hiding the other packages; then what builds zofo, in the environment itself, so that its versions are pinned, too.
+# $(call install,ENVIRONMENT,CONSTRAINTS,MORE): torch first and alone, so that TORCH_ARGS can name an index that has not
+# what torch needs in the versions pinned here; then what builds zofo, in the environment itself, so that its versions
+# are pinned, too; then zofo with all that it and torch need.
 define install
-$(1)/bin/python -m pip install $(QUIET) $(2) $(TORCH_ARGS) torch
+$(1)/bin/python -m pip install $(QUIET) $(2) --no-deps $(TORCH_ARGS) torch
 $(1)/bin/python -m pip install $(QUIET) $(2) hatchling editables
 $(1)/bin/python -m pip install $(QUIET) $(2) --no-build-isolation -e ".[dev]" $(3)
 endef

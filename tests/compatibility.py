@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 from zofo.versions import installed
@@ -84,16 +86,29 @@ def write(found: list[dict[str, Any]]) -> None:
 def tabulate(found: list[dict[str, Any]]) -> None:
     """tested.json and the page's table from the lines."""
     spans = ",\n".join(f'    "{name}": {json.dumps(list(span))}' for name, span in tested(found).items())
-    pythons = json.dumps(sorted({minor(line) for line in found if not line["failed"]}, key=Version))
+    pythons = json.dumps(sorted({minor(line) for line in found if counts(line)}, key=Version))
     _whole(TESTED, f'{{\n  "pythons": {pythons},\n  "libraries": {{\n{spans}\n  }}\n}}\n')
     page = PAGE.read_text("utf-8")
     before, rest = page.split(BEGIN)
     _whole(PAGE, f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}")
 
 
+def counts(line: dict[str, Any]) -> bool:
+    """Whether a line had no failure, and versions that pyproject still allows: a bound may have been raised since."""
+    allowed = {r.name.lower(): r.specifier for r in requirements()}
+    here = line["versions"].items()
+    return not line["failed"] and all(v.split("+")[0] in allowed[name] for name, v in here if name in allowed)
+
+
+def requirements() -> list[Requirement]:
+    """The dependencies of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return [Requirement(text) for text in project["dependencies"]]
+
+
 def tested(found: Iterable[dict[str, Any]]) -> dict[str, tuple[str, str]]:
-    """{library: (oldest, newest) version} over the lines without a failure."""
-    green = [line["versions"] for line in found if not line["failed"]]
+    """{library: (oldest, newest) version} over the lines that `counts`."""
+    green = [line["versions"] for line in found if counts(line)]
     spans = {}
     for name in LIBRARIES:
         versions = sorted({versions[name].split("+")[0] for versions in green if name in versions}, key=Version)

@@ -67,10 +67,10 @@ def pythons() -> tuple[str, ...]:
 def warnings() -> list[str]:
     """What of this environment is older or newer than anything the suite has passed with, or missing."""
     here = ".".join(platform.python_version_tuple()[:2])
-    found = [] if here in pythons() else [f"python {here} was not tried (tested with {', '.join(pythons())})"]
+    found = [] if here in pythons() else [f"python {here} was not tested (tested with {', '.join(pythons())})"]
     words = {
-        "newer": "is newer than any version that was tried",
-        "older": "is older than any version that was tried",
+        "newer": "is newer than any version that the tests passed with",
+        "older": "is older than any version that the tests passed with",
         "missing": "is needed",
     }
     found += [f"{each}: {words[each.standing]}" for each in libraries() if each.standing != "tested"]

@@ -28,14 +28,14 @@ def test_the_files_are_those_of_the_lines(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_every_dependency_has_a_range_that_its_lower_bound_begins() -> None:
     """pyproject's lower bound is a version that the suite passed with: not one that nobody tried."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     known = {each.name: each for each in versions.libraries()}
-    for text in project["dependencies"]:
-        requirement = Requirement(text)
+    for requirement in compatibility.requirements():
         (bound,) = [s.version for s in requirement.specifier if s.operator == ">="]
-        assert len(requirement.specifier) == 1, f"{text}: an upper bound needs a version known to be wrong"
+        assert len(requirement.specifier) == 1, f"{requirement}: an upper bound needs a version known to be wrong"
         oldest = Version(known[requirement.name.lower()].oldest)
-        assert oldest.release[: len(Version(bound).release)] == Version(bound).release, f"{text}: tried from {oldest}"
+        assert oldest.release[: len(Version(bound).release)] == Version(bound).release, (
+            f"{requirement}: tried from {oldest}"
+        )
 
 
 def test_constraints_name_each_direct_dependency_once_a_python() -> None:
@@ -53,8 +53,7 @@ def test_constraints_name_each_direct_dependency_once_a_python() -> None:
 
 def test_flower_can_be_installed_beside_the_lower_bounds() -> None:
     """typer and rich as Flower pins them are inside zofo's ranges."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    bounds = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    bounds = {r.name: r.specifier for r in compatibility.requirements()}
     lines = (ROOT / "constraints" / "flower.txt").read_text().splitlines()
     pins = {r.name: str(r.specifier)[2:] for r in (Requirement(each) for each in lines if each.strip())}
     assert "flwr" in pins
