@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
+# The same examples in every run: a change is judged by what it changes. HYPOTHESIS_PROFILE=random looks for new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("random", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and much more beside other work
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def test_the_smallest_in_chunks_and_the_next_number(monkeypatch: pytest.MonkeyPa
             order.smallest([x], [bad])
 
 
-indices = st.lists(st.integers(0, 2**32 + 9) | st.integers(0, 300), unique=True, max_size=30).map(sorted)
+far = st.integers(1, 2**32 - 1) | st.integers(1, 300)  # from one index to the next, from -1 to the first
+indices = st.lists(far, max_size=30).map(lambda steps: [total - 1 for total in accumulate(steps)])
 floats = st.floats(0, 2, width=32)
 parts = st.none() | st.builds(Band, floats, floats) | st.builds(Chance, st.integers(0, 2**64 - 1), st.integers(1, 4096))
 
@@ -69,6 +71,17 @@ def test_a_support_comes_back_from_its_bytes(made: dict[str, Any], scale: float)
     for name, part in made.items():
         found = again.parts[name]
         assert (found.at.tolist() if isinstance(found, Indices) else found) == part
+
+
+@pytest.mark.parametrize("at", [[2**32 - 1], [5, 2**32 + 5], [2**40]])
+def test_a_gap_that_the_journal_cannot_hold_is_refused(at: list[int]) -> None:
+    """It would come back as another index. The largest that fits comes back."""
+    with pytest.raises(ValueError, match="the journal takes"):
+        Support({"w": Indices(torch.tensor(at))}).pack()
+    fits = [at[0] - 1] if len(at) == 1 and at[0] < 2**33 else [5, 2**32 + 4]
+    (found,) = Support.unpack(Support({"w": Indices(torch.tensor(fits))}).pack()).parts.values()
+    assert isinstance(found, Indices)
+    assert found.at.tolist() == fits
 
 
 def test_indices_take_four_bytes_and_about_one_in_the_journal() -> None:

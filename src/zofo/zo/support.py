@@ -68,7 +68,10 @@ class Support:
 
     def pack(self) -> bytes:
         """For the journal: u32 length of the JSON text, the text, then for each `indices` its zlib stream (u32 length
-        before it) of the differences from one index to the next (from -1 to the first), little-endian uint32."""
+        before it) of the differences from one index to the next (from -1 to the first), little-endian uint32.
+
+        Raises ValueError for a difference that does not fit.
+        """
         import torch
 
         plain, streams = {}, []
@@ -77,6 +80,10 @@ class Support:
             if isinstance(part, Indices):
                 at = part.at.cpu().to(torch.int64)
                 steps = torch.diff(at, prepend=torch.tensor([-1]))
+                if len(steps) and int(steps.max()) >= 2**32:
+                    raise ValueError(
+                        f"{name}: {int(steps.max())} weights between two that move; the journal takes 2^32 - 1"
+                    )
                 streams.append(zlib.compress(steps.numpy().astype("<u4").tobytes(), 1))
         text = json.dumps({"scale": self.scale, "parts": plain}, sort_keys=True).encode()
         return b"".join((_U32.pack(len(text)), text, *(_U32.pack(len(s)) + s for s in streams)))
