@@ -18,7 +18,8 @@ settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and much more beside other work
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+SHARED = ROOT.parent / "shared"
 
 SENTENCES = [
     "a warm and funny film that I would gladly see again. It was great",

@@ -1,0 +1,122 @@
+"""What users keep: runs, exports, journals and configurations that an older version wrote are opened as they were.
+
+`tests/fixtures/make_runs.py` made them with the commit of that name. Their bytes come from one processor; another's
+sums may differ in their last digit, and a choice that hangs on it does too, so numbers are compared to 1e-3.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.conftest import ROOT
+from tests.fixtures.make_runs import RUNS, STILL
+from zofo import cli
+from zofo.zo.journal import read_header, read_records
+
+TRAINED = [name for name in RUNS if name not in STILL]
+EXPORTED = [name for name in TRAINED if RUNS[name][:2] == ["--task", "rows.jsonl"]]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory in which the older version was called. Read only."""
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(ROOT / "tests/fixtures/runs_of_c5ac1e8.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def zofo(unpacked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """zofo(*args) -> what it said, called there; it must succeed."""
+    monkeypatch.chdir(unpacked)
+
+    def run(*args: object) -> str:
+        code = cli.run([str(arg) for arg in args])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return said.out + said.err
+
+    return run
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def assert_same_numbers(found: Any, expected: Any, where: str = "") -> None:
+    """Equal but for the last digits of numbers. What a later version adds is no difference."""
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            assert_same_numbers(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_same_numbers(one, other, f"{where}[{number}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4), where
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_evaluated_as_it_was(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
+    zofo("eval", f"runs/{name}", "--output", tmp_path)
+    old = unpacked / "evals" / name
+    assert_same_numbers(*(json.loads((at / "results.json").read_text()) for at in (tmp_path, old)))
+    assert_same_numbers(*(rows_of(at / "predictions.jsonl") for at in (tmp_path, old)))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_run_is_exported_as_it_was(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
+    zofo("export", f"runs/{name}", tmp_path / "new")
+    old = unpacked / "exports" / name
+    weights = sorted(path.relative_to(old) for path in old.rglob("*.safetensors"))
+    assert weights == sorted(path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*.safetensors"))
+    for path in weights:
+        found, expected = load_file(tmp_path / "new" / path), load_file(old / path)
+        assert found.keys() == expected.keys()
+        for key, tensor in expected.items():
+            assert found[key].dtype == tensor.dtype
+            assert (found[key].float() - tensor.float()).abs().max() < 1e-5, key
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_export_is_evaluated_as_its_run(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
+    """Of bfloat16 the export is float32 on a CPU: another arithmetic."""
+    data = [arg for arg in RUNS[name] if arg.startswith("task.") and "objective" not in arg]
+    zofo("eval", f"exports/{name}", "--task", "rows.jsonl", *data, "--output", tmp_path)
+    rows = [rows_of(at / "predictions.jsonl") for at in (tmp_path, unpacked / "evals" / name)]
+    assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
+    if "bf16" not in name:
+        assert_same_numbers([row["scores"] for row in rows[0]], [row["scores"] for row in rows[1]])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_run_goes_on_as_it_did(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
+    """theta is replayed from the journal and the streams taken up: what follows is what the older version did then."""
+    run, old = shutil.copytree(unpacked / "runs" / name, tmp_path / "run"), unpacked / "longer" / name
+    zofo("train", "--output-dir", run, "--resume", "latest", "train.max_steps=24")
+    numbers = [json.loads((at / "run.json").read_text()) for at in (run, old)]
+    for part in ("steps", "dev", "test", "best_step", "deployed"):
+        assert_same_numbers(numbers[0][part], numbers[1][part], part)
+    if (old / "journal.bin").exists():
+        records = [list(read_records(at / "journal.bin", read_header(at / "journal.bin")[1])) for at in (run, old)]
+        assert [r.step for r in records[0]] == [r.step for r in records[1]]
+        assert_same_numbers([r.rate for r in records[0]], [r.rate for r in records[1]])
+        for found, expected in zip(*records, strict=True):
+            assert [seed for seed, _ in found.terms] == [seed for seed, _ in expected.terms]
+            assert_same_numbers([c for _, c in found.terms], [c for _, c in expected.terms], f"step {expected.step}")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_saved_configuration_is_a_configuration(name: str, zofo: Callable[..., str]) -> None:
+    zofo("validate", f"runs/{name}/config.yaml")
