@@ -10,9 +10,10 @@ from itertools import repeat
 from statistics import mean
 from typing import Any
 
-from zofo.data import Encoded, collate
-from zofo.memory import Rows
-from zofo.tasks import Example, TaskData
+from zofo.api.memory.footprint import Rows
+from zofo.data import Example, TaskData
+from zofo.data.batch import collate
+from zofo.data.tokenization import Encoded
 
 BANK, SHARED, DIRECT, CHANNEL = "bilevel, bank", "bilevel, shared", "metaicl, direct", "metaicl, channel"
 PLAIN, PAPER = "multi-task-ft", "bilevel, preset meta"
@@ -29,7 +30,7 @@ DRAWS = 256
 
 def configured(args: argparse.Namespace, name: str, inner_steps: int) -> Any:
     """A method's configuration; all have the same batch size, training rows and seed."""
-    from zofo.config import resolve
+    from zofo.api.configure import resolve
 
     sections = METHODS[name]
     method = dict(sections.get("method", {"name": "meta-bilevel-zofo"}))
@@ -48,7 +49,7 @@ class Trained:
     """One method's session, all of whose batches are the same rows."""
 
     def __init__(self, args: argparse.Namespace, name: str, inner_steps: int) -> None:
-        from zofo.session import build
+        from zofo.train.setup import build
 
         self.session = build(configured(args, name, inner_steps))
         streams = self.session.method.streams

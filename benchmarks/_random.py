@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
-from zofo.adapters import lora
-from zofo.data import Batch, collate
-from zofo.encoding import Encoded, Row
-from zofo.estimators import spsa
-from zofo.head import LabelHead
+from zofo.data import Example
+from zofo.data.batch import Batch, collate
+from zofo.data.tokenization import Encoded, Row
 from zofo.methods import bilevel_zofo, fo_peft, mezo
-from zofo.objective import OBJECTIVES, Loss
-from zofo.problem import Journalled, Problem
-from zofo.rules import sgd
-from zofo.tasks import Example
+from zofo.methods._problem import Problem
+from zofo.models.adapters import lora
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
+from zofo.zo.estimators import spsa
+from zofo.zo.journalled import Journalled
 from zofo.zo.point import Point
+from zofo.zo.rules import sgd
 
 MODELS = ("smollm2-135m", "opt-1.3b")
 T = 10

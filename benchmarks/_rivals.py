@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zofo.data import Encoded
+from zofo.data.tokenization import Encoded
 
 
 class MeZOArithmetic:

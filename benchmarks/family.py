@@ -20,11 +20,11 @@ from typing import Any
 
 from benchmarks._machine import MIB, facts, interleaved, ratio, summary
 from benchmarks.step import Bench
-from zofo.config import resolve
-from zofo.data import collate
-from zofo.parts import make_estimator, make_rule
-from zofo.problem import Journalled
-from zofo.registry import load
+from zofo.api.configure import resolve
+from zofo.config.instantiate import make_estimator, make_rule
+from zofo.config.registry import load
+from zofo.data.batch import collate
+from zofo.zo.journalled import Journalled
 
 VARIANTS: dict[str, list[str]] = {
     "mezo": [],
@@ -59,7 +59,7 @@ class Family(Bench):
 
     def step(self, overrides: list[str], batch: Any) -> Callable[[], object]:
         """One step of a variant; its parts are made at the first."""
-        config = resolve(None, overrides, model="x", task="sst2", method="mezo", train={"output_dir": "x"}, files=False)
+        config = resolve(None, overrides, model="x", task="sst2", method="mezo", train={"output_dir": "x"})
         problem, parts = self.session.problem, []
         method = load("methods", "mezo").Method(load("methods", "mezo").Config(lr=0.0))
 
@@ -68,7 +68,7 @@ class Family(Bench):
                 parts.extend((make_estimator(config), Journalled(make_rule(config), None), iter(range(10**9))))
             problem.estimator, problem.rule, problem.mask = parts[0], parts[1], parts[0].mask
             if problem.mask is not None:
-                problem.mask.setup(problem)
+                problem.mask.setup(problem.gradients)
             problem.streams = {"train": repeat(batch)}
             method.setup(problem)
             method.step(next(parts[2]))

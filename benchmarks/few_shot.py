@@ -18,26 +18,26 @@ from benchmarks._machine import facts, interleaved, ratio, summary
 def measure(
     model: str, task: str, data: str | None, k: int, n: int, rounds: int, threads: int | None
 ) -> dict[str, Any]:
-    from zofo import prefix
-    from zofo.config import resolve
-    from zofo.scoring import evaluate
-    from zofo.session import build
+    from zofo.api.configure import resolve
+    from zofo.eval import prefix_cache
+    from zofo.eval.likelihood import evaluate
+    from zofo.train.setup import build
 
     settings = {"name": task, "data": data, "num_fewshot": k, "train_examples": 64, "dev_examples": 8}
     train = {"output_dir": "unused", "threads": threads}
     session = build(resolve(model={"name": model, "dtype": "float32"}, task=settings, method="zero-shot", train=train))
-    encoded, loss, least = session.encoded["test"][:n], session.problem.loss, prefix.LEAST
+    encoded, loss, least = session.encoded["test"][:n], session.problem.loss, prefix_cache.LEAST
     scores = {}
 
     def once() -> None:
         scores["once"] = [p.scores for p in evaluate(loss, encoded, session.data.metrics, 32).predictions]
 
     def each() -> None:
-        prefix.LEAST = 1 << 30
+        prefix_cache.LEAST = 1 << 30
         try:
             scores["each"] = [p.scores for p in evaluate(loss, encoded, session.data.metrics, 32).predictions]
         finally:
-            prefix.LEAST = least
+            prefix_cache.LEAST = least
 
     found = interleaved({"once": once, "each": each}, rounds)
     furthest = max(abs(a - b) for one, other in zip(*scores.values()) for a, b in zip(one, other))

@@ -9,7 +9,7 @@ update, lower or upper: an upper iteration of Bilevel ZOFO has T + 1. Forwards, 
 examples are the run's own meter's; what is read twice counts twice.
 
 `memory`: the peak of a process of its own for each method, in two steps on those rows (T = 1; the compiler of the
-kernels, about 100 MiB, is in all of them), and zofo.memory's prediction for rows of that length, by part.
+kernels, about 100 MiB, is in all of them), and zofo.api.memory.footprint's prediction for rows of that length, by part.
 
 `inference`: seconds a test example, with the backbone alone: zero-shot, and behind k demonstrations that are read once
 for a task (zofo's way) or with each example. The more rows a task has, the less reading once costs: here they are few.
@@ -35,9 +35,10 @@ import torch
 from benchmarks._machine import MIB, facts, interleaved, peak_over, ratio, status, summary
 from benchmarks._meta import DIRECT, METHODS, PAPER, Grouped, Trained, choose, configured
 from benchmarks._meta_tables import print_inference, print_memory, print_steps
-from zofo.data import Encoded, collate
-from zofo.memory import EVALUATION
-from zofo.tasks import TaskData
+from zofo.api.memory.footprint import EVALUATION
+from zofo.data import TaskData
+from zofo.data.batch import collate
+from zofo.data.tokenization import Encoded
 
 SMOKE = {
     "rounds": 1,
@@ -117,7 +118,7 @@ def memory(args: argparse.Namespace, ids: list[str]) -> dict[str, Any]:
 
 def predicted(args: argparse.Namespace, name: str, run: dict[str, Any]) -> dict[str, Any]:
     """Tensors at the fullest moment of training, by part."""
-    from zofo.memory import predict
+    from zofo.api.memory.footprint import predict
 
     rows = Grouped(*run["shape"], tasks=tuple(run["tasks"]))
     found = predict(configured(args, name, 1), rows)
@@ -128,17 +129,17 @@ def predicted(args: argparse.Namespace, name: str, run: dict[str, Any]) -> dict[
 
 def inference(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds a test example of the target tasks, the same rows zero-shot and behind k demonstrations."""
-    from zofo import prefix
+    from zofo.eval import prefix_cache
 
     measure, tasks = prepared(args)
-    least, scores = prefix.LEAST, {}
+    least, scores = prefix_cache.LEAST, {}
 
     def each() -> None:
-        prefix.LEAST = 1 << 30
+        prefix_cache.LEAST = 1 << 30
         try:
             scores["each"] = measure(args.shots)
         finally:
-            prefix.LEAST = least
+            prefix_cache.LEAST = least
 
     def once() -> None:
         scores["once"] = measure(args.shots)
@@ -158,10 +159,10 @@ def inference(args: argparse.Namespace) -> dict[str, Any]:
 
 def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], dict[str, Any]]:
     """(measures all tasks' rows behind so many demonstrations, {task: rows and tokens}) on the plain model."""
-    from zofo.meta.subject import open_subject
-    from zofo.prefix import read_start
-    from zofo.tasks._layout import limit, make_layout
-    from zofo.tasks._setting import find_setting, open_setting
+    from zofo.api.metatest.subject import open_subject
+    from zofo.data.multitask.layout import limit, make_layout
+    from zofo.data.multitask.setting import find_setting, open_setting
+    from zofo.eval.prefix_cache import read_start
 
     setting = find_setting(args.setting)
     if setting is None:

@@ -32,10 +32,10 @@ METHODS: dict[str, dict[str, object]] = {
 
 def child(args: argparse.Namespace) -> None:
     """One method in this process; prints one line of JSON."""
-    from zofo.config import resolve
-    from zofo.data import Stream
-    from zofo.session import build
-    from zofo.tasks import split_levels
+    from zofo.api.configure import resolve
+    from zofo.data import split_levels
+    from zofo.data.stream import Stream
+    from zofo.train.setup import build
 
     task = {"name": args.task, "data": args.data} if args.data else args.task
     config = resolve(

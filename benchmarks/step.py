@@ -31,7 +31,9 @@ from typing import Any
 
 from benchmarks._machine import MIB, facts, interleaved, ratio, summary
 from benchmarks._rivals import MeZOArithmetic, TrainerSteps, one_forward_per_option
-from zofo.data import Encoded, Row, Stream, collate, encode_all
+from zofo.data.batch import collate
+from zofo.data.stream import Stream
+from zofo.data.tokenization import Encoded, Row, encode_all
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 
@@ -56,8 +58,8 @@ class Bench:
         self.like = encoded[0]
 
     def _build(self, preset: str | None = None, task: Any = None, **sections: Any) -> Any:
-        from zofo.config import resolve
-        from zofo.session import build
+        from zofo.api.configure import resolve
+        from zofo.train.setup import build
 
         task = task or ({"name": self.args.task, "data": self.args.data} if self.args.data else self.args.task)
         train = {"output_dir": "unused", "threads": self.args.threads}
@@ -160,7 +162,7 @@ def scoring(bench: Bench, rounds: int, n: int = 32) -> dict[str, Any]:
 
 
 def _score(session: Any, rounds: int, n: int) -> dict[str, Any]:
-    from zofo.scoring import evaluate
+    from zofo.eval.likelihood import evaluate
 
     encoded = session.encoded["test"][:n]
     plain = _plain(session)[:n]

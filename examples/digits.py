@@ -6,7 +6,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional as F
 
-from zofo.torch_optim import ZerothOrder
+from zofo.api.optimizer import ZerothOrder
 
 
 def main(steps: int = 2500) -> float:

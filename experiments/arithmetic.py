@@ -16,17 +16,17 @@ import random
 import torch
 from torch import Tensor
 
-from zofo.config import ModelConfig
-from zofo.estimators import spsa
-from zofo.masks.magnitude import rank
-from zofo.models import load
-from zofo.rules import sgd
-from zofo.zo import kernels, order
+from zofo.config.sections import ModelConfig
+from zofo.models.load import load
+from zofo.zo import kernels, quantile
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.keys import derive, tensor_key
+from zofo.zo.masks.magnitude import rank
 from zofo.zo.move import Move
 from zofo.zo.point import Point
+from zofo.zo.rules import sgd
 
 ARMS = {  # dtype, shift, rounding of the update
     "fp32": ("float32", "layer", "nearest"),
@@ -44,7 +44,7 @@ def quarters(weights: Tensor) -> Tensor:
     """0 to 3 for each weight of a matrix, by its rank in magnitude; 4 for all of a vector."""
     if weights.ndim < 2:
         return torch.full(weights.shape, 4)
-    ends = order.smallest([weights], [rank(share, weights.numel()) for share in QUARTERS])
+    ends = quantile.smallest([weights], [rank(share, weights.numel()) for share in QUARTERS])
     return torch.bucketize(weights.float().abs(), torch.tensor(ends))
 
 

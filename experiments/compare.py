@@ -100,8 +100,8 @@ class Plan:
 
 def run(plan: Plan, cell: Cell, model: str, data: str | None, work: Path) -> None:
     """One run, unless its file is there. What is kept: its numbers, its dev curve and its training losses."""
-    from zofo import api
-    from zofo.config import from_dict
+    from zofo.api import finetune
+    from zofo.config.resolve import from_dict
 
     if plan.file(cell).exists():
         return
@@ -115,7 +115,7 @@ def run(plan: Plan, cell: Cell, model: str, data: str | None, work: Path) -> Non
     out = work / cell.name
     resume = "latest" if list(out.glob("checkpoint-*")) else None
     nested["train"] |= {"output_dir": str(out), "seed": cell.seed, "resume": resume, "overwrite": resume is None}
-    info = api.train(from_dict(nested)).info
+    info = finetune.train(from_dict(nested)).info
     lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     curves = {
         "dev_curve": [{k: v for k, v in line.items() if k not in ("event", "n")} for line in lines

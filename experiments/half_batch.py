@@ -70,8 +70,8 @@ class Runner:
     """The parts of one task at one theta: the model is loaded, and trained, once for all of them."""
 
     def __init__(self, plan: Plan, task: str, theta: str, model: str, data: Path) -> None:
-        from zofo import session
-        from zofo.config import from_dict
+        from zofo.config.resolve import from_dict
+        from zofo.train import setup as session
 
         self.plan, self.spec, how = plan, plan.data["tasks"][task], plan.data["thetas"][theta]
         nested: dict[str, Any] = {"model": {"name": model}, "method": {"name": "mezo"}}
@@ -94,7 +94,7 @@ class Runner:
 
     def batch(self, encoded: list[Any]) -> Any:
         """Sorted by length, so that micro-batches hold little padding."""
-        from zofo.data import collate
+        from zofo.data.batch import collate
 
         return collate(sorted(encoded, key=lambda e: e.size), self.session.loaded.pad_id)
 
@@ -109,7 +109,7 @@ class Runner:
 
     def run(self, part: Part) -> None:
         """Raises RuntimeError where finished parts of this theta began elsewhere."""
-        from zofo import record
+        from zofo.train import record
 
         for other in self.plan.found(task=part.task, theta=part.theta):
             if other["sha256"] != self.digest:

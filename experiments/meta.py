@@ -77,8 +77,8 @@ def run(plan: Plan, setting: str, row: str, model: str, data: str, work: Path) -
 
 def _train(plan: Plan, row: str, model: str, name: str, data: str, out: Path) -> dict[str, Any]:
     """The run's numbers; it is resumed, or left as it is where it has finished."""
-    from zofo import api
-    from zofo.config import from_dict
+    from zofo.api import finetune
+    from zofo.config.resolve import from_dict
 
     if (out / "run.json").is_file():
         return _kept(json.loads((out / "run.json").read_text()))
@@ -89,7 +89,7 @@ def _train(plan: Plan, row: str, model: str, name: str, data: str, out: Path) ->
     resume = "latest" if list(out.glob("checkpoint-*")) else None
     own = {"output_dir": str(out), "max_steps": plan.size["steps"][row], "resume": resume, "overwrite": resume is None}
     nested["train"] = {**nested.get("train", {}), **own}
-    return _kept(api.train(from_dict(nested)).info)
+    return _kept(finetune.train(from_dict(nested)).info)
 
 
 def _kept(info: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _kept(info: dict[str, Any]) -> dict[str, Any]:
 
 def table(plan: Plan) -> str:
     """Rows and columns as in Table 4: mean over the targets and, in brackets, the deviation over the seeds."""
-    from zofo.meta.results import percent, with_sd
+    from zofo.api.metatest.results import percent, with_sd
 
     settings = plan.data["settings"]
     lines = [f"| method | {' | '.join(s.replace('_to_', ' -> ') for s in settings)} | worst seed | CPU seconds |",

@@ -62,7 +62,7 @@ class Plan:
 def run(plan: Plan, job: Job, model: str, data: Path, work: Path) -> None:
     """Evaluate or fine-tune, and write the result."""
     import zofo
-    from zofo import record
+    from zofo.train import record
 
     folder = data / plan.data.get("folders", {}).get(job.task, job.task)
     start, found = time.perf_counter(), {"task": job.task, "model": Path(model).name, "settings": job.settings}

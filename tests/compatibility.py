@@ -1,8 +1,8 @@
 """`python -m tests.compatibility NAME`: the whole suite in this environment, and a dated line about it.
 
 The line goes into results/compatibility.json. From the lines without a failure follow the versions that zofo says it
-was tested with (src/zofo/tested.json, which `zofo env` and errors read) and the table of docs/compatibility.md. Exits
-with pytest's code. `--table` makes the two files from the lines that are there, without a run.
+was tested with (src/zofo/models/tested.json, which `zofo env` and errors read) and the table of docs/compatibility.md.
+Exits with pytest's code. `--table` makes the two files from the lines that are there, without a run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from zofo.versions import installed
+from zofo.models.versions import installed
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES = ROOT / "results" / "compatibility.json"
-TESTED = ROOT / "src" / "zofo" / "tested.json"
+TESTED = ROOT / "src" / "zofo" / "models" / "tested.json"
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- made by `python -m tests.compatibility --table` -->", "<!-- end -->"
 OF_THE_RECORD = ROOT / "tests" / "unit" / "test_compatibility_files.py"  # these read what this run is about to write

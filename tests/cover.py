@@ -16,18 +16,20 @@ import torch
 from tests.families import adapter_for
 from tests.worlds import PAD, SEED, examples, lively
 from tests.zoo import build
-from zofo import registry
-from zofo.adapters import lora
-from zofo.data import Stream
-from zofo.head import LabelHead
+from zofo.config import registry
+from zofo.data.stream import Stream
 from zofo.methods import bilevel_zofo, mezo
-from zofo.objective import OBJECTIVES, Loss
-from zofo.problem import Journalled, Problem
-from zofo.retrace import replay, restore_support
-from zofo.session import _gradients
+from zofo.methods._problem import Problem
+from zofo.models.adapters import lora
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
+from zofo.train.setup import _gradients
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Journal, Outcome, Record
+from zofo.zo.journalled import Journalled
 from zofo.zo.point import Point
+from zofo.zo.replay import replay, restore_support
 
 STEPS, CUT, REFRESH = 4, 3, 2  # the cut lies in the middle of an anchor's, a basis' or a mask's second epoch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,7 +124,7 @@ class Play:
         self.watched = Watched(self.estimator)
         self.problem.estimator, self.problem.rule = self.watched, Journalled(self.rule, None)  # pyright: ignore
         if self.estimator.mask is not None:
-            self.estimator.mask.setup(self.problem)
+            self.estimator.mask.setup(self.problem.gradients)
         rate = RATES[case.rule]
         if self.adapters is None:
             self.method: Any = mezo.Method(mezo.Config(lr=rate))

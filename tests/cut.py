@@ -39,7 +39,7 @@ def main(sent: str, call: str, holding: str, nth: str, *args: str) -> None:
         return out
 
     setattr(owner, name, watched)
-    from zofo.cli import main as command_line
+    from zofo.cli.main import main as command_line
 
     sys.argv = ["zofo", *args]
     command_line()

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from tests.conftest import make_tokenizer, save_tiny, sentiment_rows
 from tests.zoo import config
-from zofo import Run, evaluate, finetune, load, registry
-from zofo.deploy import restore
+from zofo import Run, evaluate, finetune, load
+from zofo.api.restore import restore
+from zofo.config import registry
 from zofo.zo.point import Point, tensor_sha256
 from zofo.zo.quantized import parts
 

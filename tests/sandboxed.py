@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from zofo import sandbox
-from zofo.sandbox import Limits, Outcome
+from zofo.eval import sandbox
+from zofo.eval.sandbox import Limits, Outcome
 
-SOURCE = Path(sandbox.__file__).parents[2]
+SOURCE = Path(sandbox.__file__).parents[3]
 BASE = Path(sys.base_prefix).resolve()
 
 needs_sandbox = pytest.mark.skipif(sandbox.missing() is not None, reason=f"no sandbox here: {sandbox.missing()}")

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zofo.estimators import spsa
 from zofo.methods import bilevel_fo, bilevel_zofo
-from zofo.problem import Journalled, Problem
-from zofo.rules import sgd
+from zofo.methods._problem import Problem
+from zofo.zo.estimators import spsa
+from zofo.zo.journalled import Journalled
 from zofo.zo.point import Point
+from zofo.zo.rules import sgd
 
 THETA, ADAPTER, ROWS = 4, 3, 12
 COUPLING = 0.15  # size of D_p's y: how strongly theta moves the lower solution

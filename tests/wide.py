@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zofo.encoding import Encoded
+from zofo.data.tokenization import Encoded
 
 Weights = Mapping[str, Tensor]
 

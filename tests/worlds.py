@@ -13,19 +13,22 @@ from torch import Tensor
 
 from tests.wide import Wide
 from tests.zoo import VOCAB, build, config
-from zofo.adapters import lora
-from zofo.adapters._set import AdapterSet
-from zofo.data import Encoded, Row, collate
-from zofo.estimators import spsa
-from zofo.head import LabelHead
+from zofo.data import Example
+from zofo.data.batch import collate
+from zofo.data.tokenization import Encoded, Row
 from zofo.methods import bilevel_zofo
-from zofo.objective import OBJECTIVES, Loss
-from zofo.problem import Journalled, Problem
-from zofo.rules import sgd
-from zofo.tasks import Example
+from zofo.methods._problem import Problem
+from zofo.models.adapters import lora
+from zofo.models.adapters._set import AdapterSet
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
+from zofo.zo.estimators import spsa
+from zofo.zo.journalled import Journalled
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key
 from zofo.zo.point import Point
+from zofo.zo.rules import sgd
 
 EPS, SEED, PAD = 1e-2, 3, 2
 R, ALPHA = 4, 8

@@ -16,7 +16,8 @@ import yaml
 
 from tests.conftest import sentiment_rows
 from tests.unit.test_chat import CHATML, with_template
-from zofo import api, cli
+from zofo.api import finetune
+from zofo.cli import main as cli
 
 Refused = Callable[..., str]
 SMALL = ["train.batch_size=4", "train.max_steps=11", "train.eval_steps=11", "train.save_steps=11", "train.threads=1"]
@@ -277,7 +278,7 @@ def test_an_interrupt_while_the_test_set_is_measured(
     fixed = ["train", "--model", str(tiny_model_dir), "--task", str(sentiment_file), "--method", "mezo", *SMALL]
     assert cli.run([*fixed, "--output-dir", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(api, "_finish", stopped)
+        patch.setattr(finetune, "_finish", stopped)
         assert cli.run([*fixed, "--output-dir", str(tmp_path / "cut")]) == 130
     assert "the test set is not measured; go on with --resume latest" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "run.json").exists()

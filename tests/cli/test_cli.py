@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -14,32 +15,34 @@ from typing import Any
 
 import pytest
 
-from zofo import cli, registry
+from zofo.cli import main as cli
+from zofo.config import registry
 from zofo.errors import InputError, RunError
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate")
 
 
 def zofo(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zofo.cli", *args]
+    command = [sys.executable, "-m", "zofo.cli.main", *args]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=600)
 
 
-def fake_module(name: str, monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., Any]) -> None:
-    """Stands in for zofo.<name>, so that no verb computes here."""
-    import zofo as package
-
-    module = types.ModuleType(f"zofo.{name}")
+def fake_module(path: str, monkeypatch: pytest.MonkeyPatch, **functions: Callable[..., Any]) -> None:
+    """Stands in for a module of zofo, so that no verb computes here."""
+    module = types.ModuleType(path)
     module.__dict__.update(functions)
-    monkeypatch.setitem(sys.modules, f"zofo.{name}", module)
-    monkeypatch.setattr(package, name, module, raising=False)
+    package, _, name = path.rpartition(".")
+    monkeypatch.setitem(sys.modules, path, module)
+    monkeypatch.setattr(importlib.import_module(package), name, module, raising=False)
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """(config, dry_run) of each call of api.train."""
     calls: list[Any] = []
-    fake_module("api", monkeypatch, train=lambda config, dry_run: calls.append((config, dry_run)) or FINISHED)
+    fake_module(
+        "zofo.api.finetune", monkeypatch, train=lambda config, dry_run: calls.append((config, dry_run)) or FINISHED
+    )
     return calls
 
 
@@ -69,7 +72,7 @@ def test_light_verbs_import_nothing_heavy() -> None:
     ]  # fmt: skip
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"  # None there makes an import an ImportError
-        f"from zofo.cli import run\nfor args in {verbs}: assert run(args) == 0, args"
+        f"from zofo.cli.main import run\nfor args in {verbs}: assert run(args) == 0, args"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -78,7 +81,7 @@ def test_light_verbs_import_nothing_heavy() -> None:
 
 def test_a_light_verb_reads_the_installed_packages_once() -> None:
     script = (
-        "import importlib.metadata as m; from zofo.cli import run; calls = []; found = m.entry_points\n"
+        "import importlib.metadata as m; from zofo.cli.main import run; calls = []; found = m.entry_points\n"
         "m.entry_points = lambda **group: calls.append(group) or found(**group)\n"
         "run(['ls']); print(len(calls))"
     )
@@ -88,7 +91,7 @@ def test_a_light_verb_reads_the_installed_packages_once() -> None:
 
 def test_help_imports_neither_pydantic_nor_yaml() -> None:
     script = (
-        "import sys; from zofo.cli import run; run(['--help'])\n"
+        "import sys; from zofo.cli.main import run; run(['--help'])\n"
         "print([name for name in ('pydantic', 'yaml', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
@@ -143,7 +146,7 @@ def test_validate_prints_a_configuration_that_validates_again(tmp_path: Path) ->
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_closed_pipe_is_no_error(unbuffered: str) -> None:
-    command = f"{sys.executable} -m zofo.cli ls | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m zofo.cli.main ls | true; exit ${{PIPESTATUS[0]}}"
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600, env=env)
     assert done.returncode == 0
@@ -202,7 +205,7 @@ def test_usage_errors_are_one_line_and_exit_2(args: list[str], line: str, capsys
 def test_failures_of_a_verb(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_module("api", monkeypatch, train=failing(error))
+    fake_module("zofo.api.finetune", monkeypatch, train=failing(error))
     assert cli.run(ARGS) == code
     assert capsys.readouterr().err.strip() == line
 
@@ -216,7 +219,7 @@ def test_no_space_is_recognised_inside_another_error(
         except OSError as cause:
             raise RuntimeError("could not save") from cause
 
-    fake_module("api", monkeypatch, train=train)
+    fake_module("zofo.api.finetune", monkeypatch, train=train)
     assert cli.run(ARGS) == 1
     assert "error: no space left on device: out/checkpoint-5, free some" in capsys.readouterr().err
 
@@ -275,7 +278,7 @@ def test_eval_and_export_pass_their_options_on(
         calls.append((args, kwargs))
         return Path("final")
 
-    fake_module("api", monkeypatch, evaluate=evaluate, export=export)
+    fake_module("zofo.api.finetune", monkeypatch, evaluate=evaluate, export=export)
     assert cli.run(["eval", "out", "--split", "dev", "--limit", "3", "--adapter", "p"]) == 0
     assert json.loads(capsys.readouterr().out) == {"accuracy": 0.5, "examples": 3}
     given = {
@@ -302,7 +305,7 @@ def test_eval_and_export_pass_their_options_on(
 
 def test_quickstart_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    fake_module("quickstart", monkeypatch, run=lambda *args: calls.append(args))
+    fake_module("zofo.api.quickstart.run", monkeypatch, run=lambda *args: calls.append(args))
     assert cli.run(["quickstart", "--steps", "3"]) == 0
     assert calls == [(".cache/quickstart", "out/quickstart", 3)]
 

@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from zofo import config as config_module
-from zofo import registry
-from zofo.config import Config, TrainConfig, from_dict, load, resolve
+from zofo.api.configure import resolve
+from zofo.config import registry
+from zofo.config import resolve as config_module
+from zofo.config.resolve import Config, from_dict, load
+from zofo.config.sections import TrainConfig
 from zofo.errors import InputError
 from zofo.methods._base import Base
 

@@ -14,13 +14,14 @@ import pytest
 
 from tests.conftest import make_tokenizer, save_tiny
 from tests.zoo import config as family_config
-from zofo import cli, evaluate, finetune
+from zofo import evaluate, finetune
+from zofo.cli import main as cli
 
 WORDS = ("dull", "warm", "stale", "funny", "clumsy", "clever", "awful", "moving")
 
 
 def zofo(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zofo.cli", *map(str, args)]
+    command = [sys.executable, "-m", "zofo.cli.main", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=600)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from zofo import InputError, cli, evaluate, export, finetune, generate, load
-from zofo.config import resolve
-from zofo.progress import gib
+from zofo import InputError, evaluate, export, finetune, generate, load
+from zofo.api.configure import resolve
+from zofo.cli import main as cli
+from zofo.train.progress import gib
 
 SMALL: dict[str, Any] = {"max_steps": 4, "batch_size": 4, "eval_steps": 2, "save_steps": 2}
 VERBS = (["train", "--dry-run"], ["train"], ["validate"])

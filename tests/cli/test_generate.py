@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHAT_TEMPLATE
-from zofo import cli
-from zofo.generation import generate
+from zofo.api.generate import generate
+from zofo.cli import main as cli
 
 TEXTS = ["a warm film", "the plot"]
 
@@ -29,7 +29,7 @@ def expected(tiny_model_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_a_process_of_its_own(tiny_model_dir: Path, expected: list[dict[str, Any]]) -> None:
-    command = [sys.executable, "-m", "zofo.cli", "generate", str(tiny_model_dir), "--max-new-tokens", "5"]
+    command = [sys.executable, "-m", "zofo.cli.main", "generate", str(tiny_model_dir), "--max-new-tokens", "5"]
     done = subprocess.run(command, input="\n".join(TEXTS), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert lines(done.stdout) == expected
@@ -84,7 +84,7 @@ def test_options_reach_the_model(tiny_model_dir: Path, capsys: pytest.CaptureFix
 
 
 def test_escapes_in_a_stop() -> None:
-    from zofo._cli_generate import unescaped
+    from zofo.cli.generate import unescaped
 
     assert unescaped(r"\n\n") == "\n\n"
     assert unescaped(r"a\tb") == "a\tb"

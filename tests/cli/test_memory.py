@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zofo import cli
+from zofo.cli import main as cli
 
 SMALL = ["train.batch_size=2", "train.eval_batch_size=2", "train.threads=1"]
 

@@ -30,8 +30,8 @@ from tests.unit.test_meta_test import (
     train,
     write,
 )
-from zofo import cli
-from zofo.tasks._pool import open_pool
+from zofo.cli import main as cli
+from zofo.data.multitask.pool import open_pool
 
 Refused = Callable[..., str]
 
@@ -387,7 +387,7 @@ ARGS = ["--seeds", "100,13,21", "--rates", "1e-3,1e-2", "--rate-runs", "1", "--s
 
 
 def command(run_dir: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "zofo.cli", "meta-test", str(run_dir), "--output", str(out), *ARGS, *more]
+    return [sys.executable, "-m", "zofo.cli.main", "meta-test", str(run_dir), "--output", str(out), *ARGS, *more]
 
 
 def run_cut(args: list[str], sent: int, holding: str) -> tuple[int, str]:

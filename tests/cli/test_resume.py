@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import sentiment_rows
 from tests.cut import cut
-from zofo import cli
+from zofo.cli import main as cli
 
 METHODS = {
     "bilevel-zofo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-5", "train.max_steps=160"],
@@ -129,7 +129,7 @@ def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_fil
 def test_interrupt_saves_and_resumes(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
     args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
-    done = run_cut(args, signal.SIGINT, "zofo.objective:Loss.backward", nth=8)  # inside a round
+    done = run_cut(args, signal.SIGINT, "zofo.objectives._loss:Loss.backward", nth=8)  # inside a round
     shown = done.stderr
     assert done.returncode == 130
     assert "finishing this round of 4 updates" in shown

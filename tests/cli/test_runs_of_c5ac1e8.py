@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import ROOT
 from tests.fixtures.make_runs import RUNS, STILL
-from zofo import cli
+from zofo.cli import main as cli
 from zofo.zo.journal import read_header, read_records
 
 TRAINED = [name for name in RUNS if name not in STILL]
@@ -71,8 +71,9 @@ def assert_same_numbers(found: Any, expected: Any, where: str = "") -> None:
 def test_a_run_is_evaluated_as_it_was(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
     zofo("eval", f"runs/{name}", "--output", tmp_path)
     old = unpacked / "evals" / name
-    assert_same_numbers(*(json.loads((at / "results.json").read_text()) for at in (tmp_path, old)))
-    assert_same_numbers(*(rows_of(at / "predictions.jsonl") for at in (tmp_path, old)))
+    results = [json.loads((at / "results.json").read_text()) for at in (tmp_path, old)]
+    assert_same_numbers(results[0], results[1])
+    assert_same_numbers(rows_of(tmp_path / "predictions.jsonl"), rows_of(old / "predictions.jsonl"))
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -89,7 +89,12 @@ def test_every_file_of_the_package_is_in_it(installed: Path) -> None:
     }
     assert found >= wanted
     assert {name for name in found - wanted if not (ROOT / "src" / name).is_file()} == set()
-    assert {"zofo/py.typed", "zofo/__main__.py", "zofo/tested.json", "zofo/presets/quickstart.yaml"} <= found
+    assert {
+        "zofo/py.typed",
+        "zofo/__main__.py",
+        "zofo/models/tested.json",
+        "zofo/config/presets/quickstart.yaml",
+    } <= found
 
 
 def test_it_is_the_wheel_and_every_kind_is_listed(installed: Path, tmp_path: Path) -> None:

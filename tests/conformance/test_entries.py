@@ -15,13 +15,16 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from zofo import InputError, ZerothOrder, registry
-from zofo.data import collate, encode_all
-from zofo.head import LabelHead
-from zofo.objective import OBJECTIVES, Loss
-from zofo.problem import OnBatch
-from zofo.tasks import Example
-from zofo.torch_optim import replay
+from zofo import InputError, ZerothOrder
+from zofo.api.optimizer import replay
+from zofo.config import registry
+from zofo.data import Example
+from zofo.data.batch import collate
+from zofo.data.tokenization import encode_all
+from zofo.methods._problem import OnBatch
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.laws import LAWS
@@ -57,7 +60,7 @@ def test_docs_and_fields(kind, name):
 
 def test_entries_load_without_torch():
     script = (
-        "import sys; from zofo import registry\n"
+        "import sys; from zofo.config import registry\n"
         f"[registry.load(kind, name) for kind, name in {ENTRIES}]\n"
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )

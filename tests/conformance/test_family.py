@@ -13,8 +13,9 @@ from tests.cover import DTYPES, STEPS, Case, Cover, Play, check
 from tests.cut import cut
 from tests.families import Directories, hashes, save_rows
 from tests.zoo import FAMILIES
-from zofo import InputError, finetune, load, registry
-from zofo.config import resolve
+from zofo import InputError, finetune, load
+from zofo.api.configure import resolve
+from zofo.config import registry
 from zofo.zo.journal import Journal, Outcome, read_header, read_records
 
 ESTIMATORS, RULES, MASKS = (registry.names(kind) for kind in ("estimators", "rules", "masks"))

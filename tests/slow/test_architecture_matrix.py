@@ -8,7 +8,8 @@ import pytest
 
 from tests.families import METHODS, REFUSED, Directories, adapter_for, check_export, check_run, save_rows, short_run
 from tests.zoo import FAMILIES
-from zofo import InputError, registry
+from zofo import InputError
+from zofo.config import registry
 
 pytestmark = pytest.mark.slow
 

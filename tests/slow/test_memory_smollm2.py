@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.unit.test_memory import configuration, same
-from zofo.config import resolve
-from zofo.memory import Footprint, Rows, measure, predict
+from zofo.api.configure import resolve
+from zofo.api.memory.footprint import Footprint, Rows, measure, predict
 
 pytestmark = pytest.mark.slow
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from tests.by_hand import assert_same_bits
-from zofo import checkpoint
-from zofo.problem import Journalled
-from zofo.rules import adam
-from zofo.zo import steps
+from zofo.train import checkpoint
+from zofo.zo import dense_update as steps
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
+from zofo.zo.journalled import Journalled
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key
 from zofo.zo.laws import LAWS
 from zofo.zo.point import Point
+from zofo.zo.rules import adam
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = {"a": (40, 30), "b": (7,), "c": (5000,)}

@@ -125,7 +125,7 @@ def test_hf_early_stopping_stops(tmp_path, tiny_model_dir, data):
 @pytest.mark.parametrize("method", ["mezo", "fo-peft", "bilevel-zofo"])
 def test_a_loss_that_is_nan_stops_with_theta_intact(method, tmp_path, tiny_model_dir, data, monkeypatch):
     """One weight of the head's norm becomes NaN after the model is loaded: every loss is NaN from the first step."""
-    from zofo import models
+    from zofo.models import load as models
 
     real = models.load
 
@@ -146,17 +146,17 @@ def test_a_rate_far_too_high_ends_in_a_clear_error(tmp_path, tiny_model_dir, dat
 
 
 def test_nonfinite_updates_are_skipped_where_asked(tmp_path, tiny_model_dir, data, monkeypatch):
-    from zofo import objective
+    from zofo.objectives import _loss
 
-    real, calls = objective.Loss.backward, []
+    real, calls = _loss.Loss.backward, []
 
     def sometimes(self, batch, scale=1.0):
         calls.append(1)
         if len(calls) == 3:
-            raise objective.NonFiniteError("the loss is nan")
+            raise _loss.NonFiniteError("the loss is nan")
         return real(self, batch, scale)
 
-    monkeypatch.setattr(objective.Loss, "backward", sometimes)
+    monkeypatch.setattr(_loss.Loss, "backward", sometimes)
     run = finetune(
         str(tiny_model_dir), str(data), METHODS["fo-peft"], output_dir=tmp_path / "out", on_nonfinite="skip", **SMALL
     )
@@ -307,7 +307,7 @@ def test_the_run_prints_real_sizes_and_a_label_that_occurs_once(tmp_path, tiny_m
 
 
 def test_validate_reports_a_missing_model_beside_other_mistakes(tmp_path):
-    from zofo.config import resolve
+    from zofo.api.configure import resolve
 
     with pytest.raises(InputError) as caught:
         resolve(model=str(tmp_path / "nowhere"), task="sst3", method={"name": "mezo", "lr": -1})

@@ -25,11 +25,13 @@ from tests.families import (
 )
 from tests.zoo import FAMILIES, IDS, build, replaced
 from tests.zoo import logits as plain_logits
-from zofo import InputError, evaluate, registry
+from zofo import InputError, evaluate
 from zofo import load as load_run
-from zofo.data import Encoded, Row, collate
-from zofo.head import LabelHead
-from zofo.tasks import Example
+from zofo.config import registry
+from zofo.data import Example
+from zofo.data.batch import collate
+from zofo.data.tokenization import Encoded, Row
+from zofo.models.label_head import LabelHead
 from zofo.zo.direction import Direction
 from zofo.zo.point import Point
 

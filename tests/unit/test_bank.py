@@ -18,19 +18,22 @@ from torch import Tensor
 from tests.wide import Wide, gradient, widen
 from tests.worlds import PAD, SEED, examples, lively, one_thread
 from tests.zoo import VOCAB, build, config
-from zofo import objective as objectives
-from zofo.adapters import dept, ia3, lora, prefix, prompt
-from zofo.adapters._bank import Bank, mean, member
-from zofo.adapters._set import AdapterSet
-from zofo.data import Encoded, Row, collate
+from zofo.data import Example
+from zofo.data.batch import collate
+from zofo.data.option_tree import pack
+from zofo.data.tokenization import Encoded, Row
 from zofo.errors import InputError
-from zofo.first_order import Descent
-from zofo.head import LabelHead
+from zofo.methods._first_order import Descent
 from zofo.methods.bilevel_zofo import Penalised
-from zofo.objective import OBJECTIVES, Loss
-from zofo.packing import pack, probe
-from zofo.recompute import recompute_layers
-from zofo.tasks import Example
+from zofo.models.activation_checkpointing import recompute_layers
+from zofo.models.adapters import dept, ia3, lora, prefix, prompt
+from zofo.models.adapters._bank import Bank, mean, member
+from zofo.models.adapters._set import AdapterSet
+from zofo.models.label_head import LabelHead
+from zofo.models.tree_probe import probe
+from zofo.objectives import OBJECTIVES
+from zofo.objectives import _loss as objectives
+from zofo.objectives._loss import Loss
 
 # names that begin like others, and those with what torch's and PEFT's names are split at
 TASKS = ("trec", "trec-finegrained", "superglue-cb:a", "v1.0-notes", "tr")
@@ -441,7 +444,7 @@ def test_save_and_restore(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["lora", "ia3", "prefix"])
 def test_a_members_directory_opens_with_peft(kind: str, tmp_path: Path) -> None:
     """A PEFT directory for each task: the plain library computes with it what the bank computes."""
-    from zofo.adapters._open import open_adapter
+    from zofo.models.adapters._open import open_adapter
 
     b = bench(kind)
     b.bank.save("s", tmp_path / "s", "some/model")

@@ -12,8 +12,8 @@ import zofo
 
 ROOT = Path(zofo.__file__).parent
 HOMES = {
-    "transformers": "_transformers.py",
-    "peft": "adapters/_peft.py",
+    "transformers": "models/_transformers.py",
+    "peft": "models/adapters/_peft.py",
     "torch": "zo/_torch.py",
     "accelerate": None,  # nothing of its inside is needed
     "numba": "zo/kernels/jit.py",
@@ -26,9 +26,9 @@ DOCUMENTED = {
 HIDDEN = {
     "_parameters": "zo/_torch.py", "_buffers": "zo/_torch.py", "_modules": "zo/_torch.py",
     "_make_wrapper_subclass": "zo/_torch.py", "_C": "zo/_torch.py",
-    "_active_adapter": "adapters/_peft.py", "_disable_adapters": "adapters/_peft.py",
-    "_forward_pre_hooks": "adapters/_peft.py", "_forward_pre_hooks_with_kwargs": "adapters/_peft.py",
-    "_is_stateful": "_transformers.py", "_cache": "zo/kernels/jit.py",
+    "_active_adapter": "models/adapters/_peft.py", "_disable_adapters": "models/adapters/_peft.py",
+    "_forward_pre_hooks": "models/adapters/_peft.py", "_forward_pre_hooks_with_kwargs": "models/adapters/_peft.py",
+    "_is_stateful": "models/_transformers.py", "_cache": "zo/kernels/jit.py",
 }  # fmt: skip
 ADAPTER_MODULES = {home for home in HOMES.values() if home}
 

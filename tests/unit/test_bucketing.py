@@ -8,11 +8,11 @@ import random
 import pytest
 import torch
 
-from zofo import data
-from zofo.data import Stream
-from zofo.encoding import Encoded, Row
-from zofo.packing import pack
-from zofo.tasks import Example
+from zofo.data import Example
+from zofo.data import stream as stream_module
+from zofo.data.option_tree import pack
+from zofo.data.stream import Stream
+from zofo.data.tokenization import Encoded, Row
 
 SIZES = [(10, 4), (7, 3), (64, 8), (3, 8), (1, 4), (250, 16), (257, 16), (40, 1)]
 
@@ -64,7 +64,7 @@ def test_without_it_the_order_is_the_permutation() -> None:
 
 def test_windows_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Epoch 1 of 11 examples in batches of 2: one completes epoch 0's last, windows of two batches, none is left."""
-    monkeypatch.setattr(data, "WINDOW", 2)
+    monkeypatch.setattr(stream_module, "WINDOW", 2)
     examples = texts(11)
     order, rng = list(range(11)), random.Random("1/f/1")
     rng.shuffle(order)

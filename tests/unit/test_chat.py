@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from zofo.config import TaskConfig
-from zofo.encoding import Encoded, encode
+from zofo.config.sections import TaskConfig
+from zofo.data import Example, load_task
+from zofo.data.tokenization import Encoded, encode
 from zofo.errors import InputError
-from zofo.tasks import Example, load_task
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 
@@ -312,7 +312,7 @@ def test_plain_examples_stay_as_they_are(chatty: Any, sst2: Path) -> None:
 
 
 def test_show_names_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    from zofo import cli
+    from zofo.cli import main as cli
 
     assert cli.run(["show", "task"]) == 0
     out = capsys.readouterr().out

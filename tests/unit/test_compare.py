@@ -9,7 +9,7 @@ import pytest
 import yaml
 from experiments.compare import Plan, cost
 
-from zofo.config import from_dict
+from zofo.config.resolve import from_dict
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PLAN = {

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests import compatibility
-from zofo import versions
+from zofo.models import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from tests.densely import DTYPES, Tree, Whole, random_tree, snapshot
-from zofo.rules import conservative
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Outcome
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
+from zofo.zo.rules import conservative
 from zofo.zo.support import Band, Support
 
 SHAPES: dict[str, Any] = {"w": (16, 48), "b": (8, 32), "norm": (40,)}

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from zofo import cli
-from zofo._cli_data import summary
-from zofo.convert import FILES, _source, convert, meta_row
+from zofo.api.convert import FILES, _source, convert, meta_row
+from zofo.cli import main as cli
+from zofo.cli.data import summary
+from zofo.data import Example
+from zofo.data.multitask.pool import open_pool
+from zofo.data.spec import load_spec, maker
 from zofo.errors import InputError
-from zofo.tasks import Example
-from zofo.tasks._pool import open_pool
-from zofo.tasks._spec import load_spec, maker
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
-ROOT = Path(__file__).resolve().parents[2] / "src" / "zofo" / "tasks"
+ROOT = Path(__file__).resolve().parents[2] / "src" / "zofo" / "data" / "tasks"
 FOLDERS = {"aqua": "aqua_rat"}  # of the shared extracts, where the name differs
 KINDS = {
     "classification": "sst2 rte cb boolq wic wsc multirc",

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from zofo.data import Batch, Encoded, Row, Stream, collate, concat, encode_all, eval_batches, longest
+from zofo.data import Example
+from zofo.data.batch import Batch, collate, concat
+from zofo.data.stream import Stream, eval_batches, longest
+from zofo.data.tokenization import Encoded, Row, encode_all
 from zofo.errors import InputError
-from zofo.tasks import Example
 
 TENSORS = [
     "input_ids",

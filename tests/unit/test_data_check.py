@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import CHAT_TEMPLATE, make_tokenizer
-from zofo import finetune, registry
-from zofo.config import TaskConfig
-from zofo.data import encode_all
-from zofo.data_check import data_check, shown
-from zofo.encoding import encode_prompt
+from zofo import finetune
+from zofo.config import registry
+from zofo.config.sections import TaskConfig
+from zofo.data import Example, TaskData, load_task
+from zofo.data.preview import data_check, shown
+from zofo.data.spec import load_spec
+from zofo.data.tokenization import encode_all, encode_prompt
 from zofo.errors import InputError
-from zofo.tasks import Example, TaskData, load_task
-from zofo.tasks._spec import load_spec
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from tests.densely import dense, moved_by, random_tree, snapshot
-from zofo import registry
-from zofo.rules import sgd, sign
-from zofo.rules._state import BLOCK, decode, encode
+from zofo.config import registry
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
 from zofo.zo.keys import derive
 from zofo.zo.low_rank import LowRank
 from zofo.zo.point import Point
+from zofo.zo.rules import sgd, sign
+from zofo.zo.rules._state import BLOCK, decode, encode
 from zofo.zo.support import Band, Chance, Indices, Support
 
 SHAPES: dict[str, Any] = {"w": (16, 48), "b": (8, 32), "norm": (40,)}

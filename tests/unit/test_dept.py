@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.conftest import make_tokenizer, save_tiny, sentiment_rows
 from tests.zoo import config as family_config
-from zofo import InputError, evaluate, export, finetune, load, registry
+from zofo import InputError, evaluate, export, finetune, load
+from zofo.config import registry
 
 IDS = torch.tensor([[5, 9, 20, 33, 7, 40, 8], [8, 2, 40, 11, 30, 9, 9]])
 S = 5  # positions that are shifted: fewer than IDS has

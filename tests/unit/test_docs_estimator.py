@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from zofo import estimators
+from zofo.zo import estimators
 
 DOC = Path(__file__).parents[2] / "docs" / "add_an_estimator.md"
 
@@ -27,7 +27,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The estimator in its place, and the test's module."""
     found = [text for text in re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S) if "import" in text]
     estimator, test = found
-    name = "zofo.estimators.four_point"
+    name = "zofo.zo.estimators.four_point"
     monkeypatch.setitem(sys.modules, name, types.ModuleType(name))  # undone after the test
     monkeypatch.setattr(estimators, "four_point", module(estimator, name), raising=False)
     monkeypatch.setitem(sys.modules, "test_four_point", types.ModuleType("test_four_point"))
@@ -40,7 +40,7 @@ def test_the_printed_test_passes(mode: str, blocks: Any) -> None:
 
 
 def test_the_printed_test_can_fail(blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zofo.estimators import spsa
+    from zofo.zo.estimators import spsa
 
     monkeypatch.setattr(blocks[0], "Estimator", spsa.Estimator)
     with pytest.raises(AssertionError):

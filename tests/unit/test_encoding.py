@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from zofo.encoding import Encoded, Row, encode, encode_all
+from zofo.data import Example
+from zofo.data.tokenization import Encoded, Row, encode, encode_all
 from zofo.errors import InputError
-from zofo.tasks import Example
 
 
 def example(prompt: str, *answers: str, gold: int = 0, id: str = "x") -> Example:

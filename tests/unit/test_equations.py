@@ -16,13 +16,14 @@ from torch import Tensor
 
 from tests.wide import gradient, widen
 from tests.worlds import EPS, PAD, SEED, World, direction, moved, one_thread, world
-from zofo.data import Batch, collate
+from zofo.data.batch import Batch, collate
 from zofo.errors import NonFiniteError
-from zofo.estimators import spsa
-from zofo.first_order import Descent
-from zofo.objective import Loss
-from zofo.problem import Journalled, Problem
+from zofo.methods._first_order import Descent
+from zofo.methods._problem import Problem
+from zofo.objectives._loss import Loss
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import float32
+from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 

@@ -86,10 +86,10 @@ def test_base_adapters_and_journal_alone_give_the_same_bytes(run, tmp_path):
 
 def test_journal_replay_is_the_trained_theta(tmp_path, tiny_model_dir, data):
     """The tensors in memory at the end of training, against base + journal in another model object."""
-    from zofo.config import resolve
-    from zofo.deploy import restore
-    from zofo.loop import Loop
-    from zofo.session import build
+    from zofo.api.configure import resolve
+    from zofo.api.restore import restore
+    from zofo.train.loop import Loop
+    from zofo.train.setup import build
 
     out = tmp_path / "out"
     method = {"name": "mezo", "lr": 1e-3}
@@ -173,7 +173,7 @@ def test_an_export_beside_another_backbone_is_refused(run, tmp_path, tiny_model_
 
 
 def test_a_run_whose_adapter_is_anothers_is_refused(run, tmp_path, tiny_model_dir):
-    from zofo.tensors import load_tensors, save_tensors
+    from zofo.models.tensors import load_tensors, save_tensors
 
     moved = tmp_path / "run"
     shutil.copytree(run.path, moved)

@@ -15,12 +15,13 @@ import yaml
 
 from tests.conftest import CHAT_TEMPLATE, make_tokenizer, save_tiny
 from tests.zoo import config as family_config
-from zofo import evaluate, finetune, registry
-from zofo.config import TaskConfig
+from zofo import evaluate, finetune
+from zofo.config import registry
+from zofo.config.sections import TaskConfig
+from zofo.data import Example, load_task
+from zofo.data.fewshot import demonstrate
+from zofo.data.spec import load_spec
 from zofo.errors import InputError
-from zofo.tasks import Example, load_task
-from zofo.tasks._fewshot import demonstrate
-from zofo.tasks._spec import load_spec
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 WORDS = ("dull", "warm", "stale", "funny", "clumsy", "clever", "awful", "moving")

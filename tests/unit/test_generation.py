@@ -13,7 +13,7 @@ import torch
 from tests.conftest import CHAT_TEMPLATE, make_tokenizer, save_tiny, sentiment_rows
 from tests.zoo import config as family_config
 from zofo import InputError, finetune, load
-from zofo.generation import Prompt, generate
+from zofo.api.generate import Prompt, generate
 
 
 @pytest.fixture(scope="module")

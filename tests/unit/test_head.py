@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.zoo import IDS, build
-from zofo import head as module
-from zofo.data import collate
-from zofo.encoding import Encoded, Row
-from zofo.head import LabelHead, label_logprobs
-from zofo.tasks import Example
+from zofo.data import Example
+from zofo.data.batch import collate
+from zofo.data.tokenization import Encoded, Row
+from zofo.models import label_head as module
+from zofo.models.label_head import LabelHead, label_logprobs
 from zofo.zo.direction import Direction
 from zofo.zo.point import Point
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from zofo import sandbox
-from zofo.humaneval import STOPS, pass_at_k, program
+from zofo.data.metrics.humaneval import STOPS, pass_at_k, program
+from zofo.eval import sandbox
 
 PROBLEMS = Path(__file__).resolve().parents[3] / "shared" / "data" / "humaneval" / "test.jsonl"
 needs_sandbox = pytest.mark.skipif(sandbox.missing() is not None, reason=f"no sandbox here: {sandbox.missing()}")

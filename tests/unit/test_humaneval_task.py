@@ -11,12 +11,14 @@ import pytest
 
 from tests.conftest import llama_config, make_tokenizer, save_tiny
 from tests.sandboxed import needs_sandbox
-from zofo import evaluate, registry, sandbox
+from zofo import evaluate
+from zofo.config import registry
+from zofo.data import Decoding, TaskData
+from zofo.data.files import Record
+from zofo.data.spec import load_spec, maker
 from zofo.errors import InputError
-from zofo.evaluator import Evaluator
-from zofo.tasks import Decoding, TaskData
-from zofo.tasks._files import Record
-from zofo.tasks._spec import load_spec, maker
+from zofo.eval import sandbox
+from zofo.eval.evaluator import Evaluator
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 SPEC = load_spec(registry.load("tasks", "humaneval"))

@@ -16,15 +16,15 @@ from torch import nn
 
 from tests.zoo import build, logits
 from zofo.errors import NonFiniteError
-from zofo.estimators import spsa
-from zofo.problem import Journalled
-from zofo.retrace import replay
-from zofo.rules import sgd
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import FORMAT, Journal, JournalError, Outcome, Record, read_header, read_records
+from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
+from zofo.zo.replay import replay
+from zofo.zo.rules import sgd
 
 HEADER = {"model": "tiny", "tensors": [], "law": "rademacher"}
 RECORDS = [

@@ -10,18 +10,18 @@ from torch import nn
 
 from tests.by_hand import field_by_hand
 from tests.zoo import build, logits
-from zofo.estimators import spsa
-from zofo.retrace import replay
-from zofo.rules import sgd
-from zofo.zo import kernels, stretch
+from zofo.zo import kernels, sphere
+from zofo.zo.diagnostics import realised
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Record
 from zofo.zo.kernels import cpu, reference
 from zofo.zo.keys import derive, tensor_key
 from zofo.zo.laws import LAWS, gaussian_table
-from zofo.zo.measure import realised
 from zofo.zo.point import Point
+from zofo.zo.replay import replay
+from zofo.zo.rules import sgd
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KEY, SEED = 0x0123456789ABCDEF, 0xFEDCBA9876543210
@@ -69,7 +69,7 @@ def test_the_sphere_has_radius_root_d() -> None:
 def test_the_stretch_is_remembered_for_the_last_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     theta, calls = point(a=300, b=20), []
     plain = kernels.sum_squares
-    monkeypatch.setattr(stretch, "REMEMBERED", 2)
+    monkeypatch.setattr(sphere, "REMEMBERED", 2)
     monkeypatch.setattr(kernels, "sum_squares", lambda *args: calls.append(args) or plain(*args))
     for seed in (1, 1, 2, 1, 3, 2, 1):
         theta.stretch(Direction(seed, "sphere"))

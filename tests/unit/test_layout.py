@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from zofo.data.multitask.layout import ROOM, TEMPLATES, Layout, limit, make_layout
+from zofo.data.multitask.pool import open_pool
+from zofo.data.multitask.rows import Row
 from zofo.errors import InputError
-from zofo.tasks._layout import ROOM, TEMPLATES, Layout, limit, make_layout
-from zofo.tasks._pool import open_pool
-from zofo.tasks._rows import Row
 
 OPTIONS = ("yes", "no")
 MILK = Row("pantry/train/0", "train.jsonl:1", "Is there milk?", "yes", OPTIONS)

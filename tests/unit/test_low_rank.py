@@ -23,16 +23,16 @@ from tests.densely import (
     whole,
 )
 from tests.zoo import IDS, build, logits
-from zofo.estimators import lozo, subzero
-from zofo.rules import adam
 from zofo.zo import shift
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import lozo, subzero
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.keys import derive
 from zofo.zo.low_rank import LowRank, bytes_kept
+from zofo.zo.low_rank_rows import orthonormal, product
 from zofo.zo.move import Move
 from zofo.zo.point import Point
-from zofo.zo.products import orthonormal, product
+from zofo.zo.rules import adam
 from zofo.zo.support import Band, Chance, Indices, Support
 
 SHAPES: dict[str, Any] = {"q": (30, 40), "k": (7, 11), "conv": (5, 3, 9), "thin": (2, 50), "norm": (50,)}

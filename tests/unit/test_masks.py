@@ -15,11 +15,11 @@ from torch import Tensor
 from tests.densely import DTYPES, Tree, flat, moved_by, random_tree
 from tests.zoo import IDS, build
 from zofo.errors import InputError
-from zofo.masks import magnitude, random, sensitivity
-from zofo.masks._base import moving_weights
-from zofo.masks.magnitude import rank
 from zofo.zo.kernels import reference
 from zofo.zo.keys import tensor_key
+from zofo.zo.masks import magnitude, random, sensitivity
+from zofo.zo.masks._base import moving_weights
+from zofo.zo.masks.magnitude import rank
 from zofo.zo.point import Point
 from zofo.zo.support import Band, Indices
 
@@ -220,7 +220,7 @@ def test_sensitive_weights_are_those_of_the_full_gradient(density: str, scope: A
     theta, problem = Point(model), Backwards(model)
     before = theta.sha256()
     mask = sensitivity.Mask(sensitivity.Config(density=float(density), batches=3, scope=scope), 0)
-    mask.setup(problem)  # pyright: ignore[reportArgumentType]
+    mask.setup(problem.gradients)
     support = mask.at(theta, 0)
     assert theta.sha256() == before
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from tests.densely import DTYPES, Fixed, Tree, moved_by, random_tree, read, snapshot
 from tests.zoo import build
-from zofo import registry
-from zofo.estimators import lozo, one_sided, spsa, subzero, svrg
-from zofo.masks import magnitude, random
-from zofo.problem import Journalled
-from zofo.retrace import replay
-from zofo.rules import adam, momentum, sgd
-from zofo.zo import move, shift, steps
+from zofo.config import registry
+from zofo.zo import dense_update, move, shift
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import lozo, one_sided, spsa, subzero, svrg
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Journal, Record
+from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
+from zofo.zo.masks import magnitude, random
 from zofo.zo.point import Point
+from zofo.zo.replay import replay
+from zofo.zo.rules import adam, momentum, sgd
 from zofo.zo.support import Band, Chance, Indices, Support
 
 EPS = 0.04  # many units in the last place of every weight below, in every dtype: what moves shows
@@ -68,7 +68,7 @@ def test_one_set_at_plus_eps_at_minus_eps_and_in_the_update(
 ) -> None:
     """With signs every weight of the set moves by eps; the others keep their bits. Also by a rule's own step."""
     monkeypatch.setattr(move, "SLICE", slices)
-    monkeypatch.setattr(steps, "SLICE", slices)
+    monkeypatch.setattr(dense_update, "SLICE", slices)
     for rule in (sgd.Rule(sgd.Config(rounding="nearest"), 1), momentum.Rule(momentum.Config(), 1)):
         tree = random_tree(dtype, **SHAPES)
         theta, f, support = Point(tree, mode=mode), Watch(tree), Support(SUPPORTS[kind], 1.5)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from zofo import InputError
-from zofo._memory_live import Live
-from zofo.config import Config, resolve
-from zofo.memory import Footprint, Rows, measure, predict
+from zofo.api.configure import resolve
+from zofo.api.memory.footprint import Footprint, Rows, measure, predict
+from zofo.api.memory.live import Live
+from zofo.config.resolve import Config
 
 CLOSE = 0.01  # they are equal with the torch of constraints.txt; another may split an operation in another way
 

@@ -17,13 +17,13 @@ import yaml
 
 import zofo
 from tests.conftest import NEGATIVE, POSITIVE
-from zofo import cli
+from zofo.api.metatest import protocol as protocol_module
+from zofo.api.metatest.plan import SEEDS, Plan
+from zofo.api.metatest.results import summary
+from zofo.api.metatest.store import Store
+from zofo.api.metatest.subject import Subject, open_subject
+from zofo.cli import main as cli
 from zofo.errors import InputError, ZofoError
-from zofo.meta import protocol as protocol_module
-from zofo.meta.plan import SEEDS, Plan
-from zofo.meta.results import summary
-from zofo.meta.store import Store
-from zofo.meta.subject import Subject, open_subject
 
 JsonRow = dict[str, Any]
 
@@ -181,10 +181,10 @@ def rows_of(path: Path) -> list[JsonRow]:
 
 def opened(run: Path, setting: Path, plan: Plan, out: Path | None = None) -> protocol_module.Protocol:
     """A protocol on a run, as `zofo.meta_test` makes it, so that a test can reach into it."""
-    from zofo.config import load
-    from zofo.tasks._setting import find_setting, open_setting
+    from zofo.config.resolve import load
+    from zofo.data.multitask.setting import find_setting, open_setting
 
-    config, found = load(run / "config.yaml", files=False), find_setting(str(setting))
+    config, found = load(run / "config.yaml"), find_setting(str(setting))
     assert found is not None
     opened = open_setting(found, setting.parent / "data", 1, config.train.seed)
     subject = open_subject(run, config, plan.ways, 32, config.train.seed)

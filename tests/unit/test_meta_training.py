@@ -18,15 +18,15 @@ from torch import Tensor
 from tests.wide import Wide, gradient, widen
 from tests.worlds import moved, one_thread
 from zofo import evaluate, finetune
-from zofo.config import resolve
-from zofo.data import Encoded
+from zofo.api.configure import resolve
+from zofo.config.instantiate import make_estimator, make_rule
+from zofo.data.tokenization import Encoded
 from zofo.errors import InputError, RunError
-from zofo.parts import make_estimator, make_rule
-from zofo.retrace import replay
-from zofo.session import Session, build
+from zofo.train.setup import Session, build
 from zofo.zo.journal import read_header, read_records
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
+from zofo.zo.replay import replay
 
 TRAIN = ("trec", "trec-finegrained", "notes:home", "v1.0-mail", "yes_no", "riddles")
 TARGET = ("weather", "moods")
@@ -105,7 +105,7 @@ def session(model: Path, setting: Path, method: dict[str, Any] | None = None, **
 
 
 def train(model: Path, setting: Path, out: Path, method: dict[str, Any], callbacks: Any = (), **more: Any) -> Any:
-    from zofo.api import train as run
+    from zofo.api.finetune import train as run
 
     return run(resolve(**sections(model, setting, out, method, **more)), callbacks=callbacks)
 
@@ -350,7 +350,7 @@ def test_one_shared_pair_is_bilevel_zofo_on_the_same_batches(case: str, tiny_mod
     theirs = build(resolve(**sections(
         tiny_model_dir, setting, Path("unused"), {"name": "bilevel-zofo", **own}, **more,
     )))  # fmt: skip
-    from zofo.data import collate
+    from zofo.data.batch import collate
 
     for name, target in (("f", "data_f"), ("p", "data_p")):
         setattr(theirs.method, target, iter([collate(batch, ours.loaded.pad_id) for batch in seen[name]]))

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from tests.wide import gradient, widen
 from tests.worlds import EPS, SEED, World, direction, moved, one_thread, world
-from zofo import evaluate, finetune, registry
+from zofo import evaluate, finetune
+from zofo.config import registry
 from zofo.errors import InputError
-from zofo.estimators import spsa
 from zofo.methods import bilevel_fo, bilevel_zofo, fo_ft, fo_peft, mezo, two_stage
-from zofo.problem import Problem
+from zofo.methods._problem import Problem
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import float32
 from zofo.zo.journal import read_header, read_records
 from zofo.zo.kernels import reference
@@ -324,7 +325,7 @@ def test_an_adapter_that_draws_nothing_cannot_be_apart(tiny_model_dir, sentiment
 
 def test_eps_of_mezo_depends_on_what_it_moves() -> None:
     """SPEC 3.15: whole model 1e-3, prefix 1e-1, LoRA 1e-2; a given value stands."""
-    from zofo.config import resolve
+    from zofo.api.configure import resolve
 
     def eps(*overrides: str, adapter: str | None = None) -> float:
         base = {"model": "m", "task": "sst2", "method": "mezo", "train": {"output_dir": "x"}}
@@ -357,7 +358,7 @@ def test_mezo_on_every_adapter_trains_and_is_found_again(adapter, tiny_model_dir
 
 def test_an_adapter_of_a_preset_does_not_change_what_mezo_moves() -> None:
     """The preset's adapter was meant for its own method; one that is asked for beside mezo is used."""
-    from zofo.config import resolve
+    from zofo.api.configure import resolve
 
     base = {"model": "m", "task": "sst2", "train": {"output_dir": "x"}}
     whole = resolve(preset="quickstart", method="mezo", **base)
@@ -371,8 +372,8 @@ def test_an_adapter_of_a_preset_does_not_change_what_mezo_moves() -> None:
 
 def test_where_the_levels_data_comes_from(tiny_model_dir, write_jsonl, tmp_path) -> None:
     """upper_data=dev: D_f is the dev set and D_p all training rows. stratified: each level has both labels 1 : 2."""
-    from zofo.config import resolve
-    from zofo.session import build
+    from zofo.api.configure import resolve
+    from zofo.train.setup import build
 
     rows = [
         {"text": f"film {i}: a {'great' if i % 6 else 'bad'} one", "label": "no" if i % 6 else "yes"} for i in range(90)

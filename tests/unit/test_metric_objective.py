@@ -19,24 +19,24 @@ from tests.worlds import ALPHA, EPS, R, World, direction, examples, moved, world
 from tests.zoo import config as family_config
 from tests.zoo import replaced
 from zofo import evaluate, finetune
-from zofo.config import resolve
-from zofo.data import collate
-from zofo.deploy import restore
+from zofo.api.configure import resolve
+from zofo.api.restore import restore
+from zofo.config.instantiate import make_estimator, make_rule
+from zofo.data import Decoding
+from zofo.data.batch import collate
+from zofo.data.metrics.text import token_f1
 from zofo.errors import InputError
-from zofo.estimators import spsa
+from zofo.eval.decoding import Request, prompt_ids, write
 from zofo.methods.bilevel_zofo import Penalised
-from zofo.metrics.text import token_f1
-from zofo.objective import NegativeAccuracy
-from zofo.parts import make_estimator, make_rule
-from zofo.retrace import replay
-from zofo.session import Session, build
-from zofo.tasks import Decoding
-from zofo.writing import Request, prompt_ids, write
+from zofo.objectives.metric import NegativeAccuracy
+from zofo.train.setup import Session, build
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa
 from zofo.zo.journal import read_header, read_records
 from zofo.zo.kernels import reference
 from zofo.zo.keys import tensor_key
 from zofo.zo.point import Point
+from zofo.zo.replay import replay
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 SHIFT = 0.01

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from zofo.metrics import METRICS, accuracy, macro_f1, report
+from zofo.data.metrics import METRICS, accuracy, macro_f1, report
 
 ZERO: dict[str, Any] = {"zero_division": 0}  # scikit-learn declares it a string
 

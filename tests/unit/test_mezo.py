@@ -10,10 +10,11 @@ import torch
 from tests.wide import widen
 from tests.worlds import EPS, PAD, SEED, World, direction, lively, moved, one_thread, world
 from tests.zoo import build
-from zofo.data import collate
-from zofo.head import LabelHead
+from zofo.data.batch import collate
 from zofo.methods import mezo
-from zofo.objective import OBJECTIVES, Loss
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
 from zofo.zo.keys import derive

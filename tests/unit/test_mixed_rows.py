@@ -14,12 +14,14 @@ from torch import nn
 
 from tests.conftest import make_tokenizer
 from tests.zoo import IDS, config
-from zofo import registry
-from zofo.adapters._bank import Bank, member
-from zofo.data import Batch, collate, encode_all
-from zofo.head import LabelHead
-from zofo.objective import OBJECTIVES, Loss
-from zofo.tasks import Example
+from zofo.config import registry
+from zofo.data import Example
+from zofo.data.batch import Batch, collate
+from zofo.data.tokenization import encode_all
+from zofo.models.adapters._bank import Bank, member
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 
 PAD = 2
 # (family, LoRA's targets; None: the default) -> whether PEFT honours `adapter_names` there, at every version tried
@@ -134,7 +136,7 @@ def test_a_bank_gives_each_task_its_own_adapter_and_gradient(family: str, target
 
 
 def _of_both(one: Batch, other: Batch) -> Batch:
-    from zofo.data import concat
+    from zofo.data.batch import concat
 
     return concat([one, other], PAD)
 

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from zofo.data import Batch, Encoded, Row
+from zofo.data import Example
+from zofo.data.batch import Batch
+from zofo.data.multitask.mixture import Mixture
+from zofo.data.tokenization import Encoded, Row
 from zofo.errors import InputError
-from zofo.mixture import Mixture
-from zofo.tasks import Example
 
 SIZES = {"trec": 7, "trec-finegrained": 3, "superglue-cb:a": 40, "v1.0": 1}
 

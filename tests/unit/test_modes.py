@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.zoo import build, logits
-from zofo.estimators import spsa
-from zofo.rules import adam, sgd
 from zofo.zo import kernels
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.keys import derive
 from zofo.zo.laws import LAWS
 from zofo.zo.point import Point
+from zofo.zo.rules import adam, sgd
 
 Z, EPS = Direction(11), 1e-3
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

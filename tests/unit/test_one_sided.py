@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.zoo import build, logits
-from zofo.estimators import one_sided, spsa
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import one_sided, spsa
 from zofo.zo.grad import float32
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key

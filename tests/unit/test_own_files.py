@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from zofo.config import TaskConfig
+from zofo.config.sections import TaskConfig
+from zofo.data import load_task
 from zofo.errors import InputError
-from zofo.tasks import load_task
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 

@@ -12,14 +12,17 @@ import torch
 
 from tests.conftest import make_tokenizer
 from tests.families import Directories, adapted, adapter_for, load_family, save_family
-from zofo import packing
-from zofo.data import Batch, collate, concat, encode_all, eval_batches, longest
-from zofo.encoding import Encoded, Row
-from zofo.head import LabelHead
-from zofo.objective import OBJECTIVES, Loss
-from zofo.packing import pack, probe, share_prompts
-from zofo.scoring import evaluate
-from zofo.tasks import Example
+from zofo.data import Example
+from zofo.data.batch import Batch, collate, concat
+from zofo.data.option_tree import pack
+from zofo.data.stream import eval_batches, longest
+from zofo.data.tokenization import Encoded, Row, encode_all
+from zofo.eval.likelihood import evaluate
+from zofo.models import tree_probe
+from zofo.models.label_head import LabelHead
+from zofo.models.tree_probe import probe, share_prompts
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 
 PAD = 2
 TENSORS = [f.name for f in dataclasses.fields(Batch) if f.name not in ("examples", "tokens", "source")]
@@ -56,7 +59,7 @@ def examples(tokenizer: Any) -> list[Encoded]:
 
 def make(model: Any, name: str | None, tokenizer: Any, objective: str = "options", **settings: Any) -> tuple[Any, Loss]:
     """(adapters, loss); what turns bool masks into the model's own is on it."""
-    model.register_forward_pre_hook(packing._additive, with_kwargs=True)
+    model.register_forward_pre_hook(tree_probe._additive, with_kwargs=True)
     head = LabelHead(model)
     adapters = adapted(name, model, tokenizer, **settings) if name else None
     loss = Loss(
@@ -385,7 +388,7 @@ def test_a_run_with_packed_rows(
             calls.append(sum(bool(row.branches) for e in out for row in e.rows))
             return out
 
-        monkeypatch.setattr(packing, "pack", spy)
+        monkeypatch.setattr(tree_probe, "pack", spy)
         run = zofo.finetune(
             str(directory), str(file), {"name": "bilevel-zofo", "inner_steps": 2, "lr_theta": 1e-4, "lr_s": 1e-2},
             adapter, output_dir=tmp_path / name, max_steps=6, batch_size=4, eval_steps=6, save_steps=6,

@@ -11,15 +11,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tests.zoo import build, logits
-from zofo import registry
-from zofo.estimators import spsa
-from zofo.rules import sgd
+from zofo.config import registry
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import ZOGrad
 from zofo.zo.kernels import reference
 from zofo.zo.keys import tensor_key
 from zofo.zo.laws import LAWS
 from zofo.zo.point import Point
+from zofo.zo.rules import sgd
 
 IDS, Z = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]]), Direction(0xFEDCBA9876543210)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from zofo.data.multitask.pool import Pool, open_pool
 from zofo.errors import InputError
-from zofo.tasks._pool import Pool, open_pool
 
 TOPICS = ["garden", "kitchen", "workshop"]
 TARGET_SEEDS = (13, 21, 42, 87, 100)

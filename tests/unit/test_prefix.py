@@ -10,16 +10,18 @@ import torch
 
 from tests.conftest import make_tokenizer
 from tests.families import Directories, adapted, load_family
-from zofo import packing, prefix
-from zofo._transformers import passed_cache
-from zofo.data import Batch, encode_all
-from zofo.encoding import Encoded
-from zofo.head import LabelHead
-from zofo.objective import OBJECTIVES, Loss
-from zofo.packing import pack
-from zofo.scoring import evaluate
-from zofo.tasks import Example
-from zofo.tasks._fewshot import demonstrate
+from zofo.data import Example
+from zofo.data.batch import Batch
+from zofo.data.fewshot import demonstrate
+from zofo.data.option_tree import pack
+from zofo.data.tokenization import Encoded, encode_all
+from zofo.eval import prefix_cache
+from zofo.eval.likelihood import evaluate
+from zofo.models import tree_probe
+from zofo.models._transformers import passed_cache
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 
 PAD = 2
 TAKES = ("llama", "llama-untied", "opt", "gpt2", "qwen2", "mixtral", "mistral", "gemma2")  # the last two with windows
@@ -55,7 +57,7 @@ def few_shot(tokenizer: Any, k: int = 3) -> list[Encoded]:
 
 
 def loss_of(model: Any, adapter: str | None, tokenizer: Any) -> Loss:
-    model.register_forward_pre_hook(packing._additive, with_kwargs=True)
+    model.register_forward_pre_hook(tree_probe._additive, with_kwargs=True)
     head = LabelHead(model)
     adapters = adapted(adapter, model, tokenizer) if adapter else None
     computes = adapters.model if adapters else model
@@ -91,7 +93,7 @@ def test_the_same_scores_from_fewer_tokens(
     read = tokens_read(loss)
     with_start = evaluate(loss, encoded, "accuracy", 3)
     shared, after = sum(read), len(read)
-    monkeypatch.setattr(prefix, "LEAST", math.inf)
+    monkeypatch.setattr(prefix_cache, "LEAST", math.inf)
     plain = evaluate(loss, encoded, "accuracy", 3)
     for a, b in zip(with_start.predictions, plain.predictions):
         assert a.scores == pytest.approx(b.scores, abs=2e-5)
@@ -100,13 +102,15 @@ def test_the_same_scores_from_fewer_tokens(
 
 
 def test_a_model_that_keeps_no_keys_and_values_reads_every_row_whole(tokenizer: Any, model_dir: Directories) -> None:
-    assert prefix.read_start(loss_of(load_family(model_dir("mamba")), None, tokenizer), few_shot(tokenizer)) is None
+    assert (
+        prefix_cache.read_start(loss_of(load_family(model_dir("mamba")), None, tokenizer), few_shot(tokenizer)) is None
+    )
 
 
 @pytest.mark.parametrize("adapter", ["prefix", "prompt", "dept"])
 def test_soft_prompts_stand_before_the_start(adapter: str, tokenizer: Any, model_dir: Directories) -> None:
     loss = loss_of(load_family(model_dir("llama")), adapter, tokenizer)
-    assert prefix.read_start(loss, few_shot(tokenizer)) is None
+    assert prefix_cache.read_start(loss, few_shot(tokenizer)) is None
 
 
 def test_a_model_that_computes_something_else_is_found_out(
@@ -115,7 +119,7 @@ def test_a_model_that_computes_something_else_is_found_out(
     """One whose positions begin again behind a cache."""
     model = load_family(model_dir("llama"))
     loss = loss_of(model, None, tokenizer)
-    assert prefix.read_start(loss, few_shot(tokenizer)) is not None
+    assert prefix_cache.read_start(loss, few_shot(tokenizer)) is not None
 
     def again(module: Any, args: Any, kwargs: Any) -> Any:
         if passed_cache(kwargs) is not None and kwargs.get("position_ids") is not None:
@@ -124,24 +128,24 @@ def test_a_model_that_computes_something_else_is_found_out(
 
     model.register_forward_pre_hook(again, with_kwargs=True)
     with caplog.at_level("INFO", logger="zofo"):
-        assert prefix.read_start(loss, few_shot(tokenizer)) is None
+        assert prefix_cache.read_start(loss, few_shot(tokenizer)) is None
     assert "LlamaForCausalLM differs" in caplog.text
 
 
 def test_a_start_ends_before_the_first_label(tokenizer: Any) -> None:
     """Also where all examples are one and the same text; and a start of two tokens is not worth a pass."""
     same = few_shot(tokenizer)[:1] * 5
-    assert prefix._shared(same) == min(t for row in same[0].rows for t, _, _ in row.labels)
+    assert prefix_cache._shared(same) == min(t for row in same[0].rows for t, _, _ in row.labels)
     others = encode_all(
         tokenizer, [Example(str(i), f"{i} x", (" a", " b"), (0,)) for i in range(5)], None, "options", False
     )
-    assert prefix._shared(others) < prefix.LEAST
+    assert prefix_cache._shared(others) < prefix_cache.LEAST
 
 
 def test_the_batch_of_a_start_holds_the_rest_alone(tokenizer: Any, model_dir: Directories) -> None:
     encoded = few_shot(tokenizer)
     loss = loss_of(load_family(model_dir("llama")), None, tokenizer)
-    start = prefix.read_start(loss, encoded)
+    start = prefix_cache.read_start(loss, encoded)
     assert start is not None
     kept: list[Any] = start.start.cache.layers
     before = [layer.keys.clone() for layer in kept]

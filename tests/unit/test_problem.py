@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from zofo.errors import NonFiniteError
-from zofo.first_order import Descent
-from zofo.problem import Journalled, Problem, Schedule
-from zofo.progress import Divergence
-from zofo.rules.sgd import Config, Rule
-from zofo.selection import Selection
+from zofo.methods._first_order import Descent
+from zofo.methods._problem import Problem, Schedule
+from zofo.train.progress import Divergence
+from zofo.train.selection import Selection
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
+from zofo.zo.journalled import Journalled
 from zofo.zo.point import Point
+from zofo.zo.rules.sgd import Config, Rule
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from tests.families import adapted, save_family
 from tests.zoo import build
-from zofo import models
-from zofo._config_sections import ModelConfig
-from zofo.head import LabelHead
-from zofo.objective import OBJECTIVES, Loss
-from zofo.recompute import recompute_weights
+from zofo.config.sections import ModelConfig
+from zofo.models import load as models
+from zofo.models.activation_checkpointing import recompute_weights
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 from zofo.zo.point import Point

@@ -15,11 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import make_tokenizer
 from tests.families import check_export, hashes, load_family, save_family, save_rows, short_run
-from zofo import InputError, cli, evaluate, export, models, quantization
-from zofo._config_sections import ModelConfig
-from zofo.config import resolve
-from zofo.deploy import restore
-from zofo.memory import measure, predict
+from zofo import InputError, evaluate, export
+from zofo.api.configure import resolve
+from zofo.api.memory.footprint import measure, predict
+from zofo.api.restore import restore
+from zofo.cli import main as cli
+from zofo.config.sections import ModelConfig
+from zofo.models import load as models
+from zofo.models import quantization
 from zofo.zo.point import Point
 from zofo.zo.quantized import frozen
 

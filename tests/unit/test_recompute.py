@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.zoo import IDS, build
-from zofo import recompute
-from zofo.adapters.lora import Adapter, Config
-from zofo.adapters.prompt import Adapter as PromptAdapter
-from zofo.adapters.prompt import Config as PromptConfig
 from zofo.errors import InputError
-from zofo.recompute import recompute_layers
+from zofo.models import activation_checkpointing
+from zofo.models.activation_checkpointing import recompute_layers
+from zofo.models.adapters.lora import Adapter, Config
+from zofo.models.adapters.prompt import Adapter as PromptAdapter
+from zofo.models.adapters.prompt import Config as PromptConfig
 from zofo.zo.direction import Direction
 from zofo.zo.point import Point
 
@@ -110,7 +110,7 @@ def test_an_estimate_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch) -> Non
     model = build("llama")
     recompute_layers(model)
     point = Point(model)
-    monkeypatch.setattr(recompute, "checkpoint", lambda *a, **k: pytest.fail("checkpointed"))
+    monkeypatch.setattr(activation_checkpointing, "checkpoint", lambda *a, **k: pytest.fail("checkpointed"))
     with point.shifted(Direction(1), 1e-3):
         model(input_ids=IDS, use_cache=False)
 

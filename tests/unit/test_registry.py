@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zofo import registry
+from zofo.config import registry
 from zofo.errors import InputError, RunError, ZofoError, did_you_mean
 
 
@@ -50,9 +50,9 @@ def test_unknown_name_gets_a_hint_and_the_known_ones() -> None:
 
 
 def test_private_files_are_no_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "rules").mkdir()
+    (tmp_path / "zo" / "rules").mkdir(parents=True)
     for name in ("__init__.py", "_shared.py", "sign_sgd.py", "notes.txt"):
-        (tmp_path / "rules" / name).write_text('"""Sign of the gradient.\n\nMore."""\n')
+        (tmp_path / "zo" / "rules" / name).write_text('"""Sign of the gradient.\n\nMore."""\n')
     monkeypatch.setattr(registry, "ROOT", tmp_path)
     assert registry.names("rules") == ["sign-sgd"]
     assert registry.describe("rules", "sign-sgd") == "Sign of the gradient."

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.sandboxed import gone, mark, needs_sandbox, passes, run
-from zofo import sandbox
 from zofo.errors import InputError
-from zofo.sandbox import Limits, Outcome
+from zofo.eval import sandbox
+from zofo.eval.sandbox import Limits, Outcome
 
 
 @needs_sandbox

@@ -14,15 +14,15 @@ import psutil
 import pytest
 
 from tests.sandboxed import BASE, SOURCE, alive, gone, mark, needs_root, needs_sandbox, passes, run
-from zofo import sandbox
 from zofo.errors import InputError
+from zofo.eval import sandbox
 
 
 def elsewhere(program: str, **kwargs: object) -> list[str]:
     """The command that runs `program` in a sandbox from an interpreter of its own."""
     # a shell that starts the tests in the background has them ignore interrupts, and these inherit that
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    start += f"sys.path.insert(0, {str(SOURCE)!r}); from zofo import sandbox"
+    start += f"sys.path.insert(0, {str(SOURCE)!r}); from zofo.eval import sandbox"
     return ["-c", f"{start}; print(sandbox.run({program!r}, sandbox.Limits(seconds=600)))"]
 
 
@@ -89,7 +89,9 @@ def test_an_ordinary_user_is_as_safe(tmp_path: Path) -> None:
         "import socket; socket.create_connection(('127.0.0.1', 1))": "Network is unreachable",
         bomb: "BlockingIOError",
     }
-    text = f"from zofo import sandbox\nfor p in {list(cases)!r}:\n  print(sandbox.run(p, sandbox.Limits(seconds=3)))"
+    text = (
+        f"from zofo.eval import sandbox\nfor p in {list(cases)!r}:\n  print(sandbox.run(p, sandbox.Limits(seconds=3)))"
+    )
     home = "/run/zofo-test"
     lines = [
         "mount -t tmpfs -o mode=755 t /run",

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tests.sandboxed import BASE, SOURCE, alive, mark, needs_sandbox, passes, run
-from zofo import sandbox
-from zofo.sandbox import Limits
+from zofo.eval import sandbox
+from zofo.eval.sandbox import Limits
 
 
 @pytest.fixture

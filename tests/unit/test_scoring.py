@@ -13,15 +13,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import CHAT_TEMPLATE, SENTENCES, make_tokenizer, save_tiny
 from tests.zoo import config as family_config
-from zofo import evaluate, finetune, registry
-from zofo.data import encode_all
-from zofo.head import LabelHead
-from zofo.metrics.text import exact_match, token_f1
-from zofo.objective import OBJECTIVES, Loss
-from zofo.packing import share_prompts
-from zofo.scoring import evaluate as score
-from zofo.tasks import Example
-from zofo.tasks._spec import load_spec
+from zofo import evaluate, finetune
+from zofo.config import registry
+from zofo.data import Example
+from zofo.data.metrics.text import exact_match, token_f1
+from zofo.data.spec import load_spec
+from zofo.data.tokenization import encode_all
+from zofo.eval.likelihood import evaluate as score
+from zofo.models.label_head import LabelHead
+from zofo.models.tree_probe import share_prompts
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 SCORINGS = ("mean", "sum", "characters", "calibrated")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from zofo import registry
-from zofo.config import TaskConfig
+from zofo.config import registry
+from zofo.config.sections import TaskConfig
+from zofo.data.multitask.setting import Setting, check_setting, find_setting, load_setting, open_setting
 from zofo.errors import InputError
-from zofo.tasks._setting import Setting, check_setting, find_setting, load_setting, open_setting
 
 # From the configurations of MetaICL: training tasks, targets, targets of an unseen domain.
 COUNTS = {

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from zofo.rules import sgd
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
 from zofo.zo.kernels import reference
 from zofo.zo.keys import tensor_key
 from zofo.zo.point import Point
+from zofo.zo.rules import sgd
 
 COEFFICIENTS = [0.5, -3.0, 20.0, -0.01, -40.0, 0.0, 7.0]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.worlds import PAD, world
-from zofo import objective
-from zofo.data import collate
-from zofo.objective import FORWARD_TOKENS, SHARED_TOKENS, shares
+from zofo.data.batch import collate
+from zofo.objectives import _loss
+from zofo.objectives._loss import FORWARD_TOKENS, SHARED_TOKENS, shares
 
 
 def test_small_batches_share_and_large_ones_do_not() -> None:
@@ -34,7 +34,7 @@ def test_the_groups_and_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     values, forwards = [], []
     rows = len(p.input_ids) * p.input_ids.shape[1]
     for bound in (10_000, 2 * rows, 0):
-        monkeypatch.setitem(objective.SHARED_TOKENS, "cpu", bound)
+        monkeypatch.setitem(_loss.SHARED_TOKENS, "cpu", bound)
         before = w.loss.meter.forwards
         values.append(w.loss.each(parts))
         forwards.append(w.loss.meter.forwards - before)

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from tests.zoo import FAMILIES, build, logits, replaced
-from zofo.estimators import spsa
-from zofo.retrace import replay
-from zofo.rules import sgd
+from zofo.zo.diagnostics import realised, time_pass
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Record
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key
-from zofo.zo.measure import realised, time_pass
 from zofo.zo.point import Point
+from zofo.zo.replay import replay
+from zofo.zo.rules import sgd
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPS, Z = 2e-2, Direction(0xFEDCBA9876543210)

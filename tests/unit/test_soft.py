@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tests.conftest import make_tokenizer, save_tiny, sentiment_rows
 from tests.zoo import config as family_config
-from zofo import InputError, evaluate, load, registry
-from zofo.adapters._set import room
-from zofo.generation import generate
+from zofo import InputError, evaluate, load
+from zofo.api.generate import generate
+from zofo.config import registry
+from zofo.models.adapters._set import room
 
 FAMILIES = ("llama", "gpt2", "opt")
 LENGTHS = (9, 4, 7, 1)
@@ -122,7 +123,7 @@ def test_left_padding_would_change_a_deployed_prompts_logits(directories: dict[s
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mamba"])
 def test_peft_writes_on_as_training_computes(family: str, directories: dict[str, Path], tmp_path: Path) -> None:
     """Logits of each step of PEFT's generation, from the saved directory, against one forward of the training path."""
-    from zofo.deploy import load_export
+    from zofo.api.restore import load_export
 
     directory = directories.get(family) or save_model(tmp_path / "model", family)
     for name in ("prompt", "prefix") if family != "mamba" else ("prompt",):
@@ -145,8 +146,8 @@ def test_soft_adapters_of_peft_that_zofo_does_not_train(
     """What an encoder made of virtual tokens is read as a prompt or a prefix: the forward and the text are PEFT's."""
     from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, get_peft_model
 
-    from zofo._transformers import right_way
-    from zofo.adapters._peft import peft_apart
+    from zofo.models._transformers import right_way
+    from zofo.models.adapters._peft import peft_apart
 
     base = read(directories["llama"])
     if kind == "p-tuning":

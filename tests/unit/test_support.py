@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.densely import DTYPES, random_tree, read
-from zofo.zo import order
+from zofo.zo import quantile
+from zofo.zo.diagnostics import realised
 from zofo.zo.direction import Direction
-from zofo.zo.measure import realised
 from zofo.zo.move import chosen
 from zofo.zo.point import Point
 from zofo.zo.support import Band, Chance, Indices, Support
@@ -35,24 +35,24 @@ def test_the_smallest_of_any_bit_patterns(data: st.DataObject) -> None:
     total = torch.cat([t.float().abs() for t in tensors]).numpy()
     if not len(total):
         with pytest.raises(ValueError, match="ranks go from 1 to 0"):
-            order.smallest(tensors, [1])
+            quantile.smallest(tensors, [1])
         return
     ranks = data.draw(st.lists(st.integers(1, len(total)), min_size=1, max_size=4))
     expected = np.sort(total)[np.array(ranks) - 1]  # numpy sorts NaN to the end
-    np.testing.assert_array_equal(np.array(order.smallest(tensors, ranks), np.float32), expected)
+    np.testing.assert_array_equal(np.array(quantile.smallest(tensors, ranks), np.float32), expected)
 
 
 def test_the_smallest_in_chunks_and_the_next_number(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    whole = order.smallest([x, x[:7]], [1, 500, 1007])
-    monkeypatch.setattr(order, "CHUNK", 64)
-    assert order.smallest([x, x[:7]], [1, 500, 1007]) == whole
-    assert order.smallest([x.double()], [500]) == order.smallest([x], [500])
+    whole = quantile.smallest([x, x[:7]], [1, 500, 1007])
+    monkeypatch.setattr(quantile, "CHUNK", 64)
+    assert quantile.smallest([x, x[:7]], [1, 500, 1007]) == whole
+    assert quantile.smallest([x.double()], [500]) == quantile.smallest([x], [500])
     for value in (0.0, 1.0, 1e-45, 0.1):
-        assert np.float32(order.above(value)) == np.nextafter(np.float32(value), np.float32(np.inf))
+        assert np.float32(quantile.above(value)) == np.nextafter(np.float32(value), np.float32(np.inf))
     for bad in (0, 1001):
         with pytest.raises(ValueError, match="1 to 1000"):
-            order.smallest([x], [bad])
+            quantile.smallest([x], [bad])
 
 
 far = st.integers(1, 2**32 - 1) | st.integers(1, 300)  # from one index to the next, from -1 to the first

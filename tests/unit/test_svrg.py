@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from tests.densely import DTYPES, Fixed, Tree, dense, flat, snapshot, whole
-from zofo import checkpoint
 from zofo.errors import NonFiniteError
-from zofo.estimators import spsa, svrg
-from zofo.masks import blocks, magnitude
-from zofo.problem import Journalled
-from zofo.retrace import replay
-from zofo.rules import adam, sgd
+from zofo.train import checkpoint
 from zofo.zo.direction import Direction
+from zofo.zo.estimators import spsa, svrg
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Journal, Outcome, Record
+from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.laws import LAWS
+from zofo.zo.masks import blocks, magnitude
 from zofo.zo.point import Point
+from zofo.zo.replay import replay
+from zofo.zo.rules import adam, sgd
 
 D, ROWS, BATCHES, EPS = 24, 4, 12, 2.0**-6
 GENERATOR = torch.Generator().manual_seed(0)
@@ -225,9 +225,9 @@ def test_memory_and_disk_a_replay_and_a_saved_state_give_equal_bits(
 
 def test_a_long_epoch_replays_with_more_seeds_than_are_remembered(tmp_path: Path, monkeypatch: Any) -> None:
     """On the sphere with a band, a direction's stretch is that of the weights that move now."""
-    from zofo.zo import stretch
+    from zofo.zo import sphere
 
-    monkeypatch.setattr(stretch, "REMEMBERED", 3)
+    monkeypatch.setattr(sphere, "REMEMBERED", 3)
     tree, theta = world()
     estimate, rule = parts("sphere-band", refresh=50)
     journal = Journal.create(tmp_path / "journal.bin", {})

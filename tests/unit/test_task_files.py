@@ -1,4 +1,4 @@
-"""Every file of src/zofo/tasks: how it reads, on demonstration rows of our own and on the shared extracts.
+"""Every file of src/zofo/data/tasks: how it reads, on demonstration rows of our own and on the shared extracts.
 
 The files are those of the registry, so that a new one is tested when it exists; what its default template must read is
 to be written down in EXPECTED.
@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from zofo import humaneval, registry
-from zofo.config import TaskConfig
+from zofo.config import registry
+from zofo.config.sections import TaskConfig
+from zofo.data import Decoding, Example, load_task
+from zofo.data.files import Record, read_file
+from zofo.data.jinja import ENV
+from zofo.data.metrics import humaneval
+from zofo.data.metrics.text import TEXT_METRICS
+from zofo.data.spec import METRICS, TaskSpec, Template, load_spec, maker, metrics_of
 from zofo.errors import InputError
-from zofo.metrics.text import TEXT_METRICS
-from zofo.tasks import Decoding, Example, load_task
-from zofo.tasks._files import Record, read_file
-from zofo.tasks._filters import ENV
-from zofo.tasks._spec import METRICS, TaskSpec, Template, load_spec, maker, metrics_of
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 NAMES = registry.names("tasks")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from zofo import registry
-from zofo.config import TaskConfig
+from zofo.config import registry
+from zofo.config.sections import TaskConfig
+from zofo.data import Example, load_task, split_levels
+from zofo.data.spec import load_spec
 from zofo.errors import InputError
-from zofo.tasks import Example, load_task, split_levels
-from zofo.tasks._spec import load_spec
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 
@@ -370,7 +370,7 @@ def test_a_stratified_split_needs_shared_labels(answers: list[tuple[str, ...]], 
 
 
 def test_tasks_import_no_torch() -> None:
-    code = "import sys, zofo.tasks; assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    code = "import sys, zofo.data; assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

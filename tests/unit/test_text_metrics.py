@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zofo.metrics import drop, math_answers
-from zofo.metrics.text import (
+from zofo.data.metrics import drop, math_answers
+from zofo.data.metrics.text import (
     TEXT_METRICS,
     drop_exact_match,
     drop_f1,

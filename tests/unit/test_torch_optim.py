@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from zofo import InputError, ZerothOrder
+from zofo.api.optimizer import replay
 from zofo.errors import NonFiniteError
-from zofo.torch_optim import replay
 from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
 from zofo.zo.kernels import reference

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tests.by_hand import field_by_hand
 from tests.densely import Fixed, Tree, dense, flat, moved_by, seeds_of_all_signs, signs_of
-from zofo.estimators import one_sided, spsa, svrg
-from zofo.masks import blocks
+from zofo.zo.estimators import one_sided, spsa, svrg
 from zofo.zo.keys import tensor_key
+from zofo.zo.masks import blocks
 from zofo.zo.point import Point
 from zofo.zo.support import Band, Chance, Indices, Support
 

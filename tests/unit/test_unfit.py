@@ -12,9 +12,10 @@ import transformers
 from tests.conftest import make_tokenizer
 from tests.families import REFUSED, Directories, adapted, save_rows, short_run
 from tests.zoo import build, config, logits
-from zofo import InputError, cli, finetune
-from zofo._config_sections import ModelConfig
-from zofo.models import load
+from zofo import InputError, finetune
+from zofo.cli import main as cli
+from zofo.config.sections import ModelConfig
+from zofo.models.load import load
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from tests.by_hand import field_by_hand, philox_by_hand
-from zofo.rules import adam, sgd
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome, Record
@@ -23,6 +22,7 @@ from zofo.zo.kernels import cpu, reference
 from zofo.zo.keys import derive, tensor_key
 from zofo.zo.laws import gaussian_table
 from zofo.zo.point import Point
+from zofo.zo.rules import adam, sgd
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "journal.md"
 

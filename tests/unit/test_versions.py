@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests import compatibility
-from zofo import cli, versions
-from zofo.versions import Library
+from zofo.cli import main as cli
+from zofo.models import versions
+from zofo.models.versions import Library
 
 
 def line(name: str = "tested", failed: int = 0, python: str = "3.11.7", **found: str) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from torch import Tensor
 from tests.conftest import make_tokenizer
 from tests.families import Directories, adapted, load_family, save_rows, short_run
 from zofo import RunError, export, generate, load
-from zofo import _transformers as asked
-from zofo._transformers import cache_name, pads_left, right_way, unwrapped, way_to_write
-from zofo.adapters import _soft
-from zofo.deploy import restore
+from zofo.api.restore import restore
+from zofo.data import Decoding
 from zofo.errors import InputError
-from zofo.tasks import Decoding
-from zofo.writing import Request, decode, write
+from zofo.eval.decoding import Request, decode, write
+from zofo.models import _transformers as asked
+from zofo.models._transformers import cache_name, pads_left, right_way, unwrapped, way_to_write
+from zofo.models.adapters import _soft
 
 FAMILIES = ("llama", "opt", "gpt2", "qwen2")
 NEW = 60  # tokens

@@ -15,9 +15,9 @@ import torch
 from tests.conftest import SENTENCES, make_tokenizer
 from tests.families import Directories, adapted, adapter_for, load_family
 from tests.zoo import FAMILIES
-from zofo.generation import generate
-from zofo.tasks import Decoding
-from zofo.writing import Request, decode, prompt_ids, takes_padding, write
+from zofo.api.generate import generate
+from zofo.data import Decoding
+from zofo.eval.decoding import Request, decode, prompt_ids, takes_padding, write
 from zofo.zo.keys import derive
 
 PAD = 2

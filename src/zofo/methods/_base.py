@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from zofo.first_order import Descent
-    from zofo.problem import Metrics, Problem
+    from zofo.data.example import Example, TaskData
+    from zofo.methods._first_order import Descent
+    from zofo.methods._problem import Metrics, Problem
 
 
 class Base:
@@ -69,6 +70,11 @@ class Base:
     def now(self, k: int, t: int = 0) -> int:
         """Counted steps before update t of step k: what schedules go by. `count: outer` counts upper updates alone."""
         return k if self.problem.count == "outer" else k * self.per_step + t
+
+    def split(self, data: TaskData, seed: int) -> dict[str, list[Example]]:
+        """{stream: its training data}."""
+        del seed
+        return dict.fromkeys(self.streams, data.train)
 
     def setup(self, problem: Problem) -> None:
         """Called once, before the first step, with adapters and theta at their start."""

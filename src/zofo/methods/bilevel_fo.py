@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from zofo.methods import bilevel_zofo
 
 if TYPE_CHECKING:
-    from zofo.first_order import Descent
+    from zofo.methods._first_order import Descent
+    from zofo.methods._problem import Metrics, Problem
     from zofo.methods.bilevel_zofo import Penalised
-    from zofo.problem import Metrics, Problem
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from zofo.data.example import split_levels
+from zofo.data.multitask.setting import trained_tasks
+from zofo.errors import InputError
 from zofo.methods._base import Base
 
 if TYPE_CHECKING:
-    from zofo.adapters._set import AdapterSet
-    from zofo.data import Batch
-    from zofo.first_order import Descent
-    from zofo.objective import Loss
-    from zofo.problem import Metrics, Problem
+    from zofo.data.batch import Batch
+    from zofo.data.example import Example, TaskData
+    from zofo.methods._first_order import Descent
+    from zofo.methods._problem import Metrics, Problem
+    from zofo.models.adapters._set import AdapterSet
+    from zofo.objectives._loss import Loss
     from zofo.zo.grad import ZOGrad
 
 
@@ -157,6 +161,21 @@ class Method(Base):
     @property
     def deployable(self) -> tuple[str, ...]:
         return self.candidates if self.config.deploy == "best" else (self.config.deploy,)
+
+    def split(self, data: TaskData, seed: int) -> dict[str, list[Example]]:
+        """D_f and D_p, the training data of the upper and the lower level (B.1.4); of many tasks, each task's."""
+        if self.config.upper_data == "dev":
+            return {"f": data.dev, "p": data.train}
+        share = self.config.upper_share
+        levels: dict[str, list[Example]] = {"f": [], "p": []}
+        for task in trained_tasks(data) or ("",):
+            examples = [e for e in data.train if not task or e.group == task]
+            if task and len(examples) < 2:
+                raise InputError(f"{task}: one training row, and two levels need two; give more, or leave the task out")
+            upper, lower = split_levels(examples, seed, (share, 1 - share), self.config.stratified)
+            levels["f"] += upper
+            levels["p"] += lower
+        return levels
 
     def setup(self, problem: Problem) -> None:
         assert problem.adapters is not None

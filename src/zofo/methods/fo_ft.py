@@ -19,8 +19,8 @@ from zofo.zo.support import members
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zofo.first_order import Descent
-    from zofo.problem import Metrics, Problem
+    from zofo.methods._first_order import Descent
+    from zofo.methods._problem import Metrics, Problem
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from zofo.methods._base import Base
 
 if TYPE_CHECKING:
-    from zofo.first_order import Descent
-    from zofo.problem import Metrics, Problem
+    from zofo.methods._first_order import Descent
+    from zofo.methods._problem import Metrics, Problem
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zofo.methods import bilevel_zofo
 
 if TYPE_CHECKING:
-    from zofo.problem import Metrics
+    from zofo.methods._problem import Metrics
 
 REASON = "default: of meta-training"
 TASKS = {

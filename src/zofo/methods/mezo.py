@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zofo.methods._base import Base
 
 if TYPE_CHECKING:
-    from zofo.problem import Metrics, Problem
+    from zofo.methods._problem import Metrics, Problem
 
 ON_ADAPTERS = {"lora": {"estimator.eps": 1e-2, "method.lr": 1e-4}, "prefix": {"estimator.eps": 1e-1, "method.lr": 1e-2}}
 

@@ -1,6 +1,6 @@
 """All that zofo takes from the inside of torch: what its underscores hide, and nothing else.
 
-`zofo.versions` knows the versions that this was tried with; `zofo env` prints them.
+`zofo.models.versions` knows the versions that this was tried with; `zofo env` prints them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from zofo.zo.kernels.reference import Terms
 from zofo.zo.keys import Address
 from zofo.zo.laws import GAUSSIAN, RADEMACHER
 from zofo.zo.low_rank import LowRank
-from zofo.zo.products import Store, product, product_at
+from zofo.zo.low_rank_rows import Store, product, product_at
 from zofo.zo.support import Band, Chance, Indices, Part, Support, inside
 
 Planes = Mapping[str, Tensor]

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from zofo.zo.dense_update import Room, Step, apply
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.kernels.reference import Terms
 from zofo.zo.keys import Address
 from zofo.zo.laws import SPHERE
+from zofo.zo.low_rank_rows import Store
 from zofo.zo.move import Move, Planes
-from zofo.zo.places import Places
-from zofo.zo.products import Store
 from zofo.zo.quantized import frozen
-from zofo.zo.steps import Room, Step, apply
-from zofo.zo.stretch import Stretches
+from zofo.zo.sphere import Stretches
 from zofo.zo.support import Band
+from zofo.zo.swap import Places
 
 MODES = ("layer", "copy", "inplace")
 
@@ -226,7 +226,7 @@ class Point(Mapping[str, Tensor]):
     ) -> None:
         """theta <- round(theta + step(g)), for rules that are not linear in g; one rounding, keyed as in `add_`.
 
-        step, room: see `steps.Step` and `steps.apply`.
+        step, room: see `dense_update.Step` and `dense_update.apply`.
         """
         move = Move(self.bases)
         move.set(self.terms(g, 1.0), _first(g), round_seed, low)

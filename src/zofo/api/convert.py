@@ -1,0 +1,290 @@
+"""Rows of any task as meta-training reads them (docs/meta_data.md): {"task", "input", "output", "options"}. No torch.
+
+All rows of a file in its order, each split a file of its own; what a row cannot say in that form leaves it out, and is
+counted. Everything is converted before the first file is written.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zofo.config.registry import canonical
+from zofo.data.chat import Chat, Make
+from zofo.data.example import Example
+from zofo.data.files import Record, Tables, file_of, read_tables
+from zofo.data.own_files import own_task
+from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
+from zofo.data.task import carved, find_spec, from_hub, local_tables
+from zofo.errors import InputError, did_you_mean
+
+FILES = {"train": "train.jsonl", "dev": "validation.jsonl", "test": "test.jsonl"}
+# Meta-training keeps 254 tokens of input and output together, and cuts the input for it. Without a model's tokenizer
+LONG = 1000  # characters of both are about as many in English prose
+LONG_ANSWER = 400  # and an answer of so many can be too long alone, in formulas and code
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task's rows and how one becomes an example."""
+
+    name: str
+    tables: Tables
+    make: Make
+    template: str
+    unread: tuple[str, ...] = ()  # columns that the default template reads and this one does not
+    path: Path | None = None  # of the data, where it is on this machine
+
+
+@dataclass(frozen=True)
+class Written:
+    """One file. left_out: {why: (how many rows, place of the first)}."""
+
+    path: Path
+    rows: Sequence[Row]
+    left_out: Mapping[str, tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One task's files; `notes` are lines for a person."""
+
+    name: str
+    template: str
+    files: tuple[Written, ...]
+    notes: tuple[str, ...]
+
+
+def convert(
+    tasks: Sequence[str],
+    output_dir: str | Path,
+    data: str | Path | None = None,
+    template: str | None = None,
+    examples: Mapping[str, int | None] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    max_answer: int | None = None,
+) -> list[Converted]:
+    """Write output_dir/<task>/{train,validation,test}.jsonl for each task.
+
+    data: the task's directory or file, or one with a directory for each task. examples: {train, dev, test: at most so
+    many rows, sampled by the seed; 0 for no such file}; all where it is None. max_answer: rows with a longer answer, in
+    characters, are left out. Raises InputError, and then no task is
+    written, before any file is.
+    """
+    out, limits = Path(output_dir), examples or {}
+    sources = [_source(name, _data_of(name, data, len(tasks) > 1), template, seed) for name in tasks]
+    _distinct(source.name for source in sources)
+    for source in sources:
+        _check_target(out, source, overwrite)
+    found = []
+    for source in sources:
+        files = tuple(
+            _file(source, split, out / source.name / FILES[split], limits.get(split), seed, max_answer)
+            for split in FILES
+            if split in source.tables and limits.get(split) != 0
+        )
+        if not files:
+            raise InputError(f"{source.name}: nothing is left to write: it has rows for {', '.join(source.tables)}")
+        found.append(Converted(source.name, source.template, files, tuple(_notes(source, files))))
+    for converted in found:
+        _write(out / converted.name, converted.files)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- the rows
+
+
+def _data_of(name: str, data: str | Path | None, several: bool) -> Path | None:
+    """A task's own directory in `data`, where there is one, else `data` itself, which then is of this task alone."""
+    if data is None:
+        return None
+    path, own = Path(data), canonical(Path(name).stem)
+    folders = [f for f in path.iterdir() if f.is_dir()] if path.is_dir() else []
+    if found := [f for f in folders if canonical(f.name) == own]:
+        return found[0]
+    if several and find_spec(name) is not None:
+        if not path.is_dir():
+            raise InputError(f"{path}: is no directory; for several tasks give one that holds a directory for each")
+        near = did_you_mean(own, [f.name for f in folders])
+        raise InputError(f"{path}: no directory {own} in it{near}; for several tasks it has one of each task's name")
+    return path
+
+
+def _source(name: str, data: Path | None, template: str | None, seed: int) -> Source:
+    spec = find_spec(name)
+    if spec is None:
+        if data is not None:
+            raise InputError(f"{name}: already names the data; convert it by itself, without --data")
+        return _own_source(Path(name), template)
+    own = canonical(Path(name).stem)
+    template = template or _best_template(spec)
+    make = maker(spec, template)  # first: a wrong name is told before any data is read
+    tables = local_tables(data, spec, own) if data else from_hub(spec, own, None)
+    check_columns(spec, template, tables)
+    if "train" not in tables and "test" in tables and spec.carve is not None:
+        tables = carved(tables, spec, seed, None, own)  # as a run has it
+    unread = sorted(_read(spec, "default") - _read(spec, template))
+    return Source(own, tables, make, template, tuple(unread), data)
+
+
+def _own_source(path: Path, template: str | None) -> Source:
+    tables = read_tables(path)
+    own = own_task(tables, template or "plain", None, Chat(None))
+    name = path.resolve().name  # of "." too
+    return Source(name.partition(".")[0] or name, tables, own.make, template or "plain", path=path)
+
+
+def _best_template(spec: TaskSpec) -> str:
+    """The input without words around it, as MetaICL has it, unless something the answer hangs on is left out of it."""
+    whole = "plain" in spec.templates and _read(spec, "default") <= _read(spec, "plain")
+    return "plain" if whole else "default"
+
+
+def _read(spec: TaskSpec, template: str) -> set[str]:
+    """Columns that a template reads."""
+    used = used_columns(spec)[f'template "{template}"']
+    return used if isinstance(used, set) else set()
+
+
+def meta_row(name: str, example: Example) -> Row | str:
+    """An example as a row, or why it cannot be one."""
+    prompt = example.prompt.rstrip()
+    if len(example.answers) == 1:
+        return {"task": name, "input": prompt, "output": _continued(example), "options": []}
+    texts = [answer.strip() for answer in example.answers]
+    if len(set(texts)) < len(texts):
+        return "two of the answers are the same text"
+    right = example.gold[0]
+    options = [text for i, text in enumerate(texts) if i == right or i not in example.gold]
+    if len(options) < 2:  # a second right answer would count as a wrong one: it is no option
+        return "all answers are right"
+    return {"task": name, "input": prompt, "output": texts[right], "options": options}
+
+
+def _continued(example: Example) -> str:
+    """The text that follows the prompt. A newline is written between the two: an indentation after it is the text's."""
+    answer = example.answers[0].rstrip()
+    text = answer.lstrip()
+    before = example.prompt[len(example.prompt.rstrip()) :] + answer[: len(answer) - len(text)]
+    return before.rpartition("\n")[2] + text if "\n" in before else text
+
+
+def _file(source: Source, split: str, path: Path, limit: int | None, seed: int, longest: int | None) -> Written:
+    """The split's rows in the order of its file; with a limit so many of them, drawn by the seed."""
+    records = source.tables[split]
+    order = list(range(len(records)))
+    if limit is not None:
+        random.Random(f"{seed}/meta/{source.name}/{split}").shuffle(order)
+    found: dict[int, Row] = {}
+    left: dict[str, list[int]] = {}
+    for i in order:
+        if limit is not None and len(found) == limit:
+            break
+        row = meta_row(source.name, _example(source, records[i], split, hopeful=not found))
+        if longest is not None and isinstance(row, dict) and _answer(row) > longest:
+            row = f"an answer has more than {longest} characters"
+        if isinstance(row, str):
+            left.setdefault(row, []).append(i)
+        else:
+            found[i] = row
+    if not found:
+        why = "; ".join(left)
+        raise InputError(f"{file_of(records)}: no row can be converted: in all {len(records)} {why}")
+    counts = {why: (len(those), records[min(those)].place) for why, those in left.items()}
+    return Written(path, [found[i] for i in sorted(found)], counts)
+
+
+def _example(source: Source, record: Record, split: str, hopeful: bool) -> Example:
+    try:
+        return source.make(record)
+    except InputError as e:
+        hint = f"; a {split} file that hides its labels cannot be converted: take it out of the directory"
+        raise InputError(f"{e}{hint if hopeful and split != 'train' and 'label' in str(e) else ''}") from None
+
+
+# --------------------------------------------------------------------------------------------------------- the files
+
+
+def _distinct(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in map(canonical, names):
+        if name in seen:
+            raise InputError(f"task {name} is named twice; name it once, or call one of the files something else")
+        seen.add(name)
+
+
+def _check_target(out: Path, source: Source, overwrite: bool) -> None:
+    """Raises InputError where the task's directory may not be written."""
+    target = out / source.name
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a directory")
+    for other in out.iterdir() if out.is_dir() else ():
+        if canonical(other.name) == canonical(target.name) and other.name != target.name:
+            raise InputError(f"{other}: is task {source.name} by another spelling; give another directory or rename it")
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target}: is a file; give another --output-dir")
+    if source.path is not None and source.path.resolve() in (target.resolve(), *target.resolve().glob("*")):
+        raise InputError(f"{target}: holds the rows that are to be converted; give another --output-dir")
+    present = sorted(f.name for f in target.iterdir())
+    if others := [name for name in present if name not in FILES.values()]:
+        raise InputError(f"{target}: holds {others[0]}, which is none of ours; give another --output-dir")
+    if present and not overwrite:
+        raise InputError(f"{target}: exists; give another --output-dir, or --overwrite to replace it")
+
+
+def _write(target: Path, files: Sequence[Written]) -> None:
+    """Beside the target first, then renamed: nobody meets half a task."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for file in files:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in file.rows)
+            (temporary / file.path.name).write_text(text, "utf-8", newline="\n")
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------------ what is said
+
+
+def _answer(row: Row) -> int:
+    """Characters of the longest answer."""
+    return max(map(len, row["options"] or [row["output"]]))
+
+
+def _notes(source: Source, files: Sequence[Written]) -> list[str]:
+    """What a person should know of the rows as they came out."""
+    notes = []
+    if source.unread:
+        notes.append(
+            f"template {source.template} leaves out {', '.join(source.unread)} (others: zofo show {source.name})"
+        )
+    if "train" not in source.tables:
+        notes.append("no train rows: it can only be a target task, without demonstrations and without tuning")
+    rows = [row for file in files for row in file.rows]
+    answers = [_answer(row) for row in rows]
+    if n := sum(len(row["input"]) + answer > LONG for row, answer in zip(rows, answers)):
+        notes.append(
+            f"{n} of {len(rows)} rows are over {LONG} characters: meta-training cuts the end of such an input, so that "
+            "it has 256 tokens with its answer"
+        )
+    if n := sum(answer > LONG_ANSWER for answer in answers):
+        notes.append(
+            f"{n} of {len(rows)} rows have an answer of over {LONG_ANSWER} characters: meta-training refuses one that "
+            "leaves no room in 256 tokens (--max-answer leaves them out)"
+        )
+    return notes

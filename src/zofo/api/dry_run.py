@@ -1,0 +1,62 @@
+"""`zofo train --dry-run`: one real step of each kind at the longest batch, and what the run will take."""
+
+from __future__ import annotations
+
+import time
+from itertools import repeat
+from typing import Any
+
+from zofo.config.resolve import Config
+from zofo.data.batch import collate
+from zofo.data.preview import data_check
+from zofo.data.stream import longest
+from zofo.methods._problem import Schedule
+from zofo.train.progress import duration, gib
+from zofo.train.record import peak_bytes
+from zofo.train.setup import audit, build
+
+
+def dry_run(config: Config) -> dict[str, Any]:
+    """Print three prompts, the time and the peak memory of a step, and the time of the whole run. Writes no file.
+
+    Returns {steps, seconds_per_step, peak_bytes}.
+    """
+    session = build(config)
+    for line in data_check(session.data, session.encoded):
+        print(line)
+    if session.journals:
+        audit(session)
+    problem, method = session.problem, session.method
+    problem.streams = {
+        n: repeat(collate(longest(s.encoded, s.batch_size), s.pad_id)) for n, s in session.streams.items()
+    }
+    problem.rate = Schedule("constant", 1)
+    method.setup(problem)
+    per_step = session.counted_per_step
+    steps = config.train.max_steps // per_step if per_step else 0
+    info: dict = {"steps": steps * per_step}
+    for line in session.extra_memory():
+        print(line)
+    if steps:
+        total = 0.0
+        for k, number in method.kinds(steps).items():
+            seconds = _rehearse(method, k)
+            total += seconds * number
+        info["seconds_per_step"] = total / (steps * per_step)
+        print(f"the run of {info['steps']} counted steps takes about {duration(total)} plus evaluations")
+    info["peak_bytes"] = peak_bytes(session.loaded.device)
+    print(f"peak memory: {gib(info['peak_bytes'])}")
+    return info
+
+
+def _rehearse(method: Any, k: int) -> float:
+    """Seconds of step k, the second time: the first one compiles kernels and fills caches."""
+    method.step(k)
+    before, now = method.updates(k), method.updates(k + 1)
+    start = time.perf_counter()
+    metrics = method.step(k)
+    seconds = time.perf_counter() - start
+    done = ", ".join(f"{now[level] - before[level]} {level}" for level in now)
+    print(f"one step ({done} updates) at the longest batch: {seconds:.2f} s")
+    print("  " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()))
+    return seconds

@@ -1,0 +1,119 @@
+"""Evaluate anything that is a model: a run, an export, a PEFT directory, a hub id."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zofo.api.configure import named_files
+from zofo.api.restore import is_run, open_target, recorded
+from zofo.config.layers import Layer
+from zofo.config.resolve import Config
+from zofo.config.sections import TaskConfig
+from zofo.config.validate import build
+from zofo.data import load_task
+from zofo.data.loader import shorter
+from zofo.data.tokenization import Encoded, encode_all
+from zofo.errors import InputError
+from zofo.eval.evaluator import Evaluator
+from zofo.eval.likelihood import Evaluation, as_rows
+from zofo.models.label_head import LabelHead
+from zofo.models.tree_probe import share_prompts
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
+from zofo.train.progress import counter
+
+SPLITS = ("train", "dev", "test")
+
+
+def evaluate_target(
+    target: Path,
+    task: str | None,
+    changes: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    split: str = "test",
+    adapter: str | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+) -> tuple[Evaluation, list[Encoded], dict[str, Any]]:
+    """See `zofo.evaluate`. changes: fields of the task section; None leaves one as it is.
+
+    Returns the evaluation, the examples it was made on, and what it was: task, template, scoring, seed, ...
+    """
+    if split not in SPLITS:
+        raise InputError(f"split: unknown {split!r}; known: {', '.join(SPLITS)}")
+    if task is None and not (is_run(target) or (target / "config.yaml").is_file() or recorded(target)):
+        if not target.exists():
+            raise InputError(f"{target}: no such directory; a model on the hub needs --task")
+        raise InputError(f"{target} is no run, so it names no task: give --task")
+    if task is not None:
+        task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded
+    loaded, model, config = open_target(target, adapter)
+    cfg = task_config(config, task, changes, overrides)
+    if config:
+        seed = config.train.seed if seed is None else seed
+        batch_size = batch_size or config.train.eval_batch_size
+    seed, batch_size = seed or 0, batch_size or 32
+    own = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
+    found = load_task(cfg, seed, loaded.tokenizer, None if own else split)
+    loaded.max_length = shorter(loaded.max_length, found.max_length)
+    examples = getattr(found, split)[:limit]
+    if not examples:
+        raise InputError(f"task {found.name}: no {split} examples")
+    encoded = encode_all(loaded.tokenizer, examples, loaded.max_length, found.objective, found.ends, True, split)
+    head = LabelHead(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    loss = Loss(model, head, OBJECTIVES[found.objective], loaded.pad_id, loaded.device)
+    encoded = share_prompts(loss, {split: encoded}, loaded.max_length)[split]
+    evaluator = Evaluator(loss, found, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code)
+    if found.kind == "generation":
+        evaluator.prepare(examples)
+    facts = {
+        "model": str(target), "adapter": adapter, "task": found.name, "task_version": found.version, "split": split,
+        "template": cfg.template, "num_fewshot": cfg.num_fewshot, "scoring": cfg.scoring, "seed": seed,
+    }  # fmt: skip
+    how = f", {cfg.scoring} scores" if found.kind == "options" else ""
+    rows = f"{len(encoded)} of {len(getattr(found, split))}" if limit else f"{len(encoded)}"
+    with counter(f"evaluating {found.name} ({split})", len(encoded)) as (say, progress):
+        say(f"{found.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
+        return evaluator(encoded, progress), encoded, facts
+
+
+def task_config(
+    config: Config | None, task: str | None, changes: Mapping[str, Any], overrides: Sequence[str]
+) -> TaskConfig:
+    """The run's task section, or another task in the run's chat, with the changes. InputError with all faults."""
+    base: dict[str, Any] = {"name": task}
+    if config and task is None:
+        base = dataclasses.asdict(config.task)
+    elif config:
+        base |= {key: getattr(config.task, key) for key in ("apply_chat_template", "system")}
+    errors: list[str] = []
+    layer = Layer("caller").add({"task": base}, errors)
+    layer.add({"task": {key: value for key, value in changes.items() if value is not None}}, errors)
+    layer.add_overrides(overrides, errors)
+    errors += [f"{key}: an evaluation takes task.key=value alone" for key in layer.unknown]
+    errors += [f"{section}: an evaluation takes task.key=value alone" for section in layer.sections.keys() - {"task"}]
+    cfg = build("task", TaskConfig, layer.sections["task"], errors, named_files)
+    if errors or cfg is None:
+        other = "" if task or config is None else "; --task names other data"
+        raise InputError("\n".join(f"{error}{other}" for error in errors))
+    return cfg
+
+
+def write_files(
+    output: Path, evaluation: Evaluation, encoded: Sequence[Encoded], facts: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """predictions.jsonl, results.json and, of a classification, report.json in a directory; or the first alone."""
+    alone = output.suffix == ".jsonl"
+    directory = output.parent if alone else output
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in as_rows(evaluation, encoded))
+    (output if alone else directory / "predictions.jsonl").write_text(lines)
+    if not alone:
+        for name, content in {"results": {**facts, **evaluation.values}, "report": evaluation.report}.items():
+            if content is not None:
+                (directory / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

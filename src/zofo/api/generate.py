@@ -1,0 +1,107 @@
+"""Writing with anything that is a model: a run, an export, a PEFT directory, a hub id."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zofo.api.restore import open_target
+from zofo.data import Decoding
+from zofo.errors import InputError
+from zofo.eval.decoding import Request, prompt_ids, write
+from zofo.models.backbone import Loaded
+from zofo.zo.keys import derive
+
+log = logging.getLogger("zofo")
+Turn = dict[str, Any]  # {"role": ..., "content": ...}
+
+
+class Prompt(NamedTuple):
+    """A text, or a conversation. place: where it came from, for errors."""
+
+    content: str | Sequence[Turn]
+    place: str
+
+
+def generate(
+    target: str | Path,
+    prompts: Sequence[str | Sequence[Turn] | Prompt],
+    *,
+    max_new_tokens: int = 50,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    chat: bool = False,
+    adapter: str | None = None,
+    batch_size: int = 1,
+    done: Callable[[int, str], None] | None = None,
+) -> list[str]:
+    """The continuation of each prompt by a run's, an export's or a plain model, without the prompt.
+
+    prompts: texts, or conversations (lists of turns with role and content), which the tokenizer's chat template writes.
+    temperature: 0 takes the likeliest token each time. top_p: sample from the likeliest tokens that hold so much of the
+    probability. stop: texts that end a continuation, and are no part of it. seed: keys the sampling, together with the
+    prompt's number; the global random state is neither read nor moved. chat: a text is a user's turn. adapter: which of
+    a run's ("p", "s", "theta"). batch_size: prompts written at once; the texts are the same, their order of `done` is
+    not. done: called with each prompt's number and continuation. Raises InputError.
+    """
+    _check(prompts, max_new_tokens, temperature, top_p, stop)
+    found = [p if isinstance(p, Prompt) else Prompt(p, f"prompt {i}") for i, p in enumerate(prompts, 1)]
+    loaded, model, _ = open_target(target, adapter)
+    requests = []
+    for number, prompt in enumerate(found):  # a wrong one stops before the first is written
+        ids = _encode(prompt, loaded, chat)
+        room = max_new_tokens if loaded.max_length is None else loaded.max_length - len(ids) + 1
+        if room < max_new_tokens:
+            log.warning("%s: room for %d new tokens, not %d", prompt.place, room, max_new_tokens)
+        requests.append(Request(ids, room, derive(seed, "generate", number)))
+    decoding = Decoding(max_new_tokens, tuple(stop), temperature, top_p)
+    return write(model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
+
+
+def _check(prompts: Sequence[Any], max_new_tokens: int, temperature: float, top_p: float, stop: Sequence[str]) -> None:
+    problems = []
+    if isinstance(prompts, str) or not prompts:
+        problems.append("prompts: expected a list of at least one prompt")
+    if max_new_tokens < 1:
+        problems.append(f"max_new_tokens: must be >= 1, got {max_new_tokens}")
+    if not 0 <= temperature < float("inf"):
+        problems.append(f"temperature: must be >= 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        problems.append(f"top_p: must be > 0 and <= 1, got {top_p}")
+    if isinstance(stop, str) or not all(stop):
+        problems.append("stop: expected a list of texts, none of them empty")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _encode(prompt: Prompt, loaded: Loaded, chat: bool) -> list[int]:
+    """Token ids, at least one. Raises InputError where they do not fit the model."""
+    tokenizer, content = loaded.tokenizer, prompt.content
+    if chat and isinstance(content, str):
+        content = [{"role": "user", "content": content}]
+    text = content if isinstance(content, str) else _render(tokenizer, content, prompt.place)
+    ids = prompt_ids(tokenizer, text, prompt.place, chat=not isinstance(content, str))
+    if loaded.max_length is not None and len(ids) > loaded.max_length:
+        raise InputError(f"{prompt.place}: {len(ids)} tokens, and the model takes {loaded.max_length}; shorten it")
+    return ids
+
+
+def _render(tokenizer: Any, turns: Sequence[Turn], place: str) -> str:
+    """The conversation up to the place where the assistant writes; a last turn of the assistant's is left out."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"{place}: the model's tokenizer has no chat template; take an instruction-tuned model, or give plain texts"
+        )
+    if not all(isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in turns):
+        raise InputError(f"{place}: expected a list of turns with role and content")
+    turns = list(turns[:-1]) if turns and turns[-1]["role"] == "assistant" else list(turns)
+    if not turns:
+        raise InputError(f"{place}: no turn to answer")
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is the model's own program: it may raise anything
+        raise InputError(f"{place}: the model's chat template refuses these messages: {error}") from None

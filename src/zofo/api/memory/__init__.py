@@ -1,0 +1,1 @@
+"""The bytes and the seconds that a run would take, predicted or measured."""

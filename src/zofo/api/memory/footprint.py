@@ -1,0 +1,298 @@
+"""What a run needs in memory, by part: predicted without the model's weights, or measured with them.
+
+Both run the method's own steps on its longest batch under a count of the tensors that are alive (`_memory_live`); a
+prediction runs them on hollow tensors (`_memory_hollow`). So whatever a method, an adapter or the loss does is counted
+as it is, with no formula to keep up with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zofo.api.memory.hollow import Hollow, hollow, hollow_model, settings_of, tokenizer_of
+from zofo.api.memory.live import PARTS, REST, Live, Peak
+from zofo.config.resolve import Config
+from zofo.data import Example, TaskData
+from zofo.data.batch import Batch, collate
+from zofo.data.multitask.setting import find_setting
+from zofo.data.stream import eval_batches, longest
+from zofo.data.tokenization import Encoded, Row
+from zofo.errors import InputError
+from zofo.methods._problem import Schedule
+from zofo.models import load as models
+from zofo.models.backbone import Loaded
+from zofo.train import setup
+from zofo.train.checks import trains_metric
+from zofo.zo._torch import tree_leaves
+from zofo.zo.quantized import Frozen
+
+__all__ = ["PARTS", "Footprint", "Peak", "Rows", "measure", "predict"]
+
+FIRST_ORDER, ZEROTH_ORDER = "first-order pass", "zeroth-order forward"
+DESCENT_ADAPTER, DESCENT_THETA = "first-order update, adapter", "first-order update, theta"
+UPDATE = "zeroth-order update"
+EVALUATION = "evaluation"
+PHASES = (FIRST_ORDER, DESCENT_ADAPTER, DESCENT_THETA, ZEROTH_ORDER, UPDATE, REST, EVALUATION)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Made-up rows in place of a task's: `length` tokens read, the last `answer` positions predict a label.
+
+    options: the answers of an example, each with a row of its own; 1 for completions and for answers of one token.
+    tasks: of a setting, its training tasks; the examples are of one after the other.
+    """
+
+    length: int
+    options: int = 1
+    answer: int = 1
+    tasks: tuple[str, ...] = ()
+
+    def _group(self, number: int) -> str:
+        return self.tasks[number % len(self.tasks)] if self.tasks else ""
+
+    def encoded(self, n: int, vocabulary: int) -> list[Encoded]:
+        """n examples. Tokens differ as far as the vocabulary goes: most rows of the embedding are looked up."""
+        found = []
+        for example in range(n):
+            rows = []
+            for option in range(self.options):
+                first = (example * self.options + option) * self.length
+                ids = tuple((first + t) % vocabulary for t in range(self.length))
+                last = range(self.length - self.answer, self.length)
+                rows.append(Row(ids, tuple((t, ids[t], option) for t in last)))
+            plain = Example(str(example), "", ("",) * self.options, (0,), group=self._group(example))
+            found.append(Encoded(plain, tuple(rows), (0,), self.options))
+        return found
+
+    def task(self, n: int) -> TaskData:
+        """Stands for the data while a session is built: n short examples a split."""
+        n = max(n, 4 * len(self.tasks))
+        examples = [Example(str(i), "a b", (" c", " d"), (i % 2,), group=self._group(i)) for i in range(n)]
+        objective = "options" if self.options > 1 else "lm"
+        groups = dict.fromkeys(self.tasks, "accuracy")
+        return TaskData("rows", 1, objective, ("loss",), examples, examples, examples, ("c", "d"), groups=groups)
+
+
+class _Tokenizer:
+    """Stands for a tokenizer where no text is read: each word is a token."""
+
+    bos_token_id = eos_token_id = pad_token_id = 0
+    model_max_length = int(1e30)
+    all_special_ids = (0,)
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": list(range(1, 1 + len(text.split())))}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of the tensors alive at the fullest moment of each phase of a step, and of an evaluation."""
+
+    method: str
+    adapter: str | None
+    model: str
+    dtype: str
+    batches: dict[str, tuple[int, int, int]]  # stream, or "evaluation": (examples, rows, tokens of a row)
+    peaks: tuple[Peak, ...]
+    process: tuple[int, int] | None = None  # measured: held before the steps, at most in them (Linux)
+
+    @property
+    def peak(self) -> Peak:
+        """The fullest phase."""
+        return max(self.peaks, key=lambda peak: peak.total)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, for JSON."""
+        return {
+            **{key: getattr(self, key) for key in ("method", "adapter", "model", "dtype")},
+            "batches": {n: dict(zip(("examples", "rows", "tokens"), size)) for n, size in self.batches.items()},
+            "phases": {peak.phase: {**peak.parts, "total": peak.total} for peak in self.peaks},
+            "peak_phase": self.peak.phase,
+            "peak_bytes": self.peak.total,
+            "process": dict(zip(("before", "peak"), self.process)) if self.process else None,
+        }
+
+
+def predict(config: Config, rows: Rows | None = None) -> Footprint:
+    """What a run of `config` will need. Reads config.json, and where `rows` is None the tokenizer and the data.
+
+    Raises InputError as a run does, and where the data decides what a model computes.
+    """
+    settings, dtype = settings_of(config.model)
+    plain = dataclasses.replace(config.model, device="cpu", dtype=str(dtype)[6:])
+    with hollow(settings.model_type) as mode:
+        return _trace(dataclasses.replace(config, model=plain), rows, _loader(settings, dtype, mode, rows), False)
+
+
+def measure(config: Config, rows: Rows | None = None) -> Footprint:
+    """The same for the real model, which is loaded and makes two real steps of each kind. Raises InputError."""
+    return _trace(config, rows, models.load, True)
+
+
+def _loader(settings: Any, dtype: torch.dtype, mode: Hollow, rows: Rows | None) -> Any:
+    """Stands for `models.load.load`."""
+
+    def load(config: Any) -> Loaded:
+        tokenizer = _Tokenizer() if rows is not None else tokenizer_of(config)
+        model = hollow_model(config, settings, dtype, mode)
+        limit, pad = models._max_length(config, settings, tokenizer), models._pad_id(tokenizer, settings)
+        return Loaded(model, tokenizer, torch.device("cpu"), dtype, limit, pad, Frozen(model))
+
+    return load
+
+
+def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprint:
+    """Build the session with this loader and run its method under the count.
+
+    real: as it comes; otherwise what a step of one kind finds made by the step before is made for it, to save time.
+    """
+    if config.names.get("mask") == "sensitivity" and not real:
+        raise InputError("mask.name: which weights sensitivity chooses hangs on gradients; --measure counts them")
+    task = None
+    if rows is not None:
+        setting = find_setting(config.task.name)
+        rows = replace(rows, tasks=setting.train[config.task.held_out :] if setting else ())
+        task = partial(_made_up, rows.task(16 * config.train.batch_size))
+    built = setup.build(_shortened(config), load, task)
+    if trains_metric(config) and built.data.kind == "generation" and not real:
+        raise InputError(
+            "task.objective: what a step that generates takes depends on what is written; --measure counts it"
+        )
+    batches = _batches(built, rows)
+    live = Live(built.loaded.model.get_input_embeddings().weight.shape[0])
+    live.claim((*built.loaded.model.parameters(), *built.loaded.model.buffers()), "weights")
+    if built.problem.adapters is not None:
+        for name in built.problem.adapters.names:
+            live.claim(built.problem.adapters.parameters(name).values(), "adapters")
+    with live:
+        before = _resident("VmRSS") if real and _reset_process_peak() else None
+        _steps(live, built, batches, real)
+        process = None if before is None else (before, _resident("VmHWM"))
+        _evaluation(live, built, batches[EVALUATION])
+    sizes = {name: (batch.examples, len(batch.input_ids), batch.input_ids.shape[1]) for name, batch in batches.items()}
+    peaks = sorted(live.peaks.values(), key=lambda peak: PHASES.index(peak.phase))
+    fullest = max(peaks, key=lambda peak: peak.total)
+    return Footprint(
+        config.names["method"], config.names.get("adapter"), config.model.name, str(built.loaded.dtype)[6:], sizes,
+        tuple(peak for peak in peaks if peak is fullest or peak.phase != REST),
+        process,
+    )  # fmt: skip
+
+
+def _made_up(data: TaskData, *_: Any) -> TaskData:
+    return data
+
+
+def _shortened(config: Config) -> Config:
+    """One lower step in place of T: each takes the same."""
+    if getattr(config.method, "inner_steps", 0) > 1:
+        return dataclasses.replace(config, method=dataclasses.replace(config.method, inner_steps=1))
+    return config
+
+
+def _batches(built: setup.Session, rows: Rows | None) -> dict[str, Batch]:
+    """The batch of each stream whose rows take most tokens, and the first one of an evaluation."""
+    train, pad = built.config.train, built.loaded.pad_id
+    if rows is not None:
+        limit, words = built.loaded.max_length, built.loaded.model.get_input_embeddings().weight.shape[0]
+        if limit is not None and rows.length > limit:
+            raise InputError(f"--length: {rows.length} is more than the {limit} tokens that the model takes")
+        of = {name: rows.encoded(train.batch_size, words) for name in built.streams}
+        evaluated = rows.encoded(train.eval_batch_size, words)
+    else:
+        of = {name: longest(stream.encoded, train.batch_size) for name, stream in built.streams.items()}
+        of = {name: [some[i % len(some)] for i in range(train.batch_size)] for name, some in of.items()}
+        evaluated = max((built.encoded["dev"], built.encoded["test"]), key=lambda some: max(e.length for e in some))
+    found = {name: collate(some, pad) for name, some in of.items()}
+    return {**found, EVALUATION: next(eval_batches(evaluated, train.eval_batch_size, pad))[1]}
+
+
+def _steps(live: Live, built: setup.Session, batches: dict[str, Batch], real: bool) -> None:
+    """Steps of each kind on the longest batches; nothing for a method without any."""
+    problem, method = built.problem, built.method
+    if not built.streams:
+        return
+    problem.streams = {name: repeat(batches[name]) for name in built.streams}
+    problem.rate, problem.descents = Schedule("constant", 1), []
+    with live.during(REST, "adapters"):  # a copy of their start
+        method.setup(problem)
+    _follow(live, built)
+    # A second step finds the moments, the rule's state and the scratch that the first one made
+    left = built.rule is not None and (
+        built.rule.bytes_per_weight
+        or (method.iterates and method.optimizers())
+        or (problem.estimator is not None and problem.estimator.host_bytes(problem.theta))
+    )
+    if not real:
+        _make_moments(built)
+    live.peaks.clear()
+    for k in method.kinds(max(1, built.config.train.max_steps // built.counted_per_step)):
+        for _ in range(2 if real or left else 1):
+            method.step(k)
+            if built.rule is not None and problem.estimator is not None:
+                kept = [built.rule.state_dict(), problem.estimator.state_dict(), dict(problem.theta.bases)]
+                live.claim((t for t in tree_leaves(kept) if isinstance(t, Tensor)), "moments")
+
+
+def _follow(live: Live, built: setup.Session) -> None:
+    """Name the phases of a step, and the parts that only its objects know."""
+    problem = built.problem
+    live.follow(problem.loss, "backward", FIRST_ORDER)
+    live.follow(problem.loss, "each", ZEROTH_ORDER)
+    for name, descent in built.method.optimizers().items():
+        live.follow(descent, "step", DESCENT_THETA if name == "theta" else DESCENT_ADAPTER, "moments")
+        for param in descent.params.values():
+            _mark_gradient(live, param)
+    if problem.rule is not None:
+        live.follow(problem.rule, "update_", UPDATE)
+    live.follow(problem.theta._places.scratch, "take", None, "scratch")
+
+
+def _make_moments(built: setup.Session) -> None:
+    """A step of each optimizer on gradients of nothing, at rate 0."""
+    for descent in built.problem.descents:
+        for param in descent.params.values():
+            trained = param.requires_grad
+            param.requires_grad_(True).grad = torch.zeros_like(param)
+            param.requires_grad_(trained)
+        descent.step(0.0)
+
+
+def _mark_gradient(live: Live, param: Tensor) -> None:
+    """From now on the gradient that a backward pass leaves is known for what it is."""
+    trained = param.requires_grad
+    param.requires_grad_(True).register_post_accumulate_grad_hook(
+        lambda p: live.claim([p.grad] if p.grad is not None else [], "gradients")
+    )
+    param.requires_grad_(trained)
+
+
+def _evaluation(live: Live, built: setup.Session, batch: Batch) -> None:
+    """The forward of `eval.likelihood.evaluate`, which also reads the scores."""
+    loss = built.problem.loss
+    with live.during(EVALUATION), torch.no_grad():
+        loss.head.logprobs(loss.model, batch.to(loss.device))
+
+
+def _reset_process_peak() -> bool:
+    """Forget the process's peak so far (loading takes more than the weights). False where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(field: str) -> int:
+    """Bytes of one field of /proc/self/status: VmRSS is held now, VmHWM was the most since the reset."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return next(int(line[1]) for line in lines if line[0] == f"{field}:") * 1024

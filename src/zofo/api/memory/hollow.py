@@ -1,0 +1,197 @@
+"""Hollow tensors: the shapes, dtypes and operations of a model without its values, so a step can be run on any machine.
+
+Weights and whatever is computed from them are torch's FakeTensors. They say they are on the CPU, so the operations are
+the CPU's (its attention keeps what the real one keeps). Token ids, masks and labels are real: what depends on them
+(which positions have logits, whether there is a mask at all) comes out as in a run. A number that is read from a hollow
+tensor is 1; in a step it decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zofo.config.sections import ModelConfig
+from zofo.errors import InputError
+from zofo.models import load as models
+from zofo.models import quantization
+from zofo.models.activation_checkpointing import recompute_weights
+from zofo.zo import kernels, low_rank_rows, quantile
+from zofo.zo._torch import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    TorchDispatchMode,
+    UnsupportedOperatorException,
+    own_buffers,
+    own_parameters,
+)
+
+aten = torch.ops.aten
+_FACTORIES = {
+    aten.empty.memory_format, aten.empty_strided.default, aten.zeros.default, aten.ones.default, aten.full.default,
+    aten.rand.default, aten.randn.default, aten.rand.generator, aten.randn.generator,
+}  # fmt: skip
+_ANSWERS = {aten.allclose.default, aten.equal.default, aten.is_nonzero.default}
+_INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+
+
+class Hollow(TorchDispatchMode):
+    """An operation with a hollow operand has hollow results; new floating-point memory is hollow too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(issubclass(t, FakeTensor) for t in types):
+            if func is aten._local_scalar_dense.default:
+                return torch.ones((), dtype=args[0].dtype, device="cpu").item()
+            if func in _ANSWERS:
+                return True
+            if func in _INDEXED:  # a real mask says where: its places are known
+                args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
+            if func is aten._grouped_mm.default:
+                return _grouped(*args, **kwargs)
+            return func(*args, **kwargs)
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        if func in _FACTORIES and (
+            dtype.is_floating_point or dtype == torch.int16
+        ):  # int16: a split weight's residuals
+            with self.fake:
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _places(index: Any) -> tuple[Any, ...]:
+    masks = isinstance(index, Tensor) and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+    return index.nonzero().unbind(1) if masks else (index,)
+
+
+def _grouped(a: Tensor, b: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    """The experts' product. torch's own rule for its shape takes bfloat16 alone."""
+    shape = (a.shape[-2], b.shape[-1])
+    if a.ndim == b.ndim:
+        groups = len(offsets) if offsets is not None and a.ndim == 2 else len(a)
+        shape = (groups, *shape)
+    return a.new_empty(shape)
+
+
+class _NoKernels:
+    """Stands for a backend of `zofo.zo.kernels`: there are no values to change, and the CPU's take no memory."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *_, **__: 1  # an answer for `sum_squares`
+
+
+def _no_noise(n: int, *_: Any) -> Tensor:
+    return torch.zeros(n, dtype=torch.int32)
+
+
+def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """nn.Module's, which swaps hollow tensors and cannot where anything refers to them: new ones take their place."""
+    for child in module.children() if recurse else ():
+        child._apply(change)
+    for key, param in own_parameters(module).items():
+        if param is not None and (new := change(param.detach())).dtype != param.dtype:
+            own_parameters(module)[key] = nn.Parameter(new, param.requires_grad)
+    for key, buffer in own_buffers(module).items():
+        if buffer is not None:
+            own_buffers(module)[key] = change(buffer)
+    return module
+
+
+@contextmanager
+def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """These attributes of a module are others inside the context."""
+    before = {name: getattr(owner, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+@contextmanager
+def hollow(family: str) -> Iterator[Hollow]:
+    """Inside, hollow models can be computed with. Raises InputError where the data decides what is computed.
+
+    family: what the model is called in that error.
+    """
+    quiet = logging.getLogger("torch._subclasses.fake_tensor")  # it prints what a trial of `tree_probe` may find
+    level = quiet.level
+    quiet.setLevel(logging.CRITICAL)
+    try:
+        no_kernels = replaced(kernels, _backend=lambda *_: _NoKernels(), noise=_no_noise)
+        no_values = replaced(quantile, smallest=lambda _, ranks: [1.0] * len(ranks))
+        no_bases = replaced(low_rank_rows, orthonormal=lambda columns: columns, _check=lambda *_: None)
+        no_modules = replaced(nn.Module, _apply=_apply)
+        with no_kernels, no_values, no_bases, no_modules, warnings.catch_warnings(), Hollow() as mode:
+            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # all are null
+            yield mode
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
+        raise InputError(
+            f"memory: {family} models choose by the data what they compute ({error.func}), so nothing can be predicted "
+            f"without them; zofo train --dry-run measures a step"
+        ) from error
+    finally:
+        quiet.setLevel(level)
+
+
+def settings_of(config: ModelConfig) -> tuple[Any, torch.dtype]:
+    """(transformers' configuration, the dtype that `models.load.load` would choose). Reads config.json alone.
+
+    Raises InputError as `models.load.load` does. CUDA need not be here: what is asked about may be another machine.
+    """
+    from transformers import AutoConfig
+
+    where = models._source(config.name)
+    try:
+        settings = AutoConfig.from_pretrained(where, **models.hub_options(config, where))
+        if getattr(settings, "is_encoder_decoder", False):
+            raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(here if config.device == "auto" else config.device)
+    return settings, models._dtype(config.dtype, device, settings)
+
+
+def hollow_model(config: ModelConfig, settings: Any, dtype: torch.dtype, mode: Hollow) -> nn.Module:
+    """The model of `settings`, hollow, in eval mode without gradients; no weight is read and nothing is drawn.
+
+    Raises InputError as `models.load.load` does.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with mode.fake:
+            model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=config.trust_remote_code)
+            quantization.quantize_hollow(model, config, settings, dtype)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error
+    if getattr(settings, "output_router_logits", False):
+        model.config.output_router_logits = False  # as `models.load.load` does
+    recompute_weights(model)
+    return model.eval().requires_grad_(False)
+
+
+def tokenizer_of(config: ModelConfig) -> Any:
+    """The model's tokenizer. Raises InputError."""
+    from transformers import AutoTokenizer
+
+    where = models._source(config.name)
+    try:
+        return AutoTokenizer.from_pretrained(where, **models.hub_options(config, where))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error

@@ -1,0 +1,74 @@
+"""The files of a meta-test: its plan, its parts, its predictions. Parts of the same plan are used again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zofo.data.multitask.setting import OpenSetting
+from zofo.errors import InputError
+from zofo.train import checkpoint
+
+Part = dict[str, Any]
+
+
+class Store:
+    """out: the directory; None keeps nothing."""
+
+    def __init__(self, out: Path | None) -> None:
+        self.out = out
+
+    def claim(self, facts: Mapping[str, Any], overwrite: bool) -> None:
+        """Make the directory this measurement's. Raises InputError where another one, or something else, is there."""
+        if self.out is None:
+            return
+        path, facts = self.out / "plan.json", json.loads(json.dumps(facts))
+        old = json.loads(path.read_text()) if path.is_file() else None
+        if old is not None and not overwrite:
+            changed = sorted(key for key in {*old, *facts} if old.get(key) != facts.get(key))
+            if changed:
+                raise InputError(
+                    f"{self.out}: holds another measurement (other {', '.join(changed)}); choose another --output, or "
+                    f"give --overwrite"
+                )
+            return
+        if old is None and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
+        (self.out / "results.json").unlink(missing_ok=True)
+        for name in ("parts", "predictions"):
+            shutil.rmtree(self.out / name, ignore_errors=True)
+        self.out.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_json(path, facts)
+
+    def part(self, name: str, make: Callable[[], Part]) -> tuple[Part, bool]:
+        """(the part from its file, or made and written; whether it was made)."""
+        path = None if self.out is None else self.out / "parts" / f"{name}.json"
+        if path is not None and path.is_file():
+            return json.loads(path.read_text()), False
+        part = make()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(path, part)
+        return part, True
+
+    def predictions(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self.out is None:
+            return
+        path = self.out / "predictions" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def digest(opened: OpenSetting) -> str:
+    """SHA-256 of the files that a measurement reads: those of the target and the held-out tasks."""
+    found = hashlib.sha256()
+    for name, pool in sorted({**opened.target, **opened.held_out}.items()):
+        for path in pool.paths:
+            found.update(f"{name}/{path.name}\n".encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()

@@ -1,0 +1,208 @@
+"""ZerothOrder: zeroth-order optimization in somebody's own training loop, of any torch module.
+
+    opt = ZerothOrder(model, lr=1e-2)
+    for x, y in batches:
+        loss = opt.step(lambda: F.cross_entropy(model(x), y))
+
+The estimators, masks and rules are those of zofo's methods, with the same settings (`zofo show spsa`). The closure is
+called several times a step, without gradients: the model is at theta + eps z in one call and at theta - eps z in the
+next. It must not draw new noise in each call (dropout off, one batch), or the difference measures the noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zofo.config import registry
+from zofo.config.layers import Value
+from zofo.config.validate import build
+from zofo.errors import InputError
+from zofo.zo.grad import ZOGrad
+from zofo.zo.journal import Journal, read_header, read_records
+from zofo.zo.journalled import Journalled
+from zofo.zo.keys import derive
+from zofo.zo.point import Point
+from zofo.zo.replay import check_initial
+from zofo.zo.replay import replay as replay_records
+from zofo.zo.support import Support
+
+log = logging.getLogger("zofo")
+Part = str | Mapping[str, Any]
+
+
+class _Objective:
+    """The closure as estimators and rules want it: a float, no gradients, and `further` where it was given."""
+
+    def __init__(self, closure: Callable[[], Any], further: Callable[[], Callable[[], Any]] | None) -> None:
+        self.closure = closure
+        self.further = None if further is None else lambda: _Objective(further(), further)
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        return float(self.closure())
+
+
+class ZerothOrder(torch.optim.Optimizer):
+    """theta <- rule(theta, estimate of the gradient from evaluations of a closure). One parameter group.
+
+    `param_groups[0]["lr"]` is the rate, so torch's schedulers work. theta's `requires_grad` becomes False.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 1e-6,
+        *,
+        estimator: Part = "spsa",
+        rule: Part = "sgd",
+        mask: Part | None = None,
+        names: Iterable[str] | None = None,
+        seed: int = 0,
+        journal: str | Path | None = None,
+    ) -> None:
+        """estimator, rule, mask: a name, or its settings with the name: {"name": "spsa", "eps": 1e-3, "q": 4}.
+
+        names: the parameters of `model` that move (as in named_parameters); None: all of floating point. journal: a
+        file to write every update to, from which `replay` makes theta again, bit for bit. The first step replaces it,
+        unless `load_state_dict` came before, which goes on with it.
+        Raises InputError for unknown names and settings.
+        """
+        named = dict(model.named_parameters())
+        odd = sorted(set(names or ()) - set(named))
+        if odd:
+            raise InputError(f"names: the model has no parameter {odd[0]}")
+        self._parts = _read(estimator=estimator, rule=rule, mask=mask)
+        self.seed, self.steps = seed, 0
+        self.estimator, self.rule = _build(self._parts, seed)
+        self.theta = Point(model, None if names is None else set(names), mode=self.estimator.config.shift)
+        if not self.theta:
+            raise InputError("names: nothing is left to move")
+        super().__init__([{"params": list(self.theta.values())}], {"lr": lr})
+        self._path = None if journal is None else Path(journal)
+        self._journalled = Journalled(self.rule, None)
+        if any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules()):
+            log.warning("the model has dropout in training mode: its noise differs from call to call; use model.eval()")
+
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], Any], further: Callable[[], Callable[[], Any]] | None = None
+    ) -> float:
+        """One estimate and one update. Returns the loss as the estimate saw it: for spsa the mean of its two sides.
+
+        closure: () -> loss, a number or a tensor of one element. further: () -> the closure of another batch, for
+        `svrg`. Raises NonFiniteError, before anything moves, where the estimate is NaN or infinite.
+        """
+        if self._path is not None and self._journalled.journal is None:
+            self._write_to(Journal.create(self._path, self._header()))
+        f = _Objective(closure, further)
+        g: ZOGrad = self.estimator(f, self.theta, self.steps, derive(self.seed, "z", self.steps))
+        self._journalled.update_(self.theta, g, self.param_groups[0]["lr"], self.steps, f)
+        self.steps += 1
+        return g.value
+
+    def sensitivities(self, closures: Iterable[Callable[[], Tensor]]) -> None:
+        """For the mask `sensitivity`, before the first step: closures () -> loss with a gradient, one a batch."""
+        calls = list(closures)
+        if self.estimator.mask is not None:
+            self.estimator.mask.gradients = lambda number: (_backward(call) for call in calls[:number])
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """What the rule keeps for each weight."""
+        return self.rule.bytes_per_weight
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "tensors": self.theta.catalogue(),
+            "model": "a torch module",
+            "theta": "backbone",
+            "seed": self.seed,
+            **{key: _plain(part) for key, part in self._parts.items()},
+        }
+
+    def _write_to(self, journal: Journal) -> None:
+        self._journalled.journal = journal
+        if self.estimator.mask is not None:
+            self.estimator.mask.listen = journal.append_support
+
+    def state_dict(self) -> dict[str, Any]:
+        """With theta's own state_dict all that a later `step` needs. The tensors are the optimizer's own."""
+        mask = self.estimator.mask
+        support = None if mask is None or mask.now is None else [mask.start, mask.now.pack()]
+        return {
+            "steps": self.steps, "seed": self.seed, "lr": self.param_groups[0]["lr"], "support": support,
+            "rule": self.rule.state_dict(), "estimator": self.estimator.state_dict(),
+            "journal": None if self._journalled.journal is None else self._journalled.journal.position,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; a journal is cut back to there, JournalError if it is shorter."""
+        if self._path is not None and state_dict["journal"] is not None:
+            self._write_to(Journal.open(self._path, state_dict["journal"]))
+        self.steps, self.seed, self.param_groups[0]["lr"] = (state_dict[key] for key in ("steps", "seed", "lr"))
+        self.rule.load_state_dict(state_dict["rule"])
+        self.estimator.load_state_dict(state_dict["estimator"])
+        if state_dict["support"] is not None:
+            device = next(iter(self.theta.values())).device
+            self.estimator.mask.restore(state_dict["support"][0], Support.unpack(state_dict["support"][1], device))
+
+
+def replay(model: nn.Module, journal: str | Path) -> int:
+    """Make the updates of a journal again on a model with the weights that it started from. Returns their number.
+
+    Raises InputError for another model, JournalError for a damaged file.
+    """
+    path = Path(journal)
+    header, start = read_header(path)
+    estimator, rule = _build(_read(**{key: header[key] for key in ("estimator", "rule", "mask")}), header["seed"])
+    theta = Point(model, {tensor["name"] for tensor in header["tensors"]}, mode=estimator.config.shift)
+    check_initial(theta, header, path)
+    return replay_records(theta, estimator, rule, read_records(path, start))
+
+
+def _read(**parts: Part | None) -> dict[str, tuple[str, Any] | None]:
+    """{section: (name, its Config) or None}. Raises InputError with one line for each thing that is wrong."""
+    found: dict[str, tuple[str, Any] | None] = {}
+    errors: list[str] = []
+    for section, given in parts.items():
+        if given is None:
+            found[section] = None
+            continue
+        settings = {"name": given} if isinstance(given, str) else dict(given)
+        if "name" not in settings:
+            raise InputError(f"{section}.name: required; known: {', '.join(registry.names(f'{section}s'))}")
+        name = settings.pop("name")
+        config = registry.load(f"{section}s", name).Config
+        values = {key: Value(value, "caller") for key, value in settings.items()}
+        found[section] = (name, build(section, config, values, errors))
+    configs = {section: part[1] if part else None for section, part in found.items()}
+    for config in () if errors else configs.values():
+        faults = getattr(config, "faults", None)
+        errors += faults({"method": None, **configs}) if faults else []
+    if errors:
+        raise InputError("\n".join(errors))
+    return found
+
+
+def _build(parts: Mapping[str, tuple[str, Any] | None], seed: int) -> tuple[Any, Any]:
+    def of(section: str, kind: str) -> Any:
+        part = parts[section]
+        return None if part is None else (getattr(registry.load(f"{section}s", part[0]), kind), part[1])
+
+    mask, (estimator, settings), (rule, of_rule) = of("mask", "Mask"), of("estimator", "Estimator"), of("rule", "Rule")
+    made = None if mask is None else mask[0](mask[1], seed)
+    return estimator(settings, seed, made), rule(of_rule, seed)
+
+
+def _plain(part: tuple[str, Any] | None) -> dict[str, Any] | None:
+    return None if part is None else {"name": part[0], **dataclasses.asdict(part[1])}
+
+
+def _backward(closure: Callable[[], Tensor]) -> Callable[[], object]:
+    return lambda: closure().backward()

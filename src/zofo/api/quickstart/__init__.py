@@ -1,0 +1,1 @@
+"""A real model and real data in one command: fetched as packages, trained, evaluated."""

@@ -1,0 +1,1 @@
+"""The command line: a verb is what it reads from the shell and what it prints."""

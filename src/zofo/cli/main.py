@@ -1,0 +1,312 @@
+"""The command line: verbs and their help, no logic. Torch is imported only by the verbs that compute."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from zofo.cli.data import app as data_verbs
+from zofo.cli.errors import failure
+from zofo.cli.metatest import meta_test
+from zofo.cli.options import ADAPTER_OF, Adapter, Data, Model, Preset, Settings, Task, option, with_data
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it: 128 + SIGINT
+
+app = typer.Typer(
+    name="zofo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Fine-tune language models in the memory of inference plus a small adapter.",
+)
+app.add_typer(data_verbs, name="data")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from zofo import __version__
+
+        typer.echo(f"zofo {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, option("Show tracebacks (also ZOFO_DEBUG=1).", "--debug")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    settings: Settings = None,
+    model: Model = None,
+    task: Task = None,
+    data: Data = None,
+    method: Annotated[str | None, option("A method (zofo ls methods).")] = None,
+    adapter: Adapter = None,
+    preset: Preset = None,
+    output_dir: Annotated[str | None, option("Directory of the run.")] = None,
+    seed: Annotated[int | None, option("Seed of every random choice.")] = None,
+    max_steps: Annotated[int | None, option("Updates in all, lower and upper level counted.")] = None,
+    resume: Annotated[str | None, option("Go on with the run: latest, or a checkpoint directory.")] = None,
+    overwrite: Annotated[bool, option("Replace another run in the output directory.", "--overwrite")] = False,
+    dry_run: Annotated[bool, option("One real step of each kind: memory, time, prompts.", "--dry-run")] = False,
+    threads: Annotated[int | None, option("CPU threads.")] = None,
+) -> None:
+    """Fine-tune a model.
+
+    `zofo show bilevel-zofo` prints a method's settings, `zofo validate` a whole configuration.
+    """
+    from zofo.cli.settings import train_config
+
+    config = train_config(
+        with_data(settings, data),
+        preset,
+        {"model": model, "task": task, "method": method, "adapter": adapter},
+        {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "resume": resume, "threads": threads}
+        | ({"overwrite": True} if overwrite else {}),
+    )
+    _print_notes(config.notes)
+    from zofo.api import finetune
+    from zofo.cli.show import print_run
+
+    finished = finetune.train(config, dry_run)
+    if not dry_run:
+        print_run(finished)
+
+
+@app.command("eval")
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[task.key=value]...", help="Other changes (zofo show task).")
+    ] = None,
+    task: Annotated[str | None, option("Task or file, where it is not the run's or the export's.")] = None,
+    data: Data = None,
+    template: Annotated[str | None, option("The task's template.")] = None,
+    num_fewshot: Annotated[int | None, option("Answered examples before each prompt.")] = None,
+    apply_chat_template: Annotated[
+        bool | None, typer.Option("--apply-chat-template/--no-chat-template", help="The model's chat template.")
+    ] = None,
+    system: Annotated[str | None, option("Text of a system turn.")] = None,
+    split: Annotated[str, option("train, dev or test.")] = "test",
+    adapter: Annotated[str | None, ADAPTER_OF] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many examples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples at once; 32, or the run's.")] = None,
+    seed: Annotated[int | None, option("Seed of sample, demonstrations and texts; 0, or the run's.")] = None,
+    output: Annotated[str | None, option("A directory for predictions and results, or a .jsonl file.")] = None,
+    run_generated_code: Annotated[
+        bool, option("Run the programs the model writes, in a sandbox (pass@k).", "--run-generated-code")
+    ] = False,
+) -> None:
+    """Score a run, an export or a plain model."""
+    from zofo.api import finetune
+    from zofo.cli.show import print_result
+
+    result = finetune.evaluate(
+        target, task=task, data=data, template=template, apply_chat_template=apply_chat_template, system=system,
+        split=split, adapter=adapter, limit=limit, batch_size=batch_size, seed=seed, output=output,
+        num_fewshot=num_fewshot, run_generated_code=run_generated_code or None, overrides=settings or [],
+    )  # fmt: skip
+    print_result(result)
+
+
+app.command("meta-test")(meta_test)
+
+
+@app.command()
+def generate(
+    target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
+    prompt: Annotated[list[str] | None, option("A prompt; may be given several times.")] = None,
+    file: Annotated[
+        str | None, option("Prompts: a text file, one a line, or .jsonl with a column prompt or messages.")
+    ] = None,
+    max_new_tokens: Annotated[int, option("Tokens of a completion, at most.")] = 50,
+    temperature: Annotated[float, option("0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[float, option("Sample from the likeliest tokens that hold so much of the probability.")] = 1.0,
+    stop: Annotated[list[str] | None, option(r'A text that ends a completion, such as "\n"; several times.')] = None,
+    seed: Annotated[int, option("Seed of the sampling.")] = 0,
+    chat: Annotated[bool, option("Each prompt is a user's turn in the model's chat template.", "--chat")] = False,
+    adapter: Annotated[str | None, ADAPTER_OF] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts written at once; the texts are the same.")] = 1,
+    output: Annotated[str | None, option("Write the completions to this .jsonl file.")] = None,
+) -> None:
+    """Continue prompts with a run, an export or a plain model.
+
+    Without --prompt and --file the prompts are the lines of the standard input. Off a terminal each completion is a
+    line of JSON, in the order in which they are done.
+    """
+    from zofo.cli.generate import run as run_generate
+
+    run_generate(
+        target, prompt or [], file, output, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+        stop=stop or [], seed=seed, chat=chat, adapter=adapter, batch_size=batch_size,
+    )  # fmt: skip
+
+
+@app.command()
+def export(
+    run_dir: Annotated[str, typer.Argument(help="A run's directory.")],
+    output_dir: Annotated[str, typer.Argument(help="Where to write the model.")],
+    merge: Annotated[bool, option("Merge the adapter into the weights.", "--merge")] = False,
+    adapter: Annotated[str | None, option("p, s, or theta for none; the deployed one if left out.")] = None,
+    overwrite: Annotated[bool, option("Replace a directory that exists.", "--overwrite")] = False,
+) -> None:
+    """Write a model for plain transformers and peft."""
+    from zofo.api import finetune
+
+    typer.echo(str(finetune.export(run_dir, output_dir, merge=merge, adapter=adapter, overwrite=overwrite)))
+
+
+@app.command()
+def ls(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="methods, adapters, estimators, masks, rules, tasks, settings or presets; all if left out."
+        ),
+    ] = None,
+) -> None:
+    """List what there is, one line each."""
+    from zofo.cli.show import print_names
+
+    print_names(kind)
+
+
+@app.command()
+def show(
+    name: Annotated[
+        str, typer.Argument(help="A method, adapter, task, setting, ..., a task's or setting's .yaml, or model, train.")
+    ],
+    template: Annotated[str | None, option("Of a task: this template alone.")] = None,
+    data: Annotated[str | None, option("Of a task: a prompt of this data; of a setting: what is there of it.")] = None,
+) -> None:
+    """Settings of a method, adapter, task, ...
+
+    Fields, types, defaults and their places in the paper; a task's source, and a prompt with its answers.
+    """
+    from zofo.cli.show import print_entry
+
+    print_entry(name, template, data)
+
+
+@app.command()
+def validate(
+    settings: Settings = None,
+    model: Model = None,
+    task: Task = None,
+    data: Data = None,
+    method: Annotated[str | None, option("A method (zofo ls methods).")] = None,
+    adapter: Adapter = None,
+    preset: Preset = None,
+    output_dir: Annotated[str | None, option("Directory of the run.")] = None,
+) -> None:
+    """Check a configuration and print it whole.
+
+    Each value is followed by its reason: preset, file, command line or default.
+    """
+    from zofo.cli.settings import train_config
+
+    sections = {"model": model, "task": task, "method": method, "adapter": adapter}
+    config = train_config(with_data(settings, data), preset, sections, {"output_dir": output_dir})
+    _print_notes(config.notes)
+    typer.echo(config.to_yaml(reasons=True), nl=False)
+
+
+@app.command()
+def memory(
+    settings: Settings = None,
+    model: Model = None,
+    task: Task = None,
+    data: Data = None,
+    method: Annotated[list[str] | None, option("A method; several are compared, and five if none is named.")] = None,
+    adapter: Adapter = None,
+    preset: Preset = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row, in place of the task's data.")] = None,
+    options: Annotated[int | None, typer.Option(min=1, help="Answers with rows of their own (with --length).")] = None,
+    answer: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer (with --length).")] = None,
+    measure: Annotated[bool, option("Load the model too, and count in real steps.", "--measure")] = False,
+    as_json: Annotated[bool, option("JSON, in bytes.", "--json")] = False,
+) -> None:
+    """Predict what training needs in memory, part by part, without the model's weights (docs/memory.md)."""
+    from zofo.cli.memory import run as run_memory
+
+    rows = length, options, answer
+    run_memory(with_data(settings, data), preset, method, (model, task, adapter), rows, as_json, measure)
+
+
+@app.command()
+def env(
+    full: Annotated[bool, option("Also CUDA devices and torch's build (imports torch).", "--full")] = False,
+) -> None:
+    """Versions and hardware, for a bug report."""
+    from zofo.cli.show import print_environment
+
+    print_environment(full)
+
+
+@app.command()
+def quickstart(
+    cache_dir: Annotated[str, option("Where model and data are kept.")] = ".cache/quickstart",
+    output_dir: Annotated[str, option("Directory of the run.")] = "out/quickstart",
+    steps: Annotated[int | None, option("Fewer or more steps than the preset's.")] = None,
+) -> None:
+    """A real fine-tune on the CPU, in minutes.
+
+    SmolLM2-135M on movie-review sentences with Bilevel ZOFO and LoRA, model and data included.
+    """
+    from zofo.api.quickstart import run as quick_start
+
+    quick_start.run(cache_dir, output_dir, steps)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def run(args: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 130 interrupted."""
+    debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
+    try:
+        code = app([a for a in args if a != "--debug"] or ["--help"], prog_name="zofo", standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code, older ones into Abort
+            raise KeyboardInterrupt
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        return INTERRUPTED
+    except (BrokenPipeError, SystemExit) as stop:  # `zofo ls | head`: the reader has seen enough
+        if not isinstance(stop, BrokenPipeError) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        lines, code = failure(error)
+        for line in lines:
+            typer.echo(f"error: {line}", err=True)
+        return code
+
+
+def main() -> None:
+    # An OpenMP thread that spins while it waits starves the others when anything else runs on the machine. A short spin
+    # costs nothing on a quiet one and made products beside one busy process 1.5 to 9 times faster (docs/log.md)
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Arguments of `train` and `validate` -> a resolved Config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zofo.api.configure import resolve
+from zofo.config.resolve import Config
+from zofo.errors import InputError
+
+
+def train_config(
+    settings: Sequence[str], preset: str | None, sections: dict[str, Any], train: dict[str, Any]
+) -> Config:
+    """`settings` holds at most one YAML file and any number of `section.key=value`; None values were not given."""
+    file, overrides = split_settings(settings)
+    train = {key: value for key, value in train.items() if value is not None}
+    chosen = file or preset or any(sections.values())
+    if train.get("resume") and not chosen:
+        file, train = _saved(train)
+    elif not chosen and not overrides:
+        raise InputError("no configuration: give a CONFIG.yaml, --preset NAME, or --model, --task and --method")
+    return resolve(file, overrides, preset, train=train, **sections)
+
+
+def split_settings(settings: Sequence[str]) -> tuple[str | None, list[str]]:
+    """(YAML file or None, overrides). Raises InputError for a missing or a second file."""
+    overrides = [text for text in settings if "=" in text and not Path(text).is_file()]
+    files = [text for text in settings if text not in overrides]
+    if len(files) > 1:
+        raise InputError(
+            f"one config file at most, got {', '.join(files)}; changes to it are written section.key=value"
+        )
+    if files and not Path(files[0]).is_file():
+        what = "is a directory; give the config.yaml in it" if Path(files[0]).is_dir() else "no such file"
+        raise InputError(f"config file {files[0]}: {what}")
+    return (files[0] if files else None), overrides
+
+
+def _saved(train: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The config.yaml of the run to go on with: in output_dir, or in or above the checkpoint named by --resume."""
+    resume = Path(train["resume"])
+    if "output_dir" in train:
+        run = Path(train["output_dir"])
+    elif train["resume"] == "latest":
+        raise InputError("--resume latest: give --output-dir, the directory of the run to go on with")
+    elif (resume / "config.yaml").is_file():
+        run, train = resume, {**train, "resume": "latest"}
+    else:
+        run = resume.parent
+    if not (run / "config.yaml").is_file():
+        raise InputError(f"--resume: {run} holds no config.yaml, so no run to go on with; check --output-dir")
+    return str(run / "config.yaml"), {**train, "output_dir": str(run), "overwrite": False}

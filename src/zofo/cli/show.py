@@ -1,0 +1,194 @@
+"""What `ls`, `show`, `env` and `eval` print: tables on a terminal, tab-separated lines or JSON elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import sys
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zofo.config import registry
+from zofo.errors import InputError, did_you_mean
+from zofo.models import versions
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], header: bool = False) -> None:
+    """A rich table on a terminal, else one tab-separated line a row; header: with one for the columns, too."""
+    if not sys.stdout.isatty():
+        if header:
+            print("\t".join(columns))
+        for row in rows:
+            print("\t".join(" ".join(cell.split()) for cell in row).rstrip("\t"))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The result of an evaluation: a table on a terminal, one line of JSON elsewhere."""
+    if sys.stdout.isatty():
+        table(("what", "value"), [(str(k), v if isinstance(v, str) else json.dumps(v)) for k, v in result.items()])
+    else:
+        print(json.dumps(result, default=str))
+
+
+def print_run(run: Any) -> None:
+    """A finished run: what each candidate reached on test, and where it is."""
+    for name, values in run.test_by_candidate.items():
+        what = "theta" if name == "theta" else f"(theta, {name})"
+        numbers = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if key != "n")
+        note = "  deployed" if name == run.deployed and len(run.test_by_candidate) > 1 else ""
+        print(f"test, {int(values['n'])} examples  {what:<11} {numbers}{note}")
+    print(f"saved in {run.path}")
+
+
+def print_names(kind: str | None) -> None:
+    """`ls`: name and one line of a kind's entries, or of all kinds."""
+    if kind is None:
+        rows = [(k, n, registry.describe(k, n)) for k in registry.KINDS for n in registry.names(k)]
+        table(("kind", "name", "what"), rows)
+        return
+    plural = kind if kind in registry.KINDS else f"{kind}s"
+    if plural not in registry.KINDS:
+        hint = did_you_mean(kind, registry.KINDS) or ";"
+        raise InputError(f'unknown kind "{kind}"{hint} known: {", ".join(registry.KINDS)}')
+    table(("name", "what"), [(n, registry.describe(plural, n)) for n in registry.names(plural)])
+
+
+def print_entry(name: str, template: str | None = None, data: str | None = None) -> None:
+    """`show`: every entry of that name (`methods/mezo` picks one), a task file, or a section every run has.
+
+    template, data: of a task, see `cli.show_task`.
+    """
+    from zofo.config.resolve import CORE
+
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return _print_task(Path(name).stem, Path(name), template, data)  # or a setting, by what is in it
+    kind, slash, short = name.rpartition("/")
+    found = [
+        (k, n)
+        for k in registry.KINDS
+        for n in registry.names(k)
+        if registry.canonical(short) == n and (not slash or kind in (k, registry.singular(k)))
+    ]
+    if not found and name not in CORE:
+        known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k))]
+        raise InputError(f'nothing is called "{name}"{did_you_mean(short, known) or ";"} zofo ls prints all names')
+    kinds = {k for k, _ in found}
+    if (template and "tasks" not in kinds) or (data and not kinds & {"tasks", "settings"}):
+        raise InputError(f"--template is for tasks, --data for tasks and settings, and {name} is none")
+    for entry_kind, entry in found:
+        if entry_kind in ("tasks", "settings"):
+            _print_task(entry, registry.load(entry_kind, entry), template, data)
+        else:
+            _print_one(entry_kind, entry)
+    if name in CORE:
+        print(f"section {name}: {(CORE[name].__doc__ or '').strip()}\n")
+        _print_fields(name, CORE[name])
+
+
+def _print_task(name: str, path: Path, template: str | None, data: str | None) -> None:
+    from zofo.cli.show_task import print_setting, print_task
+    from zofo.data.multitask.setting import find_setting
+
+    if find_setting(str(path)) is not None:
+        print_setting(str(path), data)
+    else:
+        print_task(name, path, template, data)
+
+
+def _print_one(kind: str, name: str) -> None:
+    print(f"{registry.singular(kind)} {name}\n")
+    loaded = registry.load(kind, name)
+    if isinstance(loaded, Path):
+        print(loaded.read_text("utf-8").rstrip())
+        return
+    print(registry.docstring(kind, name) or (loaded.__doc__ or "").strip(), end="\n\n")
+    if kind == "methods":
+        from zofo.config.layers import DEFAULT_NAMES
+
+        needs, optional = sorted(loaded.Method.needs), sorted(getattr(loaded.Method, "optional", ()))
+        needs = [f"{section} ({DEFAULT_NAMES[section]} unless named)" for section in needs]
+        also = f"; if asked for: {', '.join(optional)}" if optional else ""
+        print(f"sections: {', '.join(['method', *needs])}{also}\n")
+    if hasattr(loaded, "Config"):
+        _print_fields(registry.singular(kind), loaded.Config)
+
+
+def _print_fields(section: str, cls: type) -> None:
+    from zofo.config.validate import show, type_name
+
+    hints, rows = typing.get_type_hints(cls), []
+    for spec in dataclasses.fields(cls):
+        if spec.default_factory is not dataclasses.MISSING:
+            default = show(spec.default_factory())
+        else:
+            default = "required" if spec.default is dataclasses.MISSING else _plain_default(spec.default, show)
+        meta = spec.metadata
+        bounds = [f"{sign} {meta[key]}" for key, sign in _BOUND_SIGNS.items() if key in meta]
+        kind = type_name(hints[spec.name]) + (f", {' and '.join(bounds)}" if bounds else "")
+        rows.append((f"{section}.{spec.name}", kind, default, meta.get("help", ""), meta.get("paper", "")))
+    if rows:
+        table(("field", "type", "default", "what it does", "in the paper"), rows)
+    else:
+        print("no settings")
+
+
+_BOUND_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _plain_default(value: Any, show: Any) -> str:
+    if isinstance(value, float):  # 1e-06 -> 1e-6, as one would type it
+        return re.sub(r"e([+-]?)0+(\d)", r"e\1\2", repr(value))
+    return show(value)
+
+
+def print_environment(full: bool) -> None:
+    """`env`: versions from the installed metadata, CPU and memory; with `full` also what torch says."""
+    import psutil
+
+    rows = [("python", platform.python_version()), ("platform", platform.platform())]
+    rows.append(("zofo", versions.installed("zofo") or "not installed"))
+    rows += [(each.name, each.installed or "not installed") for each in versions.libraries()]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory()
+    rows.append(("cpu", _cpu_name()))
+    rows.append(("cores", f"{cores} usable, {os.cpu_count()} in all"))
+    rows.append(("memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available"))
+    tested = {"python": ", ".join(versions.pythons())} | {each.name: each.span for each in versions.libraries()}
+    rows += _torch_rows() if full else []
+    table(("what", "value", "tested with"), [(*row, tested.get(row[0], "")) for row in rows])
+    for warning in versions.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _torch_rows() -> list[tuple[str, str]]:
+    import torch
+
+    rows = [("torch threads", str(torch.get_num_threads())), ("torch cuda build", torch.version.cuda or "none")]
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.cuda.get_device_properties(number)
+        rows.append((f"cuda:{number}", f"{device.name}, {device.total_memory / 2**30:.1f} GiB"))
+    return rows if len(rows) > 2 else [*rows, ("cuda devices", "none")]
+
+
+def _cpu_name() -> str:
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match.group(1) if match else platform.processor() or platform.machine()

@@ -1,0 +1,84 @@
+"""`zofo show TASK`: what the task is, and a real prompt with its answers under each template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zofo.data.files import Record, Records, file_of
+from zofo.data.multitask.setting import find_setting, open_setting
+from zofo.data.preview import shown
+from zofo.data.spec import TaskSpec, load_spec, maker, metrics_of, pick_template
+from zofo.data.task import local_tables
+from zofo.errors import InputError
+
+
+def print_task(name: str, path: Path, template: str | None, data: str | None) -> None:
+    """template: that one alone. data: its first row in place of the task file's own. Raises InputError."""
+    spec = load_spec(path)
+    if template is not None:
+        pick_template(spec, template)
+    record = _record(spec, name, data)
+    print(f"task {name}\n\n{spec.description}\n")
+    for what, value in _facts(spec).items():
+        if value:
+            print(f"{what:<10} {value}")
+    print(f"{'version':<10} {spec.version}\n{'file':<10} {path}")
+    if record is None:
+        print("\nno demonstrations in the file: --data DIR shows a prompt of your rows")
+    for each in spec.templates if template is None else [template]:
+        print(f"\ntemplate {each}" + (f" (task.template={each})" if each != "default" else ""))
+        if record is not None:
+            for line in shown(maker(spec, each)(record)):
+                print(line)
+
+
+def print_setting(name: str, data: str | None) -> None:
+    """data: a directory of rows, of which it says what is there. Raises InputError."""
+    setting = find_setting(name)
+    assert setting is not None
+    print(f"setting {setting.name}\n\n{setting.description}\n")
+    print(f"{'source':<10} {setting.source}\n{'file':<10} {setting.file}")
+    print("rows       a directory with a folder for each task, in MetaICL's form or train.jsonl and test.jsonl")
+    apart = "of an unseen domain"
+    for what, names in (("training", setting.train), ("held out", setting.held_out), ("target", setting.target)):
+        if names:
+            print(f"\n{what} tasks ({len(names)}): {', '.join(names)}")
+    if setting.unseen:
+        print(f"{apart}: {', '.join(setting.unseen)}")
+    if data is not None:
+        opened = open_setting(setting, Path(data), 0, 0)
+        print(f"\nin {data}:")
+        for line in opened.coverage:
+            print(line)
+        for kind, pools in (("training", opened.train), ("target", opened.target)):
+            for task, pool in pools.items():
+                print(f"{kind} {task}: {pool.kind}{', ' + ' | '.join(pool.labels) if pool.labels else ''}")
+
+
+def _record(spec: TaskSpec, name: str, data: str | None) -> Record | None:
+    if data is None:
+        own = spec.demonstrations
+        return Record(f"{name}: a row of the task file", spec.file, own[0]) if own else None
+    tables = local_tables(Path(data), spec, name)
+    records: Records = tables.get("test") or next(iter(tables.values()))
+    if missing := [column for column in spec.columns if column not in records[0].row]:
+        has = ", ".join(records[0].row)
+        raise InputError(f'{file_of(records)}: no column "{missing[0]}", which task {name} reads; has: {has}')
+    return records[0]
+
+
+def _facts(spec: TaskSpec) -> dict[str, str]:
+    found = {"source": spec.source, "metric": ", ".join(metrics_of(spec)), "objective": spec.objective}
+    if spec.hub:
+        found["hub"] = " ".join(filter(None, (spec.hub.path, spec.hub.name)))
+        found["splits"] = ", ".join(f"{ours}: {theirs}" for ours, theirs in spec.splits.items())
+    found["columns"] = ", ".join(spec.columns)
+    found["labels"] = ", ".join(spec.labels)
+    if spec.carve:
+        found["training"] = f"no training split: a run trains on {spec.carve:.0%} of the test rows"
+    if spec.kind == "generation":
+        d = spec.generation
+        how = "greedy" if d.temperature == 0 else f"temperature {d.temperature:g}, top_p {d.top_p:g}"
+        ends = ", ".join(map(repr, d.stop))
+        found["generation"] = f"{how}, at most {d.max_new_tokens} tokens" + (f", stops at {ends}" if ends else "")
+    return found

@@ -1,0 +1,31 @@
+"""The parts of a method from their sections: the mask, the estimator, which holds it, and the rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zofo.config import registry
+from zofo.config.resolve import Config
+
+
+def make_mask(config: Config) -> Any:
+    """The mask as at the start of a run; None where there is no such section."""
+    if config.mask is None:
+        return None
+    return registry.load("masks", config.names["mask"]).Mask(config.mask, config.train.seed)
+
+
+def make_estimator(config: Config) -> Any:
+    """The estimator as at the start of a run, with its mask."""
+    module = registry.load("estimators", config.names["estimator"])
+    return module.Estimator(config.estimator, config.train.seed, make_mask(config))
+
+
+def make_rule(config: Config) -> Any:
+    """The rule as at the start of a run."""
+    return registry.load("rules", config.names["rule"]).Rule(config.rule, config.train.seed)
+
+
+def make_method(config: Config) -> Any:
+    """The method object, not set up."""
+    return registry.load("methods", config.names["method"]).Method(config.method, config.adapter is not None)

@@ -1,0 +1,157 @@
+"""The sections every run has: model, task, train."""
+
+# ruff: noqa: RUF009 (_f only wraps dataclasses.field)
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from zofo.config import registry
+from zofo.errors import did_you_mean
+
+DATA_SUFFIXES = (".jsonl", ".csv", ".parquet")
+REPORTERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive", "codecarbon")
+
+
+def _f(default: Any = dataclasses.MISSING, help: str = "", **metadata: Any) -> Any:
+    """A field with its documentation and bounds."""
+    metadata = {"help": help, **metadata}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(metadata=metadata) if default is dataclasses.MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone, any Hugging Face causal LM."""
+
+    name: str = _f(help="hub id or directory of a causal LM", flag="--model")
+    revision: str | None = _f(None, "branch, tag or commit on the hub")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _f("auto", "auto: float32 on CPU, bfloat16 on CUDA")
+    device: str = _f("auto", "auto, cpu, cuda, cuda:N or mps; auto takes CUDA where there is one")
+    quantization: Literal["int8", "nf4"] | None = _f(
+        None, "quantises the linear layers, which are frozen then; int8: by torchao, nf4: by bitsandbytes, on CUDA"
+    )
+    max_length: int | None = _f(None, "tokens of an example, the rest is cut on the left; null: the model's own", ge=2)
+    trust_remote_code: bool = _f(False, "run code that comes with the model")
+
+    def problems(self) -> list[str]:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            return [f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"']
+        return []
+
+    def files(self) -> list[str]:
+        local = self.name.startswith((".", "/", "~")) or self.name.count("/") > 1
+        return [f"name: no such model directory: {self.name}"] if local and not Path(self.name).exists() else []
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """The data and how an example reads."""
+
+    name: str = _f(help="a task (zofo ls tasks), a .jsonl, .csv or .parquet file, or a task .yaml", flag="--task")
+    template: str = _f("default", "which of the task's templates; plain: the input and the answer only")
+    apply_chat_template: bool = _f(
+        False, "for an instruct model: its chat template around each prompt, the answers as the assistant's turn"
+    )
+    system: str | None = _f(None, "text of a system turn before the user's; needs apply_chat_template")
+    data: str | None = _f(None, "directory with train, validation, test .jsonl in the task's columns, or one file")
+    train_examples: int = _f(1000, "examples sampled for training", paper="section 4: 1000", ge=1)
+    dev_examples: int = _f(500, "examples that select the checkpoint", paper="section 4: 500", ge=1)
+    test_examples: int = _f(1000, "examples of the reported numbers", paper="section 4: 1000", ge=1)
+    held_out: int = _f(1, "of a setting: training tasks that are not trained on; they select and tune", ge=1)
+    choices: list[str] | None = _f(None, "the answers of a local file, in order, where it has no choices column")
+    objective: Literal["auto", "options", "lm", "metric"] = _f(
+        "auto", "auto: the task's; options: cross-entropy; lm: answer tokens; metric: minus the metric, no gradient"
+    )
+    metric: str | None = _f(
+        None,
+        "the metric that leads: what select_by=metric and objective=metric take; null: the task's",
+    )
+    scoring: Literal["mean", "sum", "characters", "calibrated", "pmi"] = _f(
+        "mean",
+        "an option's score: mean, sum, sum by characters; calibrated, pmi: sum, mean minus that under the prompt "
+        "without its input",
+    )
+    num_fewshot: int = _f(0, "answered examples before each dev and test prompt", ge=0)
+    fewshot: Literal["random", "per-example", "fixed"] = _f(
+        "random", "which ones: one draw for all, a draw each, or the task file's own (else the first rows of train)"
+    )
+    max_new_tokens: int | None = _f(None, "of a generated answer; null: the task's own", ge=1)
+    temperature: float | None = _f(None, "of generated answers, 0 is greedy; null: the task's own", ge=0)
+    top_p: float | None = _f(None, "sample from the likeliest tokens of so much probability; null: 1", gt=0, le=1)
+    samples: int | None = _f(None, "generated answers for each example (pass@k); null: the task's own", ge=1)
+    run_generated_code: bool = _f(False, "run the programs that the model writes, in a sandbox (pass@k)")
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.choices is not None and (len(self.choices) < 2 or len(set(self.choices)) < len(self.choices)):
+            found.append("choices: expected at least two different answers")
+        if self.system is not None and not self.apply_chat_template:
+            found.append("system: is part of a chat; give task.apply_chat_template=true too")
+        if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):
+            return found
+        known = (*registry.names("tasks"), *registry.names("settings"))
+        if registry.canonical(self.name) not in known:
+            hint = did_you_mean(registry.canonical(self.name), known) or f"; known: {', '.join(known)}"
+            found.append(
+                f'name: unknown task "{self.name}"{hint}; or give a file {", ".join(DATA_SUFFIXES)} or a task .yaml'
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: cadence, data position, files."""
+
+    output_dir: str = _f(help="directory of the run", flag="--output-dir")
+    max_steps: int = _f(
+        1000, "updates in all, lower and upper level counted", paper="section 4: every update counts", ge=0
+    )
+    count: Literal["all", "outer"] = _f(
+        "all", "what max_steps and every cadence count: all updates, or upper-level iterations alone", paper="Table 7"
+    )
+    batch_size: int = _f(16, "examples of one batch, at each level", paper="appendix B.1.4: 16", ge=1)
+    micro_batch_size: int | None = _f(None, "examples at once; same numbers, less memory; null: the whole batch", ge=1)
+    group_by_length: bool = _f(
+        True, "batches of similar lengths, in a seeded order: less padding (not of many tasks, which take turns)"
+    )
+    gradient_checkpointing: bool = _f(
+        False, "first-order steps keep each layer's input alone and compute it again: less memory, a third more time"
+    )
+    eval_batch_size: int = _f(32, "examples at once in an evaluation", ge=1)
+    eval_steps: int = _f(100, "steps between two evaluations on dev", ge=1)
+    save_steps: int = _f(100, "steps between two checkpoints", ge=1)
+    save_total_limit: int | None = _f(2, "checkpoints kept, the best one besides; null: all", ge=1)
+    logging_steps: int = _f(10, "steps between two log lines", ge=1)
+    seed: int = _f(0, "samples, splits, batches, adapters and directions derive from it", ge=0, lt=2**63)
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = _f("constant", "schedule of every rate")
+    warmup_steps: int = _f(0, "steps of linear warm-up", ge=0)
+    report_to: list[str] = _f([], "where TrainerCallbacks send metrics: tensorboard, wandb, trackio")
+    on_nonfinite: Literal["stop", "skip"] = _f("stop", "what a loss that is NaN or infinite does to the run")
+    max_grad_norm: float | None = _f(None, "clips the norm of first-order gradients; null: no clipping", gt=0)
+    max_replay_seconds: float = _f(60.0, "a snapshot of theta is kept when replaying the journal takes longer", ge=0)
+    select_by: Literal["loss", "metric"] = _f(
+        "loss", "what on dev selects the checkpoint", paper="B.1.4: validation loss"
+    )
+    resume: str | None = _f(None, "latest, or a checkpoint directory")
+    overwrite: bool = _f(False, "replace another run in output_dir")
+    threads: int | None = _f(None, "CPU threads; null: torch's own choice", ge=1)
+
+    def problems(self) -> list[str]:
+        unknown = [name for name in self.report_to if name not in REPORTERS]
+        found = [
+            f'report_to: unknown "{n}"{did_you_mean(n, REPORTERS) or "; known: " + ", ".join(REPORTERS)}'
+            for n in unknown
+        ]
+        if 0 < self.max_steps < self.warmup_steps:
+            found.append(f"warmup_steps: more than max_steps ({self.max_steps}), so no rate would reach its value")
+        if self.resume and self.overwrite:
+            found.append("overwrite: cannot be given together with resume")
+        if not self.output_dir:
+            found.append("output_dir: must not be empty")
+        return found

@@ -1,0 +1,50 @@
+"""From a task's examples to what a method reads: tokens, streams of batches; one task or many."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from zofo.data.example import Example, TaskData
+from zofo.data.multitask.mixture import Mixture
+from zofo.data.stream import Stream
+from zofo.data.tokenization import Encoded, encode_all
+
+log = logging.getLogger("zofo")
+
+LEVELS = {"f": "upper level's", "p": "lower level's"}  # streams as a user knows them
+
+
+def shorter(limit: int | None, other: int | None) -> int | None:
+    """The smaller of two limits; None: there is none."""
+    return min((n for n in (limit, other) if n is not None), default=None)
+
+
+def streams_of(
+    encoded: Mapping[str, list[Encoded]], batch_size: int, pad_id: int, seed: int, group_by_length: bool
+) -> dict[str, Stream | Mixture]:
+    """A stream of batches of each name's examples; of many tasks' examples they are mixtures."""
+    for name, examples in encoded.items():
+        if batch_size > len(examples):
+            log.warning(
+                "train.batch_size %d is more than the %d examples of stream %s: a batch holds some of them twice",
+                batch_size, len(examples), name,
+            )  # fmt: skip
+    if any(e.example.group for examples in encoded.values() for e in examples):
+        return {name: Mixture(examples, batch_size, pad_id, seed, name) for name, examples in encoded.items()}
+    return {
+        name: Stream(examples, batch_size, pad_id, seed, name, group_by_length) for name, examples in encoded.items()
+    }
+
+
+def encode_task(
+    data: TaskData, streams: Mapping[str, list[Example]], tokenizer: Any, max_length: int | None
+) -> dict[str, list[Encoded]]:
+    """The examples of each training stream, of dev and of test as tokens, by their names."""
+
+    def encode(name: str, examples: list[Example], for_eval: bool) -> list[Encoded]:
+        return encode_all(tokenizer, examples, max_length, data.objective, data.ends, for_eval, name)
+
+    encoded = {name: encode(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
+    return encoded | {"dev": encode("dev", data.dev, True), "test": encode("test", data.test, True)}

@@ -1,0 +1,1 @@
+"""Many tasks: settings, their rows, and batches that mix them."""

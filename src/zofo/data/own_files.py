@@ -1,0 +1,199 @@
+"""One's own files: columns text + label (+ choices), prompt + completion (texts or messages), or messages.
+
+text + label: the answer is the label's word after a space (`true`, `false` for booleans); `task.choices` names the
+words instead, and then integers and booleans count into it. Nothing else is added to the text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zofo.data.chat import Chat, Make
+from zofo.data.example import Example
+from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column
+from zofo.errors import InputError, did_you_mean
+
+log = logging.getLogger("zofo")
+LAYOUTS = {"messages": ("messages",), "completion": ("prompt", "completion"), "options": ("text", "label")}
+MAX_LABELS = 200  # more options than this are a text to generate, not a class to choose
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    make: Make
+    kind: Literal["options", "completion"]
+    labels: tuple[str, ...]
+
+
+def own_task(tables: Tables, template: str, choices: list[str] | None, chat: Chat) -> OwnTask:
+    """How the rows of one's own files become examples. Raises InputError naming file, line and fix."""
+    if template not in ("default", "plain"):
+        raise InputError(
+            f'task.template: own files have "default" and "plain", not "{template}"{_near(template)}; '
+            "for others write a task file (.yaml)"
+        )
+    rows = tables.get("train") or next(iter(tables.values()))
+    layout = _layout(rows)
+    for records in tables.values():
+        for column in LAYOUTS[layout]:
+            if column not in columns_of(records):
+                raise missing_column(column, records)
+    if layout != "options" and choices is not None:
+        raise InputError(f"task.choices: {file_of(rows)} has completions; choices are for text + label")
+    if layout == "messages":
+        return OwnTask(lambda record: _from_messages(record, chat), "completion", ())
+    if layout == "completion":
+        return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
+    if choices is None and "choices" in columns_of(rows):
+        return OwnTask(_from_choices, "options", ())
+    labels = _labels(rows) if choices is None else tuple(choices)
+    if len(set(labels)) < len(labels) or len(labels) < 2:
+        raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(labels)}")
+    return OwnTask(lambda record: _from_label(record, labels, choices is not None), "options", labels)
+
+
+def _near(template: str) -> str:
+    return did_you_mean(template, ("default", "plain"))
+
+
+def _layout(records: Records) -> str:
+    has = columns_of(records)
+    for layout, columns in LAYOUTS.items():
+        if set(columns) <= set(has):
+            return layout
+    for columns in LAYOUTS.values():  # one of two is there: the other is missing or misspelt
+        missing = [column for column in columns if column not in has]
+        if len(missing) < len(columns):
+            raise missing_column(missing[0], records)
+    nearly = "".join(did_you_mean(c, has) for columns in LAYOUTS.values() for c in columns[:1])
+    raise InputError(
+        f"{file_of(records)}: needs the columns text and label, or prompt and completion, or messages; "
+        f"has: {', '.join(has)}{nearly}"
+    )
+
+
+def _get(record: Record, column: str) -> Any:
+    if column not in record.row or record.row[column] is None:
+        raise InputError(f'{record.place}: no "{column}"')
+    return record.row[column]
+
+
+def _text(record: Record, column: str) -> str:
+    value = _get(record, column)
+    if not isinstance(value, str):
+        raise InputError(f'{record.place}: "{column}" must be text, not {type(value).__name__}')
+    return value
+
+
+# --------------------------------------------------------------------------------------------------- text and label
+
+
+def _label_name(record: Record) -> str:
+    value = _get(record, "label")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # a column with gaps comes out of pandas as floats
+        value = int(value)
+    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
+        return str(value).strip()
+    raise InputError(f'{record.place}: "label" must be a word, an integer or true/false, not {value!r}')
+
+
+def _labels(records: Records) -> tuple[str, ...]:
+    counts = Counter(_label_name(record) for record in records)
+    names = set(counts)
+    if len(records) >= 10 * len(names):
+        for name in sorted(name for name, count in counts.items() if count == 1):
+            log.warning(
+                '%s: the label "%s" occurs once%s; if it is a mistake, mend it or name the answers: task.choices=[...]',
+                file_of(records), name, did_you_mean(name, names - {name}),
+            )  # fmt: skip
+    if len(names) < 2:
+        raise InputError(f'{file_of(records)}: only one label, "{min(names)}"; needs two or more')
+    if len(names) > MAX_LABELS:
+        raise InputError(
+            f"{file_of(records)}: {len(names)} different labels, at most {MAX_LABELS}; for free text name the columns "
+            '"prompt" and "completion"'
+        )
+    return tuple(sorted(names, key=lambda n: (0, int(n), n) if n.lstrip("-").isdecimal() else (1, 0, n)))
+
+
+def _answers(prompt: str, words: Sequence[str]) -> tuple[str, ...]:
+    """A space before each word, unless the prompt already ends in white space."""
+    gap = "" if not prompt or prompt[-1].isspace() else " "
+    return tuple(word if word[:1].isspace() else gap + word for word in words)
+
+
+def _from_label(record: Record, labels: tuple[str, ...], may_count: bool) -> Example:
+    prompt, name = _text(record, "text"), _label_name(record)
+    index = labels.index(name) if name in labels else None
+    if index is None and may_count:
+        index = {"false": 0, "true": 1}.get(name, int(name) if name.isdecimal() else -1)
+    if index is None or not 0 <= index < len(labels):
+        raise InputError(
+            f'{record.place}: unknown label "{name}"; known: {", ".join(labels)}{did_you_mean(name, labels)}'
+        )
+    return Example(record.id, prompt, _answers(prompt, labels), (index,), place=record.place)
+
+
+def _from_choices(record: Record) -> Example:
+    prompt, label, choices = _text(record, "text"), _get(record, "label"), _get(record, "choices")
+    if isinstance(choices, str):  # a CSV cell
+        try:
+            choices = json.loads(choices)
+        except json.JSONDecodeError:
+            choices = None
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+        raise InputError(f'{record.place}: "choices" must be a list of two or more texts')
+    if isinstance(label, str) and label in choices:
+        index = choices.index(label)
+    else:
+        index = int(label) if str(label).isdecimal() else -1
+    if not 0 <= index < len(choices):
+        raise InputError(f"{record.place}: label {label!r} is neither one of the choices nor an index of one")
+    return Example(record.id, prompt, _answers(prompt, choices), (index,), place=record.place)
+
+
+# ------------------------------------------------------------------------------------------------------ completions
+
+
+def _from_completion(record: Record, chat: Chat) -> Example:
+    prompt, completion = _get(record, "prompt"), _get(record, "completion")
+    if isinstance(prompt, list) or isinstance(completion, list):  # both as messages, as TRL has them
+        if not isinstance(completion, list) or len(completion) != 1 or not isinstance(prompt, list):
+            raise InputError(
+                f'{record.place}: "prompt" and "completion" must both be texts, or "prompt" a list of messages and '
+                '"completion" a list of the one message that answers it'
+            )
+        return _conversation(record, [*prompt, *completion], '"prompt" and "completion"', chat)
+    prompt, completion = _text(record, "prompt"), _text(record, "completion")
+    if not completion:
+        raise InputError(f'{record.place}: "completion" is empty')
+    return Example(record.id, prompt, (completion,), (0,), place=record.place)
+
+
+def _from_messages(record: Record, chat: Chat) -> Example:
+    """The last turn, the assistant's, is the completion; the tokenizer's chat template writes the rest."""
+    return _conversation(record, _get(record, "messages"), '"messages"', chat)
+
+
+def _conversation(record: Record, turns: Any, columns: str, chat: Chat) -> Example:
+    if not isinstance(turns, list) or not all(
+        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns
+    ):
+        raise InputError(f'{record.place}: {columns} must be a list of {{"role": ..., "content": ...}}')
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+        raise InputError(f"{record.place}: the last of {columns} must be the assistant's, after at least one other")
+    if not turns[-1]["content"].strip():
+        raise InputError(f"{record.place}: the assistant's last message is empty")
+    if chat.missing:
+        raise InputError(
+            f"{record.place}: {columns} needs a model with a chat template and this one has none; "
+            'use the columns "prompt" and "completion" with texts'
+        )
+    return chat.conversation(record.id, turns, record.place)

@@ -1,0 +1,66 @@
+"""What is worth a look before training: prompts as the model reads them, lengths, labels, and what splits share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from zofo.data import Example, TaskData
+from zofo.data.tokenization import Encoded
+
+SHOWN = 600  # characters of a prompt; the middle of a longer one is left out
+
+
+def data_check(data: TaskData, encoded: Mapping[str, Sequence[Encoded]]) -> Iterator[str]:
+    """Lines for a person. encoded: the examples of dev, test and each training stream."""
+    trains = encoded.keys() - {"dev", "test"}  # else demonstrations may stand before what is evaluated: show that
+    some = data.train if trains and data.train else data.dev or data.test
+    for example in list({e.group: e for e in reversed(some)}.values())[::-1][:3] if data.groups else some[:3]:
+        yield from shown(example)
+    for name, rows in encoded.items():
+        if rows:
+            yield f"{name}: {_lengths(rows)}{_tasks(rows) if data.groups else _balance(rows, data.labels)}"
+    for split, n in data.repeated.items():
+        if n:
+            total = len(getattr(data, split))
+            yield f"warning: {n} of {total} {split} examples are training examples too: drop them from the train file"
+
+
+def shown(example: Example) -> Iterator[str]:
+    """A prompt as it is, and its answers; * marks what is right."""
+    text = example.prompt
+    if len(text) > SHOWN:
+        text = f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
+    yield f"--- {example.id}"
+    yield text
+    answers = " | ".join(f"{'*' if i in example.gold else ''}{a!r}" for i, a in enumerate(example.answers[:10]))
+    more = f" and {len(example.answers) - 10} more" if len(example.answers) > 10 else ""
+    yield f"    answer{'s' * (len(example.answers) > 1)}: {answers}{more}"
+    if example.reference is not None:
+        text = repr(example.reference)
+        yield f"    compared with: {text if len(text) <= SHOWN // 2 else text[: SHOWN // 2] + ' ...'}"
+
+
+def _lengths(rows: Sequence[Encoded]) -> str:
+    lengths = sorted(e.length for e in rows)
+    at = [lengths[min(len(lengths) * p // 100, len(lengths) - 1)] for p in (50, 90, 99)]
+    cut = sum(e.cut for e in rows)
+    text = f"{len(rows)} examples, tokens {at[0]} (median) {at[1]} (90 %) {at[2]} (99 %) {lengths[-1]} (longest)"
+    return text + (f", {cut} cut on the left to fit" if cut else "")
+
+
+def _tasks(rows: Sequence[Encoded]) -> str:
+    """How many examples are of which task."""
+    counts = Counter(e.example.group for e in rows)
+    sizes = sorted(set(counts.values()))
+    return f"; {len(counts)} task{'s' * (len(counts) > 1)} of {f'{sizes[0]} to ' if len(sizes) > 1 else ''}{sizes[-1]}"
+
+
+def _balance(rows: Sequence[Encoded], labels: Sequence[str]) -> str:
+    """Shares of the right answers: by label, or by place where examples have answers of their own."""
+    golds = [e.example.gold for e in rows]
+    if max(len(e.example.answers) for e in rows) < 2 or not all(len(g) == 1 for g in golds):
+        return ""
+    counts = Counter(g[0] for g in golds)
+    names = labels or [f"answer {i}:" for i in range(max(counts) + 1)]
+    return "; right: " + ", ".join(f"{name} {counts[i]}" for i, name in enumerate(names))

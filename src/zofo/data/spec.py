@@ -1,0 +1,298 @@
+"""A task's YAML file: read, checked, and turned into a function from rows to examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import jinja2.meta
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from zofo.data.chat import Make
+from zofo.data.example import Decoding, Example
+from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
+from zofo.data.jinja import ENV
+from zofo.data.metrics.text import TEXT_METRICS
+from zofo.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Hub:
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    path: str
+    name: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Template:
+    """`answers`: a template for each option, or one Jinja expression that gives the list of a row's options.
+
+    null_prompt: the prompt without the row's input, for calibrated scores; None: a single start token.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    prompt: str
+    answers: list[str] | str
+    null_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    version: int
+    description: str
+    source: str
+    columns: list[str]
+    kind: Literal["options", "completion", "generation"]
+    objective: Literal["options", "lm"]
+    metric: str | list[str]  # the first one leads: it is what selects and what a non-differentiable objective takes
+    templates: dict[str, Template]
+    demonstrations: list[dict[str, Any]] = field(default_factory=list)  # rows of our own, for show and for prompts
+    gold: str | None = None  # Jinja expression: index or text of the right answer, or a list of them
+    reference: str | None = None  # Jinja expression: what a generated text is compared with
+    generation: Decoding = field(default_factory=Decoding)
+    labels: list[str] = field(default_factory=list)  # names of the options, where all rows share them
+    hub: Hub | None = None
+    splits: dict[str, str] = field(default_factory=dict)  # ours -> the hub's
+    dev_rows: int | None = None  # cut from train for dev, where train is small
+    carve: float | None = None  # where there are test rows alone: the share of them that a run trains on
+    missing: str = "give task.data=DIR"  # the fix where there is neither task.data nor a hub
+    file: str = ""
+
+
+def load_spec(path: Path) -> TaskSpec:
+    """Raises InputError with everything that is wrong, one line each."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror or e}") from None
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: not UTF-8 ({e.reason} in byte {e.start}); save it as UTF-8") from None
+    except yaml.YAMLError as e:
+        raise InputError(f"{path}: bad YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys such as version, columns, templates")
+    known = [f.name for f in fields(TaskSpec) if f.name != "file"]
+    problems = [f'unknown key "{k}"{did_you_mean(str(k), known)}' for k in content if k not in known]
+    try:
+        known_part = {k: v for k, v in content.items() if k in known}
+        spec = TypeAdapter(TaskSpec).validate_python({**known_part, "file": path.name})
+        problems += _check(spec)
+    except ValidationError as e:
+        found = e.errors()
+        listed = {error["loc"][:-2] for error in found if error["loc"][-2:-1] == ("list[str]",)}
+        faults = [error for error in found if error["loc"][:-1] not in listed]  # a list need not be a text as well
+        problems += dict.fromkeys(_fault(error) for error in faults)
+        raise InputError("\n".join(f"{path}: {p}" for p in problems)) from None
+    if problems:
+        raise InputError("\n".join(f"{path}: {p}" for p in problems))
+    return spec
+
+
+def _fault(error: Any) -> str:
+    """One fault that pydantic found, in words: missing and unknown keys, wrong types."""
+    *outer, last = [str(part) for part in error["loc"] if part not in ("list[str]", "str")]  # branches of a union
+    where = "".join(f"{part}." for part in outer)
+    if error["type"] == "missing":
+        return f'missing key "{where}{last}"'
+    if error["type"] == "unexpected_keyword_argument":
+        known = [f.name for f in fields(Hub if outer == ["hub"] else Template)]
+        return f'unknown key "{where}{last}"{did_you_mean(last, known) or "; known: " + ", ".join(known)}'
+    if isinstance(error["input"], bool):
+        return f"{where}{last}: {str(error['input']).lower()} is no text; YAML takes a bare yes or no for it: quote it"
+    return f"{where}{last}: {error['msg'].replace('Input should be', 'expected')}, got {error['input']!r}"
+
+
+METRICS = {
+    "options": ("accuracy", "macro_f1"),
+    "completion": ("loss",),
+    "generation": (*TEXT_METRICS, "pass_at_k"),
+}
+
+
+def metrics_of(spec: TaskSpec) -> tuple[str, ...]:
+    return (spec.metric,) if isinstance(spec.metric, str) else tuple(spec.metric)
+
+
+def _check(spec: TaskSpec) -> list[str]:
+    problems = []
+    for name in metrics_of(spec) or ("",):
+        if name not in METRICS[spec.kind]:
+            known = METRICS[spec.kind]
+            near = did_you_mean(name, known)
+            problems.append(f'metric: kind {spec.kind} has no "{name}"{near}; use {", ".join(known)}')
+    if (spec.kind == "generation") != (spec.reference is not None):
+        wanted = "needs it: what a text is compared with" if spec.kind == "generation" else "takes none: use gold"
+        problems.append(f"reference: kind {spec.kind} {wanted}")
+    if spec.carve is not None and not 0 < spec.carve < 1:
+        problems.append(f"carve: a share between 0 and 1, got {spec.carve}")
+    if len(set(spec.labels)) < len(spec.labels):
+        problems.append(f"labels: one occurs twice: {', '.join(spec.labels)}")
+    for split in spec.splits:
+        if split not in SPLIT_FILES:
+            problems.append(f'splits: unknown "{split}"; known: {", ".join(SPLIT_FILES)} (zofo\'s name first)')
+    for name, template in spec.templates.items():
+        if not isinstance(template.answers, list):
+            continue
+        if spec.labels and len(spec.labels) != len(template.answers):
+            problems.append(f'template "{name}": {len(template.answers)} answers for {len(spec.labels)} labels')
+        elif (len(template.answers) == 1) != (spec.kind != "options"):
+            wanted = "two answers or more" if spec.kind == "options" else "one answer"
+            problems.append(f'template "{name}": {len(template.answers)} answers; kind {spec.kind} has {wanted}')
+    if "default" not in spec.templates:
+        problems.append('templates: needs one called "default"')
+    if spec.kind == "options" and spec.gold is None:
+        problems.append('missing key "gold": which option is right')
+    if spec.kind != "options" and spec.objective == "options":
+        problems.append(f"objective: kind {spec.kind} has no options; use lm")
+    for where, names in used_columns(spec).items():
+        if isinstance(names, str):
+            problems.append(f"{where}: {names}")
+            continue
+        for name in sorted(names - set(spec.columns)):
+            near = did_you_mean(name, spec.columns)
+            problems.append(f'{where}: no column "{name}"; columns: {", ".join(spec.columns)}{near}')
+    return problems
+
+
+def used_columns(spec: TaskSpec) -> dict[str, set[str] | str]:
+    """{place in the file: columns it reads, or the text of a syntax error}"""
+    used: dict[str, set[str] | str] = {}
+    for name, template in spec.templates.items():
+        answers = template.answers if isinstance(template.answers, list) else ["{{" + template.answers + "}}"]
+        used[f'template "{name}"'] = _variables("\n".join([template.prompt, template.null_prompt or "", *answers]))
+    for place in ("gold", "reference"):
+        if (expression := getattr(spec, place)) is not None:
+            used[place] = _variables("{{" + expression + "}}")
+    return used
+
+
+def _variables(source: str) -> set[str] | str:
+    try:
+        return jinja2.meta.find_undeclared_variables(ENV.parse(source))
+    except jinja2.TemplateSyntaxError as e:
+        return f"bad template: {e.message}"
+
+
+def check_columns(spec: TaskSpec, template: str, tables: Tables) -> None:
+    """Raises InputError where a column that the template reads is in no row of a table."""
+    for records in tables.values():
+        has = columns_of(records)
+        for where, names in used_columns(spec).items():
+            if where not in ("gold", f'template "{template}"') or isinstance(names, str):
+                continue
+            for name in sorted(names - set(has)):
+                near = did_you_mean(name, has)
+                raise InputError(
+                    f'{spec.file}: {where}: no column "{name}" in {file_of(records)}; has: {", ".join(has)}{near}'
+                )
+
+
+def pick_template(spec: TaskSpec, name: str) -> Template:
+    if name not in spec.templates:
+        known = ", ".join(spec.templates)
+        near = did_you_mean(name, spec.templates)
+        raise InputError(f'task.template: {spec.file}: no template "{name}"{near}; known: {known}')
+    return spec.templates[name]
+
+
+def maker(spec: TaskSpec, template_name: str) -> Make:
+    """The function that turns a row into an example. It raises InputError naming the row."""
+    template = pick_template(spec, template_name)
+    prompt = ENV.from_string(template.prompt)
+    null = None if template.null_prompt is None else ENV.from_string(template.null_prompt)
+    if isinstance(template.answers, str):
+        expression = ENV.compile_expression(template.answers, undefined_to_none=False)
+        options = []
+    else:
+        expression, options = None, [ENV.from_string(answer) for answer in template.answers]
+    gold, reference = (
+        None if text is None else ENV.compile_expression(text, undefined_to_none=False)
+        for text in (spec.gold, spec.reference)
+    )
+
+    used = used_columns(spec)
+    needed = sorted({name for where in ("gold", "reference") for name in used.get(where, ())})
+
+    def make(record: Record) -> Example:
+        at = f'{record.place}: {spec.file}: template "{template_name}"'
+        row = {key: value for key, value in record.row.items() if value is not None}  # no cell is no text "None"
+        if missing := [name for name in needed if name not in row]:
+            raise InputError(f'{record.place}: {spec.file}: no "{missing[0]}" in this row; mend or drop it')
+        try:
+            text = prompt.render(row)
+            listed = expression(row) if expression else [o.render(row) for o in options]
+            answers = tuple(str(answer) for answer in listed or ())
+            value = gold(row) if gold else 0
+            compared = reference(row) if reference else None
+            empty = null.render(row) if null else None
+        except jinja2.UndefinedError as e:
+            raise InputError(f"{at}: {e} in this row; mend or drop it") from None
+        except Exception as e:  # a template is a program: it may divide by zero or overrun an integer
+            raise InputError(f"{at}: {e}") from None
+        if fault := _unusable(text, answers, spec) or _incomparable(compared, spec):
+            raise InputError(f"{at}: {fault}")
+        given = ", ".join(f"{name} {row[name]!r}" for name in sorted(used.get("gold", ())) if name in row)
+        computed = f" (gold is {spec.gold}; {given})" if gold and spec.gold != value and spec.gold not in row else ""
+        try:
+            right = right_answers(value, answers, spec.labels, f"{record.place}: {spec.file}")
+        except InputError as e:
+            raise InputError(f"{e}{computed}") from None
+        if not right:
+            raise InputError(f"{at}: no right answer; mend or drop the row")
+        return Example(record.id, text, answers, right, None, compared, empty, record.place)
+
+    return make
+
+
+def _unusable(prompt: str, answers: tuple[str, ...], spec: TaskSpec) -> str:
+    """What makes a rendered example unusable, or ""."""
+    if not prompt.strip():
+        return "the prompt comes out empty; mend the template or drop the row"
+    empty = next((i for i, answer in enumerate(answers) if not answer.strip()), None)
+    if empty is not None:
+        return f"answer {empty} comes out empty; mend the template or drop the row"
+    if spec.kind != "options":
+        return "" if len(answers) == 1 else f"kind {spec.kind} has one answer, not {len(answers)}"
+    if spec.labels and len(answers) != len(spec.labels):
+        return f"{len(answers)} answers for the {len(spec.labels)} labels {', '.join(spec.labels)}"
+    if len(set(answers)) < 2:
+        return f"needs two or more different answers, got {', '.join(map(repr, answers)) or 'none'}"
+    return ""
+
+
+def _incomparable(reference: Any, spec: TaskSpec) -> str:
+    """Why no generated text can be compared with the reference, or ""."""
+    if spec.kind != "generation":
+        return ""
+    if reference in (None, "", [], {}):
+        return "no reference answer; mend or drop the row"
+    try:
+        for name in metrics_of(spec):
+            if name in TEXT_METRICS:
+                TEXT_METRICS[name]("", reference)
+    except (TypeError, ValueError) as e:
+        return f"{e}; mend `reference` or drop the row"
+    return ""
+
+
+def right_answers(value: Any, answers: tuple[str, ...], labels: list[str], place: str) -> tuple[int, ...]:
+    """Indices of the answers that `value` (an index, a label's name, an answer's text, or a list of these) names."""
+    if isinstance(value, (list, tuple)):
+        return tuple(sorted({i for v in value for i in right_answers(v, answers, labels, place)}))
+    stripped = [a.strip() for a in answers]
+    if isinstance(value, str):
+        for names in (labels, stripped):
+            if value.strip() in names:
+                return tuple(i for i, name in enumerate(names) if name == value.strip())
+        value = int(value) if value.strip().isdecimal() else value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and 0 <= value < len(answers):  # a bool is an int: False 0, True 1
+        return (int(value),)
+    known = [f"{i} {name if len(name) < 60 else name[:60] + ' ...'}" for i, name in enumerate(labels or stripped)]
+    near = did_you_mean(value, labels or stripped) if isinstance(value, str) else ""
+    raise InputError(f"{place}: unknown label {value!r}; known: {', '.join(known)}{near}")

@@ -1,0 +1,314 @@
+"""From a task's name, or one's own files, to three lists of examples, fixed by a seed."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from zofo.config import registry
+from zofo.config.sections import DATA_SUFFIXES, TaskConfig
+from zofo.data.chat import Chat, Make
+from zofo.data.example import Decoding, Example, TaskData
+from zofo.data.fewshot import demonstrate
+from zofo.data.files import READERS, Record, Tables, file_of, hub_tables, no_train, read_tables
+from zofo.data.multitask.setting import check_setting, find_setting, load_setting
+from zofo.data.own_files import own_task
+from zofo.data.spec import METRICS, TaskSpec, check_columns, load_spec, maker, metrics_of
+from zofo.errors import InputError, did_you_mean
+
+log = logging.getLogger("zofo")
+Objective = Literal["options", "lm"]
+
+
+def load_task(
+    cfg: TaskConfig, seed: int, tokenizer: Any = None, only: str | None = None, demonstrates: bool = False
+) -> TaskData:
+    """Read and sample a task. The same seed gives the same examples in the same order.
+
+    dev comes from `train` unless local data has a validation file, test from `train` only where there is no test file;
+    of a task with test rows alone a run trains on a share of them (the task file's `carve`).
+    only: the split that is evaluated, of a model that was trained on nothing of this data: then it is enough that there
+    are rows for it, and it is whole. `tokenizer` is needed for chats, and to cut what a setting's layout cuts.
+    demonstrates: of a setting, training prompts have demonstrations too.
+    Raises InputError naming the file, the line and the fix.
+    """
+    if (setting := find_setting(cfg.name)) is not None:
+        return load_setting(cfg, setting, seed, tokenizer, only, demonstrates)
+    known = settle(cfg)
+    if known is None:
+        return _own_files(cfg, seed, tokenizer, only)
+    spec, make = known
+    name = Path(cfg.name).stem.replace("_", "-")
+    tables = local_tables(Path(cfg.data), spec, name, only) if cfg.data else from_hub(spec, name, only)
+    check_columns(spec, cfg.template, tables)
+    shown = [make(Record(f"{name}/shown/{i}", spec.file, row)) for i, row in enumerate(spec.demonstrations)]
+    tables = carved(tables, spec, seed, only, name)
+    objective: Objective = cfg.objective if cfg.objective in ("options", "lm") else spec.objective
+    make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
+    found = _sample(tables, make, cfg, seed, only, spec.dev_rows)
+    repeated = _repeated(found)
+    _warn_of_blanks(found, f"{spec.file}: template {cfg.template}")
+    found = _dressed(found, cfg, seed, objective, spec.kind, tokenizer, shown)
+    metrics = _led(metrics_of(spec), cfg, METRICS[spec.kind])
+    return TaskData(
+        name, spec.version, objective, metrics, found["train"], found["dev"], found["test"], tuple(spec.labels),
+        spec.kind, _decoding(spec, cfg), cfg.scoring, repeated,
+    )  # fmt: skip
+
+
+def local_tables(path: Path, spec: TaskSpec, name: str, only: str | None = None) -> Tables:
+    """A directory's tables, named as here or as the hub names them, or one file: of the split that is evaluated."""
+    if path.is_dir() and (found := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits)):
+        return found
+    return read_tables(path, name, only or ("test" if spec.carve else "train"))
+
+
+def _led(own: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The task's metrics, with the configured one in front."""
+    if cfg.metric is None:
+        return own
+    if cfg.metric not in known:
+        near = did_you_mean(cfg.metric, known)
+        raise InputError(f'task.metric: "{cfg.metric}" does not measure this task{near}; known: {", ".join(known)}')
+    return (cfg.metric, *(name for name in own if name != cfg.metric))
+
+
+def _decoding(spec: TaskSpec, cfg: TaskConfig) -> Decoding:
+    """The task's way of generating, with what the configuration says otherwise."""
+    names = ("max_new_tokens", "temperature", "top_p", "samples")
+    found = replace(spec.generation, **{n: v for n in names if (v := getattr(cfg, n)) is not None})
+    if found.samples > 1 and found.temperature == 0:
+        raise InputError(f"task.samples: {found.samples} greedy texts are all the same; give task.temperature too")
+    return found
+
+
+def _warn_of_blanks(found: dict[str, list[Example]], where: str) -> None:
+    for example in [some[0] for some in found.values() if some][:1]:
+        if example.prompt[-1:] in (" ", "\t"):
+            log.warning(
+                "%s: the prompt ends in a blank, and most tokens begin with one: move it to the answers (%s)",
+                where, example.where,
+            )  # fmt: skip
+
+
+def _repeated(found: dict[str, list[Example]]) -> dict[str, int]:
+    train = {(e.prompt, e.answers) for e in found["train"]}
+    return {split: sum((e.prompt, e.answers) in train for e in found[split]) for split in ("dev", "test")}
+
+
+def _dressed(
+    found: dict[str, list[Example]],
+    cfg: TaskConfig,
+    seed: int,
+    objective: Objective,
+    kind: str,
+    tokenizer: Any,
+    shown: list[Example],
+) -> dict[str, list[Example]]:
+    """Demonstrations before the prompts that are evaluated, and the chat template around all."""
+    pool = found["train"] or found["dev"] or shown
+    if cfg.fewshot == "fixed" and len(shown) >= cfg.num_fewshot:
+        pool = shown
+    dressed = {
+        split: some if split == "train" else demonstrate(some, pool, cfg.num_fewshot, cfg.fewshot, seed)
+        for split, some in found.items()
+    }
+    if cfg.apply_chat_template:
+        chat = Chat(tokenizer, cfg.system)
+        learns = objective == "lm"  # to end its turn; an option is scored without that
+        ends = {split: learns and (split == "train" or kind != "options") for split in dressed}
+        dressed = {split: [chat.dress(e, ends[split]) for e in some] for split, some in dressed.items()}
+    return dressed
+
+
+def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
+    """A known task's spec and its template at work; None for own files.
+
+    Raises InputError for all that can be found wrong before any data is read.
+    """
+    spec = find_spec(cfg.name)
+    if spec is None:
+        if cfg.data:
+            raise InputError(f"task.data: is for known tasks; task.name={cfg.name} already names the data")
+        return None
+    name = Path(cfg.name).stem.replace("_", "-")
+    if cfg.choices is not None:
+        raise InputError(
+            f"task.choices: is for own files with text and label; the answers of {name} are in {spec.file}"
+        )
+    if cfg.objective == "options" and spec.kind != "options":
+        raise InputError(f"task.objective: {name} has no options to choose from; use lm")
+    _led(metrics_of(spec), cfg, METRICS[spec.kind])
+    unused = [n for n in ("max_new_tokens", "temperature", "top_p", "samples") if getattr(cfg, n) is not None]
+    if unused and spec.kind != "generation":
+        raise InputError(f"task.{unused[0]}: {name} generates nothing; leave it out")
+    _decoding(spec, cfg)
+    if cfg.run_generated_code and "pass_at_k" not in metrics_of(spec):
+        raise InputError(f"task.run_generated_code: {name} runs no programs; leave it out")
+    if cfg.scoring != "mean" and spec.kind != "options":
+        raise InputError(f"task.scoring: {name} has no options to score; leave it out")
+    return spec, maker(spec, cfg.template)
+
+
+def find_spec(name: str) -> TaskSpec | None:
+    """The spec of a known task or of a task file; None for a file or directory of one's own data."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return load_spec(path)
+    if path.suffix in READERS or (registry.canonical(name) not in registry.names("tasks") and path.exists()):
+        return None
+    return load_spec(registry.load("tasks", name))
+
+
+def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None) -> TaskData:
+    path = Path(cfg.name)
+    tables = read_tables(path, alone=only or "train")
+    if "train" not in tables and only not in tables:
+        raise no_train(path)
+    chat = Chat(tokenizer, cfg.system)
+    own = own_task(tables, cfg.template, cfg.choices, chat)
+    objective: Objective = "options" if own.kind == "options" else "lm"
+    if cfg.objective in ("options", "lm"):
+        objective = cfg.objective
+    if objective == "options" and own.kind == "completion":
+        raise InputError(f"task.objective: {path.name} has completions, no options; use lm")
+    make = chat.checked(own.make) if cfg.apply_chat_template else own.make
+    found = _sample(tables, make, cfg, seed, only)
+    repeated = _repeated(found)
+    found = _dressed(found, cfg, seed, objective, own.kind, tokenizer, [])
+    metrics = _led(("accuracy",) if own.kind == "options" else ("loss",), cfg, METRICS[own.kind])
+    return TaskData(
+        path.stem, 1, objective, metrics, found["train"], found["dev"], found["test"], own.labels, own.kind,
+        scoring=cfg.scoring, repeated=repeated,
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- the hub
+
+
+class _HubRows(Sequence[Record]):
+    """Rows of a hub data set, decoded when asked for: a sample of 1000 must not read 400,000."""
+
+    def __init__(self, rows: Any, prefix: str):
+        self.rows, self.prefix = rows, prefix
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = f"{self.prefix}/{index}"
+        return Record(place, f"{self.prefix}:{index}", self.rows[index])
+
+
+def from_hub(spec: TaskSpec, name: str, only: str | None) -> Tables:
+    if spec.hub is None:
+        raise InputError(f"task {name} needs data: {spec.missing}")
+    from datasets import load_dataset
+
+    tables: Tables = {}
+    try:
+        for split, theirs in (spec.splits or {"train": "train"}).items():
+            if only == "test" and split == "dev":  # nothing is looked at that is not needed
+                continue
+            rows = load_dataset(spec.hub.path, spec.hub.name, split=theirs, revision=spec.hub.revision)
+            tables[split] = _HubRows(rows, f"{name}/{theirs}")
+    except Exception as e:  # no network, a renamed data set, a gated one: the fix is the same
+        what = f"{spec.hub.path} {spec.hub.name or ''}".strip()
+        reason = (str(e).splitlines() or [""])[0] or type(e).__name__
+        raise InputError(
+            f"task {name}: cannot load {what} from the hub ({reason}); give task.data=DIR with train.jsonl "
+            f"[, validation.jsonl, test.jsonl], columns: {', '.join(spec.columns)}"
+        ) from None
+    return tables
+
+
+# ---------------------------------------------------------------------------------------------------------- samples
+
+
+def carved(tables: Tables, spec: TaskSpec, seed: int, only: str | None, name: str) -> Tables:
+    """Tables with training rows, where a run needs them and the task has test rows alone."""
+    if "train" in tables or only in tables:
+        return tables
+    if "test" not in tables or spec.carve is None:
+        raise no_train(name)
+    rows, order = tables["test"], list(range(len(tables["test"])))
+    random.Random(f"{seed}/split/carve").shuffle(order)
+    kept = round(len(order) * spec.carve)
+    log.warning(
+        "%s has test rows alone: %d of the %d are taken for train and dev, the other %d are the test set",
+        name, kept, len(order), len(order) - kept,
+    )  # fmt: skip
+    return tables | {"train": [rows[i] for i in order[:kept]], "test": [rows[i] for i in order[kept:]]}
+
+
+def _sample(
+    tables: Tables, make: Make, cfg: TaskConfig, seed: int, only: str | None, dev_rows: int | None = None
+) -> dict[str, list[Example]]:
+    """{train, dev, test}. What has no file of its own is cut from train, and then shares no example with it.
+
+    dev_rows: what is cut for dev of a task with few rows. only: see `load_task`.
+    """
+    if only in tables and not cfg.num_fewshot:  # nothing else is read, so nothing else can be wrong
+        tables = {only: tables[only]}
+    wanted = {"dev": cfg.dev_examples, "test": cfg.test_examples, "train": cfg.train_examples}
+    taken: dict[str, list[Example]] = {split: [] for split in wanted}
+    for split in tables.keys() - {"train"}:
+        rows = _shuffled(tables[split], make, f"{seed}/split/{split}")
+        taken[split] = [example for _, example in zip(range(wanted[split]), rows)]
+    if "train" not in tables:
+        return taken
+    cut = {split: n for split, n in wanted.items() if split not in tables}
+    cut = _cut_sizes(len(tables["train"]), cut, cfg.train_examples)
+    if "dev" in cut and dev_rows is not None:
+        cut["dev"] = min(cfg.dev_examples, dev_rows, len(tables["train"]) // 2)
+    owner: dict[tuple[str, tuple[str, ...]], str] = {}  # the same text, if cut by us, stays on one side
+    shuffled = _shuffled(tables["train"], make, f"{seed}/split/train")
+    repeats = 0
+    for split, n in {**cut, "train": cfg.train_examples}.items():
+        while len(taken[split]) < n and (example := next(shuffled, None)):
+            if owner.setdefault((example.prompt, example.answers), split) == split:
+                taken[split].append(example)
+            else:
+                repeats += 1
+    for split, n in wanted.items():
+        if n and not taken[split] and only in (None, split):  # then every row was looked at
+            rows = f"{len(tables['train'])} rows, {len(owner)} distinct," if repeats else f"{len(tables['train'])} rows"
+            raise InputError(f"{file_of(tables['train'])}: no {split} examples: {rows} are too few to be split")
+    missed = len(taken["train"]) < cfg.train_examples  # with rows to spare, others have taken their place
+    if repeats and missed:
+        log.warning("%s: %d training rows repeat a dev or test row: left out", file_of(tables["train"]), repeats)
+    return taken
+
+
+def _cut_sizes(rows: int, wanted: dict[str, int], train: int) -> dict[str, int]:
+    """How much of train becomes dev and test: what train does not need, and at least a tenth of the rows each."""
+    spare = max(rows - train, 0)
+    total = max(sum(wanted.values()), 1)
+    return {split: min(n, max(spare * n // total, rows // 10, 1)) for split, n in wanted.items()}
+
+
+def _shuffled(records: Sequence[Record], make: Make, seed: str) -> Iterator[Example]:
+    order = list(range(len(records)))
+    random.Random(seed).shuffle(order)
+    return (make(records[i]) for i in order)
+
+
+def missing_files(config: TaskConfig) -> list[str]:
+    """What is wrong with the files that are named, a task's own included, each line "field: message"."""
+    if config.data is not None and not Path(config.data).exists():
+        return [f"data: no such file or directory: {config.data}"]
+    if Path(config.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml") and not Path(config.name).is_file():
+        return [f"name: no such file: {config.name}"]
+    if config.problems():  # said already
+        return []
+    try:
+        setting = find_setting(config.name)
+        settle(config) if setting is None else check_setting(config, setting)
+    except InputError as error:
+        lines = str(error).splitlines()
+        return [line[5:] if line.startswith("task.") else f"name: {line}" for line in lines]
+    return []

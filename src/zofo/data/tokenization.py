@@ -1,0 +1,281 @@
+"""Tokenisation of examples: prompt and answer as one text, the answer's tokens as labels.
+
+A `Row` is one token sequence the model reads. Its labels say "the hidden state at position t must predict token y of
+option o". The last token of an answer is only ever predicted, never read, so no row holds it; and since the model is
+causal, options whose tokens differ only at the end (" terrible", " great") are scored by one row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+from zofo.data import Example
+from zofo.errors import InputError
+
+log = logging.getLogger("zofo")
+Objective = Literal["options", "lm"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence. `labels`: (position whose hidden state predicts, token id to predict, option index).
+
+    branches: of a packed row (see `option_tree`), where in `ids` each of its branches starts.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[tuple[int, int, int], ...]
+    branches: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised example: `gold` holds the indices of its right options, out of `n_options`.
+
+    cut: it has lost the beginning of its prompt.
+    """
+
+    example: Example
+    rows: tuple[Row, ...]
+    gold: tuple[int, ...]
+    n_options: int
+    cut: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.ids) for row in self.rows)
+
+    @property
+    def shared(self) -> int:
+        """Tokens of the start that all rows share."""
+        rows = [row.ids for row in self.rows]
+        return _common(min(rows), max(rows))  # what the first and the last in order share, all between them share
+
+    @property
+    def size(self) -> int:
+        """Tokens of the rows, their common start counted once: the same whether they are packed or not."""
+        return sum(len(row.ids) for row in self.rows) - (len(self.rows) - 1) * self.shared
+
+
+@dataclass(frozen=True)
+class _Text:
+    prompt: str
+    answer: str
+    cuttable: tuple[int, int] | None  # see Example
+
+
+def _text(example: Example, option: int) -> _Text:
+    lead = example.leads[option] if example.leads else ""
+    return _Text(example.prompt + lead, example.answers[option], example.cuttable)
+
+
+@dataclass
+class _Tokens:
+    """prompt + answer as tokens: ids[first:] belong to the answer.
+
+    Only ids[lead:stop] may be cut: not the tokenizer's own specials, nor a chat's headers.
+    """
+
+    ids: list[int]
+    lead: int
+    stop: int
+    first: int
+
+
+def encode_all(
+    tokenizer: Any,
+    examples: Sequence[Example],
+    max_length: int | None,
+    objective: Objective,
+    add_eos: bool,
+    for_eval: bool = False,
+    what: str = "",
+) -> list[Encoded]:
+    """Tokenise every example, all answers in one call of the tokenizer.
+
+    objective "options": all options. "lm": the right answer alone, or, `for_eval`, all options where there are any.
+    `add_eos` appends the EOS as a label, for "lm" only. `max_length` None: the tokenizer's own limit, if it has one.
+    what: the examples' name in a warning, such as "train". InputError if an answer does not fit, or has no token.
+    """
+    if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
+        max_length = int(tokenizer.model_max_length)
+    every = objective == "options" or for_eval
+    texts = [[_text(ex, i) for i in (range(len(ex.answers)) if every else ex.gold[:1])] for ex in examples]
+    tokens = iter(_tokenise(tokenizer, list(chain.from_iterable(texts))))
+    eos = tokenizer.eos_token_id if add_eos and objective == "lm" else None
+    encoded, cut = [], []
+    for ex, some in zip(examples, texts):
+        options = [next(tokens) for _ in some]
+        for option in options:
+            _finish(option, ex, tokenizer, eos if ex.cuttable is None else None)  # a chat ends its turn itself
+        short = _truncate(options, ex, max_length)
+        cut += [ex.id] if short else []
+        encoded.append(Encoded(ex, _rows(options), ex.gold if every else (0,), len(options), short))
+    if cut:
+        log.warning(
+            "%d of %d %s are longer than %s tokens (%s is one) and lost the beginning of their prompts; "
+            "model.max_length sets the limit",
+            len(cut), len(examples), f"{what} examples".strip(), max_length, cut[0],
+        )  # fmt: skip
+    return encoded
+
+
+def encode(
+    tokenizer: Any,
+    example: Example,
+    max_length: int | None,
+    objective: Objective,
+    add_eos: bool,
+    for_eval: bool = False,
+) -> Encoded:
+    """`encode_all` for one example."""
+    return encode_all(tokenizer, [example], max_length, objective, add_eos, for_eval)[0]
+
+
+def encode_prompt(tokenizer: Any, example: Example, room: int | None) -> list[int]:
+    """The tokens of an example's prompt, for a text to go on with: at least one, at most `room` (None: no limit).
+
+    A prompt that is too long loses its beginning, as in `encode_all`. Raises InputError where that is not enough.
+    """
+    (tokens,) = _tokenise(tokenizer, [_Text(example.prompt, "", example.cuttable)])
+    tokens.first = len(tokens.ids)
+    _one_bos(tokens, example, tokenizer.bos_token_id)
+    if not tokens.ids:
+        tokens.ids.append(_start(tokenizer, example))
+    excess = 0 if room is None else len(tokens.ids) - room
+    left = min(tokens.stop, len(tokens.ids)) - tokens.lead
+    if excess > 0 and excess >= left + (example.cuttable is not None):
+        raise InputError(
+            f"{example.where}: {room} tokens are left for the prompt beside what may be written; lower "
+            f"task.max_new_tokens, or raise model.max_length"
+        )
+    del tokens.ids[tokens.lead : tokens.lead + max(excess, 0)]
+    return tokens.ids
+
+
+def _tokenise(tokenizer: Any, texts: Sequence[_Text]) -> list[_Tokens]:
+    """Tokenise prompt + answer jointly: what the model would see, wherever tokens merge across the boundary."""
+    if not getattr(tokenizer, "is_fast", False):
+        return [_tokenise_slow(tokenizer, text) for text in texts]
+    found: dict[int, _Tokens] = {}
+    for chat in (False, True):
+        some = {i: text for i, text in enumerate(texts) if (text.cuttable is not None) == chat}
+        if some:
+            found.update(zip(some, _tokenise_fast(tokenizer, list(some.values()), not chat)))
+    return [found[i] for i in range(len(texts))]
+
+
+def _tokenise_fast(tokenizer: Any, texts: Sequence[_Text], specials: bool) -> Iterator[_Tokens]:
+    out = tokenizer(
+        [text.prompt + text.answer for text in texts],
+        add_special_tokens=specials,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        truncation=False,
+        padding=False,
+        verbose=False,
+    )
+    for ids, offsets, special, text in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], texts):
+        start = next((i for i, s in enumerate(special) if not s), len(ids))
+        end = next((i for i in range(len(ids), start, -1) if not special[i - 1]), start)
+        # A token whose text ends beyond the prompt holds a character of the answer, whatever it holds of the prompt.
+        first = next((i for i in range(start, end) if offsets[i][1] > len(text.prompt)), end)
+        lead, stop = start, first
+        if text.cuttable is not None:
+            lead, stop = (next((i for i in range(first) if offsets[i][1] > c), first) for c in text.cuttable)
+        yield _Tokens(list(ids[:end]), lead, stop, first)
+
+
+def _tokenise_slow(tokenizer: Any, text: _Text) -> _Tokens:
+    """Without offsets: the answer starts where the tokens of prompt + answer part from those of the prompt."""
+    whole, specials = text.prompt + text.answer, text.cuttable is None
+    ids = list(tokenizer(whole, add_special_tokens=specials)["input_ids"])
+
+    def shared(start: str) -> int:
+        return _common(ids, tokenizer(start, add_special_tokens=specials)["input_ids"])
+
+    if text.cuttable is not None:
+        lead, stop = (shared(text.prompt[:c]) for c in text.cuttable)
+        return _Tokens(ids, lead, stop, shared(text.prompt))
+    known, plain = set(tokenizer.all_special_ids), len(tokenizer(whole, add_special_tokens=False)["input_ids"])
+    lead = 0
+    while lead < len(ids) - plain and ids[lead] in known:
+        lead += 1
+    end = min(len(ids), lead + plain)
+    first = min(max(lead, shared(text.prompt)), end)
+    return _Tokens(ids[:end], lead, first, first)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common start."""
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+
+
+def _finish(tokens: _Tokens, example: Example, tokenizer: Any, eos: int | None) -> None:
+    """One BOS, the EOS if asked for, and at least one token on each side of the boundary."""
+    ids = tokens.ids
+    _one_bos(tokens, example, tokenizer.bos_token_id)
+    if eos is not None and (len(ids) == tokens.first or ids[-1] != eos):
+        ids.append(eos)
+    if tokens.first == len(ids):
+        raise InputError(f"{example.where}: the answer is empty: no token of the prompt's tokenisation belongs to it")
+    if tokens.first == 0:  # nothing can predict the first token of a text: the usual start token stands before it
+        ids.insert(0, _start(tokenizer, example))
+        tokens.lead = tokens.stop = tokens.first = 1
+
+
+def _one_bos(tokens: _Tokens, example: Example, bos: int | None) -> None:
+    ids, lead = tokens.ids, tokens.lead
+    if example.cuttable is None and 0 < lead < tokens.first and ids[lead - 1] == ids[lead] == bos:
+        del ids[lead]  # the text begins with the BOS that the tokenizer adds too
+        tokens.stop, tokens.first = tokens.stop - 1, tokens.first - 1
+
+
+def _start(tokenizer: Any, example: Example) -> int:
+    """The token before an empty prompt."""
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise InputError(f"{example.where}: the prompt is empty and the tokenizer has no BOS or EOS to start from")
+    return start
+
+
+def _truncate(options: list[_Tokens], example: Example, max_length: int | None) -> bool:
+    """Cut the prompt at its left, behind the specials, by one amount for all options: they keep one context."""
+    longest = max(len(o.ids) for o in options)
+    excess = 0 if max_length is None else longest - max_length
+    if excess <= 0:
+        return False
+    room = min(o.stop - max(o.lead, 1) for o in options)  # one token must stay before the answer
+    if excess > room:
+        answer, rest = max(len(o.ids) - o.first for o in options), max(o.first - o.stop + o.lead for o in options)
+        chat = f"beside the {rest} of the chat's headers " if example.cuttable else ""
+        raise InputError(
+            f"{example.where}: the answer has {answer} tokens and does not fit {chat}into {max_length} "
+            f"(an answer is never truncated); raise model.max_length or shorten the answer"
+        )
+    for option in options:
+        del option.ids[option.lead : option.lead + excess]
+        option.stop, option.first = option.stop - excess, option.first - excess
+    return True
+
+
+def _rows(options: list[_Tokens]) -> tuple[Row, ...]:
+    """One row per distinct context: an option that another one's row already contains as a prefix rides along."""
+    bodies: list[tuple[int, ...]] = []
+    owner: dict[int, int] = {}
+    for number in sorted(range(len(options)), key=lambda n: -len(options[n].ids)):
+        body = tuple(options[number].ids[:-1])
+        row = next((r for r, other in enumerate(bodies) if other[: len(body)] == body), len(bodies))
+        if row == len(bodies):
+            bodies.append(body)
+        owner[number] = row
+    labels: list[list[tuple[int, int, int]]] = [[] for _ in bodies]
+    for number, option in enumerate(options):
+        targets = range(option.first, len(option.ids))
+        labels[owner[number]].extend((i - 1, option.ids[i], number) for i in targets)
+    return tuple(Row(body, tuple(some)) for body, some in zip(bodies, labels))

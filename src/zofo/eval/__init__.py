@@ -1,0 +1,1 @@
+"""A model on examples: scores of options, generated texts, metrics."""

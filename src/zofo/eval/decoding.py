@@ -1,0 +1,165 @@
+"""Generation in batches: what a row of a batch says is what it would say alone.
+
+Rows of unequal length are padded on the left, where the model's positions follow its mask; recurrent models and soft
+prompts, which cannot do that, are given rows of one length at a time. Sampling adds a row's own Gumbel noise to its
+log-probabilities and takes the largest (Maddison et al. 2014), so that a draw hangs on the row's key alone, not on its
+batch, and the global random state is neither read nor moved.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zofo.data import Decoding
+from zofo.errors import InputError
+from zofo.models._transformers import pads_left, unwrapped, way_to_write
+from zofo.models.adapters._soft import is_soft
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to go on with. ids: its tokens, at least one. room: how many may follow. key: of its sampling."""
+
+    ids: Sequence[int]
+    room: int
+    key: int = 0
+
+
+@torch.no_grad()
+def write(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    pad_id: int,
+    batch_size: int = 32,
+    done: Callable[[int, str], None] | None = None,
+) -> list[str]:
+    """The continuation of each request, without it; the longest requests are written first.
+
+    model: with transformers' `generate`. decoding.samples is the caller's: a request is one text.
+    done: called with each request's number and text.
+    """
+    found = [""] * len(requests)
+    for batch in _batches(model, requests, decoding.max_new_tokens, batch_size):
+        for number, text in zip(batch, _write(model, tokenizer, [requests[i] for i in batch], decoding, pad_id)):
+            found[number] = text
+            if done is not None:
+                done(number, text)
+    return found
+
+
+def _batches(model: Any, requests: Sequence[Request], new: int, size: int) -> Iterator[list[int]]:
+    """Numbers of requests that are written together: as many tokens each, and of one length where that must be."""
+
+    padded = takes_padding(model)
+
+    def kind(i: int) -> tuple[int, int]:
+        return min(requests[i].room, new), 0 if padded else len(requests[i].ids)
+
+    order = sorted(range(len(requests)), key=lambda i: (kind(i), -len(requests[i].ids), i))
+    groups = [list(group) for _, group in groupby(order, key=kind)]
+    for group in sorted(groups, key=lambda g: -len(requests[g[0]].ids)):
+        yield from (group[i : i + size] for i in range(0, len(group), size))
+
+
+def takes_padding(model: Any) -> bool:
+    """Whether rows of unequal length may be padded on the left: a row says the same then."""
+    return not is_soft(model) and pads_left(unwrapped(model))
+
+
+def _write(
+    model: Any, tokenizer: Any, requests: Sequence[Request], decoding: Decoding, pad_id: int
+) -> Iterator[str]:  # fmt: skip
+    base = unwrapped(model)
+    length = max(len(request.ids) for request in requests)
+    ids = torch.full((len(requests), length), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, request in enumerate(requests):
+        ids[row, length - len(request.ids) :] = torch.tensor(request.ids)
+        mask[row, length - len(request.ids) :] = 1
+    ends = base.generation_config.eos_token_id
+    ends = ({ends} if isinstance(ends, int) else set(ends or ())) | ({tokenizer.eos_token_id} - {None})  # as trained
+    before = [decode(tokenizer, request.ids) for request in requests]
+    over: dict[int, int] = {}  # row: tokens up to the stop text; what follows is not the row's, the batch goes on
+
+    def continuation(row: int, new: list[int]) -> str:
+        """Decoded with the prompt: some tokenizers drop the first space of a text."""
+        new = new[: next((i for i, token in enumerate(new) if token in ends), len(new))]
+        whole = decode(tokenizer, [*requests[row].ids, *new])
+        return whole[len(before[row]) :] if whole.startswith(before[row]) else decode(tokenizer, new)
+
+    def said(row: int, new: list[int]) -> str:
+        text = continuation(row, new[: over.get(row, len(new))])
+        return text[: min((text.find(end) for end in decoding.stop if end in text), default=len(text))]
+
+    def stopped(sequences: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        for row, new in enumerate(sequences[:, length:].tolist()):
+            if row not in over:
+                text = continuation(row, new)
+                if any(end in text for end in decoding.stop):
+                    over[row] = len(new)
+        return torch.tensor([row in over for row in range(len(requests))], device=sequences.device)
+
+    way = way_to_write(model, requests[0].ids)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Position ids are not supported")  # PEFT's own, without padding right
+        found = model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **way,
+            max_new_tokens=min(decoding.max_new_tokens, requests[0].room), pad_token_id=pad_id,
+            eos_token_id=sorted(ends) or None, num_beams=1, repetition_penalty=1.0, do_sample=False,
+            logits_processor=_processors(decoding, [request.key for request in requests]),
+            stopping_criteria=[stopped] if decoding.stop else None,
+        )  # fmt: skip
+    return (said(row, new) for row, new in enumerate(found[:, length:].tolist()))
+
+
+def _processors(decoding: Decoding, keys: Sequence[int]) -> Any:
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    found = LogitsProcessorList()
+    if decoding.temperature > 0:
+        found.append(TemperatureLogitsWarper(decoding.temperature))
+        if decoding.top_p < 1:
+            found.append(TopPLogitsWarper(decoding.top_p))
+        found.append(_Gumbel(keys))
+    return found
+
+
+class _Gumbel:
+    """Adds noise of each row's own to its log-probabilities, [R, V]: the argmax is then a sample."""
+
+    def __init__(self, keys: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(key % 2**63) for key in keys]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        drawn = torch.stack([torch.rand(scores.shape[1], generator=g, dtype=torch.float64) for g in self.generators])
+        noise = -torch.log(-torch.log(drawn.clamp_min(1e-300)))
+        return scores + noise.to(scores.device, scores.dtype)
+
+
+def decode(tokenizer: Any, ids: Any) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def prompt_ids(tokenizer: Any, text: str, place: str, chat: bool = False) -> list[int]:
+    """Token ids of a text to go on with, at least one. chat: it holds its special tokens already."""
+    ids = list(tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"])
+    if not chat:
+        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
+            ids.pop()  # some tokenizers close every text; the continuation is before the close
+        if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+            ids.pop(0)  # the text begins with the BOS that the tokenizer adds too
+    if not ids:
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if start is None:
+            raise InputError(f"{place}: it is empty and the tokenizer has no BOS or EOS to start from")
+        ids = [start]
+    return ids

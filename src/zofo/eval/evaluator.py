@@ -1,0 +1,149 @@
+"""Evaluator: how a task's examples are evaluated, whatever it is: options by their scores, texts by generating them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from zofo.data import Example, TaskData
+from zofo.data.example import TASK_MEAN
+from zofo.data.metrics import METRICS
+from zofo.data.metrics.text import TEXT_METRICS
+from zofo.data.tokenization import Encoded, encode_prompt
+from zofo.errors import InputError
+from zofo.eval.decoding import Request, write
+from zofo.eval.likelihood import NULLED, Evaluation, evaluate, null_scores
+from zofo.objectives._base import Objective
+from zofo.objectives._loss import Loss
+from zofo.objectives.metric import NegativeAccuracy, NegativeMetric
+from zofo.zo.keys import derive
+
+log = logging.getLogger("zofo")
+PASS_AT = (1, 10, 100)  # of HumanEval's paper, section 2.1
+
+
+@dataclass
+class Evaluator:
+    loss: Loss  # with a likelihood as its objective; its model writes, with the adapter that is active then
+    data: TaskData
+    tokenizer: Any
+    max_length: int | None
+    batch_size: int
+    seed: int
+    run_code: bool = False
+    _prompts: dict[str, list[int]] = field(default_factory=dict, repr=False)
+
+    def __call__(
+        self, encoded: Sequence[Encoded], progress: Callable[[int], None] | None = None, generate: bool = True
+    ) -> Evaluation:
+        """Loss and metrics. generate: False leaves out the metrics of generated texts, which cost most."""
+        null, scoring = None, self.data.scoring
+        if scoring in NULLED:
+            null = null_scores(self.loss, encoded, self.tokenizer, self.max_length, self.batch_size, scoring)
+        labels = self.data.labels if all(len(e.gold) == 1 for e in encoded) else ()
+        found = evaluate(
+            self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null
+        )  # fmt: skip
+        if self.data.groups:
+            return by_task(found, encoded, self.data.groups)
+        if self.data.kind != "generation" or not generate:
+            return found
+        examples = [e.example for e in encoded]
+        texts = self.write(examples, progress)
+        measured = self.measure(texts, examples)
+        predictions = [replace(p, texts=tuple(t), measures=m) for p, t, m in zip(found.predictions, texts, measured)]
+        names = list(dict.fromkeys(name for m in measured for name in m))
+        values = {name: sum(m[name] for m in measured) / len(measured) for name in names}
+        return Evaluation(found.values | values, predictions)
+
+    @torch.no_grad()
+    def write(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> list[list[str]]:
+        """`decoding.samples` texts for each example. progress: called with the number of texts so far."""
+        decoding, requests = self.data.decoding, []
+        self.prepare(examples)
+        for example in examples:
+            ids = self._prompts[example.id]
+            keys = [derive(self.seed, f"write/{example.id}", i) for i in range(decoding.samples)]
+            requests += [Request(ids, decoding.max_new_tokens, key) for key in keys]
+        count = itertools.count(1)
+        texts = write(
+            self.loss.model, self.tokenizer, requests, decoding, self.loss.pad_id, self.batch_size,
+            (lambda number, text: progress(next(count) // decoding.samples)) if progress else None,
+        )  # fmt: skip
+        return [texts[i : i + decoding.samples] for i in range(0, len(texts), decoding.samples)]
+
+    def prepare(self, examples: Sequence[Example]) -> None:
+        """Tokenise the prompts of texts to come. Raises InputError for one that leaves no room for a text, and where
+        programs are to be run and cannot be: hours later would be too late."""
+        if self.run_code and "pass_at_k" in self.data.metrics and not self._prompts:
+            from zofo.eval import sandbox
+
+            if why := sandbox.missing():
+                raise InputError(f"task.run_generated_code: {why}")
+        room = None if self.max_length is None else self.max_length - self.data.decoding.max_new_tokens + 1
+        for example in examples:
+            if example.id not in self._prompts:
+                self._prompts[example.id] = encode_prompt(self.tokenizer, example, room)
+
+    def objective(self) -> Objective:
+        """Minus the leading metric, as an objective of zeroth-order updates."""
+        if self.data.kind != "generation":
+            return NegativeAccuracy()
+
+        def of(examples: Sequence[Example]) -> list[float]:
+            return [found[self.data.metric] for found in self.measure(self.write(examples), examples)]
+
+        return NegativeMetric(of)
+
+    def measure(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> list[dict[str, float]]:
+        """Each metric of each example: the mean over its samples, or pass@k."""
+        found: list[dict[str, float]] = [{} for _ in examples]
+        for name in self.data.metrics:
+            if name == "pass_at_k":
+                for own, more in zip(found, self._run(texts, examples)):
+                    own |= more
+                continue
+            for own, some, example in zip(found, texts, examples):
+                own[name] = sum(TEXT_METRICS[name](text, example.reference) for text in some) / len(some)
+        return found
+
+    def _run(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> list[dict[str, float]]:
+        """pass@k of each example, from its samples' programs, run in the sandbox where that was asked for."""
+        if not self.run_code:
+            log.warning(
+                "task %s: pass@k is not measured: it runs the programs that the model wrote, in a sandbox, "
+                "with task.run_generated_code=true (--run-generated-code)",
+                self.data.name,
+            )
+            return [{} for _ in examples]
+        from zofo.data.metrics import humaneval
+        from zofo.eval import sandbox
+
+        programs = [
+            humaneval.program(e.reference["prompt"], text, e.reference["test"], e.reference["entry_point"])
+            for e, some in zip(examples, texts)
+            for text in some
+        ]
+        passed = iter([outcome.passed for outcome in sandbox.run_all(programs, workers=min(8, os.cpu_count() or 1))])
+        counts = [(len(some), sum(next(passed) for _ in some)) for some in texts]
+        return [{f"pass_at_{k}": humaneval.pass_at_k(n, c, k) for k in PASS_AT if k <= n} for n, c in counts]
+
+
+def by_task(found: Evaluation, encoded: Sequence[Encoded], metrics: Mapping[str, str]) -> Evaluation:
+    """The evaluation of many tasks' examples: `task_mean` is the mean over tasks of each task's own metric.
+
+    metrics: {task: "macro_f1" or "accuracy"}. report: {"tasks": {task: {metric: value, "n": examples}}}.
+    """
+    tasks: dict[str, dict[str, float]] = {}
+    for task in dict.fromkeys(e.example.group for e in encoded):
+        own = [p for p, e in zip(found.predictions, encoded) if e.example.group == task]
+        value = METRICS[metrics[task]]([p.gold for p in own], [p.predicted for p in own])
+        tasks[task] = {metrics[task]: value, "n": len(own)}
+    mean = sum(values[metrics[task]] for task, values in tasks.items()) / len(tasks)
+    return replace(found, values=found.values | {TASK_MEAN: mean}, report={"tasks": tasks})

@@ -1,0 +1,154 @@
+"""Evaluation: the loss and the metrics of a set of examples, from batched passes over their options or their texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from zofo.data.example import Scoring
+from zofo.data.metrics import METRICS, report
+from zofo.data.stream import eval_batches
+from zofo.data.tokenization import Encoded, encode_all
+from zofo.errors import InputError
+from zofo.eval.prefix_cache import read_start
+from zofo.objectives._base import option_scores
+from zofo.objectives._loss import Loss
+
+NULLED = ("calibrated", "pmi")  # scorings that take off an option's score under the prompt without its input
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One example's outcome. scores: of its options, by the task's scoring. texts: what was generated, if anything was.
+
+    measures: each metric of the generated texts, for this example alone.
+    """
+
+    id: str
+    scores: tuple[float, ...]
+    predicted: int
+    gold: tuple[int, ...]
+    loss: float
+    texts: tuple[str, ...] = ()
+    measures: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`loss` is the training objective on the whole set; `values` also holds the metrics, where the task has any.
+
+    report: precision, recall and F1 of each class and the confusion matrix, where all examples share their options.
+    """
+
+    values: dict[str, float]
+    predictions: list[Prediction]
+    report: dict[str, Any] | None = None
+
+    @property
+    def loss(self) -> float:
+        return self.values["loss"]
+
+
+@torch.no_grad()
+def evaluate(
+    loss: Loss,
+    encoded: Sequence[Encoded],
+    metrics: str | Sequence[str],
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+    scoring: Scoring = "mean",
+    labels: Sequence[str] = (),
+    null: Mapping[tuple[Any, ...], Sequence[float]] | None = None,
+) -> Evaluation:
+    """Score every option of every example with the model as it stands. The meter is not moved: this is no training.
+
+    scoring: an option's score is the mean of its tokens' log-probabilities, their sum, the sum by the answer's
+    characters, or minus the option's own under the prompt without its input, which `null` holds for each `null_key`:
+    `calibrated` the sum (Zhao et al. 2021, Holtzman et al. 2021), `pmi` the mean (Min et al. 2022, MetaICL). labels:
+    names of the options, for a report. progress: called with the number of examples done so far.
+    """
+    found: list[Prediction | None] = [None] * len(encoded)
+    total, weight, done = 0.0, 0.0, 0
+    start = read_start(loss, encoded)
+    for indices, batch in eval_batches(encoded, batch_size, loss.pad_id):
+        if start is not None:
+            logp, batch = start.logprobs([encoded[i] for i in indices])
+        else:
+            batch = batch.to(loss.device)
+            logp = loss.head.logprobs(loss.model, batch)
+        sums, weights = (x.double().cpu() for x in loss.objective(logp, batch))
+        total, weight = total + float(sums.sum()), weight + float(weights.sum())
+        scores = (
+            option_scores(logp, batch, mean=scoring in ("mean", "pmi"))
+            .cpu()
+            .split([encoded[i].n_options for i in indices])
+        )
+        for place, index in enumerate(indices):
+            e = encoded[index]
+            own = _scored(scores[place].double(), e, scoring, null or {})
+            value = float(sums[place] / weights[place])
+            found[index] = Prediction(e.example.id, tuple(own.tolist()), int(own.argmax()), e.gold, value)
+        done += len(indices)
+        if progress is not None:
+            progress(done)
+    predictions = [p for p in found if p is not None]
+    values: dict[str, float] = {"loss": total / weight, "n": len(predictions)}
+    gold, predicted = [p.gold for p in predictions], [p.predicted for p in predictions]
+    for metric in [metrics] if isinstance(metrics, str) else metrics:
+        if metric in METRICS:
+            values[metric] = METRICS[metric](gold, predicted)
+        elif metric == "loss":
+            values["perplexity"] = math.exp(min(values["loss"], 700.0))
+    return Evaluation(values, predictions, report(gold, predicted, labels) if labels else None)
+
+
+def _scored(scores: torch.Tensor, encoded: Encoded, scoring: Scoring, null: Mapping[Any, Any]) -> torch.Tensor:
+    if scoring == "characters":  # of the answer without the space before it, as the field counts them
+        return scores / torch.tensor([float(len(answer.strip())) for answer in encoded.example.answers])
+    if scoring in NULLED:
+        return scores - torch.tensor(null[null_key(encoded)], dtype=torch.float64)
+    return scores
+
+
+def null_key(encoded: Encoded) -> tuple[Any, ...]:
+    """Examples that share it share their options' scores without an input."""
+    return encoded.example.null_prompt, encoded.example.answers
+
+
+def null_scores(
+    loss: Loss, encoded: Sequence[Encoded], tokenizer: Any, max_length: int | None, batch_size: int,
+    scoring: Scoring = "calibrated",
+) -> dict[tuple[Any, ...], tuple[float, ...]]:  # fmt: skip
+    """{null_key: each option's score, as `scoring` takes it, after the prompt without its input}.
+
+    Without a null prompt a start token stands for it.
+    """
+    kinds = {null_key(e): e.example for e in encoded}
+    if chat := next((e for e in kinds.values() if e.cuttable is not None and e.null_prompt is None), None):
+        raise InputError(
+            f"task.scoring: {scoring} scores in a chat need a template with a null_prompt, and {chat.id} has none"
+        )
+    examples = [
+        replace(e, id=f"{e.id} (no input)", prompt=e.null_prompt or "", cuttable=e.cuttable and (0, 0))
+        for e in kinds.values()
+    ]
+    rows = encode_all(tokenizer, examples, max_length, "options", False, True)
+    found = evaluate(loss, rows, (), batch_size, scoring="mean" if scoring == "pmi" else "sum")
+    return {key: p.scores for key, p in zip(kinds, found.predictions)}
+
+
+def as_rows(evaluation: Evaluation, encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
+    """The lines of predictions.jsonl."""
+    rows = []
+    for p, e in zip(evaluation.predictions, encoded):
+        row = {"id": p.id, "prompt": e.example.prompt, "answers": list(e.example.answers), "gold": list(p.gold)}
+        if e.example.reference is None:
+            row |= {"predicted": p.predicted, "correct": p.predicted in p.gold, "scores": list(p.scores)}
+        else:
+            row |= {"reference": e.example.reference, "generated": list(p.texts), **(p.measures or {})}
+        rows.append(row | {"loss": p.loss})
+    return rows

@@ -1,0 +1,117 @@
+"""From an adapter's directory and a base model to a model that computes with both. Nothing is left at its start."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zofo.config import registry
+from zofo.errors import InputError
+from zofo.models._transformers import close
+from zofo.models.adapters._peft import read_peft, soft_start
+from zofo.models.adapters._set import CONFIG, WEIGHTS, both
+
+log = logging.getLogger("zofo")
+NAME = "default"  # PEFT's name for the one adapter of a directory
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """adapter_config.json. Raises InputError where it is no JSON object."""
+    try:
+        found = json.loads((directory / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory / CONFIG}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{directory / CONFIG}: expected one JSON object")
+    return found
+
+
+def open_adapter(directory: Path, base: Any, tokenizer: Any) -> tuple[Any, int]:
+    """(model in eval mode, virtual tokens in front of a row) of `base` with the adapter that was saved in `directory`.
+
+    Raises InputError, naming the directory and both models, where the adapter was made for another model; and where
+    its weights are not there as safetensors (pickled ones are not read).
+    """
+    raw = read_config(directory)
+    if not (directory / WEIGHTS).is_file():
+        raise InputError(f"{directory}: no {WEIGHTS}, so no weights of the adapter (pickled weights are not loaded)")
+    if isinstance(raw.get("zofo"), str):
+        return _open_own(directory, raw, base, tokenizer)
+    return _open_peft(directory, base)
+
+
+def _open_own(directory: Path, raw: dict[str, Any], base: Any, tokenizer: Any) -> tuple[Any, int]:
+    module = registry.load("adapters", raw["zofo"])
+    extra = ("zofo", "peft_type", "task_type", "base_model_name_or_path")
+    try:
+        config = module.Config(**{key: value for key, value in raw.items() if key not in extra})
+        adapters = module.Adapter(config).build(base, (NAME,), 0, tokenizer)
+        adapters.restore(NAME, directory)
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{directory}: {error}") from error
+    return adapters.deployable(NAME), adapters.virtual
+
+
+def _open_peft(directory: Path, base: Any) -> tuple[Any, int]:
+    """PEFT only warns of layers that the file lacks, says nothing of those it has too many, and puts a prompt of any
+    width beside any model: that shows in what it left over, and in a forward of one token."""
+    try:
+        model, missing, unexpected = read_peft(directory, base, NAME)
+        config = model.peft_config[NAME]
+        if config.is_prompt_learning:
+            wrong = _layers(config, base) if str(config.peft_type).endswith("PREFIX_TUNING") else ""
+        else:
+            wrong = _left_over(missing, unexpected)
+        if not wrong:
+            with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+                model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=base.device), use_cache=False)
+    except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        wrong = next((line for line in lines if line.startswith("size mismatch")), lines[0]).rstrip(".")
+    if wrong:
+        raise InputError(f"{directory}: the adapter does not fit the model ({wrong}); {both(directory, base.config)}")
+    if config.is_prompt_learning:
+        model = _own_soft(model, base) or model
+    return model, getattr(config, "num_virtual_tokens", None) or 0
+
+
+@torch.no_grad()
+def _own_soft(model: Any, base: Any) -> Any | None:
+    """zofo's model of the prompt or prefix that PEFT read, whose texts are what its forward says. None: where zofo
+    has no such adapter, or its forward would say something else."""
+    from zofo.models.adapters import prefix, prompt
+
+    found = soft_start(model, NAME)
+    if found is None:
+        return None
+    kind, start = found
+    if kind == "prompt":
+        own = prompt.soft_set(base, (NAME,), start)
+    else:
+        config = model.peft_config[NAME]
+        own = prefix.soft_set(base, (NAME,), start, config.num_layers, config.num_attention_heads)
+    ids = torch.arange(1, 4, device=base.device)[None]
+    ours, theirs = (each(input_ids=ids, use_cache=False).logits[:, -3:] for each in (own.model, model))
+    if close(ours, theirs):
+        return own.deployable(NAME)
+    log.info("%s is used as PEFT has it: its forward is not that of zofo's %s", type(model).__name__, kind)
+    return None
+
+
+def _left_over(missing: list[str], unexpected: list[str]) -> str:
+    if missing:
+        return f"it lacks {sorted(missing)[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    if unexpected:
+        return f"it has {sorted(unexpected)[0]}" + (f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else "")
+    return ""
+
+
+def _layers(config: Any, base: Any) -> str:
+    """A prefix of more layers than the model has would be cut without a word."""
+    theirs, ours = getattr(config, "num_layers", None), getattr(base.config, "num_hidden_layers", None)
+    return f"it is for {theirs} layers" if None not in (theirs, ours) and theirs != ours else ""

@@ -1,0 +1,55 @@
+"""IA3: keys, values and the feed-forward's inner activations scaled by trained vectors (Liu et al., arXiv 2205.05638).
+
+| symbol | field | default | place |
+|---|---|---|---|
+| l_k, l_v, l_ff | target_modules | the family's key, value and feed-forward modules | section 3.3 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from zofo.models.adapters._set import AdapterSet
+
+
+@dataclass(frozen=True)
+class Config:
+    target_modules: list[str] | None = field(
+        default=None, metadata={"help": "names of the scaled modules; default: keys, values and the feed-forward"}
+    )
+    feedforward_modules: list[str] | None = field(
+        default=None, metadata={"help": "those of them whose input is scaled instead of their output"}
+    )
+
+    def problems(self) -> list[str]:
+        extra = [name for name in self.feedforward_modules or [] if name not in (self.target_modules or [])]
+        return [f"feedforward_modules: {extra[0]!r} is not in target_modules; name it there too"] if extra else []
+
+
+class Adapter:
+    """Vectors of ones at the start: the model is unchanged, p and s are equal, and nothing is drawn."""
+
+    fixed_start: ClassVar = "ones"  # method.apart is refused
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> AdapterSet:
+        """Raises InputError where the family is unknown and no modules are named, or one of them cannot be scaled."""
+        from peft import IA3Config
+
+        from zofo.models.adapters._layers import LayerSet
+        from zofo.models.adapters._targets import check, has_conv1d, key_value_feedforward
+
+        targets, forward = self.config.target_modules, self.config.feedforward_modules
+        if targets is None:
+            targets, forward = key_value_feedforward(model)
+        check(model, targets)
+        config = IA3Config(
+            task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=forward or [],
+            fan_in_fan_out=has_conv1d(model, targets),
+        )  # fmt: skip
+        return LayerSet.build(model, config, names, seed, mixes=False)

@@ -1,0 +1,32 @@
+"""A loaded model with what belongs to it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zofo.zo.point import Point
+from zofo.zo.quantized import Frozen
+
+
+@dataclass
+class Loaded:
+    """A model in eval mode without gradients, its tokenizer, and the longest example it takes (tokens)."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    max_length: int | None
+    pad_id: int
+    frozen: Frozen | None = None  # what is quantised
+
+    def base_sha256(self, theta: Point) -> str:
+        """One digest of all tensors, the quantised ones too. theta: all the others, at their start."""
+        digest = theta.digest()
+        if not self.frozen:
+            return digest
+        return hashlib.sha256(f"{digest} {self.frozen.digest()}".encode()).hexdigest()

@@ -1,0 +1,201 @@
+"""F(theta, p; B): from a batch to one fp32 number, normalised over the whole batch before any micro-batching."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zofo.data.batch import Batch, concat
+from zofo.errors import NonFiniteError
+from zofo.models.label_head import LabelHead
+from zofo.objectives._base import Objective
+
+if TYPE_CHECKING:
+    from zofo.models.adapters._set import AdapterSet
+
+
+FORWARD_TOKENS = 56
+SHARED_TOKENS = {"cpu": 1152, "cuda": 8192}  # cuda: not measured; there a forward of few tokens is launches
+
+
+def shares(shapes: Sequence[tuple[int, ...]], device: str) -> bool:
+    """Whether batches of these (rows, padded length) are faster in one forward than in one each.
+
+    Measured (docs/log.md): a forward costs what FORWARD_TOKENS more tokens would, so sharing pays until the shorter
+    batches' padding costs as much; and beyond SHARED_TOKENS the larger activations undo what is left of it.
+    """
+    padded = sum(rows for rows, _ in shapes) * max(length for _, length in shapes)
+    extra = padded - sum(rows * length for rows, length in shapes)
+    return padded <= SHARED_TOKENS.get(device, SHARED_TOKENS["cuda"]) and extra < FORWARD_TOKENS * (len(shapes) - 1)
+
+
+@dataclass
+class Meter:
+    """What a run has cost so far: model calls, examples and tokens that went through them."""
+
+    forwards: int = 0
+    backward_passes: int = 0
+    examples_seen: int = 0
+    tokens: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Loss:
+    """Evaluates F on batches with the model as it stands, in micro-batches, and counts what that costs.
+
+    A `forward` here is one pass over one batch, however many micro-batches it is cut into.
+    """
+
+    def __init__(
+        self, model: nn.Module, head: LabelHead, objective: Objective, pad_id: int, device: torch.device,
+        adapters: AdapterSet | None = None, micro_batch_size: int | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums, meter: Meter | None = None, recomputes: bool = False,
+    ) -> None:  # fmt: skip
+        """micro_batch_size: the most examples that one model call is given; None: the whole batch.
+
+        recomputes: layers are computed again for the gradient, when nothing says any more which row has which adapter.
+        reduce: the sum of a tensor over all ranks, so that a value is the global mean and the same number on each.
+        meter: what several losses of one run count with together.
+        """
+        self.reduce = reduce
+        self.model, self.head, self.objective, self.pad_id, self.device = model, head, objective, pad_id, device
+        self.adapters, self.micro_batch_size = adapters, micro_batch_size
+        self.meter, self.recomputes = meter or Meter(), recomputes
+
+    def _micro(
+        self, batch: Batch, members: Sequence[str | None], one: bool = False
+    ) -> list[tuple[Batch, Sequence[str | None]]]:
+        """The batch's micro-batches, each with its examples' adapters.
+
+        one: each has one adapter alone, as where adapters do not mix.
+        """
+        size = self.micro_batch_size or batch.examples
+        starts = list(range(0, batch.examples, size))
+        if one or not (self.adapters and self.adapters.mixes and self.objective.mixes):
+            changes = (i for i in range(1, batch.examples) if members[i] != members[i - 1])
+            starts = sorted({*starts, *changes})
+        slices = [slice(i, j) for i, j in zip(starts, [*starts[1:], batch.examples])]
+        return [(batch if len(slices) == 1 else batch.select(s), members[s]) for s in slices]
+
+    def _count(self, batch: Batch, backward: bool = False) -> None:
+        self.meter.forwards += 1
+        self.meter.backward_passes += backward
+        self.meter.examples_seen += batch.examples
+        self.meter.tokens += batch.tokens
+
+    def _sums(self, batch: Batch, **kwargs) -> tuple[Tensor, Tensor]:
+        batch = batch.to(self.device)
+        return self.objective.sums(self, batch, **kwargs)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> float:
+        """F of the batch with the active adapter, without gradients."""
+        return self.each([(batch, None)])[0]
+
+    @torch.no_grad()
+    def each(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
+        """F of several (batch, adapter name) parts. Parts whose adapters can sit on rows of one batch share a forward
+        where that is faster, which `shares` says. None stands for the active adapter."""
+        found: dict[int, float] = {}
+        for group in self._groups([batch for batch, _ in parts]):
+            some = [parts[i] for i in group]
+            found |= zip(group, self._shared(some) if len(some) > 1 else [self._one(*some[0])])
+        return [found[i] for i in range(len(parts))]
+
+    def _groups(self, batches: Sequence[Batch]) -> list[list[int]]:
+        """Which parts go through one forward: all; else those on the same batch; else each alone."""
+        every = list(range(len(batches)))
+        if self.adapters is None or not (self.adapters.mixes and self.objective.mixes):
+            return [[i] for i in every]
+
+        def fits(group: list[int]) -> bool:
+            return shares([tuple(batches[i].input_ids.shape) for i in group], self.device.type)
+
+        if fits(every):
+            return [every]
+        same: dict[int, list[int]] = {}
+        for i, batch in enumerate(batches):
+            same.setdefault(id(batch), []).append(i)
+        return [part for group in same.values() for part in ([group] if fits(group) else [[i] for i in group])]
+
+    def _shared(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
+        assert self.adapters is not None
+        whole = concat([batch for batch, _ in parts], self.pad_id)
+        members = [m for batch, name in parts for m in self._members(batch, name)]
+        self._count(whole)
+        sizes = [batch.examples for batch, _ in parts]
+        split = zip(*(each.split(sizes) for each in self._each_sum(whole, members)))
+        return [self._mean(s, w) for s, w in split]
+
+    def _mean(self, sums: Tensor, weights: Tensor) -> float:
+        """The global mean: sums over weights, each added up over the ranks first."""
+        total, weight = self.reduce(torch.stack([sums.sum(), weights.sum()]))
+        return float(total / weight)
+
+    def _one(self, batch: Batch, name: str | None) -> float:
+        self._count(batch)
+        return self._mean(*self._each_sum(batch, self._members(batch, name)))
+
+    def _members(self, batch: Batch, name: str | None) -> list[str | None]:
+        """The adapter of each example. None: what is active as it is."""
+        if self.adapters is None:
+            return [None] * batch.examples
+        groups = [e.example.group for e in batch.source] or [""] * batch.examples
+        return list(self.adapters.members(name or self.adapters.current, groups))
+
+    @contextmanager
+    def _with(self, batch: Batch, members: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+        """Each example of the batch meets its own adapter. Yields what the model's forward is called with for it."""
+        first = members[0]
+        if self.adapters is None or first is None:
+            yield {}
+        elif len(set(members)) == 1:
+            with self.adapters.active(first):
+                yield {}
+        else:
+            with self.adapters.rows([str(members[e]) for e in batch.row_example.tolist()]) as kwargs:
+                yield kwargs
+
+    def _each_sum(self, batch: Batch, members: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """(sums, weights) [E] of the whole batch, without gradients."""
+        pieces = []
+        for piece, own in self._micro(batch, members):
+            with self._with(piece, own) as kwargs:
+                pieces.append(self._sums(piece, **kwargs))
+        sums, weights = (torch.cat(parts).double() for parts in zip(*pieces))
+        return sums, weights
+
+    def backward(self, batch: Batch, scale: float = 1.0) -> float:
+        """Add the gradient of scale * F(batch) to `.grad` of the active adapter. Returns F.
+
+        Raises NonFiniteError, before the backward pass of the micro-batch that shows it.
+        """
+        self._count(batch, backward=True)
+        weight = self._weight(batch)
+        total = 0.0
+        for piece, own in self._micro(batch, self._members(batch, None), one=self.recomputes):
+            with self._with(piece, own) as kwargs:  # for the backward pass too, which may compute layers again
+                sums, _ = self._sums(piece, **kwargs)
+                part = sums.sum() / weight
+                total += float(part.detach())
+                if not math.isfinite(total):
+                    raise NonFiniteError(f"the loss is {total}")
+                (part * scale).backward()
+        return total
+
+    def _weight(self, batch: Batch) -> float:
+        """The whole batch's weight depends on its labels alone, so it is known before the first micro-batch runs."""
+        zeros = torch.zeros(batch.labels.numel())
+        return float(self.objective(zeros, batch)[1].sum())

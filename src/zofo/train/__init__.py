@@ -1,0 +1,1 @@
+"""A run: set up, checked, stepped through, recorded, and taken up again."""

@@ -1,0 +1,102 @@
+"""The ecosystem's surface: TrainerState, TrainerControl and TrainerCallbacks, driven by zofo's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from zofo.config.layers import brief
+from zofo.config.sections import TrainConfig
+from zofo.errors import InputError
+from zofo.models._transformers import CallbackHandler, get_reporting_integration_callbacks
+
+EXTRAS = ("tensorboard", "trackio", "wandb")  # of pyproject.toml
+
+
+def check_callbacks(report_to: Sequence[str], callbacks: Sequence[Any]) -> None:
+    """Before anything is loaded or replaced. Raises InputError for what is no callback, and for a missing package."""
+    if not isinstance(callbacks, Sequence):
+        raise InputError(f"callbacks: expected a list, got {brief(callbacks)}")
+    for callback in callbacks:
+        if not issubclass(callback if isinstance(callback, type) else type(callback), TrainerCallback):
+            raise InputError(f"callbacks: expected transformers' TrainerCallbacks, got {brief(callback)}")
+    _reporters(report_to)
+
+
+def _reporters(names: Sequence[str]) -> list[TrainerCallback]:
+    found = []
+    for name in names:
+        try:
+            found += [make() for make in get_reporting_integration_callbacks([name])]
+        except (RuntimeError, ImportError):
+            package = f"zofo[{name}]" if name in EXTRAS else name
+            raise InputError(f'train.report_to: {name} is not installed; pip install "{package}"') from None
+        except ValueError as error:
+            raise InputError(f"train.report_to: {error}") from None
+    return found
+
+
+class _OwnCadence(DefaultFlowCallback):
+    """HF's handler expects a flow callback; when to log, evaluate and save is decided by zofo's loop."""
+
+    def on_step_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        return control
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        return control
+
+
+class Callbacks:
+    """Calls the events of HF TrainerCallbacks with a true TrainingArguments, TrainerState and TrainerControl.
+
+    `state.global_step` counts every update, lower and upper. Reports go to `report_to` and to `callbacks`.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        callbacks: Sequence[TrainerCallback],
+        model: Any,
+        tokenizer: Any,
+        device: Any,
+    ) -> None:
+        self.args = TrainingArguments(
+            output_dir=str(out), max_steps=max(1, config.max_steps), seed=config.seed, report_to="none",
+            per_device_train_batch_size=config.batch_size, logging_steps=config.logging_steps, eval_strategy="steps",
+            eval_steps=config.eval_steps, save_steps=config.save_steps, use_cpu=device.type == "cpu", disable_tqdm=True,
+        )  # fmt: skip
+        self.args.metric_for_best_model, self.args.greater_is_better = "eval_loss", False
+        self.args.load_best_model_at_end = True  # what the loop does; the flag itself would ask for matching cadences
+        reporters = _reporters(config.report_to)
+        self.state = TrainerState(
+            max_steps=config.max_steps, logging_steps=config.logging_steps, eval_steps=config.eval_steps,
+            save_steps=config.save_steps, train_batch_size=config.batch_size,
+        )  # fmt: skip
+        self.control = TrainerControl()
+        self._handler = CallbackHandler([_OwnCadence(), *reporters, *callbacks], model, tokenizer, None, None)
+        self.call("on_init_end")
+
+    def call(self, event: str, **kwargs: Any) -> None:
+        """Run one event, e.g. "on_step_end", on every callback."""
+        self.control = self._handler.call_event(event, self.args, self.state, self.control, **kwargs)
+
+    def log(self, values: dict[str, float], event: str = "on_log") -> None:
+        self.state.log_history.append({**values, "step": self.state.global_step})
+        self.call(event, logs=values)
+
+    def stopped(self) -> bool:
+        """Whether a callback asked to stop."""
+        return bool(self.control.should_training_stop)
+
+    def asked(self, flag: str) -> bool:
+        """Whether a callback asked for it ("should_evaluate", "should_save"); the wish is cleared."""
+        wish = bool(getattr(self.control, flag))
+        setattr(self.control, flag, False)
+        return wish

@@ -1,0 +1,255 @@
+"""Keeper: the run's files while it trains: journal, checkpoints, the best so far; and the way back from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerState
+
+from zofo.errors import InputError
+from zofo.models.load import load
+from zofo.train import checkpoint, record
+from zofo.train.checkpoint import move_theta
+from zofo.train.selection import Best
+from zofo.train.setup import Session
+from zofo.zo.diagnostics import time_pass
+from zofo.zo.journal import Journal, JournalError, Outcome
+from zofo.zo.point import Point
+from zofo.zo.replay import check_initial, replay, restore_support
+
+log = logging.getLogger("zofo")
+
+
+@dataclass
+class Position:
+    """Where a run is: upper-level iterations done, the counted step of the last evaluation, training time, the best."""
+
+    k: int = 0
+    evaluated: int = 0
+    seconds: float = 0.0
+    best: Best | None = None
+
+
+class Keeper:
+    """theta is kept as its journal; a snapshot is added where replaying it would take `max_replay_seconds`."""
+
+    def __init__(self, session: Session, out: Path) -> None:
+        self.session, self.out, self.config = session, out, session.config.train
+        self.journal: Journal | None = None
+        self.metrics_position: int | None = None
+
+    @property
+    def journal_position(self) -> int | None:
+        return self.journal.position if self.journal else None
+
+    def start(self) -> None:
+        """A new run: write the journal's header."""
+        _ = self.session.base_sha256  # while theta is still the base
+        if self.session.journals:
+            self.journal = Journal.create(self.out / "journal.bin", journal_header(self.session))
+            self._listen()
+        self.metrics_position = 0
+
+    def _listen(self) -> None:
+        assert self.session.problem.rule is not None
+        self.session.problem.rule.journal = self.journal
+        if self.session.problem.mask is not None:
+            assert self.journal is not None
+            self.session.problem.mask.listen = self.journal.append_support
+
+    def _replay_seconds(self) -> float:
+        """Estimated from the time of the fastest update so far; before any, from that of a pass over theta."""
+        if self.journal is None:
+            return 0.0
+        problem = self.session.problem
+        assert problem.rule is not None
+        if not math.isfinite(problem.rule.seconds):
+            problem.rule.seconds = time_pass(problem.theta)
+        return problem.rule.seconds * sum(1 for _ in self.journal.records())
+
+    def _snapshots(self) -> bool:
+        """Whether theta itself is kept: where first-order steps move it, or where its journal takes long to replay."""
+        method = self.session.method
+        long = self.journal is not None and self._replay_seconds() > self.config.max_replay_seconds
+        return method.moves == "fo" or (long and method.theta_of == "backbone")
+
+    def _write_theta(self, directory: Path) -> None:
+        if self._snapshots():
+            checkpoint.save_theta(self.session.problem.theta, directory / "backbone")
+
+    def save_best(self, best: Best) -> None:
+        """best-N: the adapters as they are now (and theta, where its replay is long)."""
+
+        def write(directory: Path) -> None:
+            self._write_adapters(directory)
+            self._write_theta(directory)
+
+        checkpoint.write_atomically(self.out / f"best-{best.count}", write)
+        if self.journal is not None:
+            self.journal.sync()
+
+    def _write_adapters(self, directory: Path) -> None:
+        adapters = self.session.problem.adapters
+        for name in self.session.method.adapters_used:
+            assert adapters is not None
+            adapters.save(name, directory / name, self.session.config.model.name)
+
+    def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
+        """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted."""
+        problem, method, rule = self.session.problem, self.session.method, self.session.rule
+        kept = self._snapshots() or method.theta_of == "adapter"  # else a replay of the journal rebuilds the rule
+        state = {
+            "k": at.k,
+            "evaluated": at.evaluated,
+            "seconds": at.seconds,
+            "skipped": problem.skipped,
+            "best": at.best.to_dict() if at.best else None,
+            "streams": {name: stream.state_dict() for name, stream in self.session.streams.items()},
+            "meter": problem.loss.meter.state_dict(),
+            "method": method.state_dict(),
+            # An anchor has theta's bytes, Adam two numbers a weight
+            "estimator": problem.estimator.state_dict() if problem.estimator and kept else {},
+            "rule": rule.state_dict() if rule is not None and kept else {},
+            "journal": self.journal_position,
+            "base_sha256": self.session.base_sha256,
+            "metrics": metrics_position,
+            "tasks": self.session.tasks,
+            "environment": record.environment(),
+            "config_hash": self.session.config.hash(),
+        }
+
+        def write(directory: Path) -> None:
+            self._write_adapters(directory)
+            self._write_theta(directory)
+            checkpoint.save_tree(directory, "state", state)
+            trainer.save_to_json(str(directory / "trainer_state.json"))
+
+        if self.journal is not None:
+            self.journal.sync()  # the checkpoint refers to the journal's bytes: they must be on the disk before it is
+        checkpoint.write_atomically(self.out / f"checkpoint-{count}", write)
+        self._prune(at.best)
+
+    def _prune(self, best: Best | None) -> None:
+        limit, found = self.config.save_total_limit, checkpoint.checkpoints(self.out)
+        for old in found[: len(found) - limit] if limit is not None else []:
+            shutil.rmtree(old)
+        kept = {best.count} if best else set()
+        for directory in checkpoint.checkpoints(self.out):
+            referred = checkpoint.read(directory, "state")["best"]
+            kept |= {referred["count"]} if referred else set()
+        for directory in self.out.glob("best-*"):
+            if directory.name.removeprefix("best-") not in {str(n) for n in kept}:
+                shutil.rmtree(directory)
+
+    def resume(self, directory: Path) -> tuple[Position, TrainerState]:
+        """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
+        checkpoint.verify(directory)
+        state = checkpoint.read(directory, "state")
+        problem = self.session.problem
+        for line in record.differences(state["environment"], record.environment()):
+            log.warning("resuming in another environment, first-order parts may differ in their last bits: %s", line)
+        if state.get("base_sha256") != self.session.base_sha256:
+            raise InputError(
+                f"cannot resume: the base model {self.session.config.model.name} is not the one this run started from"
+            )
+        _same_tasks(state.get("tasks"), self.session.tasks)
+        self._restore_adapters(directory)
+        if self.session.journals:
+            self._resume_theta(directory, state)
+        elif self.session.method.moves == "fo":
+            checkpoint.load_theta_(problem.theta, directory / "backbone")
+        for name, position in state["streams"].items():
+            self.session.streams[name].load_state_dict(position)
+        problem.loss.meter.load_state_dict(state["meter"])
+        self.session.method.load_state_dict(state["method"])
+        problem.skipped = state["skipped"]
+        self.metrics_position = state["metrics"]
+        best = Best(**state["best"]) if state["best"] else None
+        trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
+        return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
+
+    def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
+        path, theta = self.out / "journal.bin", self.session.problem.theta
+        try:
+            self.journal = Journal.open(path, state["journal"])
+        except (JournalError, OSError) as error:
+            raise InputError(f"cannot resume: {error}") from error
+        estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"
+        if self.session.method.theta_of == "backbone":
+            check_initial(theta, self.journal.header, path)
+        if self.session.method.theta_of == "backbone" and not snapshot.is_dir():
+            replay(theta, estimator, rule, self.journal.records())
+        else:
+            if self.session.method.theta_of == "backbone":  # an adapter was restored with its file
+                checkpoint.load_theta_(theta, snapshot)
+            rule.load_state_dict(state["rule"])
+            assert estimator is not None
+            estimator.load_state_dict(state["estimator"])
+            for record in self.journal.records():
+                if record.outcome is Outcome.SUPPORT:
+                    restore_support(theta, self.session.problem.mask, record)
+        self._listen()
+
+    def _restore_adapters(self, directory: Path) -> None:
+        adapters = self.session.problem.adapters
+        for name in self.session.method.adapters_used:
+            assert adapters is not None
+            try:
+                adapters.restore(name, directory / name)
+            except (OSError, ValueError) as error:
+                raise InputError(f"{directory / name}: {error}") from error
+
+    def restore_best(self, best: Best, k: int) -> None:
+        """Bring adapters and theta back to the best evaluation, for the test set and for deployment."""
+        if best.k == k:
+            return
+        directory = self.out / f"best-{best.count}"
+        self._restore_adapters(directory)
+        if self.session.method.moves == "fo":
+            checkpoint.load_theta_(self.session.problem.theta, directory / "backbone")
+        elif self.session.journals and self.session.method.theta_of == "backbone":
+            initial = Point(load(self.session.config.model).model)
+            for name, tensor in self.session.problem.theta.items():
+                tensor.copy_(initial[name])
+            move_theta(
+                self.session.problem.theta, self.session.config, self.out / "journal.bin", best.journal, directory
+            )
+
+    def close(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+
+
+def _same_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:
+    """Raises InputError where the data of a setting holds other training tasks than at the start of the run."""
+    for what in ("train", "held_out"):
+        before, here = ((tasks or {}).get(what, []) for tasks in (then, now))
+        if before != here:  # in another order too, which is another draw of the tasks
+            gone, new = (", ".join(sorted(set(a) - set(b))) for a, b in ((before, here), (here, before)))
+            raise InputError(
+                f"cannot resume: task.data holds other {'training' if what == 'train' else 'held-out'} tasks now; "
+                + (
+                    "; ".join(f"{word}: {names}" for word, names in (("missing", gone), ("new", new)) if names)
+                    or "their order"
+                )
+            )
+
+
+def journal_header(session: Session) -> dict[str, Any]:
+    """What a replay needs: the tensors it starts from, and the configuration of everything that acts on them."""
+    config = session.config
+    return {
+        "tensors": session.problem.theta.catalogue(),
+        "model": config.model.name,
+        "theta": session.method.theta_of,
+        "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},
+        "rule": {"name": config.names["rule"], **dataclasses.asdict(config.rule)},
+        "mask": {"name": config.names["mask"], **dataclasses.asdict(config.mask)} if config.mask else None,
+        "seed": config.train.seed,
+    }

@@ -1,0 +1,72 @@
+"""Settings that do not go with this model or data."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from zofo.config.resolve import Config
+from zofo.data.example import TaskData
+from zofo.data.multitask.setting import trained_tasks
+from zofo.errors import InputError
+from zofo.models import quantization
+from zofo.models.backbone import Loaded
+
+log = logging.getLogger("zofo")
+
+
+def trains_metric(config: Config) -> bool:
+    """Whether some part of theta's objective is minus the task's metric."""
+    return "metric" in (config.task.objective, getattr(config.method, "upper_objective", "loss"))
+
+
+def shift_mode(config: Config) -> str:
+    return getattr(config.estimator, "shift", "layer")
+
+
+def check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
+    """Settings that do not go with this model or data; those among themselves are `config.validate.together`'s.
+
+    Raises InputError.
+    """
+    quantization.check(config.model, loaded, config.names["method"], method)
+    if method.many and not data.groups:
+        raise InputError(
+            f"task.name: method {config.names['method']} trains on many tasks and {data.name} is one; give a setting "
+            f"such as class-to-class (zofo ls settings), with --data"
+        )
+    asked, there = getattr(config.method, "tasks_per_step", 0), len(trained_tasks(data))
+    if asked > there:
+        log.warning("method.tasks_per_step %d: an iteration takes all of the %d training tasks", asked, there)
+    trained, upper = config.task.objective == "metric", getattr(config.method, "upper_objective", "loss") == "metric"
+    if trained and method.first_order:
+        raise InputError(
+            f"task.objective: a metric has no gradient, and method {config.names['method']} takes first-order steps; "
+            f"use a zeroth-order method such as mezo, or as bilevel-zofo's upper objective "
+            f"(method.upper_objective=metric), or another objective"
+        )
+    if trained or upper:
+        field = "task.objective" if trained else "method.upper_objective"
+        if data.kind == "completion":
+            raise InputError(f"{field}: task {data.name} has no metric; use a task with options or generated answers")
+        if data.kind == "options" and data.metrics[0] != "accuracy":
+            raise InputError(f"{field}: {data.metrics[0]} is no mean over examples; give task.metric=accuracy")
+        if data.metrics[0] == "pass_at_k" and not config.task.run_generated_code:
+            raise InputError(f"{field}: pass@k runs what the model writes: give task.run_generated_code=true")
+        if data.kind == "generation" and shift_mode(config) == "layer":
+            raise InputError(
+                f"{field}: generated text needs estimator.shift=copy; in mode layer every token would make all shifted "
+                f"weights again"
+            )
+    if getattr(config.rule, "rounding", "") == "split" and loaded.dtype != torch.bfloat16:
+        raise InputError(
+            f"rule.rounding: split keeps 16 more bits of a bfloat16 weight, and the model is {str(loaded.dtype)[6:]}; "
+            f"give model.dtype=bfloat16, or leave it at stochastic"
+        )
+    if method.moves == "fo" and loaded.dtype.itemsize == 2:
+        log.warning(
+            "first-order updates of theta are rounded to %s, which loses small ones; model.dtype=float32 keeps them",
+            str(loaded.dtype)[6:],
+        )

@@ -1,0 +1,262 @@
+"""The loop: steps, evaluations, checkpoints, interrupts. It knows no method's algorithm and no model's architecture."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from zofo.data.preview import data_check
+from zofo.errors import NonFiniteError, RunError
+from zofo.eval.likelihood import Evaluation
+from zofo.train.callbacks import Callbacks
+from zofo.train.checkpoint_manager import Keeper, Position
+from zofo.train.checks import trains_metric
+from zofo.train.progress import Divergence, Progress
+from zofo.train.record import MetricsLog, peak_bytes
+from zofo.train.selection import Selection
+from zofo.train.setup import Session
+
+log = logging.getLogger("zofo")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; the run was saved."""
+
+
+class _Break(Exception):
+    """An evaluation was cut by an interrupt; a resumed run does it again."""
+
+
+class Loop:
+    """Runs a session to its last counted step. `at` is where it is; the keeper saves that and the session's state."""
+
+    def __init__(self, session: Session, out: Path, callbacks: Sequence[Any] = ()) -> None:
+        self.session, self.out, self.config = session, out, session.config.train
+        self.keeper = Keeper(session, out)
+        self.hf = Callbacks(
+            self.config, out, callbacks, session.problem.loss.model, session.loaded.tokenizer, session.loaded.device
+        )
+        # What is trained selects too: a loss would not know of it
+        by = "metric" if trains_metric(session.config) else self.config.select_by
+        self.selection = Selection(by, session.data.metric, session.method.deployable)
+        self.at, self.saved = Position(), 0
+        self.divergence = Divergence()
+        self._interrupt = False
+
+    @property
+    def count(self) -> int:
+        """Updates so far, lower and upper."""
+        return self.at.k * self.session.counted_per_step
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
+        self.at, self.hf.state = self.keeper.resume(checkpoint)
+        self.hf.state.max_steps, self.saved = self.config.max_steps, self.count
+
+    def fit(self) -> None:
+        """Train. Raises RunError, and Interrupted after a save."""
+        handlers = self._catch_signals()
+        device = self.session.loaded.device
+        try:
+            with Progress(
+                self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device)
+            ) as self.progress:
+                self.metrics = MetricsLog(self.out / "metrics.jsonl", self.keeper.metrics_position)
+                self.hf.call("on_train_begin")
+                self._say_sizes()
+                self._run()
+                self.hf.call("on_train_end")
+        except NonFiniteError as error:
+            raise RunError(
+                f"step {self.count}: {error}; stopped before that update, theta is intact. Lower the rates, or set "
+                f"train.on_nonfinite=skip; checkpoints in {self.out} can be resumed"
+            ) from error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RunError(
+                f"no space left on device: {error.filename or self.out}; "
+                f"free some, then train again with --resume latest"
+            ) from error
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.keeper.close()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """After `fit`: what an interrupt leaves is said, and SIGTERM is one too."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            raise KeyboardInterrupt
+
+        try:
+            handler = signal.signal(signal.SIGTERM, stop)
+        except ValueError:  # not in the main thread
+            yield
+            return
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.progress.say(
+                f"training is done and saved, the test set is not measured; go on with --resume latest --output-dir "
+                f"{self.out}, or resume='latest' in Python"
+            )
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+
+    def _say_sizes(self) -> None:
+        """Real sizes, and what was asked for where there are fewer rows."""
+        data, task = self.session.data, self.session.config.task
+        shown = []
+        for name, asked in (("train", task.train_examples), ("dev", task.dev_examples), ("test", task.test_examples)):
+            found = len(getattr(data, name))
+            shown.append(f"{name} {found}" + (f" of {asked} asked for" if found < asked else ""))
+        self.progress.say(f"examples: {', '.join(shown)}")
+        for what, names in (self.session.tasks or {}).items():
+            self.progress.say(f"{'training' if what == 'train' else 'held-out (dev)'} tasks: {', '.join(names)}")
+        for line in data_check(data, self.session.encoded) if not self.at.k else ():
+            self.progress.say(line)
+        for line in self.session.extra_memory():
+            self.progress.say(line)
+        mask = self.session.problem.mask
+        if mask is not None:
+            mask.say = self.progress.say
+        per_step = self.session.counted_per_step
+        left = self.config.max_steps % per_step if per_step else 0
+        if left:
+            self.progress.say(
+                f"train.max_steps {self.config.max_steps}: the last {left} make no iteration of {per_step}: not run"
+            )
+
+    def _run(self) -> None:
+        try:
+            self._train()
+            if self.at.evaluated != self.count or self.at.best is None:
+                self._evaluate()
+        except _Break:
+            self._save()
+            saved = (
+                f"saved in {self.out / f'checkpoint-{self.count}'}; go on with --resume latest "
+                f"--output-dir {self.out}, or resume='latest' in Python"
+            )
+            self.progress.say(saved)
+            raise Interrupted(saved) from None
+        self._save()
+
+    def _train(self) -> None:
+        per_step, config = self.session.counted_per_step, self.config
+        while True:
+            if self.count // config.eval_steps > self.at.evaluated // config.eval_steps or self.hf.asked(
+                "should_evaluate"
+            ):
+                self._evaluate()
+            if self.count // config.save_steps > self.saved // config.save_steps or self.hf.asked("should_save"):
+                self._save()
+            if self._interrupt:
+                raise _Break
+            if not per_step or self.count + per_step > config.max_steps or self.hf.stopped():
+                return
+            self._step()
+
+    def _step(self) -> None:
+        self.hf.call("on_step_begin")
+        start = time.perf_counter()
+        values = self.session.method.step(self.at.k)
+        self.at.k += 1
+        self.at.seconds += time.perf_counter() - start
+        self.hf.state.global_step = self.count
+        self.progress.step(self.count, values, self.at.seconds / self.count)
+        warning = self.divergence.check(values["c"]) if "c" in values else None
+        if warning:
+            self.progress.say(f"warning: step {self.count}: {warning}")
+        every = self.config.logging_steps
+        if self.count // every > (self.count - self.session.counted_per_step) // every:
+            counts, skipped = self.session.method.updates(self.at.k), self.session.problem.skipped
+            self.metrics.write("train", self.count, **counts, **values, skipped=skipped, seconds=self.at.seconds)
+            self.hf.log(values)
+        self.hf.call("on_step_end")
+
+    def evaluate(self, split: str, adapter: str) -> Evaluation:
+        """dev or test with one candidate ("theta": no adapter) at the present theta."""
+        session = self.session
+        encoded, adapters = session.encoded[split], session.problem.adapters
+
+        def progress(done: int) -> None:
+            if self._interrupt:
+                raise _Break
+            self.progress.busy(f"evaluating ({adapter}, {split}): {done}/{len(encoded)}")
+
+        def run() -> Evaluation:
+            return session.evaluator(encoded, progress, split == "test" or self.selection.by == "metric")
+
+        if adapters is None:
+            return run()
+        with adapters.without() if adapter == "theta" else adapters.active(adapter):
+            return run()
+
+    def _evaluate(self) -> None:
+        found = {name: self.evaluate("dev", name).values for name in self.session.method.candidates}
+        self.at.evaluated = self.count
+        for name, values in found.items():
+            self.metrics.write("dev", self.count, candidate=name, **values)
+        self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in found.items()))
+        self._log_realised()
+        logs = {f"eval_{n}_{key}": value for n, v in found.items() for key, value in v.items()}
+        logs["eval_loss"] = min(v["loss"] for v in found.values())
+        self.hf.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
+        self.hf.log(logs)
+        better = self.selection.better(found, self.at.best, self.count, self.at.k, self.keeper.journal_position)
+        if better is not None:
+            self.at.best = better
+            self.keeper.save_best(better)
+            self.hf.state.best_metric, self.hf.state.best_global_step = logs["eval_loss"], self.count
+
+    def _log_realised(self) -> None:
+        """In bf16 and fp16: which share of the wanted shift survives the rounding, per tensor (docs/tour.md, 2)."""
+        problem = self.session.problem
+        if problem.estimator is None or self.session.loaded.dtype.itemsize != 2:
+            return
+        from zofo.zo.diagnostics import realised
+
+        cfg = problem.estimator.config
+        z = problem.estimator.direction(problem.theta, max(0, self.at.k - 1), problem.key("z", self.at.k))
+        shares = realised(problem.theta, z, cfg.eps, cfg.rounding)
+        self.metrics.write("realised_shift", self.count, shares=shares)
+
+    def _save(self) -> None:
+        if self.saved == self.count and self.count:
+            return
+        self.saved = self.count
+        self.keeper.save(self.at, self.count, self.metrics.position, self.hf.state)
+        self.hf.call("on_save")
+
+    def _catch_signals(self) -> dict[int, Any]:
+        def handler(number: int, frame: FrameType | None) -> None:
+            if self._interrupt:
+                raise KeyboardInterrupt
+            self._interrupt = True
+            updates = self.session.method.per_step
+            self.progress.say(
+                f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving; "
+                f"again to stop at once, with what the last checkpoint holds"
+            )
+
+        try:
+            return {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: the caller's signals are none of our business
+            return {}
+
+
+def _line(name: str, values: dict[str, float]) -> str:
+    shown = " ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "n")
+    return f"{name if name == 'theta' else f'(theta, {name})'}: {shown}"

@@ -1,0 +1,79 @@
+"""What a run leaves behind for people and programs: run.json, metrics.jsonl, the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zofo.models.versions import installed
+
+PACKAGES = ("zofo", "torch", "transformers", "peft", "accelerate", "numba", "numpy", "safetensors", "torchao",
+            "bitsandbytes")  # fmt: skip
+FORMAT = 1
+
+
+def environment() -> dict[str, Any]:
+    """Versions, threads and device: what bitwise equality of first-order parts depends on."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "packages": {name: installed(name) for name in PACKAGES},
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`packages.torch: 2.12 -> 2.13` for each entry of the environment that changed."""
+    found = []
+    for key in sorted({*then, *now}):
+        a, b = then.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{key}.{line}" for line in differences(a, b)]
+        elif a != b:
+            found.append(f"{key}: {a} -> {b}")
+    return found
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory since the process began: the allocator's on CUDA, the process's resident set elsewhere.
+
+    Not the run's own where a process makes several runs, or did other work before.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MetricsLog:
+    """metrics.jsonl: one line an event, appended as it happens."""
+
+    def __init__(self, path: Path, position: int | None = None) -> None:
+        """position: a checkpoint's; later lines are cut, because a resumed run writes them again."""
+        self.path = path
+        path.touch()
+        if position is not None:
+            os.truncate(path, min(position, path.stat().st_size))
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.flush()
+
+    @property
+    def position(self) -> int:
+        return self.path.stat().st_size
+
+    def close(self) -> None:
+        self._file.close()

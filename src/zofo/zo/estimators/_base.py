@@ -1,0 +1,142 @@
+"""What estimators share: the radius, the directions of a step, and how their estimates are averaged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from zofo.zo.direction import Direction
+from zofo.zo.grad import ZOGrad, float32
+from zofo.zo.keys import derive
+from zofo.zo.laws import RADEMACHER
+
+if TYPE_CHECKING:
+    from zofo.zo.low_rank import LowRank
+    from zofo.zo.point import Point
+    from zofo.zo.support import Support
+
+
+@dataclass(frozen=True)
+class Shift:
+    eps: float = field(
+        default=1e-3, metadata={"help": "radius of the perturbation", "paper": "eq. (7); B.1.3", "gt": 0}
+    )
+    q: int = field(default=1, metadata={"help": "directions of a step, whose estimates are averaged", "ge": 1})
+    shift: Literal["layer", "copy", "inplace"] = field(
+        default="layer",
+        metadata={
+            "help": "layer: a shifted weight exists while it is read; copy: all in a second copy of theta, for many "
+            "micro-batches; inplace: MeZO's arithmetic, which drifts"
+        },
+    )
+    rounding: Literal["stochastic", "nearest"] = field(
+        default="stochastic", metadata={"help": "rounding of the shifted weight in bf16 and fp16"}
+    )
+
+    def problems(self) -> list[str]:
+        """What is wrong among these fields, each line "field: what and the fix"."""
+        return []
+
+    def faults(self, parts: Mapping[str, Any]) -> list[str]:
+        """What does not go with the other sections' Configs, each line "section.field: what and the fix"."""
+        del parts
+        return []
+
+
+@dataclass(frozen=True)
+class Config(Shift):
+    law: Literal["rademacher", "gaussian", "sphere"] = field(
+        default="rademacher",
+        metadata={
+            "help": "law of the direction z: independent signs, independent normal entries, or uniform on a sphere",
+            "paper": "N(0,I) in Algorithm 2, a sphere of radius sqrt(d) in the theory",
+        },
+    )
+
+
+class Base(ABC):
+    """An objective and a seed -> a zeroth-order gradient; the mask, if there is one, says which weights it moves.
+
+    keeps: what `host_bytes` are, in words.
+    """
+
+    keeps: ClassVar[str] = ""
+
+    def __init__(self, config: Any, seed: int = 0, mask: Any = None) -> None:
+        """seed: the run's seed, for what is drawn beside the directions. mask: a `masks._base.Base`, or None."""
+        self.config, self.seed, self.mask = config, seed, mask
+
+    def law(self, step: int) -> str | LowRank:
+        """The law of a step's directions."""
+        del step
+        return getattr(self.config, "law", RADEMACHER)
+
+    def direction(self, theta: Point, step: int, seed: int) -> Direction:
+        """The direction with this seed in a step: what a replay needs beside the journal's seeds."""
+        support: Support | None = None if self.mask is None else self.mask.at(theta, step)
+        return Direction(seed, self.law(step), support)
+
+    def directions(self, theta: Point, step: int, seed: int) -> list[Direction]:
+        """q directions, the first with the seed itself."""
+        seeds = [seed, *(derive(seed, "q", i) for i in range(1, self.config.q))]
+        return [self.direction(theta, step, one) for one in seeds]
+
+    @abstractmethod
+    def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
+        """Estimate the gradient of f at theta. seed: 64 bits, new ones each step.
+
+        Coefficients are rounded to fp32, all terms have one law and support, and every direction that theta was
+        shifted along is among them, in the order of the shifts: what does not count has the coefficient 0. (In mode
+        `inplace` each shift writes theta, and a replay knows the terms alone.)
+        """
+
+    def drift_(self, theta: Point, z: Direction) -> None:
+        """What an estimate along z does to theta in mode `inplace`, for a replay: its writes, no evaluations."""
+        theta.sides(lambda: 0.0, z, self.config.eps, self.config.rounding)
+
+    def passing(self, theta: Point, step: int, terms: tuple[tuple[int, float], ...]) -> None:
+        """A replay is about to make the update of this step, theta is as it was: rebuild what the estimate left."""
+        del theta, step, terms
+
+    def host_bytes(self, theta: Point) -> float:
+        """Bytes beside theta that the estimator keeps, wherever they are."""
+        del theta
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del state
+
+
+class TwoPoint(Base):
+    """c_i = [f(theta + eps z_i) - f(theta - eps z_i)] / (2 eps); the estimate is the mean of c_i z_i over q directions.
+
+    2 q evaluations of f, no state.
+    """
+
+    def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
+        terms, value = [], 0.0
+        eps, q = self.config.eps, self.config.q
+        for z in self.directions(theta, step, seed):
+            plus, minus = theta.sides(f, z, eps, self.config.rounding)
+            terms.append((float32((plus - minus) / (2 * eps) / q), z))
+            value += (plus + minus) / 2
+        return ZOGrad(tuple(terms), value / q, 2 * q)
+
+
+class Estimator(Protocol):
+    """An objective and a seed -> a zeroth-order gradient. See `Base`."""
+
+    config: Any
+    mask: Any
+    keeps: ClassVar[str]
+
+    def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad: ...
+    def direction(self, theta: Point, step: int, seed: int) -> Direction: ...
+    def host_bytes(self, theta: Point) -> float: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,0 +1,43 @@
+"""A rule whose every update is written down."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zofo.errors import NonFiniteError
+from zofo.zo.grad import ZOGrad, float32
+from zofo.zo.journal import Outcome, Record
+
+if TYPE_CHECKING:
+    from zofo.zo.journal import Journal
+    from zofo.zo.point import Point
+    from zofo.zo.rules._base import Rule
+
+
+class Journalled:
+    """A rule whose every update is written down. The estimate is checked here, before theta moves."""
+
+    def __init__(self, rule: Rule, journal: Journal | None) -> None:
+        self.rule, self.journal = rule, journal
+        self.seconds = math.inf  # of the fastest update
+
+    def update_(self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None) -> Outcome:
+        """Raises NonFiniteError, with theta as it was, when a coefficient is not finite."""
+        if not g.terms or any(c != float32(c) for c, _ in g.terms if math.isfinite(float32(c))):
+            raise ValueError("an estimate has at least one term, and fp32 coefficients: the journal keeps no others")
+        bad = [c for c, _ in g.terms if not (math.isfinite(c) and math.isfinite(float32(lr * c)))]
+        start, outcome = time.perf_counter(), Outcome.SKIPPED
+        if bad:
+            theta.settle()
+        else:
+            outcome = self.rule.update_(theta, g, lr, step, f)
+            self.seconds = min(self.seconds, time.perf_counter() - start)
+        if self.journal is not None:
+            terms = tuple((z.seed, c) for c, z in g.terms)
+            self.journal.append(Record(step, terms, lr, outcome))
+        if bad:
+            raise NonFiniteError(f"the estimate's coefficient is {bad[0]}, at a rate of {lr:g}")
+        return outcome

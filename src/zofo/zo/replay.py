@@ -1,0 +1,51 @@
+"""theta from its journal: the updates done again, bit for bit, on the tensors they started from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from zofo.errors import InputError
+from zofo.zo.grad import ZOGrad
+from zofo.zo.journal import Outcome, Record
+from zofo.zo.point import Point
+from zofo.zo.support import Support
+
+
+def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
+    """Raises InputError naming the first tensor of theta that is not the one the journal started from."""
+    recorded = {t["name"]: t for t in header["tensors"]}
+    if set(recorded) != set(theta):
+        odd = sorted(set(recorded) ^ set(theta))[0]
+        raise InputError(f"{path}: written for a model with other tensors (for one, {odd}); is it the same base model?")
+    for name, digest in theta.sha256().items():
+        if recorded[name]["sha256"] != digest:
+            raise InputError(
+                f"{path}: tensor {name} of the base model is not the one this run started from "
+                f"(another revision or dtype?); the run needs {header['model']} in {recorded[name]['dtype']}"
+            )
+
+
+def replay(theta: Point, estimator: Any, rule: Any, records: Iterable[Record]) -> int:
+    """Do a journal's updates again, bit for bit. Returns their number. Estimator and rule must be as at their start."""
+    count = 0
+    for record in records:
+        if record.outcome is Outcome.SUPPORT:
+            restore_support(theta, estimator.mask, record)
+            continue
+        terms = tuple((c, estimator.direction(theta, record.step, seed)) for seed, c in record.terms)
+        estimator.passing(theta, record.step, record.terms)
+        if theta.mode == "inplace":  # the drift of the run's own shifts is part of what happened to theta
+            for _, z in terms:
+                estimator.drift_(theta, z)
+        if record.outcome is not Outcome.SKIPPED:
+            rule.update_(theta, ZOGrad(terms, 0.0, 0), record.rate, record.step, outcome=record.outcome)
+        count += 1
+    return count
+
+
+def restore_support(theta: Point, mask: Any, record: Record) -> None:
+    """Give a mask the support that a record keeps."""
+    device = next(iter(theta.values())).device
+    mask.restore(record.step, Support.unpack(record.payload, device))
