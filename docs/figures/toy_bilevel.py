@@ -1,6 +1,7 @@
 """docs/figures/toy_bilevel.svg: what the penalty lambda costs on a problem whose solution is known. Takes 15 seconds.
 
-Lines: the closed forms. Points: where Algorithm 2 (zofo's method, estimator and rule) ends up. See tests/toy.py.
+Lines: the closed forms. Points: where Algorithm 2 (zofo's method, estimator and rule) ends up, as in
+tests/known_problem.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # the problem is defined in tests/
-from tests import toy  # noqa: E402
+from tests import known_problem  # noqa: E402
 
 LAMS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 STEPS = (150, 150, 150, 200, 300, 600, 1500)
@@ -28,24 +29,24 @@ SERIES = [  # colour, marker, label, its place on the axes, fall
 ]
 
 
-def measure(t: toy.Toy, theta: torch.Tensor, p: torch.Tensor, s: torch.Tensor) -> tuple[float, float, float]:
+def measure(t: known_problem.Toy, theta: torch.Tensor, p: torch.Tensor, s: torch.Tensor) -> tuple[float, float, float]:
     gap = float(t.p.loss(theta, p) - t.p.loss(theta, s))
     return float((p - s).norm()), gap, float((theta - t.bilevel()).norm())
 
 
-def closed_forms(t: toy.Toy, lams: np.ndarray) -> np.ndarray:
+def closed_forms(t: known_problem.Toy, lams: np.ndarray) -> np.ndarray:
     return np.array([measure(t, theta, p, t.lower(theta)) for theta, p in (t.penalised(float(x)) for x in lams)])
 
 
-def algorithm_2(t: toy.Toy) -> np.ndarray:
-    run = toy.Run(t)
+def algorithm_2(t: known_problem.Toy) -> np.ndarray:
+    run = known_problem.Run(t)
     found = [run(lam, steps) for lam, steps in zip(LAMS, STEPS)]
     return np.array([measure(t, f.theta, f.p, f.s) for f in found])
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    t = toy.make()
+    t = known_problem.make()
     fine = np.geomspace(0.8, 1250, 200)
     lines, points = closed_forms(t, fine), algorithm_2(t)
     exact = closed_forms(t, np.array(LAMS))

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import sentiment_rows
-from tests.unit.test_chat import CHATML, with_template
+from tests.data.test_chat import CHATML, with_template
 from zofo.api import finetune
 from zofo.cli import main as cli
 

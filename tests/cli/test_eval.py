@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_tokenizer, save_tiny
-from tests.zoo import config as family_config
+from tests.tiny_models import config as family_config
 from zofo import evaluate, finetune
 from zofo.cli import main as cli
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.families import METHODS, REFUSED, Directories, adapter_for, check_export, check_run, save_rows, short_run
-from tests.zoo import FAMILIES
+from tests.family_runs import METHODS, REFUSED, Directories, adapter_for, check_export, check_run, save_rows, short_run
+from tests.tiny_models import FAMILIES
 from zofo import InputError
 from zofo.config import registry
 
@@ -38,7 +38,7 @@ def methods() -> list[tuple[str, bool]]:
 
 def test_every_method_is_tried_at_rates_that_show() -> None:
     trains = {name for name, _ in methods()} - {"zero-shot", "icl"}
-    assert trains <= set(METHODS), "give the new method settings in tests/families.py"
+    assert trains <= set(METHODS), "give the new method settings in tests/family_runs.py"
 
 
 @pytest.mark.parametrize("adapter", registry.names("adapters"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
 
 
 def run(*args: str) -> str:

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import NEGATIVE, POSITIVE, sentiment_rows
+from tests.conftest import NEGATIVE, POSITIVE, ROOT, sentiment_rows
 from zofo import evaluate, finetune
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "lm_eval.md"
+PAGE = ROOT / "docs" / "lm_eval.md"
 ADAPTERS = ["lora", "prompt", "prefix", "ia3"]
 NEW = 24  # tokens of a generated text
 BREAKS = """

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_memory import configuration, same
+from tests.api.test_memory import configuration, same
+from tests.conftest import ROOT
 from zofo.api.configure import resolve
 from zofo.api.memory.footprint import Footprint, Rows, measure, predict
 
 pytestmark = pytest.mark.slow
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "quickstart"
+CACHE = ROOT / ".cache" / "quickstart"
 MODEL, DATA = CACHE / "smollm2-135m-instruct", CACHE / "movie-reviews"
 PROMISED = 0.1  # of what is measured, in total and in every phase
 METHODS = ["fo-peft", "mezo", "bilevel-zofo"]

@@ -1,0 +1,301 @@
+"""Writing in batches: a row says what it says alone, stops for itself, and is sampled as the model's softmax says."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SENTENCES, make_tokenizer
+from tests.family_runs import Directories, adapted, adapter_for, load_family
+from tests.tiny_models import FAMILIES
+from zofo.api.generate import generate
+from zofo.data import Decoding
+from zofo.eval.decoding import Request, decode, prompt_ids, takes_padding, write
+from zofo.zo.keys import derive
+
+PAD = 2
+PROMPTS = ["a warm and funny film that I would gladly see again", "the plot", "a", "one two three", "hello the dog is"]
+GREEDY = Decoding(max_new_tokens=7)
+SAMPLED = Decoding(max_new_tokens=7, temperature=0.9, top_p=0.95)
+ADAPTERS = ("lora", "ia3", "prefix", "prompt", "dept")
+FITS = [(family, name) for family in FAMILIES for name in ADAPTERS if adapter_for(family, name) is not None]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
+    return Directories(tmp_path_factory.mktemp("families"))
+
+
+def lively(directory: Path) -> Any:
+    """Layers that outweigh the embedding: else a small random model says its last word again."""
+    model = load_family(directory)
+    for name, param in model.named_parameters():
+        if param.ndim > 1 and not any(part in name for part in ("embed_tokens", "wte", "backbone.embed", "A_log")):
+            param.mul_(4)
+    return model
+
+
+def requests(tokenizer: Any, room: int = 7) -> list[Request]:
+    return [Request(prompt_ids(tokenizer, text, "x"), room, derive(3, "t", i)) for i, text in enumerate(PROMPTS)]
+
+
+def alone(model: Any, tokenizer: Any, some: Sequence[Request], decoding: Decoding) -> list[str]:
+    return [write(model, tokenizer, [request], decoding, PAD)[0] for request in some]
+
+
+@torch.no_grad()
+def likeliest(model: Any, tokenizer: Any, ids: Sequence[int], new: int, end: int) -> str:
+    """What each largest logit of a forward over the whole text says, without a cache."""
+    text = list(ids)
+    while len(text) < len(ids) + new and end not in text[len(ids) :]:
+        text.append(int(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
+    return decode(tokenizer, text)[len(decode(tokenizer, ids)) :]
+
+
+def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(ids, ids and what followed them) of each call of the model's `generate`."""
+    calls, own = [], model.generate
+
+    def spy(**options: Any) -> torch.Tensor:
+        out = own(**options)
+        if not options.get("return_dict_in_generate"):  # as when a way to write is tried
+            calls.append((options["input_ids"], out))
+        return out
+
+    monkeypatch.setattr(model, "generate", spy)
+    return calls
+
+
+# ------------------------------------------------------------------------------------------------ a batch and its rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_every_family(family: str, model_dir: Directories, tokenizer: Any, monkeypatch: Any) -> None:
+    model, some = lively(model_dir(family)), requests(tokenizer)
+    assert takes_padding(model) == (family != "mamba")
+    calls = watched(model, monkeypatch)
+    found = write(model, tokenizer, some, GREEDY, PAD)
+    lengths = {len(r.ids) for r in some}
+    assert len(calls) == (len(lengths) if family == "mamba" else 1), "rows of a recurrent model are of one length"
+    end = model.generation_config.eos_token_id
+    assert found == [likeliest(model, tokenizer, r.ids, 7, end) for r in some]
+    assert len(set(found)) > 2
+    sampled = write(model, tokenizer, some, SAMPLED, PAD, batch_size=3)
+    assert sampled == alone(model, tokenizer, some, SAMPLED)
+    assert sampled != found
+
+
+@pytest.mark.parametrize(("family", "name"), FITS)
+def test_rows_of_every_adapter(family: str, name: str, model_dir: Directories, tokenizer: Any) -> None:
+    """The model that writes inside a run, and the one that is deployed, say what the training's forwards compute."""
+    model, some = lively(model_dir(family)), requests(tokenizer, 5)
+    settings = {k: v for k, v in (adapter_for(family, name) or {}).items() if k != "name"}
+    adapters = adapted(name, model, tokenizer, **settings)
+    end = model.generation_config.eos_token_id
+    want = [likeliest(adapters.model, tokenizer, r.ids, 5, end) for r in some]
+    assert write(adapters.model, tokenizer, some, GREEDY, PAD) == want
+    sampled = write(adapters.model, tokenizer, some, SAMPLED, PAD)
+    deployed = adapters.deployable("p")
+    assert takes_padding(deployed) == (name in ("lora", "ia3") and family != "mamba")
+    assert write(deployed, tokenizer, some, GREEDY, PAD, batch_size=3) == want
+    assert alone(deployed, tokenizer, some, SAMPLED) == sampled
+    plain = lively(model_dir(family))
+    assert want != [likeliest(plain, tokenizer, r.ids, 5, end) for r in some], "the adapter matters"
+
+
+@pytest.mark.parametrize("name", ["lora", "prompt", "dept"])
+def test_the_writer_follows_the_active_adapter(name: str, model_dir: Directories, tokenizer: Any) -> None:
+    adapters, some = adapted(name, lively(model_dir("llama")), tokenizer), requests(tokenizer)
+    before = write(adapters.model, tokenizer, some, GREEDY, PAD)
+    with adapters.active("s"):
+        found = write(adapters.model, tokenizer, some, GREEDY, PAD)
+        assert found == [likeliest(adapters.model, tokenizer, r.ids, 7, 1) for r in some]
+    assert found != before
+    assert write(adapters.model, tokenizer, some, GREEDY, PAD) == before
+
+
+def test_soft_rows_of_one_length_share_a_batch(model_dir: Directories, tokenizer: Any, monkeypatch: Any) -> None:
+    model = lively(model_dir("llama"))
+    writer = adapted("prompt", model, tokenizer).model
+    calls = watched(writer, monkeypatch)
+    some = [Request([0, 70 + i, *range(80, 80 + i % 2)], 4, i) for i in range(6)]
+    found = write(writer, tokenizer, some, SAMPLED, PAD)
+    assert sorted(tuple(ids.shape) for ids, _ in calls) == [(3, 2), (3, 3)]
+    assert found == alone(writer, tokenizer, some, SAMPLED)
+
+
+def test_a_trained_model(stories_dir: Path) -> None:
+    prompts = ["Once upon a time", "Lily had a red ball and a big dog named Max. One day", "The", "Tom said:"]
+    for temperature, top_p in ((0.0, 1.0), (1.0, 0.9)):
+        settings: dict[str, Any] = {"max_new_tokens": 20, "temperature": temperature, "top_p": top_p}
+        found = generate(stories_dir, prompts, batch_size=4, **settings)
+        assert found == generate(stories_dir, prompts, **settings)
+        assert len(set(found)) == 4
+    assert generate(stories_dir, prompts[:1], max_new_tokens=3)[0].startswith(", there was")
+
+
+def test_the_first_space_that_a_tokenizer_drops(model_dir: Directories) -> None:
+    """A BPE with metaspaces, as SentencePiece's: it decodes a text without its first space."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False)
+    inner.train_from_iterator(SENTENCES * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    assert decode(tokenizer, tokenizer("dog")["input_ids"]) == "dog"
+    model, some = lively(model_dir("llama")), requests(tokenizer)
+    assert write(model, tokenizer, some, SAMPLED, PAD) == alone(model, tokenizer, some, SAMPLED)
+    assert write(model, tokenizer, some, GREEDY, PAD) == [likeliest(model, tokenizer, r.ids, 7, 1) for r in some]
+    many = [Request(some[1].ids, 2, key) for key in range(40)]
+    texts = write(model, tokenizer, many, Decoding(2, temperature=2.0), PAD, batch_size=40)
+    assert any(text.startswith(" ") for text in texts)
+
+
+# --------------------------------------------------------------------------------------------- a model known by heart
+
+LETTERS = "abcdefgh\n#"
+IDS = {c: i + 3 for i, c in enumerate(LETTERS)}  # behind <s>, </s>, <pad>
+SIZE = 16
+
+
+def spelling() -> Any:
+    """A tokenizer of letters."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "<pad>": 2, **IDS}, unk_token="#"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    inner.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def chain(follows: dict[str, dict[str, float]]) -> Any:
+    """A Llama whose next letter has the given chances after each letter ("" ends), whatever stands before that one."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = LlamaConfig(
+        vocab_size=SIZE, hidden_size=SIZE, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, max_position_embeddings=32, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        model: Any = LlamaForCausalLM(settings).eval().requires_grad_(False)
+    model.model.layers[0].self_attn.o_proj.weight.zero_()  # so a layer adds nothing
+    model.model.layers[0].mlp.down_proj.weight.zero_()
+    model.model.embed_tokens.weight.copy_(torch.eye(SIZE))  # sqrt(SIZE) times it behind the norm
+    model.lm_head.weight.fill_(-30.0 / SIZE**0.5)
+    for letter, chances in follows.items():
+        for after, chance in chances.items():
+            model.lm_head.weight[IDS.get(after, 1), IDS[letter]] = float(np.log(chance)) / SIZE**0.5
+    return model
+
+
+ABC = {one: {two: 1.0} for one, two in zip("abcdefgh", [*"bcdefgh", ""])}  # a b c d e f g h, and the end
+
+
+def spelled(model: Any, texts: Sequence[str], decoding: Decoding, rooms: Sequence[int] = (), **options: Any) -> Any:
+    tokenizer = spelling()
+    some = [Request([IDS[c] for c in text], room, i) for i, (text, room) in enumerate(zip(texts, rooms or [99] * 99))]
+    return write(model, tokenizer, some, decoding, PAD, **options)
+
+
+def test_each_row_ends_where_its_own_end_is() -> None:
+    model, starts = chain(ABC), ["a", "e", "h", "bg", "ccd"]
+    assert spelled(model, starts, Decoding(20)) == ["bcdefgh", "fgh", "", "h", "efgh"]
+    assert spelled(model, starts, Decoding(3)) == ["bcd", "fgh", "", "h", "efg"]
+    assert spelled(model, starts, Decoding(20, stop=("de",))) == ["bc", "fgh", "", "h", "efgh"], "of two tokens"
+    assert spelled(model, starts, Decoding(20, stop=("gh", "d"))) == ["bc", "f", "", "h", "ef"]
+    assert spelled(model, ["a", "c"], Decoding(20, stop=("b",))) == ["", "defgh"]
+    model.generation_config.eos_token_id = [1, IDS["g"]]
+    assert spelled(model, ["a", "e", "g"], Decoding(20)) == ["bcdef", "f", "h"]
+
+
+def test_a_row_that_stopped_is_padded_and_all_that_stopped_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = chain(ABC)
+    calls = watched(model, monkeypatch)
+    spelled(model, ["a", "h", "f"], Decoding(20, stop=("e",)))
+    ((_, out),) = calls
+    assert out[:, 1:].tolist() == [[4, 5, 6, 7], [1, 2, 2, 2], [9, 10, 1, 2]]
+
+
+def test_without_an_end_token_a_stop_still_ends_a_row() -> None:
+    """A ring, which never ends. What a row that stopped is given after that is no part of its text."""
+    model = chain({**ABC, "h": {"a": 1.0}})
+    model.generation_config.eos_token_id = None
+    texts = ["a", "f"]
+    assert spelled(model, texts, Decoding(12)) == ["bcdefghabcde"[:12], "ghabcdefghab"]
+    assert spelled(model, texts, Decoding(12, stop=("h",))) == ["bcdefg", "g"]
+    overlapping = Decoding(12, stop=("h", "ghab"))  # a row that goes on would be cut before "ghab"
+    assert spelled(model, texts, overlapping) == ["bcdefg", "g"]
+
+
+def test_rows_near_the_models_limit() -> None:
+    model = chain({**ABC, "h": {"a": 1.0}})
+    texts, rooms = ["a" * 30, "a", "a" * 32, "ab", "a" * 27], [3, 31, 1, 30, 6]
+    want = ["bcd", "bcdefghab", "b", "cdefghabc", "bcdefg"]
+    for size in (1, 2, 32):
+        assert spelled(model, texts, Decoding(9), rooms, batch_size=size) == want
+
+
+def test_each_text_is_told_once_the_longest_first() -> None:
+    seen: list[tuple[int, str]] = []
+    found = spelled(chain(ABC), ["a", "gggg", "ee"], Decoding(3), batch_size=1, done=lambda *both: seen.append(both))
+    assert seen == [(1, "h"), (2, "fgh"), (0, "bcd")]
+    assert found == ["bcd", "h", "fgh"]
+
+
+# ---------------------------------------------------------------------------------------------------------- sampling
+
+CHANCES = {"a": {"b": 0.5, "c": 0.3, "d": 0.15, "e": 0.05}}
+CHANCES |= {letter: {"b": 0.25, "c": 0.7, "e": 0.05} for letter in "bcde"}
+N = 2000
+
+
+def near(counts: Counter[str], chances: dict[str, float]) -> None:
+    """Within four standard deviations; what has no chance does not occur."""
+    assert set(counts) <= set(chances)
+    for text, chance in chances.items():
+        assert abs(counts[text] - N * chance) <= 4 * (N * chance * (1 - chance)) ** 0.5, text
+
+
+def drawn(temperature: float, top_p: float = 1.0, new: int = 2) -> Counter[str]:
+    some = [Request([IDS["a"]], new, derive(1, "draw", i)) for i in range(N)]
+    return Counter(write(chain(CHANCES), spelling(), some, Decoding(new, (), temperature, top_p), PAD, N))
+
+
+def test_texts_come_as_often_as_their_probabilities_say() -> None:
+    """Two letters: that the second one's draw is not the first one's again shows in the pairs."""
+    after = CHANCES["b"]
+    near(drawn(1.0), {x + y: p * q for x, p in CHANCES["a"].items() for y, q in after.items()})
+    total = sum(p**2 for p in CHANCES["a"].values())
+    near(drawn(0.5, new=1), {x: p**2 / total for x, p in CHANCES["a"].items()})
+    near(drawn(1.0, 0.7, 1), {"b": 0.625, "c": 0.375})  # 0.5 is too little, 0.8 is enough
+    near(drawn(1.0, 0.4, 1), {"b": 1.0})
+    assert drawn(0.0) == {"bc": N}
+
+
+def test_the_global_random_state_is_neither_read_nor_moved() -> None:
+    def state() -> tuple[Any, ...]:
+        return random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist(), torch.get_rng_state()
+
+    model, before = chain(CHANCES), state()
+    some = [Request([IDS["a"]], 2, i) for i in range(9)]
+    found = write(model, spelling(), some, Decoding(2, temperature=1.0), PAD)
+    assert state()[:2] == before[:2]
+    assert torch.equal(state()[2], before[2])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(77)
+        assert write(model, spelling(), some, Decoding(2, temperature=1.0), PAD) == found

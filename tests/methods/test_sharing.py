@@ -1,0 +1,53 @@
+"""Which parts of an estimate go through one forward, and that it changes no value."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tiny_bilevel import PAD, world
+from zofo.data.batch import collate
+from zofo.objectives import _loss
+from zofo.objectives._loss import FORWARD_TOKENS, SHARED_TOKENS, shares
+
+
+def test_small_batches_share_and_large_ones_do_not() -> None:
+    assert shares([(4, 64)] * 3, "cpu")
+    assert not shares([(8, 64)] * 3, "cpu")
+    assert shares([(8, 64)] * 3, "cuda")
+    at_most = SHARED_TOKENS["cpu"]
+    assert shares([(1, at_most // 2)] * 2, "cpu")
+    assert not shares([(1, at_most // 2 + 1)] * 2, "cpu")
+
+
+def test_padding_must_cost_less_than_the_forwards_that_are_saved() -> None:
+    """One row of 10 tokens beside one that is longer by FORWARD_TOKENS, or one less."""
+    assert not shares([(1, 10), (1, 10 + FORWARD_TOKENS)], "cpu")
+    assert shares([(1, 10), (1, 10 + FORWARD_TOKENS - 1)], "cpu")
+    assert shares([(1, 10), (1, 10), (1, 10 + FORWARD_TOKENS - 1)], "cpu")  # two forwards saved, twice the padding
+
+
+def test_the_groups_and_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All parts; p and s on their batch, B_f alone; each alone: 1, 2 and 3 forwards, the same losses."""
+    w = world("options")
+    f, p = collate(w.f[0], PAD), collate(w.p[0], PAD)
+    parts = [(f, "p"), (p, "p"), (p, "s")]
+    values, forwards = [], []
+    rows = len(p.input_ids) * p.input_ids.shape[1]
+    for bound in (10_000, 2 * rows, 0):
+        monkeypatch.setitem(_loss.SHARED_TOKENS, "cpu", bound)
+        before = w.loss.meter.forwards
+        values.append(w.loss.each(parts))
+        forwards.append(w.loss.meter.forwards - before)
+    assert forwards == [1, 2, 3]
+    for found in values[:2]:
+        assert found == pytest.approx(values[2], rel=1e-5)
+    assert values[2][1] != values[2][0]
+
+
+def test_an_adapter_that_cannot_mix_rows_never_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = world("options")
+    monkeypatch.setattr(w.adapters, "mixes", False)
+    f, p = collate(w.f[0], PAD), collate(w.p[0], PAD)
+    before = w.loss.meter.forwards
+    w.loss.each([(f, "p"), (p, "p"), (p, "s")])
+    assert w.loss.meter.forwards == before + 3
