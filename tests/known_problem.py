@@ -4,7 +4,7 @@
 
 D_p's x span R^3, so the lower level is strongly convex: a*(theta) = A theta + b. The solutions of the bilevel problem
 and of the penalised problem of any lam are linear systems. Problem, Method, estimator, rule, Point and Descent are
-zofo's own; only the model, its loss and its two "adapters" are replaced. Used by tests/methods/test_known_solution.py and by
+zofo's own; only the model, its loss and its two "adapters" are replaced. Used by methods/test_known_solution.py and by
 docs/figures/toy_bilevel.py.
 """
 
