@@ -14,13 +14,13 @@ from zofo.zo.journal import Outcome, Record
 if TYPE_CHECKING:
     from zofo.zo.journal import Journal
     from zofo.zo.point import Point
-    from zofo.zo.rules._base import Rule
+    from zofo.zo.rules import _base
 
 
 class Journalled:
     """A rule whose every update is written down. The estimate is checked here, before theta moves."""
 
-    def __init__(self, rule: Rule, journal: Journal | None) -> None:
+    def __init__(self, rule: _base.Base, journal: Journal | None) -> None:
         self.rule, self.journal = rule, journal
         self.seconds = math.inf  # of the fastest update
 

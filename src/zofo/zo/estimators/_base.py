@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from zofo.zo.direction import Direction
-from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.keys import derive
 from zofo.zo.laws import RADEMACHER
 
 if TYPE_CHECKING:
+    from zofo.zo.grad import ZOGrad
     from zofo.zo.low_rank import LowRank
     from zofo.zo.point import Point
     from zofo.zo.support import Support
@@ -34,6 +34,8 @@ class Shift:
     rounding: Literal["stochastic", "nearest"] = field(
         default="stochastic", metadata={"help": "rounding of the shifted weight in bf16 and fp16"}
     )
+
+    anchored: ClassVar[bool] = False  # whether it keeps an estimate of one function at another theta
 
     def problems(self) -> list[str]:
         """What is wrong among these fields, each line "field: what and the fix"."""
@@ -110,33 +112,3 @@ class Base(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         del state
-
-
-class TwoPoint(Base):
-    """c_i = [f(theta + eps z_i) - f(theta - eps z_i)] / (2 eps); the estimate is the mean of c_i z_i over q directions.
-
-    2 q evaluations of f, no state.
-    """
-
-    def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
-        terms, value = [], 0.0
-        eps, q = self.config.eps, self.config.q
-        for z in self.directions(theta, step, seed):
-            plus, minus = theta.sides(f, z, eps, self.config.rounding)
-            terms.append((float32((plus - minus) / (2 * eps) / q), z))
-            value += (plus + minus) / 2
-        return ZOGrad(tuple(terms), value / q, 2 * q)
-
-
-class Estimator(Protocol):
-    """An objective and a seed -> a zeroth-order gradient. See `Base`."""
-
-    config: Any
-    mask: Any
-    keeps: ClassVar[str]
-
-    def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad: ...
-    def direction(self, theta: Point, step: int, seed: int) -> Direction: ...
-    def host_bytes(self, theta: Point) -> float: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...

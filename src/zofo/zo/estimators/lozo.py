@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from zofo.zo.estimators import _base
+from zofo.zo.estimators import _base, spsa
 from zofo.zo.keys import derive
 from zofo.zo.low_rank import LowRank
 
@@ -29,7 +29,7 @@ class Config(_base.Shift):
     )
 
 
-class Estimator(_base.TwoPoint):
+class Estimator(spsa.Estimator):
     """The mean over q directions of c Z. 2 q evaluations of f, no state."""
 
     config: Config

@@ -9,9 +9,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zofo.zo.estimators import _base
+from zofo.zo.grad import ZOGrad, float32
+
+if TYPE_CHECKING:
+    from zofo.zo.point import Point
 
 
 @dataclass(frozen=True)
@@ -19,5 +25,17 @@ class Config(_base.Config):
     """The radius, the law, and the number of directions."""
 
 
-class Estimator(_base.TwoPoint):
-    """The mean over q directions of c z, c = [f(theta + eps z) - f(theta - eps z)] / (2 eps). No state."""
+class Estimator(_base.Base):
+    """The mean over q directions of c z, c = [f(theta + eps z) - f(theta - eps z)] / (2 eps).
+
+    2 q evaluations of f, no state.
+    """
+
+    def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
+        terms, value = [], 0.0
+        eps, q = self.config.eps, self.config.q
+        for z in self.directions(theta, step, seed):
+            plus, minus = theta.sides(f, z, eps, self.config.rounding)
+            terms.append((float32((plus - minus) / (2 * eps) / q), z))
+            value += (plus + minus) / 2
+        return ZOGrad(tuple(terms), value / q, 2 * q)

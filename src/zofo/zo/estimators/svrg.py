@@ -44,15 +44,15 @@ class Config(_base.Config):
         default="memory", metadata={"help": "where the copy of theta is: the host's memory, or a temporary file"}
     )
 
+    anchored: ClassVar[bool] = True
+
     def problems(self) -> list[str]:
         if self.shift == "inplace":
             return ["shift: svrg shifts its anchor too, which mode inplace cannot; use layer or copy"]
         return super().problems()
 
     def faults(self, parts: Mapping[str, Any]) -> list[str]:
-        if getattr(parts["method"], "independent_z", False):
-            return ["estimator.name: svrg takes one z for the terms of G; leave method.independent_z false"]
-        if getattr(parts.get("mask"), "refresh", None):
+        if parts.get("mask") is not None and parts["mask"].renewed:
             return ["estimator.name: svrg keeps an anchor's estimate, which another mask cuts; use one without refresh"]
         return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from zofo.zo.journal import Outcome
 from zofo.zo.keys import derive
@@ -37,13 +37,28 @@ class Kept(Rounded):
     )
 
 
-class Base:
-    """State: with rounding `split`, the residual planes of theta's bf16 tensors: int16 in their shapes."""
+class Base(ABC):
+    """A zeroth-order gradient -> a move of theta.
+
+    State: with rounding `split`, the residual planes of theta's bf16 tensors: int16 in their shapes.
+    """
 
     def __init__(self, config: Any, seed: int) -> None:
         """seed: the run's seed, from which each step's rounding key is derived."""
         self.config, self.seed = config, seed
         self.low: Mapping[str, Tensor] | None = None
+
+    @abstractmethod
+    def update_(
+        self,
+        theta: Point,
+        g: ZOGrad,
+        lr: float,
+        step: int,
+        f: Callable[[], float] | None = None,
+        outcome: Outcome | None = None,
+    ) -> Outcome:
+        """Move theta. f: the objective, for a rule that looks. outcome: the journal's, in a replay."""
 
     @property
     def dense_bytes(self) -> float:
@@ -71,7 +86,7 @@ class Base:
         self.low = {name: plane.clone() for name, plane in state["low"].items()} if "low" in state else None
 
 
-class Dense(Base, ABC):
+class Dense(Base):
     """A rule whose step is no multiple of g: `formula` for some weights at a time, with numbers kept for each of them.
 
     A weight outside the direction's support is left alone, and so are its numbers, as torch.optim.SparseAdam leaves
@@ -147,17 +162,3 @@ class Dense(Base, ABC):
         super().load_state_dict(state)
         for name, own in self._made().items():
             own.load_state_dict(state.get(name, {}))
-
-
-class Rule(Protocol):
-    """A zeroth-order gradient -> a move of theta. `bytes_per_weight`: what its state costs."""
-
-    @property
-    def bytes_per_weight(self) -> float: ...
-
-    def update_(
-        self, theta: Point, g: ZOGrad, lr: float, step: int,
-        f: Callable[[], float] | None = None, outcome: Outcome | None = None,
-    ) -> Outcome: ...  # fmt: skip
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -24,7 +24,7 @@ class Config(Rounded):
     """Only the rounding."""
 
     def faults(self, parts: Mapping[str, Any]) -> list[str]:
-        if getattr(parts.get("estimator"), "shift", "") == "inplace":
+        if parts["estimator"].shift == "inplace":
             return [
                 "rule.name: conservative looks at points that mode inplace would drift from; use estimator.shift=layer"
             ]
