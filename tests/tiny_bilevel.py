@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from tests.tiny_models import VOCAB, build, config
 from zofo.data import Example
 from zofo.data.batch import collate
 from zofo.data.tokenization import Encoded, Row
-from zofo.methods import bilevel_zofo
+from zofo.methods import bilevel_ablations, bilevel_zofo
 from zofo.methods._problem import Problem
 from zofo.models.adapters import lora
 from zofo.models.adapters._set import AdapterSet
@@ -78,8 +78,11 @@ class World:
         problem.rule = Journalled(sgd.Rule(sgd.Config(), SEED), None)
         return problem
 
-    def method(self, problem: Problem | None = None, **settings: Any) -> bilevel_zofo.Method:
-        method = bilevel_zofo.Method(bilevel_zofo.Config(**{"optimizer": "sgd", **settings}))
+    def method(self, problem: Problem | None = None, **settings: Any) -> Any:
+        """Bilevel ZOFO, set up; where a setting is a departure from Algorithm 2, its ablations."""
+        algorithm_2 = {field.name for field in fields(bilevel_zofo.Config)}
+        module: Any = bilevel_zofo if settings.keys() <= algorithm_2 else bilevel_ablations
+        method = module.Method(module.Config(**{"optimizer": "sgd", **settings}))
         method.setup(problem or self.problem())
         return method
 

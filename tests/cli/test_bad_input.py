@@ -131,7 +131,7 @@ def test_an_answer_that_does_not_fit(refused: Refused, tmp_path: Path) -> None:
 
 def test_a_stratified_split_without_labels(refused: Refused, tmp_path: Path) -> None:
     path = rows_file(tmp_path, [{"prompt": f"say {i}", "completion": f" {i}"} for i in range(30)])
-    text = refused("method.stratified=true", task=path, method="bilevel-zofo")
+    text = refused("method.stratified=true", task=path, method="bilevel-ablations")
     assert "a stratified split of the levels goes by labels that all examples share" in text
     assert "is a completion: use the random split" in text
 

@@ -93,7 +93,7 @@ TOGETHER = [
     *(
         (method, ["method.apart=true", f"adapter={name}"], f"method.apart: adapter {name} starts from {start}, nothing")
         for name, start in (("prompt", "a text"), ("prefix", "a text"), ("ia3", "ones"))
-        for method in ("bilevel-zofo", "bilevel-fo")
+        for method in ("bilevel-ablations",)
     ),
     ("mezo", ["task.template=plane"], 'task.template: sst2.yaml: no template "plane"; did you mean "plain"?'),
     ("mezo", ["task.choices=[a, b]"], "task.choices: is for own files with text and label; the answers of sst2 are in"),
@@ -113,14 +113,14 @@ def test_validate_refuses_what_train_refuses(
 
 @pytest.mark.parametrize("name", ["lora", "dept"])
 def test_adapters_that_are_drawn_may_start_apart(name: str) -> None:
-    method = {"name": "bilevel-zofo", "apart": True}
+    method = {"name": "bilevel-ablations", "apart": True}
     resolve(model="no/model", task="sst2", method=method, adapter=name, train={"output_dir": "out"})
 
 
 def test_every_fault_of_that_kind_at_once() -> None:
     with pytest.raises(InputError) as caught:
         resolve(
-            model="no/model", task="sst2", method={"name": "bilevel-zofo", "apart": True}, adapter="ia3",
+            model="no/model", task="sst2", method={"name": "bilevel-ablations", "apart": True}, adapter="ia3",
             train={"output_dir": "out", "max_steps": 3},
         )  # fmt: skip
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["train.max_steps", "method.apart"]

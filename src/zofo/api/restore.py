@@ -19,6 +19,7 @@ from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.train import checkpoint
 from zofo.train.checkpoint import move_theta
+from zofo.train.checks import shift_mode
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 
@@ -63,7 +64,7 @@ def restore(run_dir: Path, adapter: str | None = None) -> Restored:
         raise InputError(f"adapter {chosen!r}: this run has {', '.join(known)}")
     loaded = load_model(config.model)
     best = run_dir / f"best-{info['best_step']}"
-    theta = Point(loaded.model, mode=getattr(config.estimator, "shift", "layer"))
+    theta = Point(loaded.model, mode=shift_mode(config))
     _restore_theta(loaded, theta, config, info, run_dir, best)
     if chosen == "theta":
         return Restored(config, info, loaded, loaded.model, None, chosen)

@@ -27,6 +27,7 @@ from zofo.config.layers import (
     merge,
     read_yaml,
 )
+from zofo.config.moved import settle
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.validate import Files, build, together
 from zofo.errors import InputError, did_you_mean
@@ -118,17 +119,18 @@ def resolve(
 
 
 def from_dict(data: Mapping[str, Any], source: str = "caller") -> Config:
-    """The Config of a nested dict such as `Config.to_dict()` gives."""
+    """The Config of a nested dict such as `Config.to_dict()` gives, of a run that is opened and not trained."""
     errors: list[str] = []
-    return _assemble(merge([Layer(source).add(data, errors)]), errors)
+    return _assemble(merge([Layer(source).add(data, errors)]), errors, opened=True)
 
 
 def load(path: str | Path) -> Config:
-    """The Config of a saved config.yaml."""
-    return resolve(str(path))
+    """The Config of a finished run's config.yaml."""
+    return from_dict(read_yaml(Path(path), "config file"), f"file {path}")
 
 
-def _assemble(merged: Merged, errors: list[str], files: Files | None = None) -> Config:
+def _assemble(merged: Merged, errors: list[str], files: Files | None = None, opened: bool = False) -> Config:
+    settle(merged, errors, opened)
     refused = {line.partition(": expected ")[0] for line in errors}  # sections of which nothing more can be said
     names, classes, used = _modules(merged, errors)
     _method_defaults(merged, names)

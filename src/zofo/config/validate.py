@@ -80,14 +80,14 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
         )
     if train.count == "outer" and not method.iterates:
         found.append(f"train.count: outer counts iterations, and method {names['method']} has stages; leave it at all")
-    if getattr(parts.get("estimator"), "shift", "layer") == "inplace" and train.on_nonfinite == "skip":
+    if parts.get("estimator") is not None and parts["estimator"].shift == "inplace" and train.on_nonfinite == "skip":
         found.append("train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone")
     if train.gradient_checkpointing and names.get("adapter") == "prefix":
         found.append(
             "train.gradient_checkpointing: a prefix is read from a cache, which a layer computed again would fill "
             "twice; use lora or prompt, or a smaller train.micro_batch_size"
         )
-    if getattr(config, "apart", False):
+    if method.apart:
         start = getattr(registry.load("adapters", names["adapter"]).Adapter, "fixed_start", None)
         if start:
             found.append(

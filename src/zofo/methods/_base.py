@@ -29,6 +29,9 @@ class Base:
     demonstrates: ClassVar[bool] = False  # whether training prompts have task.num_fewshot demonstrations too
     bank: bool = False  # whether each training task has adapters of its own, under the names of `adapters_used`
     adapters_used: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ("loss",)  # what it descends; "metric": minus the task's metric, somewhere
+    apart: bool = False  # whether p and s start from different draws
+    tasks_per_step: int = 0  # training tasks sampled for an iteration; 0: batches are of all
     candidates: tuple[str, ...] = ("theta",)  # what is evaluated; the first one wins a tie
     lower_per_step: int = 0
     upper_per_step: int = 0

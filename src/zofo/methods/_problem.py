@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zofo.methods._first_order import Descent
     from zofo.models.adapters._set import AdapterSet
     from zofo.objectives._loss import Loss
-    from zofo.zo.estimators._base import Estimator
+    from zofo.zo.estimators import _base as estimators
     from zofo.zo.journalled import Journalled
     from zofo.zo.point import Point
 
@@ -67,7 +67,7 @@ class Problem:
     rate: Callable[[float, int], float] = lambda rate, step: rate
     total: int = 0  # counted steps of the run, max_steps
     count: str = "all"  # or "outer": only upper-level iterations count
-    estimator: Estimator | None = None
+    estimator: estimators.Base | None = None
     rule: Journalled | None = None
     mask: Any = None  # which weights of theta move, a `masks._base.Base`
     max_grad_norm: float | None = None

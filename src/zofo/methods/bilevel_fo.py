@@ -30,16 +30,6 @@ class Config(bilevel_zofo.Config):
         default="adamw", metadata={"help": "optimizer of theta, without weight decay", "paper": "B.1.4"}
     )
 
-    def problems(self) -> list[str]:
-        found = super().problems()
-        if self.independent_z:
-            found.append("independent_z: bilevel-fo draws no z")
-        if self.upper_objective == "metric":
-            found.append(
-                "upper_objective: bilevel-fo moves theta by its gradient, and a metric has none; leave it at loss"
-            )
-        return found
-
 
 class Method(bilevel_zofo.Method):
     """Algorithm 1. One `step` is one upper iteration k: T steps of s, then one of theta and p."""

@@ -6,16 +6,16 @@ Shirkavand, Yu, He, Huang (NeurIPS 2025, arXiv 2502.03604):
 
 | symbol | field | default | place |
 |---|---|---|---|
-| lambda | lam, lam_schedule, lam_start | 10, constant | section 4.3; B.1.4 has 10000 |
+| lambda | lam | 10, constant | section 4.3; B.1.4 has 10000 |
 | T | inner_steps | 10 | section 4.1; B.1.4 has 20 |
 | eta | lr_s | 1e-3 | line 5 |
-| zeta for p | lr_p | lr_s | eq. (8) |
+| zeta for p | lr_p | lr_s | eq. (8); `lr_theta`: one zeta for both, line 9 |
 | zeta for theta | lr_theta | 1e-6 | eq. (9) |
 | D_f : D_p | upper_share | 1/3 | B.1.4 |
 
 Where the paper leaves a choice open: the sign of s's term is "-" as in (5) and (9), not "+" as in (6); s^{k+1} enters
 (9); the three terms of (9) share one z, and p and s one batch B_p; s descends F without the factor lam, and is warm.
-The fields below `upper_share` are departures from Algorithm 2, each off by default.
+Departures from Algorithm 2 are in `bilevel-ablations`, each off by default.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Config:
         default=10, metadata={"help": "T, lower steps between two upper steps", "paper": "section 4.1", "ge": 0}
     )
     lr_s: float = field(default=1e-3, metadata={"help": "rate of s", "paper": "eta, line 5", "ge": 0})
-    lr_p: float | None = field(default=None, metadata={"help": "rate of p; default lr_s", "paper": "eq. (8)", "ge": 0})
+    lr_p: float | Literal["lr_theta"] | None = field(
+        default=None,
+        metadata={"help": "rate of p; null: lr_s; lr_theta: theta's, one zeta for both", "paper": "eq. (8)", "ge": 0},
+    )
     lr_theta: float = field(default=1e-6, metadata={"help": "rate of theta", "paper": "eq. (9)", "ge": 0})
     optimizer: Literal["adamw", "sgd"] = field(
         default="adamw", metadata={"help": "optimizer of p and s, without weight decay", "paper": "B.1.4"}
@@ -56,84 +59,27 @@ class Config:
     upper_share: float = field(
         default=1 / 3, metadata={"help": "share of the training data in D_f", "paper": "B.1.4 (1:2)", "gt": 0, "lt": 1}
     )
-    stratified: bool = field(default=False, metadata={"help": "D_f and D_p have the same shares of each label"})
-    upper_objective: Literal["loss", "metric"] = field(
-        default="loss",
-        metadata={
-            "help": "metric: theta's estimate has minus the task's metric of (theta, p) on B_f as G's first term"
-        },
-    )
-    upper_data: Literal["train", "dev"] = field(
-        default="train", metadata={"help": "dev: D_f is the dev set and D_p all training data, as in the authors' code"}
-    )
-    lam_schedule: Literal["constant", "linear", "geometric"] = field(
-        default="constant", metadata={"help": "how lambda goes from lam_start to lam", "paper": "lambda_k, eq. (6)"}
-    )
-    lam_start: float | None = field(default=None, metadata={"help": "lambda of the first iteration", "ge": 0})
-    tie_upper: bool = field(
-        default=False, metadata={"help": "p moves at theta's rate", "paper": "one zeta for both, line 9"}
-    )
-    s_start: Literal["warm", "from_p", "reset"] = field(
-        default="warm",
-        metadata={"help": "where s starts each iteration: its last value, p, or the initial adapter (optimizer anew)"},
-    )
-    p_start: Literal["own", "s"] = field(default="own", metadata={"help": "s: p restarts at s^{k+1} each iteration"})
-    p_steps: int = field(
-        default=1, metadata={"help": "steps of p an iteration, the further ones on batches of their own", "ge": 1}
-    )
-    apart: bool = field(default=False, metadata={"help": "p and s start from different draws, as in the authors' code"})
-    independent_z: bool = field(
-        default=False, metadata={"help": "another z for each of (9)'s three terms; an ablation, the error grows"}
-    )
     deploy: Literal["best", "s", "p"] = field(
         default="best", metadata={"help": "which adapter dev may choose", "paper": "Lemma 5.4 certifies (theta, s)"}
     )
-
-    def problems(self) -> list[str]:
-        found = []
-        if self.lam_schedule != "constant" and self.lam_start is None:
-            found.append(f"lam_start: needed for lam_schedule={self.lam_schedule}")
-        if self.lam_schedule == "constant" and self.lam_start is not None:
-            found.append("lam_start: has no effect with lam_schedule=constant; give linear or geometric")
-        if self.lam_schedule == "geometric" and (self.lam_start == 0 or self.lam == 0):
-            found.append("lam_schedule: geometric cannot start or end at 0; give linear")
-        if self.tie_upper and self.lr_p is not None:
-            found.append("lr_p: has no effect with tie_upper, p moves at lr_theta")
-        if self.upper_data == "dev" and (self.stratified or self.upper_share != 1 / 3):
-            found.append("upper_data: dev splits nothing, so leave out upper_share and stratified")
-        return found
 
 
 class Penalised:
     """G on one pair of batches (eq. 5). p and s see the same B_p; the terms share one forward where they can."""
 
-    def __init__(
-        self, loss: Loss, adapters: AdapterSet, batch_f: Batch, batch_p: Batch, lam: float, upper: Loss | None = None
-    ) -> None:
-        """upper: what theta minimises on B_f in place of F, such as a metric; p's gradient is F's."""
+    further: Callable[[], Penalised] | None = None  # G on the next batches, for estimates that want more
+
+    def __init__(self, loss: Loss, adapters: AdapterSet, batch_f: Batch, batch_p: Batch, lam: float) -> None:
         self.loss, self.adapters, self.lam = loss, adapters, lam
-        self.batch_f, self.batch_p, self.upper = batch_f, batch_p, upper or loss
-        self.further: Callable[[], Penalised] | None = None  # G on the next batches, for estimates that want more
+        self.batch_f, self.batch_p = batch_f, batch_p
 
     def __call__(self) -> float:
         """F(theta, p; B_f) + lam [F(theta, p; B_p) - F(theta, s; B_p)], without gradients."""
-        f, lower = (self.batch_f, "p"), [(self.batch_p, "p"), (self.batch_p, "s")]
+        f = (self.batch_f, "p")
         if self.lam == 0:
-            return self.upper.each([f])[0]
-        if self.upper is self.loss:
-            f_p, p_p, p_s = self.loss.each([f, *lower])
-        else:
-            (f_p,), (p_p, p_s) = self.upper.each([f]), self.loss.each(lower)
+            return self.loss.each([f])[0]
+        f_p, p_p, p_s = self.loss.each([f, (self.batch_p, "p"), (self.batch_p, "s")])
         return f_p + self.lam * (p_p - p_s)
-
-    def terms(self) -> list[Callable[[], float]]:
-        """The three terms of (9), their factors 1, lam and -lam included."""
-        each, lam = self.loss.each, self.lam
-        return [
-            lambda: self.upper.each([(self.batch_f, "p")])[0],
-            lambda: lam * each([(self.batch_p, "p")])[0],
-            lambda: -lam * each([(self.batch_p, "s")])[0],
-        ]
 
     def grad_p(self) -> float:
         """Fill p's `.grad` with eq. (8)'s bracket, exactly (theta's too, where it is trainable). F(theta, p; B_f)."""
@@ -153,10 +99,11 @@ class Method(Base):
     moves: ClassVar = "zo"
     adapters_used = ("p", "s")
     candidates = ("s", "p")  # s first: Lemma 5.4 certifies (theta, s)
+    upper_per_step = 1
 
     def __init__(self, config: Config, with_adapter: bool = True) -> None:
         super().__init__(config)
-        self.lower_per_step, self.upper_per_step = config.inner_steps, config.p_steps
+        self.lower_per_step = config.inner_steps
 
     @property
     def deployable(self) -> tuple[str, ...]:
@@ -164,50 +111,39 @@ class Method(Base):
 
     def split(self, data: TaskData, seed: int) -> dict[str, list[Example]]:
         """D_f and D_p, the training data of the upper and the lower level (B.1.4); of many tasks, each task's."""
-        if self.config.upper_data == "dev":
-            return {"f": data.dev, "p": data.train}
-        share = self.config.upper_share
         levels: dict[str, list[Example]] = {"f": [], "p": []}
         for task in trained_tasks(data) or ("",):
             examples = [e for e in data.train if not task or e.group == task]
             if task and len(examples) < 2:
                 raise InputError(f"{task}: one training row, and two levels need two; give more, or leave the task out")
-            upper, lower = split_levels(examples, seed, (share, 1 - share), self.config.stratified)
+            upper, lower = self.levels(examples, seed)
             levels["f"] += upper
             levels["p"] += lower
         return levels
+
+    def levels(self, examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:
+        """One task's training data as (D_f, D_p), a random split fixed by the seed: 1 : 2 (B.1.4)."""
+        share = self.config.upper_share
+        return split_levels(examples, seed, (share, 1 - share))
 
     def setup(self, problem: Problem) -> None:
         assert problem.adapters is not None
         self.problem, self.loss, self.theta, self.adapters = problem, problem.loss, problem.theta, problem.adapters
         self.estimate, self.rule = problem.estimator, problem.rule
         self.data_f, self.data_p = problem.streams["f"], problem.streams["p"]
-        self.upper_loss = problem.metric if self.config.upper_objective == "metric" else None
         self.opt_s: Descent = problem.descent("s", self.config.optimizer)
         self.opt_p: Descent = problem.descent("p", self.config.optimizer)
-        if self.config.apart:
-            self.adapters.redraw("s", problem.key("adapter/s", 0))
-        if self.config.s_start == "reset":
-            self.initial = {key: value.detach().clone() for key, value in self.adapters.parameters("s").items()}
 
     def step(self, k: int) -> Metrics:
         metrics = self.lower(k)  # lines 3-7: s^{k+1}
-        if self.config.p_start == "s":
-            self.adapters.copy("s", "p")
         G = self.penalised(k)  # line 8
         with self.problem.update():
             metrics |= self.upper(G, k)  # lines 9-10, every gradient at (theta^k, p^k, s^{k+1})
-        for i in range(1, self.config.p_steps):
-            G = self.penalised(k)
-            with self.problem.update():
-                G.grad_p()
-                self.opt_p.step(self.rate_p(k, i))
         lr_s = self.problem.rate(self.config.lr_s, self.now(k))
         return metrics | {"lr_s": lr_s, "lr_p": self.rate_p(k), "lr_theta": self.rate_theta(k)}
 
     def lower(self, k: int) -> Metrics:
         """s <- s - lr_s grad_s F(theta^k, s; B), T times, a new batch of D_p each time."""
-        self.start_s()
         losses: list[float] = []
         with self.adapters.active("s"):
             for t in range(self.config.inner_steps):
@@ -229,47 +165,22 @@ class Method(Base):
     def zeroth_order(self, G: Penalised, k: int) -> ZOGrad:
         """(9): one z for the three terms. SPSA is linear, so one estimate of G is the sum of three with the same z."""
         assert self.estimate is not None
-        if not self.config.independent_z:
-            return self.estimate(G, self.theta, k, self.problem.key("z", k))
-        names = ("z", "z/p", "z/s")  # the ablation
-        parts = [self.estimate(f, self.theta, k, self.problem.key(n, k)) for f, n in zip(G.terms(), names)]
-        return sum(parts[1:], parts[0])
+        return self.estimate(G, self.theta, k, self.problem.key("z", k))
 
     def penalised(self, k: int) -> Penalised:
         """G of iteration k on the next batches of both levels."""
-        batches = next(self.data_f), next(self.data_p)
-        G = Penalised(self.loss, self.adapters, *batches, self.lam(k), self.upper_loss)
+        G = Penalised(self.loss, self.adapters, next(self.data_f), next(self.data_p), self.config.lam)
         G.further = lambda: self.penalised(k)
         return G
-
-    def lam(self, k: int) -> float:
-        """lambda of iteration k: lam, or on the way from lam_start (k = 0) to lam (the last iteration)."""
-        cfg = self.config
-        if cfg.lam_schedule == "constant":
-            return cfg.lam
-        assert cfg.lam_start is not None
-        rounds = self.problem.total // (1 if self.problem.count == "outer" else self.per_step)
-        share = min(1.0, k / max(1, rounds - 1))
-        if cfg.lam_schedule == "linear":
-            return cfg.lam_start + (cfg.lam - cfg.lam_start) * share
-        return cfg.lam_start * (cfg.lam / cfg.lam_start) ** share
-
-    def start_s(self) -> None:
-        """s^k_0: the last s by default."""
-        if self.config.s_start == "from_p":
-            self.adapters.copy("p", "s")
-            self.opt_s.forget()
-        elif self.config.s_start == "reset":
-            self.adapters.put("s", self.initial)
-            self.opt_s.forget()
 
     def rate_theta(self, k: int) -> float:
         return self.problem.rate(self.config.lr_theta, self.now(k, self.config.inner_steps))
 
     def rate_p(self, k: int, i: int = 0) -> float:
+        """The rate of p's step i of iteration k; there is one."""
         cfg = self.config
-        own = cfg.lr_theta if cfg.tie_upper else cfg.lr_s if cfg.lr_p is None else cfg.lr_p
-        return self.problem.rate(own, self.now(k, cfg.inner_steps + i))
+        lr_p = {None: cfg.lr_s, "lr_theta": cfg.lr_theta}.get(cfg.lr_p, cfg.lr_p)
+        return self.problem.rate(lr_p, self.now(k, cfg.inner_steps + i))
 
     def optimizers(self) -> dict[str, Descent]:
         return {"s": self.opt_s, "p": self.opt_p}

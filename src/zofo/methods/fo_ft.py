@@ -31,7 +31,7 @@ class Config:
     )
 
     def faults(self, parts: Mapping[str, Any]) -> list[str]:
-        if getattr(parts.get("mask"), "refresh", None) is not None:
+        if parts.get("mask") is not None and parts["mask"].renewed is not None:
             return ["mask.refresh: first-order training takes one mask; leave it out, or take another mask than blocks"]
         return []
 

@@ -53,14 +53,9 @@ class Config(bilevel_zofo.Config):
     )
 
     def problems(self) -> list[str]:
-        found = super().problems()
         if self.adapters == "per-task" and self.deploy == "s":
-            found.append("deploy: there is an s for each training task and none for another; give adapters=shared too")
-        if self.upper_data == "dev":
-            found.append("upper_data: dev holds tasks that are not trained on; leave it at train")
-        if self.upper_objective == "metric":
-            found.append("upper_objective: many tasks have no metric that is a mean over examples; leave it at loss")
-        return found
+            return ["deploy: there is an s for each training task and none for another; give adapters=shared too"]
+        return []
 
 
 class Method(bilevel_zofo.Method):
@@ -70,7 +65,7 @@ class Method(bilevel_zofo.Method):
 
     def __init__(self, config: Config, with_adapter: bool = True) -> None:
         super().__init__(config)
-        self.bank = config.adapters == "per-task"
+        self.bank, self.tasks_per_step = config.adapters == "per-task", config.tasks_per_step
         self.candidates = ("theta",) if self.bank else ("theta", "s")
 
     def step(self, k: int) -> Metrics:
@@ -81,4 +76,4 @@ class Method(bilevel_zofo.Method):
         """The training tasks of iteration k: a draw without replacement, keyed by the seed and k."""
         tasks = self.problem.tasks
         draw = random.Random(f"{self.problem.seed}/tasks/{k}")
-        return draw.sample(tasks, min(self.config.tasks_per_step, len(tasks)))
+        return draw.sample(tasks, min(self.tasks_per_step, len(tasks)))

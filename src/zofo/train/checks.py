@@ -17,13 +17,13 @@ from zofo.models.backbone import Loaded
 log = logging.getLogger("zofo")
 
 
-def trains_metric(config: Config) -> bool:
+def trains_metric(config: Config, method: Any) -> bool:
     """Whether some part of theta's objective is minus the task's metric."""
-    return "metric" in (config.task.objective, getattr(config.method, "upper_objective", "loss"))
+    return config.task.objective == "metric" or "metric" in method.objectives
 
 
 def shift_mode(config: Config) -> str:
-    return getattr(config.estimator, "shift", "layer")
+    return "layer" if config.estimator is None else config.estimator.shift
 
 
 def check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
@@ -37,14 +37,14 @@ def check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
             f"task.name: method {config.names['method']} trains on many tasks and {data.name} is one; give a setting "
             f"such as class-to-class (zofo ls settings), with --data"
         )
-    asked, there = getattr(config.method, "tasks_per_step", 0), len(trained_tasks(data))
+    asked, there = method.tasks_per_step, len(trained_tasks(data))
     if asked > there:
         log.warning("method.tasks_per_step %d: an iteration takes all of the %d training tasks", asked, there)
-    trained, upper = config.task.objective == "metric", getattr(config.method, "upper_objective", "loss") == "metric"
+    trained, upper = config.task.objective == "metric", "metric" in method.objectives
     if trained and method.first_order:
         raise InputError(
             f"task.objective: a metric has no gradient, and method {config.names['method']} takes first-order steps; "
-            f"use a zeroth-order method such as mezo, or as bilevel-zofo's upper objective "
+            f"use a zeroth-order method such as mezo, or as bilevel-ablations' upper objective "
             f"(method.upper_objective=metric), or another objective"
         )
     if trained or upper:
@@ -60,7 +60,7 @@ def check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
                 f"{field}: generated text needs estimator.shift=copy; in mode layer every token would make all shifted "
                 f"weights again"
             )
-    if getattr(config.rule, "rounding", "") == "split" and loaded.dtype != torch.bfloat16:
+    if config.rule is not None and config.rule.rounding == "split" and loaded.dtype != torch.bfloat16:
         raise InputError(
             f"rule.rounding: split keeps 16 more bits of a bfloat16 weight, and the model is {str(loaded.dtype)[6:]}; "
             f"give model.dtype=bfloat16, or leave it at stochastic"

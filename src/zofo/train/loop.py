@@ -45,7 +45,7 @@ class Loop:
             self.config, out, callbacks, session.problem.loss.model, session.loaded.tokenizer, session.loaded.device
         )
         # What is trained selects too: a loss would not know of it
-        by = "metric" if trains_metric(session.config) else self.config.select_by
+        by = "metric" if trains_metric(session.config, session.method) else self.config.select_by
         self.selection = Selection(by, session.data.metric, session.method.deployable)
         self.at, self.saved = Position(), 0
         self.divergence = Divergence()

@@ -138,7 +138,7 @@ def build(
         config.task.run_generated_code,
     )  # fmt: skip
     if data.kind == "generation":  # what does not fit is said now, not when the run is over
-        evaluator.prepare([*data.dev, *data.test, *(data.train if trains_metric(config) else ())])
+        evaluator.prepare([*data.dev, *data.test, *(data.train if trains_metric(config, method) else ())])
     of_metric = copy(loss)  # the same but for its objective, and the same meter
     of_metric.objective = evaluator.objective()
     streams = streams_of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from tests.float64_directions import DTYPES, Fixed, Tree, dense, flat, snapshot, whole
 from zofo.errors import NonFiniteError
+from zofo.methods import bilevel_ablations
 from zofo.train import checkpoint
 from zofo.zo.direction import Direction
 from zofo.zo.estimators import spsa, svrg
@@ -260,12 +260,14 @@ def test_an_anchor_without_a_finite_estimate_is_taken_again(at: int, tmp_path: P
 
 def test_what_cannot_be_is_refused_with_the_reason() -> None:
     assert "inplace" in svrg.Config(shift="inplace").problems()[0]
-    config, method = svrg.Config(), SimpleNamespace(independent_z=False)
-    assert config.faults({"method": method, "mask": magnitude.Config()}) == []
-    assert config.faults({"method": method}) == []
+    config = svrg.Config()
+    assert config.faults({"mask": magnitude.Config()}) == []
+    assert config.faults({}) == []
     for mask in (magnitude.Config(refresh=5), blocks.Config()):
-        assert "without refresh" in config.faults({"method": method, "mask": mask})[0]
-    assert "independent_z" in config.faults({"method": SimpleNamespace(independent_z=True)})[0]
+        assert "without refresh" in config.faults({"mask": mask})[0]
+    ablation = bilevel_ablations.Config(independent_z=True)
+    assert "independent_z" in bilevel_ablations.Method.faults({"method": ablation, "estimator": config})[0]
+    assert bilevel_ablations.Method.faults({"method": ablation, "estimator": spsa.Config()}) == []
     theta = world(mode="inplace")[1]
     with pytest.raises(RuntimeError, match="inplace"):
         with theta.anchored(snapshot(theta)):

@@ -163,7 +163,7 @@ def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprin
         rows = replace(rows, tasks=setting.train[config.task.held_out :] if setting else ())
         task = partial(_made_up, rows.task(16 * config.train.batch_size))
     built = setup.build(_shortened(config), load, task)
-    if trains_metric(config) and built.data.kind == "generation" and not real:
+    if trains_metric(config, built.method) and built.data.kind == "generation" and not real:
         raise InputError(
             "task.objective: what a step that generates takes depends on what is written; --measure counts it"
         )

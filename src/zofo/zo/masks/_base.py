@@ -21,7 +21,15 @@ Gradients = Callable[[int], Iterable[Callable[[], object]]]
 
 
 @dataclass(frozen=True)
-class Share:
+class MaskConfig:
+    @property
+    def renewed(self) -> int | None:
+        """Steps between two supports; None: one for the whole run."""
+        return None
+
+
+@dataclass(frozen=True)
+class Share(MaskConfig):
     """A share of the weights, by the part that rests or by the part that moves."""
 
     sparsity: float | None = field(
@@ -67,7 +75,7 @@ class Base(ABC):
 
     @property
     def every(self) -> int | None:
-        return getattr(self.config, "refresh", None)
+        return self.config.renewed
 
     def setup(self, gradients: Gradients) -> None:
         """Called once, before the first step, for what needs more than theta. gradients: `number` calls, each of which

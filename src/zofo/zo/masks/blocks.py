@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zofo.errors import InputError
 from zofo.zo.keys import derive
-from zofo.zo.masks._base import Base, scale_of
+from zofo.zo.masks._base import Base, MaskConfig, scale_of
 from zofo.zo.masks.magnitude import groups
 from zofo.zo.support import Support
 
@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(MaskConfig):
     per_step: int = field(default=1, metadata={"help": "blocks that move in a step", "ge": 1})
     order: Literal["cyclic", "random"] = field(default="cyclic", metadata={"help": "how a step's blocks are chosen"})
     refresh: int = field(default=1, metadata={"help": "steps before the next blocks", "ge": 1})
     rescale: bool = field(default=False, metadata={"help": "multiply z by sqrt(blocks / per_step)"})
+
+    @property
+    def renewed(self) -> int | None:
+        return self.refresh
 
 
 class Mask(Base):

@@ -56,11 +56,16 @@ class Config(Share):
         return found
 
     @property
+    def renewed(self) -> int | None:
+        return self.refresh
+
+    @property
     def moving(self) -> float:
         return super().moving if self.between is None else self.between[1] - self.between[0]
 
     def faults(self, parts: Mapping[str, Any]) -> list[str]:
-        if getattr(parts.get("estimator"), "shift", "") == "inplace":
+        estimator = parts.get("estimator")
+        if estimator is not None and estimator.shift == "inplace":
             return ["mask.name: magnitude is read off theta, which mode inplace overwrites; use estimator.shift=layer"]
         return []
 

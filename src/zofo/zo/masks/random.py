@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 class Config(Share):
     refresh: int | None = field(default=None, metadata={"help": "steps between two draws; null: one draw", "ge": 1})
 
+    @property
+    def renewed(self) -> int | None:
+        return self.refresh
+
     def problems(self) -> list[str]:
         if abs(self.among / 4096 - self.moving) > 0.1 * self.moving:
             return [f"density: {self.moving:g} is no multiple of 1/4096, nor near one; give {self.among / 4096:.4g}"]
