@@ -14,16 +14,13 @@ from typing import Any
 import torch
 
 from tests.family_runs import adapter_for
-from tests.tiny_bilevel import PAD, SEED, examples, lively
-from tests.tiny_models import build
+from tests.tiny_bilevel import SEED, examples, lively
+from tests.tiny_models import PAD, build, cpu_loss
 from zofo.config import registry
 from zofo.data.stream import Stream
 from zofo.methods import bilevel_zofo, mezo
 from zofo.methods._problem import Problem
 from zofo.models.adapters import lora
-from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
-from zofo.objectives._loss import Loss
 from zofo.train.setup import _gradients
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Journal, Outcome, Record
@@ -107,15 +104,14 @@ class Play:
         with torch.no_grad():  # a Mamba six times as lively leaves fp16's range
             model = build(case.family) if case.family == "mamba" else lively(build(case.family))
             self.model = model.to(DTYPES[case.dtype])
-        self.theta, head, self.adapters = Point(self.model, mode=case.shift), LabelHead(self.model), None
+        self.theta, self.adapters = Point(self.model, mode=case.shift), None
         if case.method == "bilevel-zofo":
             section = {"r": 2, **(adapter_for(case.family, "lora") or {})}
             section.pop("name", None)
             adapters = lora.Adapter(lora.Config(**section)).build(self.model, ("p", "s"), SEED)
             self.adapters = adapters
         self.first = {n: t.detach().clone() for n, t in self.theta.items()}
-        runs = self.model if self.adapters is None else self.adapters.model
-        loss = Loss(runs, head, OBJECTIVES["lm"], PAD, torch.device("cpu"), self.adapters)
+        loss = cpu_loss(self.model, "lm", self.adapters)
         names = ("f", "p") if self.adapters else ("train",)
         self.streams = {n: Stream(examples("lm", 8, i), 2, PAD, SEED, n) for i, n in enumerate(names)}
         self.problem = Problem(self.theta, self.adapters, loss, self.streams, SEED, total=99)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.float64_llama import Wide
-from tests.tiny_models import VOCAB, build, config
+from tests.tiny_models import PAD, VOCAB, build, config, cpu_loss
 from zofo.data import Example
 from zofo.data.batch import collate
 from zofo.data.tokenization import Encoded, Row
@@ -20,8 +20,6 @@ from zofo.methods import bilevel_ablations, bilevel_zofo
 from zofo.methods._problem import Problem
 from zofo.models.adapters import lora
 from zofo.models.adapters._set import AdapterSet
-from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
 from zofo.objectives._loss import Loss
 from zofo.zo.estimators import spsa
 from zofo.zo.journalled import Journalled
@@ -30,7 +28,7 @@ from zofo.zo.keys import derive, tensor_key
 from zofo.zo.point import Point
 from zofo.zo.rules import sgd
 
-EPS, SEED, PAD = 1e-2, 3, 2
+EPS, SEED = 1e-2, 3
 R, ALPHA = 4, 8
 
 
@@ -103,13 +101,13 @@ def world(
     dtype: torch.dtype = torch.float32,
 ) -> World:
     model = lively(build(family)).to(dtype)
-    theta, head = Point(model), LabelHead(model)
+    theta = Point(model)
     adapters = lora.Adapter(lora.Config(r=R, alpha=ALPHA)).build(model, ("p", "s"), SEED)
     generator = torch.Generator().manual_seed(4)
     for name in ("p", "s") if trained else ():
         for tensor in adapters.parameters(name).values():
             tensor.data += 0.2 * torch.randn(tensor.shape, generator=generator)
-    loss = Loss(adapters.model, head, OBJECTIVES[objective], PAD, torch.device("cpu"), adapters, micro)
+    loss = cpu_loss(model, objective, adapters, micro)
     batches = [examples(objective, 5, 10 * i) for i in range(8)]
     wide = Wide(config(family), ALPHA / R, objective)
     return World(model, theta, adapters, loss, batches[:2], batches[2:], wide)

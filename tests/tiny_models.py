@@ -1,4 +1,7 @@
-"""Tiny random models of families that read their weights in different ways, made from configs, the same every time."""
+"""Tiny random models of families that read their weights in different ways, made from configs, the same every time.
+
+And `cpu_loss`, the one place where the tests make a Loss.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zofo.models.adapters._set import AdapterSet
+from zofo.models.label_head import LabelHead
+from zofo.objectives import OBJECTIVES
+from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
 from zofo.zo.kernels import reference
 from zofo.zo.keys import tensor_key
 
-VOCAB = 100
+VOCAB, PAD = 100, 2  # PAD: of these models, and of conftest's tokenizers
 IDS = torch.randint(0, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -25,7 +32,7 @@ def config(family: str, vocab: int = VOCAB, positions: int = 64, window: int = 4
     sizes: dict[str, Any] = {"vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 2}
     heads: dict[str, Any] = {"num_attention_heads": 4, "max_position_embeddings": positions}
     llama: dict[str, Any] = {**sizes, **heads, "num_key_value_heads": 2, "intermediate_size": 64}
-    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": PAD}
     if family == "llama":
         return t.LlamaConfig(**llama, **ids, tie_word_embeddings=True)
     if family == "llama-untied":
@@ -68,6 +75,13 @@ def _build(family: str) -> Any:
             if param.ndim == 1 and "A_log" not in name:
                 param.data += 0.3 * torch.randn_like(param)
     return model
+
+
+def cpu_loss(model: Any, objective: str, adapters: AdapterSet | None = None, micro: int | None = None) -> Loss:
+    """F of a model, or of the adapters that were built on it. micro: the most examples that one call is given."""
+    head = LabelHead(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    runs = model if adapters is None else adapters.model
+    return Loss(runs, head, OBJECTIVES[objective], PAD, torch.device("cpu"), adapters, micro)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from tests.tiny_models import cpu_loss
 from zofo import InputError, ZerothOrder
 from zofo.api.optimizer import replay
 from zofo.config import registry
@@ -22,9 +23,6 @@ from zofo.data import Example
 from zofo.data.batch import collate
 from zofo.data.tokenization import encode_all
 from zofo.methods._problem import OnBatch
-from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
-from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.laws import LAWS
@@ -107,8 +105,7 @@ def test_an_estimator_leaves_theta_bit_identical(name, settings, dtype, q, model
         return module.Estimator(config, 7)
 
     model.to(dtype)
-    theta, head = Point(model), LabelHead(model)
-    loss = Loss(model, head, OBJECTIVES["options"], 0, torch.device("cpu"))
+    theta, loss = Point(model), cpu_loss(model, "options")
     before, f, estimator = theta.sha256(), OnBatch(loss, repeat(batch)), fresh()
     g = estimator(f, theta, 3, 12345)
     assert theta.sha256() == before
@@ -186,7 +183,6 @@ def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, law, dtype, tin
 def test_an_adapter_set(name, model, batch, tiny_tokenizer, tmp_path):
     """p and s start equal; they are independent; rows mix; a copy, a save and a restore are exact."""
     module = registry.load("adapters", name)
-    head = LabelHead(model)
     state = torch.get_rng_state()
     adapters = module.Adapter(module.Config()).build(model, ("p", "s"), 99, tiny_tokenizer)
     assert torch.equal(torch.get_rng_state(), state)
@@ -194,7 +190,7 @@ def test_an_adapter_set(name, model, batch, tiny_tokenizer, tmp_path):
     assert set(p) == set(s)
     assert all(torch.equal(p[key], s[key]) for key in p)
     assert adapters.size("p") == sum(v.numel() for v in p.values()) > 0
-    loss = Loss(adapters.model, head, OBJECTIVES["options"], 0, torch.device("cpu"), adapters)
+    loss = cpu_loss(model, "options", adapters)
     with adapters.active("s"):
         loss.backward(batch)
     assert any(q.grad is not None and q.grad.abs().sum() > 0 for q in adapters.parameters("s").values())

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import CHAT_TEMPLATE, SENTENCES, make_tokenizer, save_tiny
 from tests.tiny_models import config as family_config
+from tests.tiny_models import cpu_loss
 from zofo import evaluate, finetune
 from zofo.config import registry
 from zofo.data import Example
@@ -20,10 +21,7 @@ from zofo.data.metrics.text import exact_match, token_f1
 from zofo.data.spec import load_spec
 from zofo.data.tokenization import encode_all
 from zofo.eval.likelihood import evaluate as score
-from zofo.models.label_head import LabelHead
 from zofo.models.tree_probe import share_prompts
-from zofo.objectives import OBJECTIVES
-from zofo.objectives._loss import Loss
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 SCORINGS = ("mean", "sum", "characters", "calibrated")
@@ -196,7 +194,7 @@ def test_a_token_across_the_border_is_the_answers(kind: str, model_dir: Path) ->
     """An option's score is log p of the whole text less that of the tokens which end before the answer begins."""
     tokenizer = make_tokenizer() if kind == "bytes" else metaspace(kind)
     model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
-    loss = Loss(model, LabelHead(model), OBJECTIVES["options"], 2, torch.device("cpu"))
+    loss = cpu_loss(model, "options")
     examples = [Example(str(i), prompt, answers, (0,)) for i, (prompt, answers) in enumerate(BORDERS)]
     encoded = encode_all(tokenizer, examples, None, "options", False, True)
     found = score(loss, share_prompts(loss, {"x": encoded}, None)["x"], "accuracy", 3, scoring="sum")

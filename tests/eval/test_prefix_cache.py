@@ -10,6 +10,7 @@ import torch
 
 from tests.conftest import make_tokenizer
 from tests.family_runs import Directories, adapted, load_family
+from tests.tiny_models import cpu_loss
 from zofo.data import Example
 from zofo.data.batch import Batch
 from zofo.data.fewshot import demonstrate
@@ -19,11 +20,8 @@ from zofo.eval import prefix_cache
 from zofo.eval.likelihood import evaluate
 from zofo.models import tree_probe
 from zofo.models._transformers import passed_cache
-from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
 from zofo.objectives._loss import Loss
 
-PAD = 2
 TAKES = ("llama", "llama-untied", "opt", "gpt2", "qwen2", "mixtral", "mistral", "gemma2")  # the last two with windows
 
 
@@ -58,10 +56,7 @@ def few_shot(tokenizer: Any, k: int = 3) -> list[Encoded]:
 
 def loss_of(model: Any, adapter: str | None, tokenizer: Any) -> Loss:
     model.register_forward_pre_hook(tree_probe._additive, with_kwargs=True)
-    head = LabelHead(model)
-    adapters = adapted(adapter, model, tokenizer) if adapter else None
-    computes = adapters.model if adapters else model
-    return Loss(computes, head, OBJECTIVES["options"], PAD, torch.device("cpu"), adapters, None)
+    return cpu_loss(model, "options", adapted(adapter, model, tokenizer) if adapter else None)
 
 
 def tokens_read(loss: Loss) -> list[int]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from tests.float64_llama import gradient, widen
-from tests.tiny_bilevel import EPS, PAD, SEED, World, direction, moved, one_thread, world
+from tests.tiny_bilevel import EPS, SEED, World, direction, moved, one_thread, world
+from tests.tiny_models import PAD
 from zofo.data.batch import Batch, collate
 from zofo.errors import NonFiniteError
 from zofo.methods._first_order import Descent

@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from tests.float64_llama import widen
-from tests.tiny_bilevel import EPS, PAD, SEED, World, direction, lively, moved, one_thread, world
-from tests.tiny_models import build
+from tests.tiny_bilevel import EPS, SEED, World, direction, lively, moved, one_thread, world
+from tests.tiny_models import PAD, build, cpu_loss
 from zofo.data.batch import collate
 from zofo.methods import mezo
-from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
-from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
 from zofo.zo.keys import derive
@@ -37,8 +34,7 @@ def test_mezo_identity(dtype: torch.dtype, optimizer: str) -> None:
     w = world(trained=False, dtype=dtype)
     method = w.method(lam=0.0, inner_steps=0, lr_p=0.0, lr_theta=1e-3, optimizer=optimizer)
     plain = lively(build("llama")).to(dtype)
-    loss = Loss(plain, LabelHead(plain), OBJECTIVES["lm"], PAD, torch.device("cpu"))
-    other = World(plain, Point(plain), w.adapters, loss, w.f, w.p, w.wide)
+    other = World(plain, Point(plain), w.adapters, cpu_loss(plain, "lm"), w.f, w.p, w.wide)
     problem = other.problem()
     problem.adapters = None
     rival = mezo.Method(mezo.Config(lr=1e-3))
@@ -54,8 +50,7 @@ def test_mezo_is_its_rule_given_z() -> None:
     """theta - lr c z with c = [F(theta + eps z) - F(theta - eps z)] / (2 eps), computed by hand in float64."""
     plain, w = lively(build("llama")), world()
     theta = Point(plain)
-    loss = Loss(plain, LabelHead(plain), OBJECTIVES["lm"], PAD, torch.device("cpu"))
-    problem = World(plain, theta, w.adapters, loss, w.f, w.p, w.wide).problem()
+    problem = World(plain, theta, w.adapters, cpu_loss(plain, "lm"), w.f, w.p, w.wide).problem()
     method = mezo.Method(mezo.Config(lr=1e-2))
     method.setup(problem)
     for k in range(2):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tiny_bilevel import PAD, world
+from tests.tiny_bilevel import world
+from tests.tiny_models import PAD
 from zofo.data.batch import collate
 from zofo.objectives import _loss
 from zofo.objectives._loss import FORWARD_TOKENS, SHARED_TOKENS, shares

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.family_runs import adapted, save_family
-from tests.tiny_models import build
+from tests.tiny_models import build, cpu_loss
 from zofo.config.sections import ModelConfig
 from zofo.models import load as models
 from zofo.models.activation_checkpointing import recompute_weights
-from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
-from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 from zofo.zo.point import Point
@@ -176,9 +173,8 @@ def test_gradients_are_those_on_the_dequantised_model(llama: Path, adapter: str)
     loaded = int8(llama)
     plain, found = dequantized(loaded), []
     for model in (loaded.model, plain):
-        head = LabelHead(model)
         adapters = adapted(adapter, model, loaded.tokenizer)
-        loss = Loss(adapters.model, head, OBJECTIVES["lm"], 2, torch.device("cpu"), adapters)
+        loss = cpu_loss(model, "lm", adapters)
         with adapters.active("p"):
             out = loss.model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits.float()
             torch.log_softmax(out, -1)[..., 5].sum().backward()

@@ -12,6 +12,7 @@ import torch
 
 from tests.conftest import make_tokenizer
 from tests.family_runs import Directories, adapted, adapter_for, load_family, save_family
+from tests.tiny_models import PAD, cpu_loss
 from zofo.data import Example
 from zofo.data.batch import Batch, collate, concat
 from zofo.data.option_tree import pack
@@ -19,12 +20,9 @@ from zofo.data.stream import eval_batches, longest
 from zofo.data.tokenization import Encoded, Row, encode_all
 from zofo.eval.likelihood import evaluate
 from zofo.models import tree_probe
-from zofo.models.label_head import LabelHead
 from zofo.models.tree_probe import probe, share_prompts
-from zofo.objectives import OBJECTIVES
 from zofo.objectives._loss import Loss
 
-PAD = 2
 TENSORS = [f.name for f in dataclasses.fields(Batch) if f.name not in ("examples", "tokens", "source")]
 TAKES = ("llama", "llama-untied", "opt", "gpt2", "qwen2", "mixtral", "gemma2", "mistral")
 
@@ -60,12 +58,8 @@ def examples(tokenizer: Any) -> list[Encoded]:
 def make(model: Any, name: str | None, tokenizer: Any, objective: str = "options", **settings: Any) -> tuple[Any, Loss]:
     """(adapters, loss); what turns bool masks into the model's own is on it."""
     model.register_forward_pre_hook(tree_probe._additive, with_kwargs=True)
-    head = LabelHead(model)
     adapters = adapted(name, model, tokenizer, **settings) if name else None
-    loss = Loss(
-        adapters.model if adapters else model, head, OBJECTIVES[objective], PAD, torch.device("cpu"), adapters, None
-    )
-    return adapters, loss
+    return adapters, cpu_loss(model, objective, adapters)
 
 
 def pairs(encoded: list[Encoded], limit: int | None = None) -> list[tuple[Encoded, Encoded]]:
@@ -232,9 +226,7 @@ def test_scores_keep_their_order(model_dir: Directories, tokenizer: Any) -> None
 
 
 def probed(model: Any, tokenizer: Any, name: str | None = None, encoded: list[Encoded] | None = None) -> str:
-    head = LabelHead(model)
-    adapters = adapted(name, model, tokenizer) if name else None
-    loss = Loss(adapters.model if adapters else model, head, OBJECTIVES["options"], PAD, torch.device("cpu"), adapters)
+    loss = cpu_loss(model, "options", adapted(name, model, tokenizer) if name else None)
     reason = probe(loss, pairs(encoded or examples(tokenizer)))
     assert bool(model._forward_pre_hooks) == (not reason)
     assert (loss.meter.forwards, loss.meter.tokens) == (0, 0)
@@ -337,14 +329,13 @@ def test_what_a_model_forgets_shows_in_every_dtype(
     forgets: str, dtype: torch.dtype, model_dir: Directories, tokenizer: Any
 ) -> None:
     model = load_family(model_dir("llama")).to(dtype)
-    loss = Loss(Forgetful(model, forgets), LabelHead(model), OBJECTIVES["options"], PAD, torch.device("cpu"))
+    loss = cpu_loss(Forgetful(model, forgets), "options")
     assert bool(probe(loss, pairs(examples(tokenizer)))) == (forgets != "nothing")
 
 
 def test_pefts_own_soft_prompts_keep_plain_rows(model_dir: Directories, tokenizer: Any) -> None:
-    model = load_family(model_dir("llama"))
-    head, deployed = LabelHead(model), adapted("prompt", model, tokenizer).as_peft("p")
-    loss = Loss(deployed, head, OBJECTIVES["options"], PAD, torch.device("cpu"))
+    deployed = adapted("prompt", load_family(model_dir("llama")), tokenizer).as_peft("p")
+    loss = cpu_loss(deployed, "options")
     assert probe(loss, pairs(examples(tokenizer))) == "PEFT's soft prompts drop the positions"
 
 
@@ -354,8 +345,7 @@ def test_pefts_own_soft_prompts_keep_plain_rows(model_dir: Directories, tokenize
 def test_share_prompts(model_dir: Directories, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     encoded = {"train": examples(tokenizer), "dev": examples(tokenizer)[2:4]}
     for family, words in (("llama", "once for all its options: 3 of 7 examples"), ("mamba", "anew for each")):
-        model = load_family(model_dir(family))
-        loss = Loss(model, LabelHead(model), OBJECTIVES["options"], PAD, torch.device("cpu"))
+        loss = cpu_loss(load_family(model_dir(family)), "options")
         caplog.clear()
         with caplog.at_level(logging.INFO, "zofo"):
             shared = share_prompts(loss, encoded, None)

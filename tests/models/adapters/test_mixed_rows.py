@@ -13,17 +13,13 @@ import torch
 from torch import nn
 
 from tests.conftest import make_tokenizer
-from tests.tiny_models import IDS, config
+from tests.tiny_models import IDS, PAD, config, cpu_loss
 from zofo.config import registry
 from zofo.data import Example
 from zofo.data.batch import Batch, collate
 from zofo.data.tokenization import encode_all
 from zofo.models.adapters._bank import Bank, member
-from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
-from zofo.objectives._loss import Loss
 
-PAD = 2
 # (family, LoRA's targets; None: the default) -> whether PEFT honours `adapter_names` there, at every version tried
 HONOURED: dict[tuple[str, tuple[str, ...] | None], bool] = {
     ("llama", None): True,
@@ -82,10 +78,6 @@ def batch(group: str = "") -> Batch:
     return collate(encode_all(make_tokenizer(), examples, None, "options", False), PAD)
 
 
-def loss_of(model: Any, adapters: Any) -> Loss:
-    return Loss(adapters.model, LabelHead(model), OBJECTIVES["options"], PAD, torch.device("cpu"), adapters)
-
-
 @contextmanager
 def hookless() -> Iterator[None]:
     """PEFT as it would be if it stopped handing `adapter_names` to its layers, for every model."""
@@ -108,7 +100,7 @@ def test_a_shared_batch_says_what_each_part_says_alone(family: str, targets: tup
     adapters = wrap(model, targets)
     assert adapters.mixes is HONOURED[family, targets]
     move(adapters)
-    loss, b = loss_of(model, adapters), batch()
+    loss, b = cpu_loss(model, "options", adapters), batch()
     together = loss.each([(b, "p"), (b, "s"), (b, "p")])
     for value, name in zip(together, "psp"):
         with adapters.active(name):
@@ -123,11 +115,11 @@ def test_a_bank_gives_each_task_its_own_adapter_and_gradient(family: str, target
     inner = wrap(model, targets, names)
     move(inner, names)
     bank, b = Bank(inner, ("p",), tasks), batch("b")
-    loss = loss_of(model, bank)
+    loss = cpu_loss(model, "options", bank)
     with bank.active("p"):
         mixed = _of_both(b, batch("a"))
         value = loss.backward(mixed)
-        right = [loss_of_member(model, inner, batch(task), member("p", task)) for task in ("b", "a")]
+        right = [loss_of_member(inner, batch(task), member("p", task)) for task in ("b", "a")]
     assert value == pytest.approx(sum(right) / 2, rel=1e-5)
     for name in names:
         grads = [p.grad for p in inner.parameters(name).values()]
@@ -141,9 +133,9 @@ def _of_both(one: Batch, other: Batch) -> Batch:
     return concat([one, other], PAD)
 
 
-def loss_of_member(model: Any, inner: Any, b: Batch, name: str) -> float:
+def loss_of_member(inner: Any, b: Batch, name: str) -> float:
     with inner.active(name):
-        return Loss(inner.model, LabelHead(model), OBJECTIVES["options"], PAD, torch.device("cpu"))(b)
+        return cpu_loss(inner.model, "options")(b)
 
 
 def test_peft_without_its_hooks_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -155,7 +147,7 @@ def test_peft_without_its_hooks_is_found_out(caplog: pytest.LogCaptureFixture) -
         adapters = wrap(model, None)
         assert adapters.mixes is False
         move(adapters)
-        loss, b = loss_of(model, adapters), batch()
+        loss, b = cpu_loss(model, "options", adapters), batch()
         together = loss.each([(b, "p"), (b, "s")])
         for value, name in zip(together, "ps"):
             with adapters.active(name):
@@ -214,7 +206,7 @@ def test_a_forward_that_is_cut_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) -
     model = build("llama")
     adapters = wrap(model, None)
     move(adapters)
-    loss, b = loss_of(model, adapters), batch()
+    loss, b = cpu_loss(model, "options", adapters), batch()
     right = loss.each([(b, "p"), (b, "s")])
 
     def cut(*_: Any) -> None:
