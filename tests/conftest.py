@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and much more beside other work
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout
-SHARED = ROOT.parent / "shared"
+SHARED = next((path for path in (ROOT / "shared", ROOT.parent / "shared") if path.is_dir()), ROOT.parent / "shared")
 
 SENTENCES = [
     "a warm and funny film that I would gladly see again. It was great",
@@ -154,15 +154,23 @@ def sentiment_rows(n: int = 60) -> list[dict[str, str]]:
     return rows
 
 
+def write_rows(path: Path, rows: Iterable[Any]) -> Path:
+    """JSON lines, in a folder that is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.fixture
 def write_jsonl(tmp_path: Path) -> Callable[[str, list[dict[str, Any]]], Path]:
     """write_jsonl(name, rows) -> the path of the file it wrote into tmp_path."""
 
     def write(name: str, rows: list[dict[str, Any]]) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
+        return write_rows(tmp_path / name, rows)
 
     return write
 

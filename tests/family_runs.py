@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from tests.conftest import make_tokenizer, save_tiny, sentiment_rows
+from tests.conftest import make_tokenizer, read_rows, save_tiny, sentiment_rows, write_rows
 from tests.tiny_models import config
 from zofo import Run, evaluate, finetune, load
 from zofo.api.restore import restore
@@ -79,9 +78,7 @@ def load_family(directory: Path) -> Any:
 
 
 def save_rows(root: Path) -> Path:
-    path = root / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(ROWS)))
-    return path
+    return write_rows(root / "rows.jsonl", sentiment_rows(ROWS))
 
 
 def adapter_for(family: str, name: str) -> dict[str, Any] | None:
@@ -139,7 +136,7 @@ def check_run(run: Run, watch: Watch) -> None:
     made = method(section.method, section.adapter is not None)
     moves = made.moves if made.theta_of == "backbone" else "nothing"
     assert watch.steps == (6 // made.per_step if made.per_step else 0)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_rows(run.path / "metrics.jsonl")
     losses = [value for line in lines for key, value in line.items() if key.startswith("loss") or key == "c"]
     losses += [values["loss"] for split in ("dev", "test") for values in run.info[split].values()]
     assert losses

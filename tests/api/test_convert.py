@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_rows
 from zofo.api.convert import FILES, _source, convert, meta_row
 from zofo.cli import main as cli
 from zofo.cli.data import summary
@@ -28,10 +27,6 @@ KINDS = {
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names.split()}
 SST2 = [{"sentence": f"film {i} is {('dull', 'warm')[i % 2]} ", "label": i % 2} for i in range(12)]
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture
@@ -105,7 +100,7 @@ def test_all_rows_in_their_order(sst2: Path, tmp_path: Path) -> None:
     (found,) = convert(["sst2"], tmp_path / "out", sst2)
     assert sorted(f.name for f in (tmp_path / "out" / "sst2").iterdir()) == ["test.jsonl", "train.jsonl"]
     for file, n in zip(found.files, (12, 4)):
-        assert rows_of(file.path) == file.rows
+        assert read_rows(file.path) == file.rows
         assert [r["input"] for r in file.rows] == [r["sentence"].strip() for r in SST2[:n]]
         assert [r["output"] for r in file.rows] == ["terrible", "great"] * (n // 2)
         assert all(r["task"] == "sst2" and r["options"] == ["terrible", "great"] for r in file.rows)
@@ -176,8 +171,8 @@ def test_own_files(write_jsonl: Write, tmp_path: Path) -> None:
         ("quiz", "options: Ann | Bo"),
         ("my-task", "free text"),
     ]
-    assert rows_of(tmp_path / "out" / "sums" / "train.jsonl")[0]["output"] == "3"
-    assert rows_of(tmp_path / "out" / "my-task" / "train.jsonl") == [
+    assert read_rows(tmp_path / "out" / "sums" / "train.jsonl")[0]["output"] == "3"
+    assert read_rows(tmp_path / "out" / "my-task" / "train.jsonl") == [
         {"task": "my-task", "input": "Say hay:", "output": "heu", "options": []}
     ]
 
@@ -248,7 +243,7 @@ def _opens(directory: Path, name: str) -> None:
     pool = open_pool(directory, name)
     assert pool.kind == KIND_OF[name]
     if (directory / name / "train.jsonl").is_file():
-        written = rows_of(directory / name / "train.jsonl")
+        written = read_rows(directory / name / "train.jsonl")
         found = sorted((row.input, row.output, row.options) for row in pool.train(99, 0))
         assert found == sorted((r["input"], r["output"], tuple(r["options"])) for r in written)
 
@@ -319,7 +314,7 @@ def test_hidden_labels(sst2: Path, write_jsonl: Write, tmp_path: Path) -> None:
 def test_nothing_of_others_is_replaced(sst2: Path, write_jsonl: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sst2: holds the rows that are to be converted"):
         convert(["sst2"], sst2, sst2, overwrite=True)
-    assert rows_of(sst2 / "sst2" / "train.jsonl") == SST2
+    assert read_rows(sst2 / "sst2" / "train.jsonl") == SST2
     other = write_jsonl("out/sst2/sst2_16_13_train.jsonl", [{"input": "a", "output": "b", "options": []}])
     with pytest.raises(InputError, match=r"holds sst2_16_13_train.jsonl, which is none of ours"):
         convert(["sst2"], tmp_path / "out", sst2, overwrite=True)
@@ -337,7 +332,7 @@ def test_nothing_of_others_is_replaced(sst2: Path, write_jsonl: Write, tmp_path:
 
 def test_an_error_leaves_the_old_files(sst2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert(["sst2"], tmp_path / "out", sst2)
-    before = rows_of(tmp_path / "out" / "sst2" / "train.jsonl")
+    before = read_rows(tmp_path / "out" / "sst2" / "train.jsonl")
 
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -345,7 +340,7 @@ def test_an_error_leaves_the_old_files(sst2: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"):
         convert(["sst2"], tmp_path / "out", sst2, overwrite=True)
-    assert rows_of(tmp_path / "out" / "sst2" / "train.jsonl") == before
+    assert read_rows(tmp_path / "out" / "sst2" / "train.jsonl") == before
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["sst2"]
 
 

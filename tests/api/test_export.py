@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import sentiment_rows
+from tests.conftest import sentiment_rows, write_rows
 from zofo import InputError, evaluate, export, finetune, load
 from zofo.zo.point import Point
 
@@ -18,9 +17,7 @@ IDS = torch.tensor([[5, 9, 20, 33, 7], [8, 2, 40, 11, 30]])
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(80)))
-    return path
+    return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", sentiment_rows(80))
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import CHAT_TEMPLATE, make_tokenizer, save_tiny, sentiment_rows
+from tests.conftest import CHAT_TEMPLATE, make_tokenizer, save_tiny, sentiment_rows, write_rows
 from tests.tiny_models import config as family_config
 from zofo import InputError, finetune, load
 from zofo.api.generate import Prompt, generate
@@ -33,7 +33,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Callable[[str], Any]:
     """A short Bilevel run for each adapter."""
     root, made = tmp_path_factory.mktemp("runs"), {}
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(80)))
+    write_rows(root / "rows.jsonl", sentiment_rows(80))
 
     def run(adapter: str) -> Any:
         if adapter not in made:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import llama_config, make_tokenizer, save_tiny
+from tests.conftest import llama_config, make_tokenizer, read_rows, save_tiny
 from tests.sandboxed import needs_sandbox
 from zofo import evaluate
 from zofo.config import registry
@@ -50,7 +49,7 @@ def test_without_the_flag_no_program_runs(
         found = score(model_dir, problems, output=problems / "out.jsonl")
     assert set(found) == {"loss", "n"}
     assert "--run-generated-code" in caplog.text
-    rows = [json.loads(line) for line in (problems / "out.jsonl").read_text().splitlines()]
+    rows = read_rows(problems / "out.jsonl")
     assert all(len(row["generated"]) == 1 and "pass_at_1" not in row for row in rows)
 
 

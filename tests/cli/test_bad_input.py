@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import sentiment_rows
-from tests.data.test_chat import CHATML, with_template
+from tests.chat_templates import CHATML, with_template
+from tests.conftest import read_rows, sentiment_rows, write_rows
 from zofo.api import finetune
 from zofo.cli import main as cli
 
@@ -37,12 +37,6 @@ def refused(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path, capsys: 
         return line.removeprefix("error: ")
 
     return run
-
-
-def rows_file(tmp_path: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> Path:
-    path = tmp_path / name
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 # --------------------------------------------------------------------------------------------------------- settings
@@ -119,7 +113,7 @@ def test_a_model_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
 
 def test_an_answer_that_does_not_fit(refused: Refused, tmp_path: Path) -> None:
     rows = [{**row, "label": "good and warm" if row["label"] == "great" else "bad"} for row in sentiment_rows()]
-    text = refused("model.max_length=2", task=rows_file(tmp_path, rows))
+    text = refused("model.max_length=2", task=write_rows(tmp_path / "rows.jsonl", rows))
     assert text.startswith("rows.jsonl:")
     assert (
         "and does not fit into 2 (an answer is never truncated); raise model.max_length or shorten the answer" in text
@@ -130,7 +124,7 @@ def test_an_answer_that_does_not_fit(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_a_stratified_split_without_labels(refused: Refused, tmp_path: Path) -> None:
-    path = rows_file(tmp_path, [{"prompt": f"say {i}", "completion": f" {i}"} for i in range(30)])
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"say {i}", "completion": f" {i}"} for i in range(30)])
     text = refused("method.stratified=true", task=path, method="bilevel-ablations")
     assert "a stratified split of the levels goes by labels that all examples share" in text
     assert "is a completion: use the random split" in text
@@ -138,10 +132,14 @@ def test_a_stratified_split_without_labels(refused: Refused, tmp_path: Path) -> 
 
 def test_labels_that_do_not_fit(refused: Refused, tmp_path: Path) -> None:
     rows = sentiment_rows()
-    assert "only one label" in refused(task=rows_file(tmp_path, [{**row, "label": "great"} for row in rows]))
-    assert "unknown label" in (text := refused("task.choices=good,bad", task=rows_file(tmp_path, rows)))
+    assert "only one label" in refused(
+        task=write_rows(tmp_path / "rows.jsonl", [{**row, "label": "great"} for row in rows])
+    )
+    assert "unknown label" in (text := refused("task.choices=good,bad", task=write_rows(tmp_path / "rows.jsonl", rows)))
     assert "known: good, bad" in text
-    two = rows_file(tmp_path, [{"text": f"t{i}", "label": i % 3, "choices": ["a", "b"]} for i in range(30)])
+    two = write_rows(
+        tmp_path / "rows.jsonl", [{"text": f"t{i}", "label": i % 3, "choices": ["a", "b"]} for i in range(30)]
+    )
     assert "label 2 is neither one of the choices nor an index of one" in refused(task=two)
 
 
@@ -154,7 +152,7 @@ def test_an_objective_without_a_gradient(refused: Refused, method: str) -> None:
 def test_mezo_takes_an_objective_without_a_gradient(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
     fixed = ["--model", str(tiny_model_dir), "--task", str(sentiment_file), "--method", "mezo", "task.objective=metric"]
     assert cli.run(["train", *fixed, "--output-dir", str(tmp_path / "out"), *SMALL]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_rows(tmp_path / "out" / "metrics.jsonl")
     trained = [line["loss"] for line in lines if line["event"] == "train"]
     assert trained
     assert all(-1 <= loss <= 0 for loss in trained), "minus an accuracy"
@@ -204,7 +202,7 @@ def prompt(text: str) -> dict[str, Any]:
     ],
 )
 def test_task_files(refused: Refused, tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
-    data = rows_file(tmp_path, [{"sentence": f"film {i}", "label": i % 2} for i in range(30)])
+    data = write_rows(tmp_path / "rows.jsonl", [{"sentence": f"film {i}", "label": i % 2} for i in range(30)])
     path = tmp_path / "which.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in {**TASK, **changes}.items() if v is not None}))
     assert expected in refused(f"task.data={data}", task=path)

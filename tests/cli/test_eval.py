@@ -8,11 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import make_tokenizer, save_tiny
+from tests.conftest import make_tokenizer, read_rows, save_tiny, write_rows
 from tests.tiny_models import config as family_config
 from zofo import evaluate, finetune
 from zofo.cli import main as cli
@@ -25,10 +24,6 @@ def zofo(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=600)
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """model, data of sst2, one trained run with a LoRA, its export, and PEFT's directory alone beside its backbone."""
@@ -38,10 +33,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = family_config("llama", vocab=len(tokenizer), positions=512)
     settings.initializer_range = 0.1
     save_tiny(root / "model", settings, tokenizer)
-    (root / "data").mkdir()
     for name, n in (("train", 16), ("validation", 4), ("test", 6)):
         rows = [{"sentence": f"{name} {i} is {WORDS[i % 8]}", "label": i % 2} for i in range(n)]
-        (root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(root / "data" / f"{name}.jsonl", rows)
     method = {"name": "bilevel-zofo", "inner_steps": 1, "lr_s": 1e-2, "lr_theta": 1e-4}
     run = finetune(
         str(root / "model"), "sst2", method, "lora", output_dir=root / "run", max_steps=4, batch_size=4, eval_steps=4,
@@ -61,7 +55,7 @@ def test_files_of_an_evaluation(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     out = tmp_path / "new" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["predictions.jsonl", "report.json", "results.json"]
-    result, found = json.loads(done.stdout), lines(out / "predictions.jsonl")
+    result, found = json.loads(done.stdout), read_rows(out / "predictions.jsonl")
     recorded = json.loads((out / "results.json").read_text())
     assert recorded == {**recorded, **result}
     assert {"task", "task_version", "template", "split", "seed", "model"} <= recorded.keys()
@@ -80,7 +74,7 @@ def test_files_of_an_evaluation(root: Path, tmp_path: Path) -> None:
     evaluate(
         root / "model", task="sst2", data=str(root / "data"), num_fewshot=2, scoring="sum", fewshot="fixed", output=sums
     )
-    less = [[a - b for a, b in zip(one["scores"], two["scores"])] for one, two in zip(lines(sums), found)]
+    less = [[a - b for a, b in zip(one["scores"], two["scores"])] for one, two in zip(read_rows(sums), found)]
     assert all(each == pytest.approx(less[0], abs=1e-4) for each in less), "one prompt without input for all"
 
 

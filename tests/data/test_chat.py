@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.chat_templates import CHATML, INST, THINKING, with_template
 from tests.conftest import ROOT
 from zofo.config.sections import TaskConfig
 from zofo.data import Example, load_task
@@ -17,32 +18,8 @@ from zofo.errors import InputError
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-# As Llama 2's: no separate generation prompt, the text trimmed, a space before and after the answer, BOS and EOS inside
-INST = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'].strip() + ' [/INST]' }}"
-    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}"
-    "{% else %}{{ raise_exception('only user and assistant turns') }}{% endif %}{% endfor %}"
-)
-# As Qwen 3's: an empty block of thoughts stands before the last answer, and in no generation prompt
-THINKING = CHATML.replace(
-    "m['role'] + '\n' + m['content']",
-    "m['role'] + '\n' + ('<think>\n\n</think>\n\n' if loop.last and m['role'] == 'assistant' else '') + m['content']",
-)
 TEMPLATES = {"chatml": CHATML, "inst": INST, "thinking": THINKING}
 REAL = ROOT / ".cache" / "quickstart" / "smollm2-135m-instruct"
-
-
-def with_template(make: Any, template: str) -> Any:
-    """The tiny tokenizer, which adds <s> to plain texts, with a chat template."""
-    tokenizer = make()
-    tokenizer.chat_template = template
-    if "im_start" in template:
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    return tokenizer
 
 
 @pytest.fixture(params=[*TEMPLATES, "SmolLM2"])
@@ -75,8 +52,8 @@ def labels(encoded: Encoded, option: int) -> list[int]:
 def whole(tokenizer: Any, *turns: tuple[str, str]) -> list[int]:
     """The reference: transformers' own tokens of a finished conversation."""
     messages = [{"role": role, "content": content} for role, content in turns]
-    found = tokenizer.apply_chat_template(messages, tokenize=True)
-    return list(found["input_ids"] if hasattr(found, "keys") else found)
+    ids = tokenizer.apply_chat_template(messages, tokenize=True)
+    return list(ids["input_ids"] if hasattr(ids, "keys") else ids)
 
 
 def error(*args: Any, **kwargs: Any) -> str:
@@ -211,9 +188,9 @@ def test_a_conversation_with_a_system_turn_keeps_it(tokenizer_factory: Any, writ
     messages = [{"role": role, "content": content} for role, content in TURNS]
     rows = [{"messages": [*messages[i % 2 : -1], {**messages[-1], "content": f"{i}"}]} for i in range(10)]
     data = load_task(task(write_jsonl("rows.jsonl", rows), system="mine"), 0, tokenizer)
-    own = {e.id: e.prompt.split("<|im_end|>")[0] for e in data.train + data.dev + data.test}
-    assert own["rows.jsonl:1"] == "<|im_start|>system\nbe kind"
-    assert own["rows.jsonl:2"] == "<|im_start|>system\nmine"
+    starts = {e.id: e.prompt.split("<|im_end|>")[0] for e in data.train + data.dev + data.test}
+    assert starts["rows.jsonl:1"] == "<|im_start|>system\nbe kind"
+    assert starts["rows.jsonl:2"] == "<|im_start|>system\nmine"
 
 
 # ------------------------------------------------------------------------------------------------------- truncation

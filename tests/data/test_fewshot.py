@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import CHAT_TEMPLATE, make_tokenizer, save_tiny
+from tests.conftest import CHAT_TEMPLATE, make_tokenizer, read_rows, save_tiny
 from tests.tiny_models import config as family_config
 from zofo import evaluate, finetune
 from zofo.config import registry
@@ -60,10 +59,6 @@ def split(example: Example) -> tuple[list[str], str]:
     """(the demonstrations, the example's own prompt)"""
     *shown, own = example.prompt.split("\n\n")
     return shown, own
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # ---------------------------------------------------------------------------------------------------- the prompts
@@ -214,8 +209,8 @@ def test_calibrated_scores_after_demonstrations(sst2: Path, model_dir: Path, tmp
         for scoring in ("sum", "calibrated"):
             out = tmp_path / f"{k}-{scoring}.jsonl"
             evaluate(model_dir, task="sst2", data=str(sst2), num_fewshot=k, scoring=scoring, output=out)
-            assert all(row["prompt"].count("\n\n") == k for row in lines(out))
-            scores[scoring] = {row["id"]: row["scores"] for row in lines(out)}
+            assert all(row["prompt"].count("\n\n") == k for row in read_rows(out))
+            scores[scoring] = {row["id"]: row["scores"] for row in read_rows(out)}
         less[k] = [[a - b for a, b in zip(scores["sum"][i], scores["calibrated"][i])] for i in scores["sum"]]
     for k in (0, 2):
         for one in less[k]:
@@ -226,19 +221,19 @@ def test_of_a_plain_model(sst2: Path, model_dir: Path, tmp_path: Path) -> None:
     common: dict[str, Any] = {"task": "sst2", "data": str(sst2), "output": tmp_path / "out.jsonl"}
     plain = evaluate(model_dir, **common)
     shown = evaluate(model_dir, **common, num_fewshot=2, overrides=["task.fewshot=fixed"])
-    assert {row["prompt"].count("\n\n") for row in lines(tmp_path / "out.jsonl")} == {2}
+    assert {row["prompt"].count("\n\n") for row in read_rows(tmp_path / "out.jsonl")} == {2}
     assert plain["loss"] != shown["loss"]
     drawn = []
     for seed in (0, 0, 1):
         evaluate(model_dir, **common, num_fewshot=3, seed=seed)
-        drawn.append(lines(tmp_path / "out.jsonl")[0]["prompt"].split("\n\n")[:3])
+        drawn.append(read_rows(tmp_path / "out.jsonl")[0]["prompt"].split("\n\n")[:3])
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_the_method_icl(sst2: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finetune(str(model_dir), "sst2", "icl", output_dir=tmp_path / "icl", overrides=[f"task.data={sst2}"])
     assert yaml.safe_load((run.path / "config.yaml").read_text())["task"]["num_fewshot"] == 4
-    written = lines(run.path / "eval" / "predictions-theta.jsonl")
+    written = read_rows(run.path / "eval" / "predictions-theta.jsonl")
     assert [row["prompt"].count("\n\n") for row in written] == [4] * 4
     assert run.info["steps"] == {"lower": 0, "upper": 0}
     assert evaluate(run.path) == pytest.approx(run.test, rel=1e-6)
@@ -250,7 +245,7 @@ def test_the_method_icl(sst2: Path, model_dir: Path, tmp_path: Path, capsys: pyt
         str(model_dir), "sst2", "icl", output_dir=tmp_path / "two",
         overrides=[f"task.data={sst2}", "task.num_fewshot=2"],
     )  # fmt: skip
-    assert [row["prompt"].count("\n\n") for row in lines(two.path / "eval" / "predictions-theta.jsonl")] == [2] * 4
+    assert [row["prompt"].count("\n\n") for row in read_rows(two.path / "eval" / "predictions-theta.jsonl")] == [2] * 4
     shown = re.findall(r"^examples: .*$", capsys.readouterr().err, re.MULTILINE)
     assert shown == ["examples: train 12 of 1000 asked for, dev 3 of 500 asked for, test 4 of 1000 asked for"] * 3
 
@@ -268,11 +263,11 @@ def test_test_rows_alone_are_carved_by_a_run(
         run = finetune(str(model_dir), "math500", "icl", output_dir=tmp_path / "run", overrides=overrides)
     assert "math500 has test rows alone: 8 of the 10 are taken for train and dev, the other 2 are the" in caplog.text
     assert (run.info["examples"]["test"], run.test["n"]) == (2, 2)
-    own = {row["id"] for row in lines(run.path / "eval" / "predictions-theta.jsonl")}
+    own = {row["id"] for row in read_rows(run.path / "eval" / "predictions-theta.jsonl")}
     result = evaluate(run.path, output=tmp_path / "again.jsonl")
     assert result == pytest.approx(run.test, rel=1e-6)
-    assert {row["id"] for row in lines(tmp_path / "again.jsonl")} == own
-    prompts = [row["prompt"] for row in lines(tmp_path / "again.jsonl")]
+    assert {row["id"] for row in read_rows(tmp_path / "again.jsonl")} == own
+    prompts = [row["prompt"] for row in read_rows(tmp_path / "again.jsonl")]
     tested = {re.findall(r"What is (\d+)", prompt)[-1] for prompt in prompts}
     assert not {n for prompt in prompts for n in re.findall(r"What is (\d+)", prompt)[:-1]} & tested
     whole = evaluate(model_dir, task="math500", data=str(tmp_path / "math"), max_new_tokens=3)

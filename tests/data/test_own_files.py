@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import read_rows
 from zofo.config.sections import TaskConfig
 from zofo.data import load_task
 from zofo.errors import InputError
@@ -40,7 +40,7 @@ def test_text_and_label(sentiment_file: Path) -> None:
 
 
 def test_a_directory_of_own_files(write_jsonl: Write, sentiment_file: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in sentiment_file.read_text().splitlines()]
+    rows = read_rows(sentiment_file)
     write_jsonl("own/train.jsonl", rows[:40])
     write_jsonl("own/test.jsonl", rows[40:])
     data = load_task(task(tmp_path / "own"), 0)
@@ -134,7 +134,7 @@ def test_csv_and_parquet_give_what_jsonl_gives(sentiment_file: Path, tmp_path: P
     import pyarrow
     import pyarrow.parquet
 
-    rows = [json.loads(line) for line in sentiment_file.read_text().splitlines()]
+    rows = read_rows(sentiment_file)
     with (tmp_path / "sentiment.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["text", "label"])
         writer.writeheader()
@@ -219,7 +219,7 @@ def test_repeats_of_one_row_are_no_rows(write_jsonl: Write) -> None:
 
 
 def test_unknown_label_in_another_split(write_jsonl: Write, sentiment_file: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in sentiment_file.read_text().splitlines()]
+    rows = read_rows(sentiment_file)
     write_jsonl("own/train.jsonl", rows)
     write_jsonl("own/validation.jsonl", [*rows[:4], {"text": "x", "label": "graet"}])
     text = error(task(tmp_path / "own"), 0)
@@ -227,6 +227,6 @@ def test_unknown_label_in_another_split(write_jsonl: Write, sentiment_file: Path
 
 
 def test_a_column_missing_in_another_split(write_jsonl: Write, sentiment_file: Path, tmp_path: Path) -> None:
-    write_jsonl("own/train.jsonl", [json.loads(line) for line in sentiment_file.read_text().splitlines()])
+    write_jsonl("own/train.jsonl", read_rows(sentiment_file))
     write_jsonl("own/test.jsonl", [{"text": "x", "labels": "great"}])
     assert error(task(tmp_path / "own"), 0).startswith('test.jsonl: missing column "label"; has: text, labels')

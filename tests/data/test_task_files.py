@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_rows
 from zofo.config import registry
 from zofo.config.sections import TaskConfig
 from zofo.data import Decoding, Example, load_task
@@ -410,8 +410,7 @@ def test_one_file_is_the_split_that_is_evaluated(tmp_path: Path) -> None:
         {**row, "premise": f"{row['premise']} {i}"}
         for i, row in enumerate(load_spec(registry.load("tasks", "copa")).demonstrations * 10)
     ]
-    path = tmp_path / "test.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path / "test.jsonl", rows)
     cfg = TaskConfig(name="copa", data=str(path))
     data = load_task(cfg, 0, only="test")
     assert (len(data.train), len(data.test)) == (0, len(rows))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import CHAT_TEMPLATE, SENTENCES, make_tokenizer, save_tiny
+from tests.conftest import CHAT_TEMPLATE, SENTENCES, make_tokenizer, read_rows, save_tiny
 from tests.tiny_models import config as family_config
 from tests.tiny_models import cpu_loss
 from zofo import evaluate, finetune
@@ -44,10 +44,6 @@ def plain(model_dir: Path) -> tuple[Any, Any]:
 
 def demonstrations(name: str) -> list[dict[str, Any]]:
     return load_spec(registry.load("tasks", name)).demonstrations
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @torch.no_grad()
@@ -89,7 +85,7 @@ def test_scores_of_whole_examples(
     result = evaluate(
         model_dir, task=name, data=str(tmp_path), template=template, scoring=scoring, output=tmp_path / "out"
     )
-    found = lines(tmp_path / "out" / "predictions.jsonl")
+    found = read_rows(tmp_path / "out" / "predictions.jsonl")
     assert len(found) == len(rows)
     for row in found:
         null = NULLS[name, template]
@@ -110,7 +106,7 @@ def test_scorings_differ(model_dir: Path, write_jsonl: Write, tmp_path: Path) ->
     for scoring in SCORINGS:
         overrides = [f"task.scoring={scoring}"]
         evaluate(model_dir, task="copa", data=str(tmp_path), overrides=overrides, output=tmp_path / f"{scoring}.jsonl")
-        found.append([tuple(row["scores"]) for row in lines(tmp_path / f"{scoring}.jsonl")])
+        found.append([tuple(row["scores"]) for row in read_rows(tmp_path / f"{scoring}.jsonl")])
     assert len({str(each) for each in found}) == 4
     losses = {evaluate(model_dir, task="copa", data=str(tmp_path), scoring=scoring)["loss"] for scoring in SCORINGS}
     assert len(losses) == 1, "how options are scored is no part of the loss"
@@ -130,7 +126,7 @@ def test_calibrated_scores_in_a_chat(plain: Any, model_dir: Path, write_jsonl: W
         border = next(i for i, (a, b) in enumerate(zip(before, whole)) if a != b)  # "assistant: " ends in a space
         return sum(tokens_of(model, whole, border))
 
-    for row in lines(tmp_path / "out.jsonl"):
+    for row in read_rows(tmp_path / "out.jsonl"):
         null = "<s>user: It was</s>\n<s>assistant: "
         want = [log_p(row["prompt"], answer) - log_p(null, answer) for answer in row["answers"]]
         assert row["answers"] == ["terrible", "great"]
@@ -142,12 +138,12 @@ def test_any_of_several_right_answers_counts(model_dir: Path, write_jsonl: Write
     names = ["Lindholm", "HT", "Agnes Brandt", "Brandt", "Vesk"]
     write_jsonl("test.jsonl", [row])
     evaluate(model_dir, task="record", data=str(tmp_path), output=tmp_path / "out.jsonl")
-    chosen = names[lines(tmp_path / "out.jsonl")[0]["predicted"]]
+    chosen = names[read_rows(tmp_path / "out.jsonl")[0]["predicted"]]
     others = [name for name in names if name != chosen]
     answers = [others[0], chosen], others[1:3], [chosen], names
     write_jsonl("test.jsonl", [{**row, "answers": some} for some in answers])
     found = evaluate(model_dir, task="record", data=str(tmp_path), output=tmp_path / "out.jsonl")
-    right = {tuple(sorted(row["gold"])): row["correct"] for row in lines(tmp_path / "out.jsonl")}
+    right = {tuple(sorted(row["gold"])): row["correct"] for row in read_rows(tmp_path / "out.jsonl")}
     at = {name: names.index(name) for name in names}
     assert right == {
         tuple(sorted((at[others[0]], at[chosen]))): True, tuple(sorted(at[name] for name in others[1:3])): False,
@@ -226,7 +222,7 @@ def test_scores_with_a_trained_sentencepiece_model(stories_dir: Path, write_json
     trained = AutoModelForCausalLM.from_pretrained(stories_dir).eval(), AutoTokenizer.from_pretrained(stories_dir)
     for scoring in SCORINGS:
         evaluate(stories_dir, task=str(path), split="train", scoring=scoring, output=tmp_path / "out.jsonl")
-        found = lines(tmp_path / "out.jsonl")
+        found = read_rows(tmp_path / "out.jsonl")
         assert len(found) == 6
         for row in found:
             want = [by_hand(trained, scoring, row["prompt"], a) for a in row["answers"]]
@@ -242,7 +238,7 @@ def test_the_report_of_a_classification(model_dir: Path, write_jsonl: Write, tmp
     rows = [{"sentence": text, "label": i % 2} for i, text in enumerate(words)]
     write_jsonl("test.jsonl", rows)
     result = evaluate(model_dir, task="sst2", data=str(tmp_path), output=tmp_path / "out")
-    found = lines(tmp_path / "out" / "predictions.jsonl")
+    found = read_rows(tmp_path / "out" / "predictions.jsonl")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     recorded = json.loads((tmp_path / "out" / "results.json").read_text())
     assert recorded == {**recorded, **result}
@@ -263,13 +259,13 @@ def test_files_of_a_run(model_dir: Path, write_jsonl: Write, tmp_path: Path) -> 
     overrides = [f"task.data={tmp_path}", "task.scoring=calibrated", "train.max_steps=2", "train.batch_size=2"]
     write_jsonl("validation.jsonl", demonstrations("sst2"))
     run = finetune(str(model_dir), "sst2", "fo-peft", output_dir=tmp_path / "run", overrides=overrides)
-    rows = lines(tmp_path / "run" / "eval" / "predictions-p.jsonl")
+    rows = read_rows(tmp_path / "run" / "eval" / "predictions-p.jsonl")
     report = json.loads((tmp_path / "run" / "eval" / "report-p.json").read_text())
     assert report["accuracy"] == pytest.approx(run.test["accuracy"])
     assert sum(map(sum, report["confusion"])) == len(rows) == 3
     again = evaluate(run.path, output=tmp_path / "again")
     assert again == pytest.approx(run.test, rel=1e-5)
-    for one, two in zip(rows, lines(tmp_path / "again" / "predictions.jsonl")):
+    for one, two in zip(rows, read_rows(tmp_path / "again" / "predictions.jsonl")):
         assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
         assert list(one) == ["id", "prompt", "answers", "gold", "predicted", "correct", "scores", "loss"]
 
@@ -278,7 +274,7 @@ def test_lines_of_generated_answers(plain: Any, model_dir: Path, write_jsonl: Wr
     write_jsonl("test.jsonl", demonstrations("squad"))
     overrides = ["task.max_new_tokens=6", "task.samples=2", "task.temperature=1.0"]
     result = evaluate(model_dir, task="squad", data=str(tmp_path), overrides=overrides, output=tmp_path / "out")
-    rows = lines(tmp_path / "out" / "predictions.jsonl")
+    rows = read_rows(tmp_path / "out" / "predictions.jsonl")
     assert not (tmp_path / "out" / "report.json").exists()
     by_question = {row["reference"][0]: row for row in rows}
     assert set(by_question) == {"the brothers Kuhn", "1896"}

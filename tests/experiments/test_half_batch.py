@@ -17,7 +17,7 @@ from experiments.half_batch_trial import Arm, Bench, Trial
 from torch import Tensor, nn
 
 from tests import tiny_models
-from tests.conftest import ROOT, sentiment_rows
+from tests.conftest import ROOT, sentiment_rows, write_rows
 from zofo.zo.direction import Direction
 from zofo.zo.point import Point
 
@@ -184,7 +184,7 @@ def test_a_plan_is_run_resumed_and_shown(tmp_path: Path, tiny_model_dir: Path) -
             {"id": i, "text": f"{split} {row['text']}", "label": int(row["label"] == "great")}
             for i, row in enumerate(sentiment_rows(60))
         ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"{split}.jsonl", rows)
     (tmp_path / "plan.yaml").write_text(PLAN)
     plan, said = Plan(tmp_path / "plan.yaml", tmp_path / "results"), []
     where = str(tiny_model_dir), [tmp_path / "elsewhere", tmp_path / "data"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import sentiment_rows
+from tests.conftest import read_rows, sentiment_rows, write_rows
 from zofo import finetune
 
 RECORDED = Path(__file__).with_name("curves.json")
@@ -33,7 +33,7 @@ MANY = ("meta-bilevel-zofo", "metaicl", "multi-task-ft")  # their data is a sett
 
 def curve(method: str, model: Path, folder: Path) -> list[dict[str, float]]:
     data, overrides = folder / "rows.jsonl", []
-    data.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(80)))
+    write_rows(data, sentiment_rows(80))
     if method in MANY:
         data, overrides = write_setting(folder), [f"task.data={folder}"]
     finetune(
@@ -41,7 +41,7 @@ def curve(method: str, model: Path, folder: Path) -> list[dict[str, float]]:
         logging_steps=1, threads=1, overrides=overrides,
     )  # fmt: skip
     kept = ("loss", "loss_s", "loss_p", "c", "G")
-    lines = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").open()]
+    lines = read_rows(folder / "out" / "metrics.jsonl")
     return [{k: round(v, 6) for k, v in line.items() if k in kept} for line in lines]
 
 
@@ -55,7 +55,7 @@ def write_setting(folder: Path) -> Path:
             for row in sentiment_rows(60)[number::2]
         ]
         for split, own in (("train", rows[:20]), ("test", rows[20:])):
-            (folder / task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+            write_rows(folder / task / f"{split}.jsonl", own)
     path = folder / "setting.yaml"
     path.write_text("train: [stars, verdict, mark]\nheld_out: [mark]\ntarget: [mood]\n")
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import make_tokenizer
+from tests.conftest import make_tokenizer, read_rows
 from tests.family_runs import check_export, hashes, load_family, save_family, save_rows, short_run
 from zofo import InputError, evaluate, export
 from zofo.api.configure import resolve
@@ -66,7 +65,7 @@ def codes(loaded: models.Loaded) -> str:
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_fo_peft_learns_on_codes_that_stay(llama: Path, rows: Path, tmp_path: Path, adapter: str) -> None:
     run, watch = short_run(llama, rows, tmp_path / "run", "fo-peft", {"name": adapter}, 60, [INT8], lr=3e-2)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_rows(run.path / "metrics.jsonl")
     losses = [line["loss"] for line in lines if line["event"] == "train"]
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
     base = int8(llama)

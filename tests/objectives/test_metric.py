@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import make_tokenizer, save_tiny
+from tests.conftest import make_tokenizer, read_rows, save_tiny, write_rows
 from tests.family_runs import Watch, load_family
 from tests.float64_llama import merged, widen
 from tests.tiny_bilevel import ALPHA, EPS, R, World, direction, examples, moved, world
@@ -68,7 +67,7 @@ def squad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
         answer = [" ".join(words), f"{words[0]} and more", words[-1], "no such word"][i % 4]
         rows.append({**row, "answers": {"text": [answer], "answer_start": [0]}})
     for name, some in {"train": rows[:12], "validation": rows[12:18], "test": rows[18:]}.items():
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        write_rows(root / f"{name}.jsonl", some)
     return root
 
 
@@ -153,7 +152,7 @@ def test_mezo_on_generated_answers(model_dir: Path, squad: Path, tmp_path: Path)
         eval_steps=2, save_steps=6, logging_steps=1, callbacks=[watch],
         overrides=settings(squad, "estimator.shift=copy", f"estimator.eps={SHIFT}"),
     )  # fmt: skip
-    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(run.path / "metrics.jsonl")
     train, dev = ([row for row in rows if row["event"] == event] for event in ("train", "dev"))
     assert any(row["c"] for row in train if -1 <= row["loss"] < 0)
     best = max(dev, key=lambda row: row["token_f1"])  # the first of equals
@@ -173,7 +172,7 @@ def test_mezo_on_options(model_dir: Path, write_jsonl: Write, tmp_path: Path) ->
         eval_steps=3, save_steps=6, logging_steps=1,
         overrides=[f"task.data={tmp_path}", "task.objective=metric", "estimator.eps=0.05", "model.device=cpu"],
     )  # fmt: skip
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_rows(run.path / "metrics.jsonl")
     train = [line for line in lines if line["event"] == "train"]
     assert all(line["loss"] * 8 == pytest.approx(round(line["loss"] * 8)) for line in train), "two counts of 4"
     assert any(line["c"] for line in train)
@@ -255,7 +254,7 @@ def test_bilevel_zofo_with_a_metric_of_texts(model_dir: Path, squad: Path, tmp_p
         output_dir=tmp_path / "run", max_steps=8, batch_size=4, eval_steps=4, save_steps=8,
         logging_steps=1, overrides=[*settings(squad)[:3], "estimator.shift=copy", f"estimator.eps={SHIFT}"],
     )  # fmt: skip
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_rows(run.path / "metrics.jsonl")
     train = [line for line in lines if line["event"] == "train"]
     assert all(-1 <= line["G"] <= 0 for line in train), "lam = 0: the metric alone"
     assert any(line["c"] for line in train)

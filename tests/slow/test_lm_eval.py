@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import NEGATIVE, POSITIVE, ROOT, sentiment_rows
+from tests.conftest import NEGATIVE, POSITIVE, ROOT, read_rows, sentiment_rows, write_rows
 from zofo import evaluate, finetune
 
 pytestmark = pytest.mark.slow
@@ -40,11 +40,6 @@ templates:
 @pytest.fixture(scope="module", autouse=True)
 def _installed() -> None:
     pytest.importorskip("lm_eval", reason="needs the extra lm-eval")  # not at the top: `make test` does without it
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def sst2_rows(n: int) -> list[dict[str, Any]]:
@@ -80,8 +75,8 @@ def squad_rows(n: int) -> list[dict[str, Any]]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     for name, make in {"sst2": sst2_rows, "copa": copa_rows, "squad": squad_rows}.items():
-        write(root / name / "train.jsonl", make(64)[:40])
-        write(root / name / "test.jsonl", make(64)[40:])
+        write_rows(root / name / "train.jsonl", make(64)[:40])
+        write_rows(root / name / "test.jsonl", make(64)[40:])
     (root / "breaks.yaml").write_text(BREAKS)
     return root
 
@@ -138,7 +133,7 @@ def run(export: Path, folder: Path, **tasks: dict[str, Any]) -> tuple[dict[str, 
 
 def ours(export: Path, task: str, data: Path, out: Path, **options: Any) -> tuple[dict[str, float], list[Any]]:
     values = evaluate(export, task=task, data=str(data), output=out, **options)
-    return values, [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    return values, read_rows(out / "predictions.jsonl")
 
 
 def reading(task: dict[str, Any], file: Path, **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import sentiment_rows
+from tests.conftest import sentiment_rows, write_rows
 from tests.cut import cut
 from zofo.cli import main as cli
 
@@ -75,9 +75,7 @@ def traces(out: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def module_sentiment_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sentiment.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(120)))
-    return path
+    return write_rows(tmp_path_factory.mktemp("data") / "sentiment.jsonl", sentiment_rows(120))
 
 
 @pytest.fixture(scope="module")

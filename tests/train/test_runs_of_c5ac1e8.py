@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_rows
 from tests.fixtures.make_runs import RUNS, STILL
 from zofo.cli import main as cli
 from zofo.zo.journal import read_header, read_records
@@ -48,10 +48,6 @@ def zofo(unpacked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
 def assert_same_numbers(found: Any, expected: Any, where: str = "") -> None:
     """Equal but for the last digits of numbers. What a later version adds is no difference."""
     if isinstance(expected, dict):
@@ -73,7 +69,7 @@ def test_a_run_is_evaluated_as_it_was(name: str, unpacked: Path, zofo: Callable[
     old = unpacked / "evals" / name
     results = [json.loads((at / "results.json").read_text()) for at in (tmp_path, old)]
     assert_same_numbers(results[0], results[1])
-    assert_same_numbers(rows_of(tmp_path / "predictions.jsonl"), rows_of(old / "predictions.jsonl"))
+    assert_same_numbers(read_rows(tmp_path / "predictions.jsonl"), read_rows(old / "predictions.jsonl"))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -95,7 +91,7 @@ def test_an_export_is_evaluated_as_its_run(name: str, unpacked: Path, zofo: Call
     """Of bfloat16 the export is float32 on a CPU: another arithmetic."""
     data = [arg for arg in RUNS[name] if arg.startswith("task.") and "objective" not in arg]
     zofo("eval", f"exports/{name}", "--task", "rows.jsonl", *data, "--output", tmp_path)
-    rows = [rows_of(at / "predictions.jsonl") for at in (tmp_path, unpacked / "evals" / name)]
+    rows = [read_rows(at / "predictions.jsonl") for at in (tmp_path, unpacked / "evals" / name)]
     assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
     if "bf16" not in name:
         assert_same_numbers([row["scores"] for row in rows[0]], [row["scores"] for row in rows[1]])

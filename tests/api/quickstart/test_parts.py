@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import write_rows
 from zofo.api.quickstart import pypi
 from zofo.api.quickstart import run as quickstart
 from zofo.errors import InputError
@@ -135,7 +136,7 @@ def test_the_whole_with_a_tiny_model(
 ) -> None:
     rows = [{"id": i, "text": f"a {['dull', 'warm'][i % 2]} film {i}", "label": i % 2} for i in range(60)]
     for split, part in pypi.split_by_review(rows, 0).items():
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        write_rows(tmp_path / f"{split}.jsonl", part)
     monkeypatch.setattr(quickstart, "prepare", lambda _: (tiny_model_dir, tmp_path))
     first = quickstart.run(tmp_path / "cache", tmp_path / "out", steps=11)
     assert first.test_examples == 12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from fractions import Fraction
 from itertools import combinations
 from math import comb
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SHARED
+from tests.conftest import SHARED, read_rows
 from zofo.data.metrics.humaneval import STOPS, pass_at_k, program
 from zofo.eval import sandbox
 
@@ -101,7 +100,7 @@ def test_completions_of_a_problem(completion: str, reason: str) -> None:
 def check_problems(of: slice) -> None:
     if not PROBLEMS.is_file():
         pytest.skip(f"{PROBLEMS} is not there")
-    problems = [json.loads(line) for line in PROBLEMS.read_text().splitlines()][of]
+    problems = read_rows(PROBLEMS)[of]
     limits = sandbox.Limits(seconds=20, cpu_seconds=20)  # the slowest takes seconds beside other work
     right = sandbox.run_all([made(p, p["canonical_solution"]) for p in problems], limits)
     assert [p["task_id"] for p, o in zip(problems, right, strict=True) if not o.passed] == []

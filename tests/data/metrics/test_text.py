@@ -3,7 +3,6 @@ r"""Metrics of generated text: by hand from the papers' definitions, their prope
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from fractions import Fraction
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_rows
 from zofo.data.metrics import drop, math_answers
 from zofo.data.metrics.text import (
     TEXT_METRICS,
@@ -389,7 +388,7 @@ def rows(task: str) -> list[dict[str, Any]]:
     for folder in (root / "shared", root.parent / "shared"):
         path = folder / "data" / task / "test.jsonl"
         if path.exists():
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return read_rows(path)
     pytest.skip(f"needs the shared data set {task}, which is not here")
 
 

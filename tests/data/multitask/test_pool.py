@@ -1,70 +1,33 @@
-"""One task's rows, in MetaICL's files and in plain ones: which rows are drawn, and every bad file by name."""
+"""One task's rows, in MetaICL's files and in plain ones: which rows are drawn, and folders that are no task's."""
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zofo.data.multitask.pool import Pool, open_pool
+from tests.conftest import write_rows
+from tests.pool_rows import TOPICS, free, plain, riddle, topic
+from zofo.data.multitask.pool import open_pool
 from zofo.errors import InputError
 
-TOPICS = ["garden", "kitchen", "workshop"]
 TARGET_SEEDS = (13, 21, 42, 87, 100)
-
-
-def topic(i: int, task: str = "home_topics", **changes: Any) -> dict[str, Any]:
-    """A row of a task with three classes."""
-    text = f"Note {i}: " + ("the beans want water", "the oven is warm", "the plane is blunt")[i % 3]
-    return {"task": task, "input": text, "output": TOPICS[i % 3], "options": TOPICS, **changes}
-
-
-def riddle(i: int) -> dict[str, Any]:
-    """A row with options of its own."""
-    options = [f"{i} pears", f"{i} plums"]
-    return {"task": "riddles", "input": f"What weighs more, number {i}?", "output": options[i % 2], "options": options}
-
-
-def free(i: int) -> dict[str, Any]:
-    return {"task": "sums", "input": f"What is {i} and {i}?", "output": str(2 * i), "options": []}
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def plain(root: Path, name: str = "home_topics", **splits: list[Any]) -> Pool:
-    for split, rows in splits.items():
-        write(root / name / f"{split}.jsonl", rows)
-    return open_pool(root, name)
-
-
-def fault(root: Path, row: Any, after: int = 2) -> str:
-    """What is said of one bad row behind good ones."""
-    write(root / "home_topics" / "train.jsonl", [*map(topic, range(after)), row])
-    with pytest.raises(InputError) as caught:
-        open_pool(root, "home_topics").train(5, 0)
-    return str(caught.value)
 
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
     """MetaICL's form: a training task with one big file, a target task with 16 rows for each of five seeds."""
     big = [topic(i, "tool-notes") for i in range(200)]
-    write(tmp_path / "tool-notes" / "tool-notes_16384_100_train.jsonl", big)
+    write_rows(tmp_path / "tool-notes" / "tool-notes_16384_100_train.jsonl", big)
     for seed in TARGET_SEEDS:
         for split, start in (("train", 1000 * seed), ("dev", 1000 * seed + 500)):
             rows = [topic(start + i, "unifiedqa:home-topics") for i in range(16)]
-            write(tmp_path / "unifiedqa:home-topics" / f"unifiedqa:home-topics_16_{seed}_{split}.jsonl", rows)
+            write_rows(tmp_path / "unifiedqa:home-topics" / f"unifiedqa:home-topics_16_{seed}_{split}.jsonl", rows)
         tests = [topic(i, "unifiedqa:home-topics") for i in range(30)]
-        write(tmp_path / "unifiedqa:home-topics" / f"unifiedqa:home-topics_16_{seed}_test.jsonl", tests)
+        write_rows(tmp_path / "unifiedqa:home-topics" / f"unifiedqa:home-topics_16_{seed}_test.jsonl", tests)
     return tmp_path
 
 
@@ -185,73 +148,13 @@ def test_metaicls_target_task(theirs: Path) -> None:
 def test_metaicls_demonstrations_are_of_the_smallest_file_that_has_enough(tmp_path: Path) -> None:
     for k in (4, 16):
         rows = [topic(100 * k + i) for i in range(k)]
-        write(tmp_path / "home_topics" / f"home_topics_{k}_42_train.jsonl", rows)
+        write_rows(tmp_path / "home_topics" / f"home_topics_{k}_42_train.jsonl", rows)
     pool = open_pool(tmp_path, "home_topics")
     assert {row.id.split("/")[1] for row in pool.demonstrations(4, 42)} == {"train-4-42"}
     assert {row.id.split("/")[1] for row in pool.demonstrations(5, 42)} == {"train-16-42"}
     assert {row.id.split("/")[1] for row in pool.few(1, 42)} == {"train-16-42"}
     with pytest.raises(InputError, match="17 demonstrations"):
         pool.demonstrations(17, 42)
-
-
-# ------------------------------------------------------------------------------------------------------- what is wrong
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"output": "gardn"}, r'the output "gardn" is none of the options: garden, .*; did you mean "garden"\?'),
-        ({"options": ["garden"], "output": "garden"}, r'one option, "garden"; give two or more, or \[\] for free text'),
-        ({"options": "garden, kitchen"}, r'"options" must be a list of texts'),
-        ({"options": None}, r'"options" must be a list of texts'),
-        ({"options": ["garden", 3]}, r'"options" must be a list of texts'),
-        ({"options": ["garden", " "]}, r'"options" must be a list of texts, none of them empty'),
-        ({"options": ["garden", "shed", "garden"], "output": "shed"}, r'the option "garden" occurs twice'),
-        ({"output": ""}, r'"output" is empty; mend or drop the row'),
-        ({"output": "", "input": "", "options": []}, r'"output" is empty'),
-        ({"output": ["garden"]}, r'"output" must be a text, not list; of several right outputs, keep the one'),
-        ({"input": 7}, r'"input" must be a text, not int$'),
-        ({"task": "tools"}, r'a row of the task "tools" among those of "home_topics"'),
-        ({"options": []}, r"no options, and home_topics/train.jsonl:1 has some"),
-    ],
-)
-def test_bad_rows(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    said = fault(tmp_path, topic(2, **changes))
-    assert re.search("^home_topics/train.jsonl:3: " + message, said), said
-
-
-def test_no_options_first_names_the_row_without(tmp_path: Path) -> None:
-    rows = [topic(0, options=[]), topic(1)]
-    with pytest.raises(
-        InputError, match=r"train.jsonl:1: no options, and home_topics/train.jsonl:2 has some; give all"
-    ):
-        plain(tmp_path, train=rows).train(1, 0)
-
-
-def test_another_layout(tmp_path: Path) -> None:
-    said = fault(tmp_path, {"text": "a", "label": 1, "option": ["x"]})
-    assert 'train.jsonl:3: no "input"; a row has the keys task, input, output and options, this one: text, lab' in said
-    row = {"input": "a", "output": "b", "option": ["b", "c"]}
-    assert fault(tmp_path, row).endswith('this one: input, output, option; did you mean "option"?')
-
-
-def test_not_json_and_empty(tmp_path: Path) -> None:
-    path = write(tmp_path / "home_topics" / "train.jsonl", [topic(0)])
-    path.write_text(path.read_text() + '{"input": "cut\n')
-    with pytest.raises(InputError, match=r"^home_topics/train.jsonl:2: bad JSON: "):
-        open_pool(tmp_path, "home_topics").train(1, 0)
-    path.write_text("\n")
-    with pytest.raises(InputError, match=r"train.jsonl: no rows"):
-        open_pool(tmp_path, "home_topics").train(1, 0)
-
-
-def test_a_row_without_its_task_and_with_the_other_spelling(tmp_path: Path) -> None:
-    rows = [topic(0, task="home-topics"), {key: value for key, value in topic(1).items() if key != "task"}]
-    assert len(plain(tmp_path, train=rows).train(9, 0)) == 2
-
-
-def test_an_empty_input_is_allowed(tmp_path: Path) -> None:
-    assert plain(tmp_path, train=[topic(0, input="")]).train(1, 0)[0].input == ""
 
 
 @pytest.mark.parametrize(
@@ -279,28 +182,8 @@ def test_folders(tmp_path: Path) -> None:
         open_pool(tmp_path, "home_topics")
 
 
-def test_files_of_a_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "home_topics"
-    write(folder / "notes.txt", [])
-    with pytest.raises(
-        InputError, match=r"home_topics: no rows of home_topics; expected train.jsonl and test.jsonl, or M"
-    ):
-        open_pool(tmp_path, "home_topics")
-    write(folder / "train.jsonl", [topic(0)])
-    write(folder / "home-topics_16_13_train.jsonl", [topic(0)])
-    with pytest.raises(InputError, match=r"home-topics_16_13_train.jsonl and train.jsonl are two forms"):
-        open_pool(tmp_path, "home_topics")
-    (folder / "home-topics_16_13_train.jsonl").rename(folder / "tools_16_13_train.jsonl")
-    with pytest.raises(InputError, match=r"tools_16_13_train.jsonl is a file of the task tools; move it"):
-        open_pool(tmp_path, "home_topics")
-    (folder / "tools_16_13_train.jsonl").unlink()
-    for name in ("dev", "validation"):
-        write(folder / f"{name}.jsonl", [topic(0)])
-    with pytest.raises(InputError, match=r"validation.jsonl and dev.jsonl both hold the dev rows; keep one"):
-        open_pool(tmp_path, "home_topics")
-
-
 # ------------------------------------------------------------------------------------------------------------ real rows
+
 
 REAL = {
     "ag_news": "classification",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import make_tokenizer, save_tiny, sentiment_rows
+from tests.conftest import make_tokenizer, save_tiny, sentiment_rows, write_rows
 from tests.tiny_models import config as family_config
 from zofo import InputError, evaluate, export, finetune, load
 from zofo.config import registry
@@ -162,7 +162,7 @@ def test_beams_and_samples(base: Any) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Any:
     root = tmp_path_factory.mktemp("dept")
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows(80)))
+    write_rows(root / "rows.jsonl", sentiment_rows(80))
     method = {"name": "bilevel-zofo", "inner_steps": 2, "lr_s": 1e-2, "lr_theta": 1e-3, "lam": 1.0}
     return finetune(
         str(tiny_model_dir), str(root / "rows.jsonl"), method, {"name": "dept", "r": 3}, output_dir=root / "out",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import make_tokenizer, save_tiny, sentiment_rows
+from tests.conftest import make_tokenizer, save_tiny, sentiment_rows, write_rows
 from tests.tiny_models import config as family_config
 from zofo import InputError, evaluate, load
 from zofo.api.generate import generate
@@ -252,7 +252,7 @@ def test_directories_that_are_no_adapters_are_refused(directories: dict[str, Pat
 def test_virtual_tokens_take_positions_from_the_text(tmp_path: Path) -> None:
     """GPT-2 has a table of positions: a row that fills it would fail in the table's lookup beside a prompt."""
     directory = save_model(tmp_path / "model", "gpt2", positions=24)
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sentiment_rows()))
+    write_rows(tmp_path / "rows.jsonl", sentiment_rows())
     for name in ("prompt", "prefix", "dept"):
         found = adapted(name, directory, tokens=10)
         found.save("p", tmp_path / name, str(directory))
