@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.family_runs import Directories
 
 # The same examples in every run: a change is judged by what it changes. HYPOTHESIS_PROFILE=random looks for new ones.
 settings.register_profile("fixed", derandomize=True)
@@ -142,6 +145,14 @@ def tiny_opt_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) 
         pad_token_id=tiny_tokenizer.pad_token_id,
     )
     return save_tiny(tmp_path_factory.mktemp("tiny-opt"), config, tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def family_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
+    """family_dir(family) -> a directory with a tiny model of it and `tiny_tokenizer`. Read only."""
+    from tests.family_runs import Directories
+
+    return Directories(tmp_path_factory.mktemp("families"))
 
 
 def sentiment_rows(n: int = 60) -> list[dict[str, str]]:

@@ -10,21 +10,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import read_rows
-from zofo.config.sections import TaskConfig
+from tests.loading import error, task
 from zofo.data import load_task
-from zofo.errors import InputError
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
-
-
-def task(name: str | Path, **changes: Any) -> TaskConfig:
-    return TaskConfig(name=str(name), **changes)
-
-
-def error(*args: Any, **kwargs: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        load_task(*args, **kwargs)
-    return str(caught.value)
 
 
 def test_text_and_label(sentiment_file: Path) -> None:

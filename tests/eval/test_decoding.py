@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import SENTENCES, make_tokenizer
+from tests.conftest import SENTENCES
 from tests.family_runs import Directories, adapted, adapter_for, load_family
 from tests.tiny_models import FAMILIES
 from zofo.api.generate import generate
@@ -26,16 +26,6 @@ GREEDY = Decoding(max_new_tokens=7)
 SAMPLED = Decoding(max_new_tokens=7, temperature=0.9, top_p=0.95)
 ADAPTERS = ("lora", "ia3", "prefix", "prompt", "dept")
 FITS = [(family, name) for family in FAMILIES for name in ADAPTERS if adapter_for(family, name) is not None]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    return Directories(tmp_path_factory.mktemp("families"))
 
 
 def lively(directory: Path) -> Any:
@@ -82,58 +72,58 @@ def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Ten
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_of_every_family(family: str, model_dir: Directories, tokenizer: Any, monkeypatch: Any) -> None:
-    model, some = lively(model_dir(family)), requests(tokenizer)
+def test_rows_of_every_family(family: str, family_dir: Directories, tiny_tokenizer: Any, monkeypatch: Any) -> None:
+    model, some = lively(family_dir(family)), requests(tiny_tokenizer)
     assert takes_padding(model) == (family != "mamba")
     calls = watched(model, monkeypatch)
-    found = write(model, tokenizer, some, GREEDY, PAD)
+    found = write(model, tiny_tokenizer, some, GREEDY, PAD)
     lengths = {len(r.ids) for r in some}
     assert len(calls) == (len(lengths) if family == "mamba" else 1), "rows of a recurrent model are of one length"
     end = model.generation_config.eos_token_id
-    assert found == [likeliest(model, tokenizer, r.ids, 7, end) for r in some]
+    assert found == [likeliest(model, tiny_tokenizer, r.ids, 7, end) for r in some]
     assert len(set(found)) > 2
-    sampled = write(model, tokenizer, some, SAMPLED, PAD, batch_size=3)
-    assert sampled == alone(model, tokenizer, some, SAMPLED)
+    sampled = write(model, tiny_tokenizer, some, SAMPLED, PAD, batch_size=3)
+    assert sampled == alone(model, tiny_tokenizer, some, SAMPLED)
     assert sampled != found
 
 
 @pytest.mark.parametrize(("family", "name"), FITS)
-def test_rows_of_every_adapter(family: str, name: str, model_dir: Directories, tokenizer: Any) -> None:
+def test_rows_of_every_adapter(family: str, name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
     """The model that writes inside a run, and the one that is deployed, say what the training's forwards compute."""
-    model, some = lively(model_dir(family)), requests(tokenizer, 5)
+    model, some = lively(family_dir(family)), requests(tiny_tokenizer, 5)
     settings = {k: v for k, v in (adapter_for(family, name) or {}).items() if k != "name"}
-    adapters = adapted(name, model, tokenizer, **settings)
+    adapters = adapted(name, model, tiny_tokenizer, **settings)
     end = model.generation_config.eos_token_id
-    want = [likeliest(adapters.model, tokenizer, r.ids, 5, end) for r in some]
-    assert write(adapters.model, tokenizer, some, GREEDY, PAD) == want
-    sampled = write(adapters.model, tokenizer, some, SAMPLED, PAD)
+    want = [likeliest(adapters.model, tiny_tokenizer, r.ids, 5, end) for r in some]
+    assert write(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == want
+    sampled = write(adapters.model, tiny_tokenizer, some, SAMPLED, PAD)
     deployed = adapters.deployable("p")
     assert takes_padding(deployed) == (name in ("lora", "ia3") and family != "mamba")
-    assert write(deployed, tokenizer, some, GREEDY, PAD, batch_size=3) == want
-    assert alone(deployed, tokenizer, some, SAMPLED) == sampled
-    plain = lively(model_dir(family))
-    assert want != [likeliest(plain, tokenizer, r.ids, 5, end) for r in some], "the adapter matters"
+    assert write(deployed, tiny_tokenizer, some, GREEDY, PAD, batch_size=3) == want
+    assert alone(deployed, tiny_tokenizer, some, SAMPLED) == sampled
+    plain = lively(family_dir(family))
+    assert want != [likeliest(plain, tiny_tokenizer, r.ids, 5, end) for r in some], "the adapter matters"
 
 
 @pytest.mark.parametrize("name", ["lora", "prompt", "dept"])
-def test_the_writer_follows_the_active_adapter(name: str, model_dir: Directories, tokenizer: Any) -> None:
-    adapters, some = adapted(name, lively(model_dir("llama")), tokenizer), requests(tokenizer)
-    before = write(adapters.model, tokenizer, some, GREEDY, PAD)
+def test_the_writer_follows_the_active_adapter(name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
+    adapters, some = adapted(name, lively(family_dir("llama")), tiny_tokenizer), requests(tiny_tokenizer)
+    before = write(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
     with adapters.active("s"):
-        found = write(adapters.model, tokenizer, some, GREEDY, PAD)
-        assert found == [likeliest(adapters.model, tokenizer, r.ids, 7, 1) for r in some]
+        found = write(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
+        assert found == [likeliest(adapters.model, tiny_tokenizer, r.ids, 7, 1) for r in some]
     assert found != before
-    assert write(adapters.model, tokenizer, some, GREEDY, PAD) == before
+    assert write(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == before
 
 
-def test_soft_rows_of_one_length_share_a_batch(model_dir: Directories, tokenizer: Any, monkeypatch: Any) -> None:
-    model = lively(model_dir("llama"))
-    writer = adapted("prompt", model, tokenizer).model
+def test_soft_rows_of_one_length_share_a_batch(family_dir: Directories, tiny_tokenizer: Any, monkeypatch: Any) -> None:
+    model = lively(family_dir("llama"))
+    writer = adapted("prompt", model, tiny_tokenizer).model
     calls = watched(writer, monkeypatch)
     some = [Request([0, 70 + i, *range(80, 80 + i % 2)], 4, i) for i in range(6)]
-    found = write(writer, tokenizer, some, SAMPLED, PAD)
+    found = write(writer, tiny_tokenizer, some, SAMPLED, PAD)
     assert sorted(tuple(ids.shape) for ids, _ in calls) == [(3, 2), (3, 3)]
-    assert found == alone(writer, tokenizer, some, SAMPLED)
+    assert found == alone(writer, tiny_tokenizer, some, SAMPLED)
 
 
 def test_a_trained_model(stories_dir: Path) -> None:
@@ -146,7 +136,7 @@ def test_a_trained_model(stories_dir: Path) -> None:
     assert generate(stories_dir, prompts[:1], max_new_tokens=3)[0].startswith(", there was")
 
 
-def test_the_first_space_that_a_tokenizer_drops(model_dir: Directories) -> None:
+def test_the_first_space_that_a_tokenizer_drops(family_dir: Directories) -> None:
     """A BPE with metaspaces, as SentencePiece's: it decodes a text without its first space."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -157,7 +147,7 @@ def test_the_first_space_that_a_tokenizer_drops(model_dir: Directories) -> None:
     inner.train_from_iterator(SENTENCES * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     assert decode(tokenizer, tokenizer("dog")["input_ids"]) == "dog"
-    model, some = lively(model_dir("llama")), requests(tokenizer)
+    model, some = lively(family_dir("llama")), requests(tokenizer)
     assert write(model, tokenizer, some, SAMPLED, PAD) == alone(model, tokenizer, some, SAMPLED)
     assert write(model, tokenizer, some, GREEDY, PAD) == [likeliest(model, tokenizer, r.ids, 7, 1) for r in some]
     many = [Request(some[1].ids, 2, key) for key in range(40)]

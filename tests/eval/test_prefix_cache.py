@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import make_tokenizer
 from tests.family_runs import Directories, adapted, load_family
 from tests.tiny_models import cpu_loss
 from zofo.data import Example
@@ -23,16 +22,6 @@ from zofo.models._transformers import passed_cache
 from zofo.objectives._loss import Loss
 
 TAKES = ("llama", "llama-untied", "opt", "gpt2", "qwen2", "mixtral", "mistral", "gemma2")  # the last two with windows
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    return Directories(tmp_path_factory.mktemp("families"))
 
 
 def few_shot(tokenizer: Any, k: int = 3) -> list[Encoded]:
@@ -75,16 +64,16 @@ def test_the_same_scores_from_fewer_tokens(
     family: str,
     adapter: str | None,
     packed: bool,
-    tokenizer: Any,
-    model_dir: Directories,
+    tiny_tokenizer: Any,
+    family_dir: Directories,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if packed and family in ("mistral", "gemma2"):
         pytest.skip("packed rows must lie in the window, and these do not")
-    encoded = few_shot(tokenizer)
+    encoded = few_shot(tiny_tokenizer)
     encoded = pack(encoded, None) if packed else encoded
     assert any(row.branches for e in encoded for row in e.rows) == packed
-    loss = loss_of(load_family(model_dir(family)), adapter, tokenizer)
+    loss = loss_of(load_family(family_dir(family)), adapter, tiny_tokenizer)
     read = tokens_read(loss)
     with_start = evaluate(loss, encoded, "accuracy", 3)
     shared, after = sum(read), len(read)
@@ -96,25 +85,30 @@ def test_the_same_scores_from_fewer_tokens(
     assert shared < 0.8 * sum(read[after:]), "the trial's two examples included"
 
 
-def test_a_model_that_keeps_no_keys_and_values_reads_every_row_whole(tokenizer: Any, model_dir: Directories) -> None:
+def test_a_model_that_keeps_no_keys_and_values_reads_every_row_whole(
+    tiny_tokenizer: Any, family_dir: Directories
+) -> None:
     assert (
-        prefix_cache.read_start(loss_of(load_family(model_dir("mamba")), None, tokenizer), few_shot(tokenizer)) is None
+        prefix_cache.read_start(
+            loss_of(load_family(family_dir("mamba")), None, tiny_tokenizer), few_shot(tiny_tokenizer)
+        )
+        is None
     )
 
 
 @pytest.mark.parametrize("adapter", ["prefix", "prompt", "dept"])
-def test_soft_prompts_stand_before_the_start(adapter: str, tokenizer: Any, model_dir: Directories) -> None:
-    loss = loss_of(load_family(model_dir("llama")), adapter, tokenizer)
-    assert prefix_cache.read_start(loss, few_shot(tokenizer)) is None
+def test_soft_prompts_stand_before_the_start(adapter: str, tiny_tokenizer: Any, family_dir: Directories) -> None:
+    loss = loss_of(load_family(family_dir("llama")), adapter, tiny_tokenizer)
+    assert prefix_cache.read_start(loss, few_shot(tiny_tokenizer)) is None
 
 
 def test_a_model_that_computes_something_else_is_found_out(
-    tokenizer: Any, model_dir: Directories, caplog: pytest.LogCaptureFixture
+    tiny_tokenizer: Any, family_dir: Directories, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One whose positions begin again behind a cache."""
-    model = load_family(model_dir("llama"))
-    loss = loss_of(model, None, tokenizer)
-    assert prefix_cache.read_start(loss, few_shot(tokenizer)) is not None
+    model = load_family(family_dir("llama"))
+    loss = loss_of(model, None, tiny_tokenizer)
+    assert prefix_cache.read_start(loss, few_shot(tiny_tokenizer)) is not None
 
     def again(module: Any, args: Any, kwargs: Any) -> Any:
         if passed_cache(kwargs) is not None and kwargs.get("position_ids") is not None:
@@ -123,23 +117,23 @@ def test_a_model_that_computes_something_else_is_found_out(
 
     model.register_forward_pre_hook(again, with_kwargs=True)
     with caplog.at_level("INFO", logger="zofo"):
-        assert prefix_cache.read_start(loss, few_shot(tokenizer)) is None
+        assert prefix_cache.read_start(loss, few_shot(tiny_tokenizer)) is None
     assert "LlamaForCausalLM differs" in caplog.text
 
 
-def test_a_start_ends_before_the_first_label(tokenizer: Any) -> None:
+def test_a_start_ends_before_the_first_label(tiny_tokenizer: Any) -> None:
     """Also where all examples are one and the same text; and a start of two tokens is not worth a pass."""
-    same = few_shot(tokenizer)[:1] * 5
+    same = few_shot(tiny_tokenizer)[:1] * 5
     assert prefix_cache._shared(same) == min(t for row in same[0].rows for t, _, _ in row.labels)
     others = encode_all(
-        tokenizer, [Example(str(i), f"{i} x", (" a", " b"), (0,)) for i in range(5)], None, "options", False
+        tiny_tokenizer, [Example(str(i), f"{i} x", (" a", " b"), (0,)) for i in range(5)], None, "options", False
     )
     assert prefix_cache._shared(others) < prefix_cache.LEAST
 
 
-def test_the_batch_of_a_start_holds_the_rest_alone(tokenizer: Any, model_dir: Directories) -> None:
-    encoded = few_shot(tokenizer)
-    loss = loss_of(load_family(model_dir("llama")), None, tokenizer)
+def test_the_batch_of_a_start_holds_the_rest_alone(tiny_tokenizer: Any, family_dir: Directories) -> None:
+    encoded = few_shot(tiny_tokenizer)
+    loss = loss_of(load_family(family_dir("llama")), None, tiny_tokenizer)
     start = prefix_cache.read_start(loss, encoded)
     assert start is not None
     kept: list[Any] = start.start.cache.layers

@@ -11,7 +11,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.conftest import make_tokenizer
 from tests.family_runs import (
     WINDOW,
     Directories,
@@ -40,26 +39,16 @@ EPS, Z = 2e-2, Direction(0xFEDCBA9876543210)
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    return Directories(tmp_path_factory.mktemp("families"))
-
-
-@pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_rows(tmp_path_factory.mktemp("rows"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return make_tokenizer()
 
 
 # ----------------------------------------------------------------------------------------------------- runs, end to end
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bilevel_zofo_with_lora(family: str, model_dir: Directories, rows: Path, tmp_path: Path) -> None:
-    run, watch = short_run(model_dir(family), rows, tmp_path / "run", adapter=adapter_for(family, "lora"))
+def test_bilevel_zofo_with_lora(family: str, family_dir: Directories, rows: Path, tmp_path: Path) -> None:
+    run, watch = short_run(family_dir(family), rows, tmp_path / "run", adapter=adapter_for(family, "lora"))
     check_run(run, watch)
     check_export(run, tmp_path / "export")
 
@@ -70,21 +59,21 @@ OTHERS += [("qwen2", name) for name in registry.names("adapters") if name not in
 
 @pytest.mark.parametrize(("family", "adapter"), OTHERS)
 def test_bilevel_zofo_with_another_adapter(
-    family: str, adapter: str, model_dir: Directories, rows: Path, tmp_path: Path
+    family: str, adapter: str, family_dir: Directories, rows: Path, tmp_path: Path
 ) -> None:
-    run, watch = short_run(model_dir(family), rows, tmp_path / "run", adapter=adapter_for(family, adapter))
+    run, watch = short_run(family_dir(family), rows, tmp_path / "run", adapter=adapter_for(family, adapter))
     check_run(run, watch)
     check_export(run, tmp_path / "export")
 
 
-def test_mezo_trains_a_mamba(model_dir: Directories, rows: Path, tmp_path: Path) -> None:
+def test_mezo_trains_a_mamba(family_dir: Directories, rows: Path, tmp_path: Path) -> None:
     """Its loss on the training data falls, and the journal replays to the trained weights, conv1d's among them."""
     settings: dict[str, Any] = {"overrides": ["task.objective=lm"]}
-    before, _ = short_run(model_dir("mamba"), rows, tmp_path / "before", "zero-shot", **settings)
-    run, watch = short_run(model_dir("mamba"), rows, tmp_path / "run", "mezo", steps=60, lr=1e-3, **settings)
+    before, _ = short_run(family_dir("mamba"), rows, tmp_path / "before", "zero-shot", **settings)
+    run, watch = short_run(family_dir("mamba"), rows, tmp_path / "run", "mezo", steps=60, lr=1e-3, **settings)
     losses = [evaluate(one.path, split="train")["loss"] for one in (before, run)]
     assert losses[1] < 0.95 * losses[0]
-    trained, start = Point(load_run(run.path)[0]).sha256(), Point(load_family(model_dir("mamba"))).sha256()
+    trained, start = Point(load_run(run.path)[0]).sha256(), Point(load_family(family_dir("mamba"))).sha256()
     assert set(trained.values()) <= watch.final
     assert all(trained[name] != start[name] for name in trained)
 
@@ -103,8 +92,8 @@ def paths(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", CACHED)
-def test_lora_adapts_queries_and_values_and_nothing_else(family: str, tokenizer: Any) -> None:
-    found = adapted("lora", build(family), tokenizer)
+def test_lora_adapts_queries_and_values_and_nothing_else(family: str, tiny_tokenizer: Any) -> None:
+    found = adapted("lora", build(family), tiny_tokenizer)
     attention = ATTENTION.get(family, "model.layers.{}.self_attn")
     names = ["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"]
     assert set(paths(found.model)) == {f"{attention.format(i)}.{name}" for i in (0, 1) for name in names}
@@ -112,10 +101,10 @@ def test_lora_adapts_queries_and_values_and_nothing_else(family: str, tokenizer:
 
 
 @pytest.mark.parametrize("family", CACHED)
-def test_ia3_scales_keys_values_and_the_feed_forward(family: str, tokenizer: Any) -> None:
+def test_ia3_scales_keys_values_and_the_feed_forward(family: str, tiny_tokenizer: Any) -> None:
     """Not the queries, which PEFT's own table has for OPT, Qwen2 and Gemma2."""
     settings = {k: v for k, v in (adapter_for(family, "ia3") or {}).items() if k != "name"}
-    found = paths(adapted("ia3", build(family), tokenizer, **settings).model)
+    found = paths(adapted("ia3", build(family), tiny_tokenizer, **settings).model)
     attention = ATTENTION.get(family, "model.layers.{}.self_attn")
     outputs = {f"{attention.format(i)}.{n}" for i in (0, 1) for n in KEY_VALUE.get(family, ["k_proj", "v_proj"])}
     inputs = {FEEDFORWARD.get(family, "model.layers.{}.mlp.down_proj").format(i) for i in (0, 1)}
@@ -126,22 +115,22 @@ def test_ia3_scales_keys_values_and_the_feed_forward(family: str, tokenizer: Any
 
 @pytest.mark.parametrize("name", ["lora", "ia3"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_merging_changes_no_logits(family: str, name: str, tokenizer: Any) -> None:
+def test_merging_changes_no_logits(family: str, name: str, tiny_tokenizer: Any) -> None:
     """Transposed weights (GPT-2's Conv1D) merge transposed, biases with them."""
     settings = {k: v for k, v in (adapter_for(family, name) or {}).items() if k != "name"}
     model = build(family)
     if family != "mixtral":  # its experts' kernel has no float64
         model.double()
     base = plain_logits(model)
-    found = adapted(name, model, tokenizer, **settings)
+    found = adapted(name, model, tiny_tokenizer, **settings)
     unmerged = plain_logits(found.deployable("p"))
     assert (unmerged - base).abs().max() > 1e-3
     torch.testing.assert_close(plain_logits(found.model.merge_and_unload()), unmerged, rtol=1e-5, atol=1e-6)
 
 
-def test_lora_on_gpt2s_fused_matrix_by_hand(tokenizer: Any) -> None:
+def test_lora_on_gpt2s_fused_matrix_by_hand(tiny_tokenizer: Any) -> None:
     """Conv1D computes x W + b with W [in, out]; LoRA adds (alpha / r) B A x to all of queries, keys and values."""
-    found = adapted("lora", build("gpt2").double(), tokenizer, r=4, alpha=12)
+    found = adapted("lora", build("gpt2").double(), tiny_tokenizer, r=4, alpha=12)
     layer = paths(found.model)["transformer.h.1.attn.c_attn"]
     x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     base, a, b = layer.base_layer, layer.lora_A["p"].weight.double(), layer.lora_B["p"].weight.double()
@@ -167,13 +156,15 @@ SOFT = [(family, name) for family in FAMILIES for name in ("prompt", "prefix") i
 
 
 @pytest.mark.parametrize(("family", "name"), SOFT)
-def test_a_soft_prompt_at_its_start_is_its_text(family: str, name: str, model_dir: Directories, tokenizer: Any) -> None:
+def test_a_soft_prompt_at_its_start_is_its_text(
+    family: str, name: str, family_dir: Directories, tiny_tokenizer: Any
+) -> None:
     """Embeddings, or keys and values, of real tokens: as if those tokens stood before each text, windows included."""
-    model = load_family(model_dir(family))
-    found = adapted(name, model, tokenizer, noise=0.0, tokens=6)
+    model = load_family(family_dir(family))
+    found = adapted(name, model, tiny_tokenizer, noise=0.0, tokens=6)
     ids, mask = padded()
     module = registry.load("adapters", name)
-    words = tokenizer(module.Config().text, add_special_tokens=False)["input_ids"][:6]
+    words = tiny_tokenizer(module.Config().text, add_special_tokens=False)["input_ids"][:6]
     whole = torch.cat([torch.tensor([words, words]), ids], dim=1)
     with torch.no_grad():
         expected = model(input_ids=whole).logits[:, 6:]
@@ -183,8 +174,10 @@ def test_a_soft_prompt_at_its_start_is_its_text(family: str, name: str, model_di
 
 
 @pytest.mark.parametrize(("family", "name"), SOFT)
-def test_a_soft_prompt_computes_what_peft_does(family: str, name: str, model_dir: Directories, tokenizer: Any) -> None:
-    found = adapted(name, load_family(model_dir(family)), tokenizer)
+def test_a_soft_prompt_computes_what_peft_does(
+    family: str, name: str, family_dir: Directories, tiny_tokenizer: Any
+) -> None:
+    found = adapted(name, load_family(family_dir(family)), tiny_tokenizer)
     ids, mask = padded()
     with torch.no_grad():
         ours = found.model(input_ids=ids, attention_mask=mask).logits[:, -30:]
@@ -194,9 +187,11 @@ def test_a_soft_prompt_computes_what_peft_does(family: str, name: str, model_dir
 
 
 @pytest.mark.parametrize("family", ["gemma2", "mistral"])
-def test_the_gradient_of_a_prefix_through_sliding_windows(family: str, model_dir: Directories, tokenizer: Any) -> None:
+def test_the_gradient_of_a_prefix_through_sliding_windows(
+    family: str, family_dir: Directories, tiny_tokenizer: Any
+) -> None:
     """Against a central difference along the gradient; the norms compute in float32 whatever the dtype."""
-    found = adapted("prefix", load_family(model_dir(family)).double(), tokenizer)
+    found = adapted("prefix", load_family(family_dir(family)).double(), tiny_tokenizer)
     (prefix,) = found.parameters("p").values()
     prefix.data = prefix.data.double()
     ids, mask = padded()
@@ -217,34 +212,34 @@ def test_the_gradient_of_a_prefix_through_sliding_windows(family: str, model_dir
 
 
 @pytest.mark.parametrize("family", ["gemma2", "mistral"])
-def test_a_prefix_longer_than_the_window_is_refused(family: str, model_dir: Directories, tokenizer: Any) -> None:
+def test_a_prefix_longer_than_the_window_is_refused(family: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
     """A layer that sees W tokens keeps W - 1 in its cache."""
-    model = load_family(model_dir(family))
-    adapted("prefix", model, tokenizer, tokens=WINDOW - 1)
+    model = load_family(family_dir(family))
+    adapted("prefix", model, tiny_tokenizer, tokens=WINDOW - 1)
     with pytest.raises(InputError, match=rf"prefix of {WINDOW} tokens does not fit.*window.*at most {WINDOW - 1}"):
-        adapted("prefix", model, tokenizer, tokens=WINDOW)
+        adapted("prefix", model, tiny_tokenizer, tokens=WINDOW)
 
 
 # ------------------------------------------------------------------------------------------- dropout, routers, softcaps
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
-def test_a_configs_dropout_is_never_applied(family: str, model_dir: Directories, rows: Path, tmp_path: Path) -> None:
+def test_a_configs_dropout_is_never_applied(family: str, family_dir: Directories, rows: Path, tmp_path: Path) -> None:
     """SPEC 3.12: half of everything dropped gives the run without dropout, number for number."""
     names = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"), "opt": ("dropout", "attention_dropout")}[family]
     found = []
     for rate in (0.0, 0.5):
-        directory = model_dir(family, **dict.fromkeys(names, rate))
+        directory = family_dir(family, **dict.fromkeys(names, rate))
         run, _ = short_run(directory, rows, tmp_path / str(rate), adapter={"name": "lora"})
         found.append((run.info["dev"], run.info["test"], run.info["base_sha256"]))
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("adapter", ["lora", "prefix"])
-def test_a_routers_auxiliary_loss_stays_out(adapter: str, model_dir: Directories, rows: Path, tmp_path: Path) -> None:
+def test_a_routers_auxiliary_loss_stays_out(adapter: str, family_dir: Directories, rows: Path, tmp_path: Path) -> None:
     found = []
     for on in (False, True):
-        directory = model_dir("mixtral", output_router_logits=on, router_aux_loss_coef=10.0)
+        directory = family_dir("mixtral", output_router_logits=on, router_aux_loss_coef=10.0)
         run, _ = short_run(directory, rows, tmp_path / str(on), adapter={"name": adapter})
         found.append((run.info["dev"], run.info["test"], run.info["base_sha256"]))
     assert found[0] == found[1]

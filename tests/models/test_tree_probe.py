@@ -1,8 +1,7 @@
-"""Packed rows: what they hold, that models compute the same from them, and that those which cannot are found out."""
+"""Models compute the same from packed rows, and those that cannot are found out and get plain ones."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,49 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import make_tokenizer
 from tests.family_runs import Directories, adapted, adapter_for, load_family, save_family
+from tests.option_rows import pairs, with_options
 from tests.tiny_models import PAD, cpu_loss
-from zofo.data import Example
-from zofo.data.batch import Batch, collate, concat
+from zofo.data.batch import collate
 from zofo.data.option_tree import pack
-from zofo.data.stream import eval_batches, longest
-from zofo.data.tokenization import Encoded, Row, encode_all
+from zofo.data.tokenization import Encoded
 from zofo.eval.likelihood import evaluate
 from zofo.models import tree_probe
 from zofo.models.tree_probe import probe, share_prompts
 from zofo.objectives._loss import Loss
 
-TENSORS = [f.name for f in dataclasses.fields(Batch) if f.name not in ("examples", "tokens", "source")]
 TAKES = ("llama", "llama-untied", "opt", "gpt2", "qwen2", "mixtral", "gemma2", "mistral")
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    return Directories(tmp_path_factory.mktemp("families"))
-
-
-def wide(model_dir: Directories, family: str) -> Any:
+def wide(family_dir: Directories, family: str) -> Any:
     """Its window, where it has one, holds every row here."""
     slides = {"sliding_window": 64} if family in ("mistral", "gemma2") else {}
-    return load_family(model_dir(family, **slides))
-
-
-def examples(tokenizer: Any) -> list[Encoded]:
-    """Two to four options of several tokens, a pair in one row already, and one that is not worth it."""
-    found = [
-        Example("a", "the film is warm and funny. What next?", (" I would see it again", " the end never comes"), (1,)),
-        Example("b", "one two three four five six", (" seven eight nine", " ten", " nine ten one two", " a dog"), (0,)),
-        Example("c", "hello, the dog is", (" good", " great"), (0,)),
-        Example("d", "a", (" very good morning to you", " b"), (0,)),
-        Example("e", "the jokes are stale and the plot is dull. It was", (" great fun", " terrible and dull"), (1,)),
-    ]
-    return encode_all(tokenizer, found, None, "options", add_eos=False)
+    return load_family(family_dir(family, **slides))
 
 
 def make(model: Any, name: str | None, tokenizer: Any, objective: str = "options", **settings: Any) -> tuple[Any, Loss]:
@@ -60,89 +34,6 @@ def make(model: Any, name: str | None, tokenizer: Any, objective: str = "options
     model.register_forward_pre_hook(tree_probe._additive, with_kwargs=True)
     adapters = adapted(name, model, tokenizer, **settings) if name else None
     return adapters, cpu_loss(model, objective, adapters)
-
-
-def pairs(encoded: list[Encoded], limit: int | None = None) -> list[tuple[Encoded, Encoded]]:
-    return list(zip(encoded, pack(encoded, limit)))
-
-
-# ------------------------------------------------------------------------------------------------------ what is packed
-
-
-def tree_example(*rows: Row, options: int = 2) -> Encoded:
-    return Encoded(Example("x", "", ("",) * options, (0,)), rows, (0,), options)
-
-
-ONE = Row((7, 5, 6, 8, 11, 12), ((3, 11, 0), (4, 12, 0), (5, 13, 0)))
-TWO = Row((7, 5, 6, 8, 21), ((3, 21, 1), (4, 22, 1)))
-
-
-def test_a_packed_row_by_hand() -> None:
-    (packed,) = pack([tree_example(ONE, TWO)], None)
-    labels = ((3, 11, 0), (4, 12, 0), (5, 13, 0), (3, 21, 1), (6, 22, 1))
-    assert packed.rows == (Row((7, 5, 6, 8, 11, 12, 21), labels, (4, 6)),)
-    assert packed.length == 7
-    batch = collate([packed, tree_example(Row((1,) * 9, ((8, 3, 0),)), options=1)], PAD)
-    assert batch.segments is not None
-    assert batch.segments.tolist() == [[0, 0, 0, 0, 1, 1, 2, 0, 0], [0] * 9]
-    assert batch.tokens == 16
-    inputs = batch.inputs()
-    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 4, 0, 0], list(range(9))]
-    seen = inputs["attention_mask"]
-    assert seen.shape == (2, 1, 9, 9)
-    assert [row.nonzero().flatten().tolist() for row in seen[0, 0]] == [
-        [0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 6],
-        [0, 1, 2, 3], [0, 1, 2, 3],  # padding sees something, and nothing sees it
-    ]  # fmt: skip
-    assert torch.equal(seen[1, 0], torch.ones(9, 9, dtype=torch.bool).tril())
-
-
-def test_only_what_is_worth_it_is_packed() -> None:
-    both = tree_example(ONE, TWO)
-    assert pack([both], 7)[0] is not both
-    assert pack([both], 6)[0] is both  # it would not fit
-    alone, short = tree_example(ONE), tree_example(Row(ONE.ids[1:], ()), Row(TWO.ids[1:], ()))
-    long = tree_example(Row((*ONE.ids, *range(30, 60)), ()), Row((*TWO.ids, *range(30, 60)), ()))
-    kept = [alone, short, long]
-    assert all(before is after for before, after in pairs(kept))
-    again = pack([both], None)
-    assert pack(again, None)[0] is again[0]
-
-
-def test_plain_batches_are_called_as_ever(tokenizer: Any) -> None:
-    encoded = examples(tokenizer)
-    batch = collate([encoded[2], encoded[3]], PAD)
-    assert batch.segments is None
-    assert set(batch.inputs()) == {"input_ids", "attention_mask"}
-
-
-def same(one: Batch, two: Batch) -> bool:
-    assert one.source == two.source
-    for name in TENSORS:
-        a, b = getattr(one, name), getattr(two, name)
-        if (a is None) != (b is None) or (a is not None and not torch.equal(a, b)):
-            return False
-    return (one.examples, one.tokens) == (two.examples, two.tokens)
-
-
-@pytest.mark.parametrize("part", [slice(0, 2), slice(2, 4), slice(1, 4), slice(4, 5), slice(0, 5, 2)])
-def test_parts_and_joins_of_packed_and_plain_examples(tokenizer: Any, part: slice) -> None:
-    encoded = pack(examples(tokenizer), None)
-    assert [bool(e.rows[0].branches) for e in encoded] == [True, True, False, False, True]
-    whole = collate(encoded, PAD)
-    assert same(whole.select(part), collate(encoded[part], PAD))
-    assert (whole.select(slice(2, 4)).segments, collate(encoded[2:4], PAD).segments) == (None, None)
-    assert same(concat([collate(encoded[:2], PAD), collate(encoded[2:4], PAD), collate(encoded[4:], PAD)], PAD), whole)
-    assert concat([collate(encoded[2:4], PAD)] * 2, PAD).segments is None
-    assert all(getattr(whole.to("meta"), name).device.type == "meta" for name in TENSORS)
-
-
-def test_longest_and_order_go_by_packed_lengths(tokenizer: Any) -> None:
-    encoded = pack(examples(tokenizer), None)
-    assert encoded[0].length > examples(tokenizer)[0].length
-    assert longest(encoded, 1)[0].length == max(e.length for e in encoded)
-    widths = [batch.input_ids.shape[1] for _, batch in eval_batches(encoded, 1, PAD)]
-    assert widths == sorted(widths, reverse=True)
 
 
 # -------------------------------------------------------------------------------------------------------- what is equal
@@ -153,17 +44,17 @@ def compare(loss: Loss, encoded: list[Encoded], adapters: Any = None) -> None:
     plain, packed = collate(encoded, PAD), collate(pack(encoded, None), PAD)
     assert packed.segments is not None
     assert packed.tokens < plain.tokens
-    found = []
+    results = []
     for batch in (plain, packed):
         if adapters is None:
-            found.append((loss(batch), []))
+            results.append((loss(batch), []))
             continue
         params = adapters.parameters("p").values()
         value = loss.backward(batch)
-        found.append((value, [param.grad.clone() for param in params]))
+        results.append((value, [param.grad.clone() for param in params]))
         for param in params:
             param.grad = None
-    (one, grads), (two, other) = found
+    (one, grads), (two, other) = results
     assert two == pytest.approx(one, rel=1e-5)
     for a, b in zip(grads, other):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
@@ -172,35 +63,35 @@ def compare(loss: Loss, encoded: list[Encoded], adapters: Any = None) -> None:
 
 @pytest.mark.parametrize("objective", ["options", "lm"])
 @pytest.mark.parametrize("family", TAKES)
-def test_losses_and_loras_gradients(family: str, objective: str, model_dir: Directories, tokenizer: Any) -> None:
-    model, encoded = wide(model_dir, family), examples(tokenizer)
-    adapters, loss = make(model, "lora", tokenizer, objective)
+def test_losses_and_loras_gradients(family: str, objective: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
+    model, encoded = wide(family_dir, family), with_options(tiny_tokenizer)
+    adapters, loss = make(model, "lora", tiny_tokenizer, objective)
     compare(loss, encoded, adapters)
     loss.micro_batch_size = 2
     compare(loss, encoded, adapters)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_both_kinds_of_attention(attention: str, model_dir: Directories, tokenizer: Any) -> None:
-    model = load_family(model_dir("llama"))
+def test_both_kinds_of_attention(attention: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
+    model = load_family(family_dir("llama"))
     model.set_attn_implementation(attention)
-    compare(make(model, None, tokenizer)[1], examples(tokenizer))
+    compare(make(model, None, tiny_tokenizer)[1], with_options(tiny_tokenizer))
 
 
 SOFT = [(f, n) for f in ("llama", "gpt2", "opt", "gemma2") for n in ("prompt", "prefix", "dept") if adapter_for(f, n)]
 
 
 @pytest.mark.parametrize(("family", "name"), SOFT)
-def test_soft_adapters(family: str, name: str, model_dir: Directories, tokenizer: Any) -> None:
-    adapters, loss = make(wide(model_dir, family), name, tokenizer)
-    compare(loss, examples(tokenizer), adapters)
+def test_soft_adapters(family: str, name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
+    adapters, loss = make(wide(family_dir, family), name, tiny_tokenizer)
+    compare(loss, with_options(tiny_tokenizer), adapters)
 
 
 @pytest.mark.parametrize("name", ["lora", "prompt", "prefix", "dept"])
-def test_mixed_rows_in_one_forward(name: str, model_dir: Directories, tokenizer: Any) -> None:
+def test_mixed_rows_in_one_forward(name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
     """Packed with p, packed with s, plain with p: each as if alone and plain."""
-    _, loss = make(load_family(model_dir("llama")), name, tokenizer)
-    encoded = examples(tokenizer)
+    _, loss = make(load_family(family_dir("llama")), name, tiny_tokenizer)
+    encoded = with_options(tiny_tokenizer)
     packed = pack(encoded, None)
     plain, mixed = (
         [(collate(e[:2], PAD), "p"), (collate(e[1:], PAD), "s"), (collate(e[2:4], PAD), None)]
@@ -212,9 +103,9 @@ def test_mixed_rows_in_one_forward(name: str, model_dir: Directories, tokenizer:
     assert loss.each(mixed) == pytest.approx(apart, rel=1e-5)
 
 
-def test_scores_keep_their_order(model_dir: Directories, tokenizer: Any) -> None:
-    _, loss = make(load_family(model_dir("opt")), None, tokenizer)
-    encoded = examples(tokenizer)
+def test_scores_keep_their_order(family_dir: Directories, tiny_tokenizer: Any) -> None:
+    _, loss = make(load_family(family_dir("opt")), None, tiny_tokenizer)
+    encoded = with_options(tiny_tokenizer)
     plain, packed = (evaluate(loss, e, "accuracy", 2) for e in (encoded, pack(encoded, None)))
     assert packed.loss == pytest.approx(plain.loss, rel=1e-5)
     for one, two in zip(plain.predictions, packed.predictions):
@@ -227,20 +118,20 @@ def test_scores_keep_their_order(model_dir: Directories, tokenizer: Any) -> None
 
 def probed(model: Any, tokenizer: Any, name: str | None = None, encoded: list[Encoded] | None = None) -> str:
     loss = cpu_loss(model, "options", adapted(name, model, tokenizer) if name else None)
-    reason = probe(loss, pairs(encoded or examples(tokenizer)))
+    reason = probe(loss, pairs(encoded or with_options(tokenizer)))
     assert bool(model._forward_pre_hooks) == (not reason)
     assert (loss.meter.forwards, loss.meter.tokens) == (0, 0)
     return reason
 
 
 @pytest.mark.parametrize("family", TAKES)
-def test_models_that_take_packed_rows(family: str, model_dir: Directories, tokenizer: Any) -> None:
-    assert probed(wide(model_dir, family), tokenizer) == ""
+def test_models_that_take_packed_rows(family: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
+    assert probed(wide(family_dir, family), tiny_tokenizer) == ""
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3", "prompt", "prefix", "dept"])
-def test_adapters_that_take_packed_rows(name: str, model_dir: Directories, tokenizer: Any) -> None:
-    assert probed(load_family(model_dir("llama")), tokenizer, name) == ""
+def test_adapters_that_take_packed_rows(name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
+    assert probed(load_family(family_dir("llama")), tiny_tokenizer, name) == ""
 
 
 def other(family: str, **changes: Any) -> Any:
@@ -277,29 +168,29 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("family", "changes"), OTHERS)
-def test_more_models_that_take_packed_rows(family: str, changes: dict[str, Any], tokenizer: Any) -> None:
-    assert probed(other(family, **changes), tokenizer) == ""
+def test_more_models_that_take_packed_rows(family: str, changes: dict[str, Any], tiny_tokenizer: Any) -> None:
+    assert probed(other(family, **changes), tiny_tokenizer) == ""
 
 
 @pytest.mark.parametrize(
     ("family", "changes"), [("bloom", {}), ("mpt", {}), ("falcon", {"alibi": True}), ("gpt_neo", {"window_size": 8})]
 )
-def test_models_that_do_not_are_found_out(family: str, changes: dict[str, Any], tokenizer: Any) -> None:
+def test_models_that_do_not_are_found_out(family: str, changes: dict[str, Any], tiny_tokenizer: Any) -> None:
     """Biases by distance in the row (ALiBi), and a window that a packed row leaves."""
-    assert probed(other(family, **changes), tokenizer)
+    assert probed(other(family, **changes), tiny_tokenizer)
 
 
-def test_recurrent_models_are_found_out(model_dir: Directories, tokenizer: Any) -> None:
-    assert probed(load_family(model_dir("mamba")), tokenizer).startswith("MambaForCausalLM ")
+def test_recurrent_models_are_found_out(family_dir: Directories, tiny_tokenizer: Any) -> None:
+    assert probed(load_family(family_dir("mamba")), tiny_tokenizer).startswith("MambaForCausalLM ")
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])
-def test_rows_longer_than_a_window(family: str, model_dir: Directories, tokenizer: Any) -> None:
+def test_rows_longer_than_a_window(family: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
     """The probe's reason by the config, and that it is right: the rows' numbers do change."""
-    model = load_family(model_dir(family))
-    assert "window of 16" in probed(model, tokenizer)
-    _, loss = make(model, None, tokenizer)
-    long = examples(tokenizer)[:1]
+    model = load_family(family_dir(family))
+    assert "window of 16" in probed(model, tiny_tokenizer)
+    _, loss = make(model, None, tiny_tokenizer)
+    long = with_options(tiny_tokenizer)[:1]
     plain, packed = (loss(collate(e, PAD)) for e in (long, pack(long, None)))
     assert abs(plain - packed) > 1e-4
 
@@ -326,26 +217,26 @@ class Forgetful(torch.nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("forgets", ["nothing", "attention_mask", "position_ids"])
 def test_what_a_model_forgets_shows_in_every_dtype(
-    forgets: str, dtype: torch.dtype, model_dir: Directories, tokenizer: Any
+    forgets: str, dtype: torch.dtype, family_dir: Directories, tiny_tokenizer: Any
 ) -> None:
-    model = load_family(model_dir("llama")).to(dtype)
+    model = load_family(family_dir("llama")).to(dtype)
     loss = cpu_loss(Forgetful(model, forgets), "options")
-    assert bool(probe(loss, pairs(examples(tokenizer)))) == (forgets != "nothing")
+    assert bool(probe(loss, pairs(with_options(tiny_tokenizer)))) == (forgets != "nothing")
 
 
-def test_pefts_own_soft_prompts_keep_plain_rows(model_dir: Directories, tokenizer: Any) -> None:
-    deployed = adapted("prompt", load_family(model_dir("llama")), tokenizer).as_peft("p")
+def test_pefts_own_soft_prompts_keep_plain_rows(family_dir: Directories, tiny_tokenizer: Any) -> None:
+    deployed = adapted("prompt", load_family(family_dir("llama")), tiny_tokenizer).as_peft("p")
     loss = cpu_loss(deployed, "options")
-    assert probe(loss, pairs(examples(tokenizer))) == "PEFT's soft prompts drop the positions"
+    assert probe(loss, pairs(with_options(tiny_tokenizer))) == "PEFT's soft prompts drop the positions"
 
 
 # ------------------------------------------------------------------------------------------------------------- in a run
 
 
-def test_share_prompts(model_dir: Directories, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
-    encoded = {"train": examples(tokenizer), "dev": examples(tokenizer)[2:4]}
+def test_share_prompts(family_dir: Directories, tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    encoded = {"train": with_options(tiny_tokenizer), "dev": with_options(tiny_tokenizer)[2:4]}
     for family, words in (("llama", "once for all its options: 3 of 7 examples"), ("mamba", "anew for each")):
-        loss = cpu_loss(load_family(model_dir(family)), "options")
+        loss = cpu_loss(load_family(family_dir(family)), "options")
         caplog.clear()
         with caplog.at_level(logging.INFO, "zofo"):
             shared = share_prompts(loss, encoded, None)
@@ -369,7 +260,7 @@ def test_a_run_with_packed_rows(
         choices = [f"the {words[i % 6]} one, {i % 2}", f"no {words[i % 5]} film again", "hello good morning"]
         text = f"film {i} is a {words[i % 6]} and {words[i // 6 % 6]} story"
         rows.append({"text": text, "label": choices[0], "choices": choices})
-    file, directory, found = write_jsonl("rows.jsonl", rows), save_family("llama", tmp_path / "model"), []
+    file, directory, losses = write_jsonl("rows.jsonl", rows), save_family("llama", tmp_path / "model"), []
     for name, limit in (("packed", None), ("plain", 0)):
         calls: list[int] = []
 
@@ -386,5 +277,5 @@ def test_a_run_with_packed_rows(
         )  # fmt: skip
         assert bool(sum(calls)) == (name == "packed")
         assert zofo.evaluate(run.path)["loss"] == pytest.approx(run.test["loss"], rel=1e-5)
-        found.append(run.test["loss"])
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
+        losses.append(run.test["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

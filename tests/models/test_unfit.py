@@ -9,7 +9,6 @@ import pytest
 import torch
 import transformers
 
-from tests.conftest import make_tokenizer
 from tests.family_runs import REFUSED, Directories, adapted, save_rows, short_run
 from tests.tiny_models import build, config, logits
 from zofo import InputError, finetune
@@ -19,32 +18,22 @@ from zofo.models.load import load
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    return Directories(tmp_path_factory.mktemp("families"))
-
-
-@pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_rows(tmp_path_factory.mktemp("rows"))
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return make_tokenizer()
-
-
 @pytest.mark.parametrize(("family", "name"), REFUSED)
 def test_an_adapter_that_does_not_fit(
-    family: str, name: str, model_dir: Directories, rows: Path, tmp_path: Path
+    family: str, name: str, family_dir: Directories, rows: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=REFUSED[family, name][0]) as error:
-        short_run(model_dir(family), rows, tmp_path / "run", adapter={"name": name})
+        short_run(family_dir(family), rows, tmp_path / "run", adapter={"name": name})
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("target", ["dt_proj", "out_proj", "conv1d", "norm", "q_proj"])
-def test_a_mambas_weights_that_no_adapter_reaches(target: str, tokenizer: Any) -> None:
+def test_a_mambas_weights_that_no_adapter_reaches(target: str, tiny_tokenizer: Any) -> None:
     """dt_proj may be multiplied without its module being called, by version; a fused kernel may read out_proj so."""
     called: list[str] = []
     model = build("mamba")
@@ -52,18 +41,18 @@ def test_a_mambas_weights_that_no_adapter_reaches(target: str, tokenizer: Any) -
     plain = logits(model)
     hook.remove()
     if target in called:
-        found = adapted("lora", model, tokenizer, target_modules=[target]).model
+        found = adapted("lora", model, tiny_tokenizer, target_modules=[target]).model
         assert not torch.equal(logits(found), plain), "an adapter of a module that is called changes something"
         return
     reasons = {"conv1d": "is a Conv1d", "norm": "is a MambaRMSNorm", "q_proj": "no module named 'q_proj'"}
     reason = reasons.get(target, "cannot be adapted, 'mamba' models read its weight without calling it")
     with pytest.raises(InputError, match=rf"{reason}.*candidates: {', '.join([*called[:1], 'in_proj', 'x_proj'])}$"):
-        adapted("lora", build("mamba"), tokenizer, target_modules=[target])
+        adapted("lora", build("mamba"), tiny_tokenizer, target_modules=[target])
 
 
-def test_dora_is_not_offered(model_dir: Directories, rows: Path, tmp_path: Path) -> None:
+def test_dora_is_not_offered(family_dir: Directories, rows: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="use_dora"):
-        short_run(model_dir("llama"), rows, tmp_path / "run", adapter={"name": "lora", "use_dora": True})
+        short_run(family_dir("llama"), rows, tmp_path / "run", adapter={"name": "lora", "use_dora": True})
 
 
 def _encoder(kind: str, words: int) -> Any:
@@ -88,21 +77,21 @@ def _encoder(kind: str, words: int) -> Any:
         ("no head", r"lacks 1 of the weights of a causal LM \(lm_head.weight\), which would be random"),
     ],
 )
-def test_what_is_no_causal_lm(kind: str, reason: str, tmp_path: Path, tokenizer: Any) -> None:
+def test_what_is_no_causal_lm(kind: str, reason: str, tmp_path: Path, tiny_tokenizer: Any) -> None:
     with torch.random.fork_rng(devices=[]):
-        _encoder(kind, len(tokenizer)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+        _encoder(kind, len(tiny_tokenizer)).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match=rf"^model\.name: .*{reason}") as error:
         load(ModelConfig(name=str(tmp_path / "model"), device="cpu"))
     assert "\n" not in str(error.value)
 
 
-def test_a_bert_made_causal_is_one(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_bert_made_causal_is_one(tmp_path: Path, tiny_tokenizer: Any) -> None:
     sizes: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
-    settings = transformers.BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, is_decoder=True, **sizes)
+    settings = transformers.BertConfig(vocab_size=len(tiny_tokenizer), num_hidden_layers=1, is_decoder=True, **sizes)
     with torch.random.fork_rng(devices=[]):
         transformers.BertLMHeadModel(settings).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
     assert load(ModelConfig(name=str(tmp_path), device="cpu")).model.config.is_decoder
 
 
@@ -124,14 +113,14 @@ class Hoarder(transformers.LlamaForCausalLM):
 
 
 @pytest.fixture
-def hoarder_dir(tmp_path: Path, tokenizer: Any) -> Path:
+def hoarder_dir(tmp_path: Path, tiny_tokenizer: Any) -> Path:
     transformers.AutoConfig.register("hoarder", HoarderConfig, exist_ok=True)
     transformers.AutoModelForCausalLM.register(HoarderConfig, Hoarder, exist_ok=True)
-    settings = config("llama", len(tokenizer), 128).to_dict()
+    settings = config("llama", len(tiny_tokenizer), 128).to_dict()
     settings.pop("model_type")
     with torch.random.fork_rng(devices=[]):
         Hoarder(HoarderConfig(**settings)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -15,11 +15,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    return Directories(tmp_path_factory.mktemp("families"))
-
-
-@pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_rows(tmp_path_factory.mktemp("rows"))
 
@@ -43,21 +38,21 @@ def test_every_method_is_tried_at_rates_that_show() -> None:
 
 @pytest.mark.parametrize("adapter", registry.names("adapters"))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bilevel_zofo(family: str, adapter: str, model_dir: Directories, rows: Path, tmp_path: Path) -> None:
+def test_bilevel_zofo(family: str, adapter: str, family_dir: Directories, rows: Path, tmp_path: Path) -> None:
     section = adapter_for(family, adapter)
     if section is None:
         with pytest.raises(InputError, match=REFUSED[family, adapter][0]):
-            short_run(model_dir(family), rows, tmp_path / "run", adapter={"name": adapter})
+            short_run(family_dir(family), rows, tmp_path / "run", adapter={"name": adapter})
         return
-    run, watch = short_run(model_dir(family), rows, tmp_path / "run", adapter=section)
+    run, watch = short_run(family_dir(family), rows, tmp_path / "run", adapter=section)
     check_run(run, watch)
     check_export(run, tmp_path / "export")
 
 
 @pytest.mark.parametrize(("method", "with_lora"), methods())
 @pytest.mark.parametrize("family", FAMILIES)
-def test_method(family: str, method: str, with_lora: bool, model_dir: Directories, rows: Path, tmp_path: Path) -> None:
+def test_method(family: str, method: str, with_lora: bool, family_dir: Directories, rows: Path, tmp_path: Path) -> None:
     section = adapter_for(family, "lora") if with_lora else None
-    run, watch = short_run(model_dir(family), rows, tmp_path / "run", method, section)
+    run, watch = short_run(family_dir(family), rows, tmp_path / "run", method, section)
     check_run(run, watch)
     check_export(run, tmp_path / "export")

@@ -40,32 +40,32 @@ def own_file(tmp_path: Path, **content: Any) -> str:
 
 @pytest.mark.parametrize(("name", "counts"), COUNTS.items())
 def test_the_four_settings(name: str, counts: tuple[int, int, int]) -> None:
-    found = find_setting(name)
-    assert found == find_setting(name.replace("-", "_"))
-    assert found is not None
-    assert (len(found.train), len(found.target), len(found.unseen)) == counts
-    assert found.name == name
-    assert "MetaICL (Min et al., NAACL 2022, arXiv 2110.15943)" in found.source
-    assert registry.describe("settings", name) == found.description
-    assert str(counts[0]) in found.description
+    setting = find_setting(name)
+    assert setting == find_setting(name.replace("-", "_"))
+    assert setting is not None
+    assert (len(setting.train), len(setting.target), len(setting.unseen)) == counts
+    assert setting.name == name
+    assert "MetaICL (Min et al., NAACL 2022, arXiv 2110.15943)" in setting.source
+    assert registry.describe("settings", name) == setting.description
+    assert str(counts[0]) in setting.description
 
 
 def test_the_settings_of_one_kind_share_their_targets() -> None:
-    found = {name: find_setting(name) for name in registry.names("settings")}
-    assert list(found) == sorted(COUNTS)
+    settings = {name: find_setting(name) for name in registry.names("settings")}
+    assert list(settings) == sorted(COUNTS)
     for one, other in (("class-to-class", "non-class-to-class"), ("qa-to-qa", "non-qa-to-qa")):
-        a, b = found[one], found[other]
+        a, b = settings[one], settings[other]
         assert a is not None
         assert b is not None
         assert set(a.target) == set(b.target)
-    assert {"glue-cola", "trec"} <= set(found["class-to-class"].train)  # type: ignore[union-attr]
-    assert found["qa-to-qa"].unseen == ("unifiedqa:mctest",)  # type: ignore[union-attr]
+    assert {"glue-cola", "trec"} <= set(settings["class-to-class"].train)  # type: ignore[union-attr]
+    assert settings["qa-to-qa"].unseen == ("unifiedqa:mctest",)  # type: ignore[union-attr]
 
 
 def test_own_file(tmp_path: Path) -> None:
-    found = find_setting(own_file(tmp_path, unseen_domain=["fish"], held_out=["tools"], source="my shelf"))
+    mine = find_setting(own_file(tmp_path, unseen_domain=["fish"], held_out=["tools"], source="my shelf"))
     expected = Setting("my-setting", ("fruit", "tools"), ("birds", "fish"), ("fish",), ("tools",), "mine", "my shelf")
-    assert found == replace(expected, file="my_setting.yaml")
+    assert mine == replace(expected, file="my_setting.yaml")
 
 
 def test_what_is_no_setting(tmp_path: Path) -> None:
@@ -102,19 +102,19 @@ def test_bad_files(tmp_path: Path, content: dict[str, Any], message: str) -> Non
 
 
 def test_all_tasks_are_there(data: Path) -> None:
-    found = open_setting(OURS, data, 1, 0)
-    assert list(found.target) == ["birds", "fish"]
-    assert sorted([*found.train, *found.held_out]) == ["fruit", "sums", "tools"]
-    assert found.missing_train == found.missing_target == ()
-    assert found.coverage == ["ours: 3 of 3 training tasks (100 %), 2 of 2 target tasks (100 %)"]
+    opened = open_setting(OURS, data, 1, 0)
+    assert list(opened.target) == ["birds", "fish"]
+    assert sorted([*opened.train, *opened.held_out]) == ["fruit", "sums", "tools"]
+    assert opened.missing_train == opened.missing_target == ()
+    assert opened.coverage == ["ours: 3 of 3 training tasks (100 %), 2 of 2 target tasks (100 %)"]
 
 
 def test_missing_tasks_are_named(data: Path) -> None:
     more = replace(OURS, train=(*OURS.train, "trees", "herbs"), target=(*OURS.target, "stars"))
-    found = open_setting(more, data, 1, 0)
-    assert found.missing_train == ("trees", "herbs")
-    assert found.missing_target == ("stars",)
-    assert found.coverage == [
+    opened = open_setting(more, data, 1, 0)
+    assert opened.missing_train == ("trees", "herbs")
+    assert opened.missing_target == ("stars",)
+    assert opened.coverage == [
         "ours: 3 of 5 training tasks (60 %), 2 of 3 target tasks (67 %)",
         "missing training tasks: trees, herbs",
         "missing target tasks: stars",

@@ -33,58 +33,58 @@ def cfg(data: Path) -> Change:
 
 def test_examples(cfg: Change) -> None:
     held = replace(OURS, held_out=("tools",))
-    found = load_setting(cfg(), held, 0)
-    assert (found.name, found.version, found.objective, found.metrics, found.kind) == (
+    data = load_setting(cfg(), held, 0)
+    assert (data.name, data.version, data.objective, data.metrics, data.kind) == (
         "ours",
         1,
         "lm",
         ("task_mean",),
         "options",
     )
-    assert Counter(e.group for e in found.train) == {"fruit": 8, "sums": 8}
-    assert Counter(e.group for e in found.dev) == {"tools": 20}
-    assert Counter(e.group for e in found.test) == {"birds": 6, "fish": 6}
-    assert found.groups == {"tools": "macro_f1", "birds": "macro_f1", "fish": "macro_f1"}
-    assert (found.labels, found.max_length, found.metric, found.repeated) == (
+    assert Counter(e.group for e in data.train) == {"fruit": 8, "sums": 8}
+    assert Counter(e.group for e in data.dev) == {"tools": 20}
+    assert Counter(e.group for e in data.test) == {"birds": 6, "fish": 6}
+    assert data.groups == {"tools": "macro_f1", "birds": "macro_f1", "fish": "macro_f1"}
+    assert (data.labels, data.max_length, data.metric, data.repeated) == (
         (),
         256,
         "task_mean",
         {"dev": 0, "test": 0},
     )
-    assert {e.answers for e in found.test} == {("\nwren", "\ncrow"), ("\neel", "\ncarp")}
-    assert all(e.prompt.startswith("Item ") and "\n" not in e.prompt for e in found.test)
-    assert load_setting(cfg(), held, 0) == found != load_setting(cfg(), held, 1)
+    assert {e.answers for e in data.test} == {("\nwren", "\ncrow"), ("\neel", "\ncarp")}
+    assert all(e.prompt.startswith("Item ") and "\n" not in e.prompt for e in data.test)
+    assert load_setting(cfg(), held, 0) == data != load_setting(cfg(), held, 1)
 
 
 def test_demonstrations_before_what_is_measured(cfg: Change) -> None:
     held = replace(OURS, held_out=("tools",))
-    found = load_setting(cfg(num_fewshot=3), held, 0)
-    assert found.max_length == 768
-    assert all("\n" not in e.prompt for e in found.train)
-    for split in (found.dev, found.test):
+    data = load_setting(cfg(num_fewshot=3), held, 0)
+    assert data.max_length == 768
+    assert all("\n" not in e.prompt for e in data.train)
+    for split in (data.dev, data.test):
         assert all(len(e.prompt.split("\n\n\n")) == 4 for e in split)
-    shown = {e.group: set() for e in found.dev + found.test}
-    for example in found.dev + found.test:
+    shown = {e.group: set() for e in data.dev + data.test}
+    for example in data.dev + data.test:
         shown[example.group].add(tuple(example.prompt.split("\n\n\n")[:3]))
     assert all(len(contexts) == 1 for contexts in shown.values())  # one draw for a task
-    asked = {e.prompt.split("\n\n\n")[3] for e in found.dev}
+    asked = {e.prompt.split("\n\n\n")[3] for e in data.dev}
     (context,) = shown["tools"]
     assert not asked & {text.split("\n")[0] for text in context}  # tools has no test file: both are train rows
-    assert len(found.dev) == 17
+    assert len(data.dev) == 17
     other = load_setting(cfg(num_fewshot=3), held, 0, shots_seed=13)
     assert {tuple(e.prompt.split("\n\n\n")[:3]) for e in other.dev} != shown["tools"]
-    assert [e.id for e in other.test] == [e.id for e in found.test]
+    assert [e.id for e in other.test] == [e.id for e in data.test]
 
 
 def test_demonstrations_before_what_is_trained_on(cfg: Change) -> None:
-    found = load_setting(cfg(num_fewshot=3), OURS, 0, demonstrates=True)
+    data = load_setting(cfg(num_fewshot=3), OURS, 0, demonstrates=True)
     contexts = set()
-    for example in found.train:
-        *shown, own = example.prompt.split("\n\n\n")
-        assert len({text.split("\n")[0] for text in shown} - {own}) == 3
+    for example in data.train:
+        *shown, asked = example.prompt.split("\n\n\n")
+        assert len({text.split("\n")[0] for text in shown} - {asked}) == 3
         assert all((" and " in text) == (example.group == "sums") for text in shown)
         contexts.add(tuple(shown))
-    assert len(contexts) == len(found.train)  # a draw for each
+    assert len(contexts) == len(data.train)  # a draw for each
     with pytest.raises(
         InputError, match=r"task.num_fewshot: \S+.jsonl:\d+: \w+ has 7 other training rows, and 8 are to"
     ):
@@ -115,8 +115,8 @@ def test_missing_tasks_are_warned_of_once(cfg: Change, caplog: pytest.LogCapture
 
 
 def test_options_are_an_objective_where_all_tasks_have_them(cfg: Change) -> None:
-    found = load_setting(cfg(objective="options"), replace(OURS, train=("fruit", "tools")), 0)
-    assert found.objective == "options"
+    data = load_setting(cfg(objective="options"), replace(OURS, train=("fruit", "tools")), 0)
+    assert data.objective == "options"
     with pytest.raises(InputError, match=r"task.objective: the training task sums has rows without options; use lm"):
         load_setting(cfg(objective="options"), OURS, 0)
 
@@ -129,8 +129,8 @@ def test_repeated_rows_are_counted(cfg: Change, data: Path) -> None:
     write_rows(data / "birds" / "test.jsonl", [*same[:3], {"input": "another", "output": "pear", **words}])
     write_rows(data / "tools" / "test.jsonl", [{**row, "task": "tools"} for row in rows_of("fruit", 1)])
     write_rows(data / "tools" / "train.jsonl", [{**row, "task": "tools"} for row in rows_of("fruit", 2)])
-    found = load_setting(cfg(), replace(OURS, held_out=("tools",)), 0)
-    assert found.repeated == {"dev": 1, "test": 3}
+    loaded = load_setting(cfg(), replace(OURS, held_out=("tools",)), 0)
+    assert loaded.repeated == {"dev": 1, "test": 3}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_real_rows(shared_data: Path, tiny_tokenizer: Any) -> None:
     opened = open_setting(setting, shared_data / "meta", 1, 0)
     assert opened.coverage[0] == "class-to-class: 4 of 43 training tasks (9 %), 4 of 20 target tasks (20 %)"
     assert sorted([*opened.train, *opened.held_out]) == ["glue-cola", "glue-qnli", "rotten_tomatoes", "trec"]
-    found = load_setting(replace(cfg, num_fewshot=4), setting, 0, tiny_tokenizer, demonstrates=True)
-    assert (len(found.train), len(found.dev), len(found.test)) == (120, 30, 80)
-    assert set(found.groups) == {*opened.held_out, "ag_news", "dbpedia_14", "hate_speech18", "medical_questions_pairs"}
-    assert len({e.id for e in found.train + found.dev + found.test}) == 230
+    data = load_setting(replace(cfg, num_fewshot=4), setting, 0, tiny_tokenizer, demonstrates=True)
+    assert (len(data.train), len(data.dev), len(data.test)) == (120, 30, 80)
+    assert set(data.groups) == {*opened.held_out, "ag_news", "dbpedia_14", "hate_speech18", "medical_questions_pairs"}
+    assert len({e.id for e in data.train + data.dev + data.test}) == 230

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import make_tokenizer
 from tests.family_runs import Directories, adapted, load_family, save_rows, short_run
 from zofo import RunError, export, generate, load
 from zofo.api.restore import restore
@@ -31,16 +30,6 @@ PROMPTS = [
     for start in ("a warm film", "the plot", "one two three four", "Question: does the word mean")
 ]
 VERSIONS = tuple(f"{name} {version(name)}" for name in ("transformers", "peft"))
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Directories:
-    return Directories(tmp_path_factory.mktemp("families"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return make_tokenizer()
 
 
 @torch.no_grad()
@@ -84,26 +73,28 @@ def check_texts(model: Any, training: Any, tokenizer: Any, prompts: list[str], n
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_texts_of_a_trained_prefix(family: str, model_dir: Directories, tokenizer: Any, tmp_path: Path) -> None:
+def test_texts_of_a_trained_prefix(family: str, family_dir: Directories, tiny_tokenizer: Any, tmp_path: Path) -> None:
     """20 prompts, 60 tokens, from a run and from its export: the text of a plain loop over the forward that trained."""
     run, _ = short_run(
-        model_dir(family), save_rows(tmp_path), tmp_path / "run", "fo-peft", {"name": "prefix"}, steps=4, lr=0.05,
+        family_dir(family), save_rows(tmp_path), tmp_path / "run", "fo-peft", {"name": "prefix"}, steps=4, lr=0.05,
     )  # fmt: skip
     restored = restore(run.path)
-    want = check_texts(restored.model, restored.adapters.model, tokenizer, PROMPTS, NEW)
+    want = check_texts(restored.model, restored.adapters.model, tiny_tokenizer, PROMPTS, NEW)
     assert len(set(want)) > 3, "the texts differ"
-    plain = load_family(model_dir(family))
-    ids = [tokenizer(text)["input_ids"] for text in PROMPTS]
-    assert want != [decode(tokenizer, w) for w in greedily(plain, ids, NEW, tokenizer.eos_token_id)], "it matters"
+    plain = load_family(family_dir(family))
+    ids = [tiny_tokenizer(text)["input_ids"] for text in PROMPTS]
+    assert want != [decode(tiny_tokenizer, w) for w in greedily(plain, ids, NEW, tiny_tokenizer.eos_token_id)], (
+        "it matters"
+    )
     assert generate(run.path, PROMPTS[:3], max_new_tokens=NEW) == want[:3]
     assert generate(export(run.path, tmp_path / "export"), PROMPTS[:3], max_new_tokens=NEW) == want[:3]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["prompt", "dept", "lora", "ia3"])
-def test_texts_of_the_other_adapters(family: str, name: str, model_dir: Directories, tokenizer: Any) -> None:
-    adapters = adapted(name, load_family(model_dir(family)), tokenizer)
-    check_texts(adapters.model, adapters.model, tokenizer, PROMPTS[:6], 20)
+def test_texts_of_the_other_adapters(family: str, name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
+    adapters = adapted(name, load_family(family_dir(family)), tiny_tokenizer)
+    check_texts(adapters.model, adapters.model, tiny_tokenizer, PROMPTS[:6], 20)
 
 
 # ---------------------------------------------------------------------------------------------------- what is found out
@@ -119,12 +110,12 @@ def broken(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
 
 
 def test_an_adapter_that_is_dropped_is_refused(
-    model_dir: Directories, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    family_dir: Directories, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(monkeypatch, "always")
-    model = adapted("prefix", load_family(model_dir("llama")), tokenizer).model
+    model = adapted("prefix", load_family(family_dir("llama")), tiny_tokenizer).model
     with pytest.raises(RunError) as caught:
-        write(model, tokenizer, [Request(tokenizer(PROMPTS[0])["input_ids"], 5)], Decoding(5), 2)
+        write(model, tiny_tokenizer, [Request(tiny_tokenizer(PROMPTS[0])["input_ids"], 5)], Decoding(5), 2)
     line = str(caught.value)
     assert "SoftModel: `generate` computes other logits than the forward that was trained" in line
     assert all(each in line for each in VERSIONS)
@@ -132,15 +123,15 @@ def test_an_adapter_that_is_dropped_is_refused(
 
 
 def test_a_cache_that_drops_it_is_left_out_and_said(
-    model_dir: Directories, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    family_dir: Directories, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken(monkeypatch, "with a cache")
-    model = adapted("prefix", load_family(model_dir("llama")), tokenizer).model
-    ids = [tokenizer(text)["input_ids"] for text in PROMPTS[:4]]
+    model = adapted("prefix", load_family(family_dir("llama")), tiny_tokenizer).model
+    ids = [tiny_tokenizer(text)["input_ids"] for text in PROMPTS[:4]]
     with caplog.at_level(logging.WARNING, "zofo"):
-        found = write(model, tokenizer, [Request(i, 8) for i in ids], Decoding(8), 2)
-        write(model, tokenizer, [Request(ids[0], 8)], Decoding(8), 2)
-    assert found == [decode(tokenizer, w) for w in greedily(model, ids, 8, tokenizer.eos_token_id)]
+        found = write(model, tiny_tokenizer, [Request(i, 8) for i in ids], Decoding(8), 2)
+        write(model, tiny_tokenizer, [Request(ids[0], 8)], Decoding(8), 2)
+    assert found == [decode(tiny_tokenizer, w) for w in greedily(model, ids, 8, tiny_tokenizer.eos_token_id)]
     (line,) = [r.getMessage() for r in caplog.records]
     assert line.startswith("SoftModel.generate is right without its cache alone")
     assert all(each in line for each in VERSIONS)
@@ -148,10 +139,10 @@ def test_a_cache_that_drops_it_is_left_out_and_said(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_right_and_wrong_are_told_apart_in_every_dtype(
-    dtype: torch.dtype, model_dir: Directories, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, family_dir: Directories, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = tokenizer(PROMPTS[3])["input_ids"]
-    models = [adapted("prefix", load_family(model_dir("llama")).to(dtype), tokenizer).model for _ in range(3)]
+    ids = tiny_tokenizer(PROMPTS[3])["input_ids"]
+    models = [adapted("prefix", load_family(family_dir("llama")).to(dtype), tiny_tokenizer).model for _ in range(3)]
     assert right_way(models[0], ids) == {}
     broken(monkeypatch, "with a cache")
     assert right_way(models[1], ids) == {"use_cache": False}
@@ -172,14 +163,14 @@ def test_rounding_of_a_trained_model_is_not_taken_for_it(dtype: torch.dtype, nam
 
 
 def test_pefts_own_prefix_is_tried_when_it_is_exported(
-    model_dir: Directories, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    family_dir: Directories, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An export is PEFT's: where these versions of it write another text, one line says so, and zofo's own is right."""
     run, _ = short_run(
-        model_dir("llama"), save_rows(tmp_path), tmp_path / "run", "fo-peft", {"name": "prefix"}, lr=0.05
+        family_dir("llama"), save_rows(tmp_path), tmp_path / "run", "fo-peft", {"name": "prefix"}, lr=0.05
     )
     theirs = restore(run.path).adapters.as_peft(run.deployed)
-    ids = [tokenizer("The answer is")["input_ids"]]
+    ids = [tiny_tokenizer("The answer is")["input_ids"]]
     with caplog.at_level(logging.WARNING, "zofo"):
         exported = run.export(tmp_path / "export")
     said = [r.getMessage() for r in caplog.records if "does not write what this adapter computes" in r.getMessage()]
@@ -191,22 +182,24 @@ def test_pefts_own_prefix_is_tried_when_it_is_exported(
     assert right_way(model, ids[0]) == {}
 
 
-def test_without_a_name_for_the_cache(model_dir: Directories, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_name_for_the_cache(
+    family_dir: Directories, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A third name that is not known here: a prefix is refused by the version, and nothing is dropped."""
     monkeypatch.setattr(asked, "CACHE_NAMES", ("kv",))
-    model = load_family(model_dir("llama"))
+    model = load_family(family_dir("llama"))
     assert cache_name(model) is None
     with pytest.raises(InputError, match=f"prefix needs a model that caches keys and values.*{VERSIONS[0]}"):
-        adapted("prefix", model, tokenizer)
-    assert cache_name(load_family(model_dir("gpt2"))) is None
+        adapted("prefix", model, tiny_tokenizer)
+    assert cache_name(load_family(family_dir("gpt2"))) is None
 
 
-def test_the_name_is_found_by_what_a_model_does(model_dir: Directories) -> None:
+def test_the_name_is_found_by_what_a_model_does(family_dir: Directories) -> None:
     """A model that takes anything and fills nothing under the first name: the second is right."""
-    model = load_family(model_dir("llama"))
+    model = load_family(family_dir("llama"))
     name = cache_name(model)
     assert name in asked.CACHE_NAMES
-    other = load_family(model_dir("llama"))
+    other = load_family(family_dir("llama"))
 
     def swallow(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs.pop("cache", None)
@@ -216,12 +209,12 @@ def test_the_name_is_found_by_what_a_model_does(model_dir: Directories) -> None:
 
     other.register_forward_pre_hook(swallow, with_kwargs=True)
     assert cache_name(other) == "past_key_values"
-    assert cache_name(load_family(model_dir("mamba"))) is None
+    assert cache_name(load_family(family_dir("mamba"))) is None
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mamba"])
-def test_padding_is_tried(family: str, model_dir: Directories) -> None:
-    model = load_family(model_dir(family))
+def test_padding_is_tried(family: str, family_dir: Directories) -> None:
+    model = load_family(family_dir(family))
     assert pads_left(model) == (family != "mamba")
 
     def forget(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -229,6 +222,6 @@ def test_padding_is_tried(family: str, model_dir: Directories) -> None:
             kwargs["attention_mask"] = torch.ones_like(mask)
         return args, kwargs
 
-    other = load_family(model_dir(family))
+    other = load_family(family_dir(family))
     other.register_forward_pre_hook(forget, with_kwargs=True)
     assert pads_left(other) is False

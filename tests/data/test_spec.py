@@ -1,0 +1,163 @@
+"""A task's own YAML file: answers from the row, every fault of the file in one line, rows that it cannot use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.loading import error, task
+from zofo.config import registry
+from zofo.data import load_task
+from zofo.data.spec import load_spec
+
+Write = Callable[[str, list[dict[str, Any]]], Path]
+
+
+# ------------------------------------------------------------------------------------------------------ known tasks
+
+
+@pytest.mark.parametrize("name", registry.names("tasks"))
+def test_task_files_are_right(name: str) -> None:
+    spec = load_spec(registry.load("tasks", name))
+    assert {"default", "plain"} <= set(spec.templates)
+    assert registry.describe("tasks", name) == spec.description
+
+
+# --------------------------------------------------------------------------------------------- a task file of one's own
+
+
+TASK = """
+version: 3
+description: which of two
+source: me
+columns: [q, a, b, right]
+kind: options
+gold: right
+objective: {objective}
+metric: accuracy
+templates:
+  default: {{prompt: "{prompt}", answers: {answers}}}
+"""
+
+
+def own_yaml(
+    folder: Path, prompt: str = "{{ q }}\\n", answers: str = '[" {{ a }}", " {{ b }}"]', objective: str = "lm"
+) -> Path:
+    path = folder / "which.yaml"
+    path.write_text(TASK.format(prompt=prompt, answers=answers, objective=objective))
+    return path
+
+
+@pytest.mark.parametrize("answers", ['[" {{ a }}", " {{ b }}"]', "\"[' ' ~ a, ' ' ~ b]\""])
+def test_answers_from_the_row(tmp_path: Path, write_jsonl: Write, answers: str) -> None:
+    rows = [{"q": f"q{i}", "a": "one", "b": "two", "right": ["one", 1, "1", [0, 1]][i % 4]} for i in range(40)]
+    data = load_task(task(own_yaml(tmp_path, answers=answers), data=str(write_jsonl("rows.jsonl", rows))), 0)
+    assert (data.name, data.version, data.objective, data.labels) == ("which", 3, "lm", ())
+    gold = {int(e.id.rpartition("/")[2]) % 4: e.gold for e in data.train}
+    assert gold == {0: (0,), 1: (1,), 2: (1,), 3: (0, 1)}
+    assert data.train[0].prompt.endswith("\n"), "a template's last newline is part of the prompt"
+    assert data.train[0].answers == (" one", " two")
+
+
+def test_all_errors_of_a_task_file_at_once(tmp_path: Path) -> None:
+    path = own_yaml(tmp_path, prompt="{{ qq }}", objective="lm")
+    path.write_text(path.read_text() + "metrik: accuracy\n")
+    text = error(task(path), 0)
+    assert 'unknown key "metrik"; did you mean "metric"?' in text
+    assert 'template "default": no column "qq"; columns: q, a, b, right' in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("version: [1", "bad YAML"),
+        ("just words", "expected keys such as version"),
+        (TASK.format(prompt="{{ q", answers="[a]", objective="lm"), "bad template"),
+        (
+            TASK.format(prompt="{{ q }}", answers="[a]", objective="best"),
+            "objective: expected 'options' or 'lm', got 'best'",
+        ),
+    ],
+)
+def test_broken_task_files(tmp_path: Path, content: str, expected: str) -> None:
+    path = tmp_path / "which.yaml"
+    path.write_text(content)
+    assert expected in error(task(path), 0)
+
+
+CHANGES = [
+    ({"metric": None}, 'missing key "metric"'),
+    ({"templates": {"default": {"prompt": "{{ q }}"}}}, 'missing key "templates.default.answers"'),
+    (
+        {"templates": {"default": {"prompt": "{{ q }}", "answers": ["a", "b"], "promt": "x"}}},
+        'unknown key "templates.default.promt"; did you mean "prompt"?',
+    ),
+    ({"hub": {"path": "x", "nmae": "y"}}, 'unknown key "hub.nmae"; did you mean "name"?'),
+    (
+        {"templates": {"default": {"prompt": "{{ q }}", "answers": ["a", True]}}},
+        "templates.default.answers.1: true is no text; YAML takes a bare yes or no for it: quote it",
+    ),
+    ({"labels": ["x", "y", "z"]}, 'template "default": 2 answers for 3 labels'),
+    ({"labels": ["x", "x"]}, "labels: one occurs twice: x, x"),
+    ({"splits": {"validation": "dev"}}, 'splits: unknown "validation"; known: train, dev, test'),
+    ({"kind": "completion", "metric": "loss"}, "2 answers; kind completion has one answer"),
+    (
+        {"kind": "completion", "templates": {"default": {"prompt": "{{ q }}", "answers": ["a"]}}},
+        'has no "accuracy"; use loss',
+    ),
+    ({"templates": {"default": {"prompt": "{{ q }}", "answers": ["a"]}}}, "kind options has two answers or more"),
+    ({"gold": None}, 'missing key "gold": which option is right'),
+    ({"version": "x"}, "version: expected a valid integer"),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), CHANGES)
+def test_one_fault_of_a_task_file_is_one_line(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    import yaml
+
+    path = own_yaml(tmp_path)
+    content = {**yaml.safe_load(path.read_text()), **changes}
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    text = error(task(path), 0)
+    assert text.startswith(f"{path}: ")
+    assert expected in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_task_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "which.yaml"
+    path.write_bytes(b"description: caf\xe9")
+    assert "not UTF-8" in error(task(path), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "expected"),
+    [
+        ({"prompt": "{% if a == 'x' %}{{ q }}{% endif %} "}, {}, "the prompt comes out empty; mend the template"),
+        ({}, {"b": ""}, "answer 1 comes out empty; mend the template or drop the row"),
+        ({}, {"b": "one"}, "needs two or more different answers, got ' one', ' one'"),
+        ({"answers": '"[a, b][:n]"'}, {"n": 1}, "needs two or more different answers, got 'one'"),
+        ({"answers": '"[a, b] * (1 // n)"'}, {"n": 0}, "by zero"),
+        ({}, {"right": 2}, "unknown label 2; known: 0 one, 1 two"),
+        ({}, {"right": "ome"}, "unknown label 'ome'; known: 0 one, 1 two; did you mean \"one\"?"),
+    ],
+)
+def test_rows_a_template_cannot_use(
+    tmp_path: Path, write_jsonl: Write, changes: dict[str, str], row: dict[str, Any], expected: str
+) -> None:
+    path = own_yaml(tmp_path, **changes)
+    path.write_text(path.read_text().replace("[q, a, b, right]", "[q, a, b, right, n]"))
+    rows = write_jsonl("rows.jsonl", [{"q": "q", "a": "one", "b": "two", "right": 0, "n": 2, **row}] * 9)
+    text = error(task(path, data=str(rows)), 0)
+    assert text.startswith("rows.jsonl:")
+    assert expected in text
+    assert len(text.splitlines()) == 1
+
+
+def test_templates_run_in_a_sandbox(tmp_path: Path, write_jsonl: Write) -> None:
+    path = own_yaml(tmp_path, prompt="{{ q.__class__.__mro__ }}")
+    rows = [{"q": "q", "a": "one", "b": "two", "right": 0}] * 9
+    assert "rows.jsonl:" in error(task(path, data=str(write_jsonl("rows.jsonl", rows))), 0)
