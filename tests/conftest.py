@@ -208,3 +208,28 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("needs the shared data folder, which is not here")
     return path
+
+
+@pytest.fixture(scope="session")
+def small_setting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the small setting (tests/small_setting.py), with its data beside it. Read only."""
+    from tests.small_setting import make_setting
+
+    return make_setting(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def run_of(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path, small_setting: Path
+) -> Callable[[str], Path]:
+    """run_of(name) -> the directory of a short run on the small setting, trained on first need. Read only."""
+    from tests.small_setting import train
+
+    runs: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in runs:
+            runs[name] = train(tiny_model_dir, small_setting, tmp_path_factory.mktemp("runs") / name, name)
+        return runs[name]
+
+    return get
