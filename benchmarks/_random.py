@@ -16,7 +16,8 @@ from zofo.methods import bilevel_zofo, fo_peft, mezo
 from zofo.methods._problem import Problem
 from zofo.models.adapters import lora
 from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
+from zofo.models.scorer import Scorer
+from zofo.objectives import options
 from zofo.objectives._loss import Loss
 from zofo.zo.estimators import spsa
 from zofo.zo.journalled import Journalled
@@ -92,7 +93,7 @@ def world(name: str, dtype: torch.dtype, device: str, tiny: bool = False) -> Wor
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype).eval().requires_grad_(False)
     theta, head = Point(model), LabelHead(model)
     adapters = lora.Adapter(lora.Config()).build(model, ("p", "s"), 0)
-    loss = Loss(adapters.model, head, OBJECTIVES["options"], 2, torch.device(device), adapters)
+    loss = Loss(Scorer(adapters.model, head, 2, torch.device(device)), options.Objective(), adapters)
     problem = Problem(theta, adapters, loss, {}, 0)
     problem.estimator = spsa.Estimator(spsa.Config())
     problem.rule = Journalled(sgd.Rule(sgd.Config(), 0), None)

@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from zofo.api.configure import resolve
 from zofo.config.instantiate import make_estimator, make_rule
 from zofo.config.registry import load
 from zofo.data.batch import collate
+from zofo.train.setup import _gradients
 from zofo.zo.journalled import Journalled
 
 VARIANTS: dict[str, list[str]] = {
@@ -65,10 +67,11 @@ class Family(Bench):
 
         def run() -> None:
             if not parts:
-                parts.extend((make_estimator(config), Journalled(make_rule(config), None), iter(range(10**9))))
+                gradients = partial(_gradients, problem.loss, problem.theta, self.session.streams)
+                parts.extend(
+                    (make_estimator(config, gradients), Journalled(make_rule(config), None), iter(range(10**9)))
+                )
             problem.estimator, problem.rule, problem.mask = parts[0], parts[1], parts[0].mask
-            if problem.mask is not None:
-                problem.mask.setup(problem.gradients)
             problem.streams = {"train": repeat(batch)}
             method.setup(problem)
             method.step(next(parts[2]))

@@ -62,11 +62,11 @@ class Case:
         known = {f.name for f in dataclasses.fields(config)}
         return config(**{key: value for key, value in wanted.items() if key in known})
 
-    def make_estimator(self) -> Any:
+    def make_estimator(self, gradients: Any = None) -> Any:
         mask, refresh = None, None if self.estimator == "svrg" else REFRESH
         if self.mask != "none":
             own = {"refresh": 1 if self.mask == "blocks" else refresh, "batches": 1, "density": 0.4}
-            mask = registry.load("masks", self.mask).Mask(self.settings("masks", self.mask, **own), SEED)
+            mask = registry.load("masks", self.mask).Mask(self.settings("masks", self.mask, **own), SEED, gradients)
         wanted = {"eps": 1e-2, "q": self.q, "shift": self.shift, "law": self.law, "rank": 2, "refresh": REFRESH}
         config = self.settings("estimators", self.estimator, **wanted, anchor_batches=2, anchor="disk")
         return registry.load("estimators", self.estimator).Estimator(config, SEED, mask)
@@ -115,12 +115,10 @@ class Play:
         names = ("f", "p") if self.adapters else ("train",)
         self.streams = {n: Stream(examples("lm", 8, i), 2, PAD, SEED, n) for i, n in enumerate(names)}
         self.problem = Problem(self.theta, self.adapters, loss, self.streams, SEED, total=99)
-        self.problem.gradients = partial(_gradients, loss, self.theta, self.streams)
-        self.estimator, self.rule = case.make_estimator(), case.make_rule()
+        gradients = partial(_gradients, loss, self.theta, self.streams)
+        self.estimator, self.rule = case.make_estimator(gradients), case.make_rule()
         self.watched = Watched(self.estimator)
         self.problem.estimator, self.problem.rule = self.watched, Journalled(self.rule, None)  # pyright: ignore
-        if self.estimator.mask is not None:
-            self.estimator.mask.setup(self.problem.gradients)
         rate = RATES[case.rule]
         if self.adapters is None:
             self.method: Any = mezo.Method(mezo.Config(lr=rate))

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zofo.data.example import objective_of
 from zofo.models.adapters._set import AdapterSet
 from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
+from zofo.models.scorer import Scorer
 from zofo.objectives._loss import Loss
 from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
@@ -80,8 +81,8 @@ def _build(family: str) -> Any:
 def cpu_loss(model: Any, objective: str, adapters: AdapterSet | None = None, micro: int | None = None) -> Loss:
     """F of a model, or of the adapters that were built on it. micro: the most examples that one call is given."""
     head = LabelHead(model.get_base_model() if hasattr(model, "get_base_model") else model)
-    runs = model if adapters is None else adapters.model
-    return Loss(runs, head, OBJECTIVES[objective], PAD, torch.device("cpu"), adapters, micro)
+    scorer = Scorer(model if adapters is None else adapters.model, head, PAD, torch.device("cpu"))
+    return Loss(scorer, objective_of(objective)(), adapters, micro)
 
 
 @torch.no_grad()

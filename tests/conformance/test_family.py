@@ -71,8 +71,8 @@ def test_the_gradients_of_a_mask_stay_out_of_the_adapters(tmp_path: Path) -> Non
     for mask in ("none", "sensitivity"):
         played = Play(Case(method="bilevel-zofo", mask=mask), Journal.create(tmp_path / f"{mask}.bin", {}))
         played.run(0, 1)
-        assert all(p.grad is None for p in played.problem.loss.model.parameters())
-        assert any(p.requires_grad for p in played.problem.loss.model.parameters())
+        assert all(p.grad is None for p in played.problem.loss.scorer.model.parameters())
+        assert any(p.requires_grad for p in played.problem.loss.scorer.model.parameters())
         ends.append(played.end())
     assert ends[0][1] == ends[1][1]
     assert ends[0][0] != ends[1][0]

@@ -77,7 +77,7 @@ def test_collate(tiny_tokenizer: Any) -> None:
 
 
 def test_padding_with_eos_is_masked(tiny_tokenizer: Any) -> None:
-    encoded = encode_all(tiny_tokenizer, [example("a", " b"), example("one two three", " four")], None, "lm", True)
+    encoded = encode_all(tiny_tokenizer, [example("a", " b"), example("one two three", " four")], None, "gold", True)
     check(collate(encoded, tiny_tokenizer.eos_token_id), encoded)
 
 

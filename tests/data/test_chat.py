@@ -90,10 +90,10 @@ def test_the_end_of_the_turn_is_learned_with_the_objective_lm(chatty: Any, sst2:
     example = data.train[0]
     film = int(example.id.rpartition("/")[2])
     tokens = whole(chatty, ("user", f"film {film} is good It was"), ("assistant", ("terrible", "great")[film % 2]))
-    got = read(encode(chatty, example, None, "lm", True), 0)
+    got = read(encode(chatty, example, None, "gold", True), 0)
     assert got == tokens[: len(got)]
     assert not chatty.decode(tokens[len(got) :]).strip(), "only white space follows, and no EOS is added"
-    for_eval = encode(chatty, example, None, "lm", True, for_eval=True)
+    for_eval = encode(chatty, example, None, "gold", True, for_eval=True)
     assert {labels(for_eval, option)[-1] for option in (0, 1)} == {got[-1]}
 
 
@@ -140,7 +140,7 @@ def test_completions(chatty: Any, write_jsonl: Write) -> None:
     example = load_task(task(path), 0, chatty).train[0]
     number = int(example.id.partition(":")[2]) - 1
     tokens = whole(chatty, ("user", f"say {number}"), ("assistant", f"word {number}"))
-    encoded = encode(chatty, example, None, "lm", True)
+    encoded = encode(chatty, example, None, "gold", True)
     got = read(encoded, 0)
     assert got == tokens[: len(got)]
     assert not chatty.decode(tokens[len(got) :]).strip()
@@ -166,7 +166,7 @@ def test_conversations(chatty: Any, write_jsonl: Write, layout: str, system: boo
         rows.append({"messages": messages} if layout == "messages" else split)
     data = load_task(TaskConfig(name=str(write_jsonl("rows.jsonl", rows))), 0, chatty)
     (example,) = (e for e in data.train + data.dev + data.test if e.id == "rows.jsonl:1")
-    encoded = encode(chatty, example, None, "lm", True)
+    encoded = encode(chatty, example, None, "gold", True)
     tokens = whole(chatty, *turns)
     got = read(encoded, 0)
     assert got == tokens[: len(got)]
@@ -180,7 +180,7 @@ def test_a_template_without_an_end_of_turn_gets_the_eos(tokenizer_factory: Any, 
     path = write_jsonl("rows.jsonl", [{"prompt": f"say {i}", "completion": f"word {i}"} for i in range(20)])
     example = load_task(task(path), 0, tokenizer).train[0]
     assert example.answers[0].endswith("</s>")
-    assert labels(encode(tokenizer, example, None, "lm", True), 0).count(tokenizer.eos_token_id) == 1
+    assert labels(encode(tokenizer, example, None, "gold", True), 0).count(tokenizer.eos_token_id) == 1
 
 
 def test_a_conversation_with_a_system_turn_keeps_it(tokenizer_factory: Any, write_jsonl: Write) -> None:
@@ -218,7 +218,7 @@ def test_the_cut_of_a_conversation_leaves_the_system_turn(tokenizer_factory: Any
     messages = [{"role": role, "content": content} for role, content in TURNS]
     rows = [{"messages": [*messages[:3], {"role": "user", "content": f"{i} " * 50}, messages[4]]} for i in range(10)]
     example = load_task(TaskConfig(name=str(write_jsonl("rows.jsonl", rows))), 0, tokenizer).train[0]
-    text = tokenizer.decode(read(encode(tokenizer, example, 60, "lm", True), 0))
+    text = tokenizer.decode(read(encode(tokenizer, example, 60, "gold", True), 0))
     assert text.startswith("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n")
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\nfour<|im_end|>")
 

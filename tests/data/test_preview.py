@@ -25,10 +25,10 @@ Write = Callable[[str, list[dict[str, Any]]], Path]
 
 def of(data: TaskData, limit: int | None = None) -> list[str]:
     """The lines about train, dev and test."""
-    tokenizer, eos = make_tokenizer(), data.kind != "options"
+    tokenizer = make_tokenizer()
     tokenizer.model_max_length = 10**30
     encoded = {
-        name: encode_all(tokenizer, getattr(data, name), limit, data.objective, eos, name != "train")
+        name: encode_all(tokenizer, getattr(data, name), limit, data.encodes, data.ends, name != "train")
         for name in ("train", "dev", "test")
     }
     return list(data_check(data, encoded))

@@ -40,7 +40,7 @@ def test_plain_boundary(tiny_tokenizer: Any) -> None:
 
 
 def test_labels_point_at_the_state_before(tiny_tokenizer: Any) -> None:
-    e = encode(tiny_tokenizer, example("the dog", " is good"), None, "lm", True)
+    e = encode(tiny_tokenizer, example("the dog", " is good"), None, "gold", True)
     (row,) = e.rows
     whole = [*row.ids, tiny_tokenizer.eos_token_id]
     assert all(whole[position + 1] == token for position, token, _ in row.labels)
@@ -49,7 +49,7 @@ def test_labels_point_at_the_state_before(tiny_tokenizer: Any) -> None:
 
 def test_token_merged_across_the_boundary_is_the_answers(tiny_tokenizer: Any) -> None:
     assert len(tiny_tokenizer("a dog", add_special_tokens=False)["input_ids"]) == 2
-    e = encode(tiny_tokenizer, example("a do", "g"), None, "lm", False)
+    e = encode(tiny_tokenizer, example("a do", "g"), None, "gold", False)
     assert label_texts(tiny_tokenizer, e) == [[" dog"]]
     assert texts(tiny_tokenizer, e.rows[0]) == ["<s>", "a"]
 
@@ -61,7 +61,7 @@ def test_prompt_that_ends_in_a_space(tiny_tokenizer: Any) -> None:
 
 
 def test_characters_of_several_tokens(tiny_tokenizer: Any) -> None:
-    e = encode(tiny_tokenizer, example("naïve é“", "ï”"), None, "lm", False)
+    e = encode(tiny_tokenizer, example("naïve é“", "ï”"), None, "gold", False)
     labels = [token for row in e.rows for _, token, _ in row.labels]
     assert tiny_tokenizer.decode(labels) == "ï”"
 
@@ -75,7 +75,7 @@ def test_sentencepiece_style(stories_dir: Path) -> None:
     assert [t for row in e.rows for _, t, o in row.labels if o == 0] == joined[
         len(tokenizer("Lily was")["input_ids"]) :
     ]
-    merged = encode(tokenizer, example("Lily was ", "great"), None, "lm", False)
+    merged = encode(tokenizer, example("Lily was ", "great"), None, "gold", False)
     assert [t for _, t, _ in merged.rows[0].labels] == joined[len(tokenizer("Lily was")["input_ids"]) :]
 
 
@@ -98,8 +98,8 @@ class Slow:
     ("prompt", "answer"), [("It was", " great"), ("a do", "g"), ("It was ", "great"), ("", "dog"), ("x", "  y")]
 )
 def test_slow_tokenizer_gives_the_same(tiny_tokenizer: Any, prompt: str, answer: str) -> None:
-    fast = encode(tiny_tokenizer, example(prompt, answer), None, "lm", True)
-    assert encode(Slow(tiny_tokenizer), example(prompt, answer), None, "lm", True) == fast
+    fast = encode(tiny_tokenizer, example(prompt, answer), None, "gold", True)
+    assert encode(Slow(tiny_tokenizer), example(prompt, answer), None, "gold", True) == fast
 
 
 def test_a_trailing_eos_of_the_tokenizer_is_dropped(tiny_tokenizer: Any, tokenizer_factory: Any) -> None:
@@ -112,42 +112,42 @@ def test_a_trailing_eos_of_the_tokenizer_is_dropped(tiny_tokenizer: Any, tokeniz
     ex = example("It was", " great")
     assert closing("a")["input_ids"][-1] == closing.eos_token_id
     assert encode(closing, ex, None, "options", False) == encode(tiny_tokenizer, ex, None, "options", False)
-    assert encode(closing, ex, None, "lm", True).rows[0].labels[-1][1] == closing.eos_token_id
+    assert encode(closing, ex, None, "gold", True).rows[0].labels[-1][1] == closing.eos_token_id
 
 
 def test_eos_only_for_lm_and_only_once(tiny_tokenizer: Any) -> None:
     eos = tiny_tokenizer.eos_token_id
     ex = example("It was", " great</s>")
-    assert [t for _, t, _ in encode(tiny_tokenizer, ex, None, "lm", True).rows[0].labels].count(eos) == 1
+    assert [t for _, t, _ in encode(tiny_tokenizer, ex, None, "gold", True).rows[0].labels].count(eos) == 1
     plain = encode(tiny_tokenizer, example("It was", " great"), None, "options", True)
     assert all(t != eos for _, t, _ in plain.rows[0].labels)
 
 
 def test_a_bos_in_the_text_is_not_added_twice(tiny_tokenizer: Any) -> None:
-    twice = encode(tiny_tokenizer, example("<s>It was", " great"), None, "lm", False)
-    assert twice.rows == encode(tiny_tokenizer, example("It was", " great"), None, "lm", False).rows
+    twice = encode(tiny_tokenizer, example("<s>It was", " great"), None, "gold", False)
+    assert twice.rows == encode(tiny_tokenizer, example("It was", " great"), None, "gold", False).rows
 
 
 def test_empty_prompt_starts_from_bos(tokenizer_factory: Any) -> None:
     bare = tokenizer_factory(bos=False)
-    e = encode(bare, example("", "dog"), None, "lm", False)
+    e = encode(bare, example("", "dog"), None, "gold", False)
     assert e.rows[0].ids[0] == bare.bos_token_id
     assert "".join(label_texts(bare, e)[0]) == "dog"
 
 
 def test_empty_answer_is_an_error_unless_eos_ends_it(tiny_tokenizer: Any) -> None:
     with pytest.raises(InputError, match="rows:3: the answer is empty"):
-        encode(tiny_tokenizer, example("It was", "", id="rows:3"), None, "lm", False)
-    e = encode(tiny_tokenizer, example("It was", ""), None, "lm", True)
+        encode(tiny_tokenizer, example("It was", "", id="rows:3"), None, "gold", False)
+    e = encode(tiny_tokenizer, example("It was", ""), None, "gold", True)
     assert [t for _, t, _ in e.rows[0].labels] == [tiny_tokenizer.eos_token_id]
 
 
 def test_lm_takes_the_right_answer_and_all_for_eval(tiny_tokenizer: Any) -> None:
     ex = example("It was", " terrible", " great", gold=1)
-    train = encode(tiny_tokenizer, ex, None, "lm", True)
+    train = encode(tiny_tokenizer, ex, None, "gold", True)
     assert (train.n_options, train.gold) == (1, (0,))
     assert "".join(label_texts(tiny_tokenizer, train)[0]) == " great</s>"
-    every = encode(tiny_tokenizer, ex, None, "lm", True, for_eval=True)
+    every = encode(tiny_tokenizer, ex, None, "gold", True, for_eval=True)
     assert (every.n_options, every.gold) == (2, (1,))
 
 

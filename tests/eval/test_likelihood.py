@@ -193,7 +193,7 @@ def test_a_token_across_the_border_is_the_answers(kind: str, model_dir: Path) ->
     loss = cpu_loss(model, "options")
     examples = [Example(str(i), prompt, answers, (0,)) for i, (prompt, answers) in enumerate(BORDERS)]
     encoded = encode_all(tokenizer, examples, None, "options", False, True)
-    found = score(loss, share_prompts(loss, {"x": encoded}, None)["x"], "accuracy", 3, scoring="sum")
+    found = score(loss, share_prompts(loss.scorer, {"x": encoded}, None)["x"], "accuracy", 3, scoring="sum")
     merged = 0
     for e, p in zip(examples, found.predictions):
         for answer, mine in zip(e.answers, p.scores):

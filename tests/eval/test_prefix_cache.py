@@ -51,7 +51,7 @@ def loss_of(model: Any, adapter: str | None, tokenizer: Any) -> Loss:
 def tokens_read(loss: Loss) -> list[int]:
     """Filled with the width times the rows of every forward from now on."""
     read: list[int] = []
-    loss.model.register_forward_pre_hook(
+    loss.scorer.model.register_forward_pre_hook(
         lambda m, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     return read
@@ -90,7 +90,7 @@ def test_a_model_that_keeps_no_keys_and_values_reads_every_row_whole(
 ) -> None:
     assert (
         prefix_cache.read_start(
-            loss_of(load_family(family_dir("mamba")), None, tiny_tokenizer), few_shot(tiny_tokenizer)
+            loss_of(load_family(family_dir("mamba")), None, tiny_tokenizer).scorer, few_shot(tiny_tokenizer)
         )
         is None
     )
@@ -99,7 +99,7 @@ def test_a_model_that_keeps_no_keys_and_values_reads_every_row_whole(
 @pytest.mark.parametrize("adapter", ["prefix", "prompt", "dept"])
 def test_soft_prompts_stand_before_the_start(adapter: str, tiny_tokenizer: Any, family_dir: Directories) -> None:
     loss = loss_of(load_family(family_dir("llama")), adapter, tiny_tokenizer)
-    assert prefix_cache.read_start(loss, few_shot(tiny_tokenizer)) is None
+    assert prefix_cache.read_start(loss.scorer, few_shot(tiny_tokenizer)) is None
 
 
 def test_a_model_that_computes_something_else_is_found_out(
@@ -108,7 +108,7 @@ def test_a_model_that_computes_something_else_is_found_out(
     """One whose positions begin again behind a cache."""
     model = load_family(family_dir("llama"))
     loss = loss_of(model, None, tiny_tokenizer)
-    assert prefix_cache.read_start(loss, few_shot(tiny_tokenizer)) is not None
+    assert prefix_cache.read_start(loss.scorer, few_shot(tiny_tokenizer)) is not None
 
     def again(module: Any, args: Any, kwargs: Any) -> Any:
         if passed_cache(kwargs) is not None and kwargs.get("position_ids") is not None:
@@ -117,7 +117,7 @@ def test_a_model_that_computes_something_else_is_found_out(
 
     model.register_forward_pre_hook(again, with_kwargs=True)
     with caplog.at_level("INFO", logger="zofo"):
-        assert prefix_cache.read_start(loss, few_shot(tiny_tokenizer)) is None
+        assert prefix_cache.read_start(loss.scorer, few_shot(tiny_tokenizer)) is None
     assert "LlamaForCausalLM differs" in caplog.text
 
 
@@ -134,7 +134,7 @@ def test_a_start_ends_before_the_first_label(tiny_tokenizer: Any) -> None:
 def test_the_batch_of_a_start_holds_the_rest_alone(tiny_tokenizer: Any, family_dir: Directories) -> None:
     encoded = few_shot(tiny_tokenizer)
     loss = loss_of(load_family(family_dir("llama")), None, tiny_tokenizer)
-    start = prefix_cache.read_start(loss, encoded)
+    start = prefix_cache.read_start(loss.scorer, encoded)
     assert start is not None
     kept: list[Any] = start.start.cache.layers
     before = [layer.keys.clone() for layer in kept]

@@ -176,7 +176,7 @@ def test_gradients_are_those_on_the_dequantised_model(llama: Path, adapter: str)
         adapters = adapted(adapter, model, loaded.tokenizer)
         loss = cpu_loss(model, "lm", adapters)
         with adapters.active("p"):
-            out = loss.model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits.float()
+            out = loss.scorer.model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits.float()
             torch.log_softmax(out, -1)[..., 5].sum().backward()
         found.append({name: param.grad for name, param in adapters.parameters("p").items()})
     for name, grad in found[1].items():

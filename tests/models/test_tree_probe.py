@@ -118,7 +118,7 @@ def test_scores_keep_their_order(family_dir: Directories, tiny_tokenizer: Any) -
 
 def probed(model: Any, tokenizer: Any, name: str | None = None, encoded: list[Encoded] | None = None) -> str:
     loss = cpu_loss(model, "options", adapted(name, model, tokenizer) if name else None)
-    reason = probe(loss, pairs(encoded or with_options(tokenizer)))
+    reason = probe(loss.scorer, pairs(encoded or with_options(tokenizer)))
     assert bool(model._forward_pre_hooks) == (not reason)
     assert (loss.meter.forwards, loss.meter.tokens) == (0, 0)
     return reason
@@ -221,13 +221,13 @@ def test_what_a_model_forgets_shows_in_every_dtype(
 ) -> None:
     model = load_family(family_dir("llama")).to(dtype)
     loss = cpu_loss(Forgetful(model, forgets), "options")
-    assert bool(probe(loss, pairs(with_options(tiny_tokenizer)))) == (forgets != "nothing")
+    assert bool(probe(loss.scorer, pairs(with_options(tiny_tokenizer)))) == (forgets != "nothing")
 
 
 def test_pefts_own_soft_prompts_keep_plain_rows(family_dir: Directories, tiny_tokenizer: Any) -> None:
     deployed = adapted("prompt", load_family(family_dir("llama")), tiny_tokenizer).as_peft("p")
     loss = cpu_loss(deployed, "options")
-    assert probe(loss, pairs(with_options(tiny_tokenizer))) == "PEFT's soft prompts drop the positions"
+    assert probe(loss.scorer, pairs(with_options(tiny_tokenizer))) == "PEFT's soft prompts drop the positions"
 
 
 # ------------------------------------------------------------------------------------------------------------- in a run
@@ -239,11 +239,11 @@ def test_share_prompts(family_dir: Directories, tiny_tokenizer: Any, caplog: pyt
         loss = cpu_loss(load_family(family_dir(family)), "options")
         caplog.clear()
         with caplog.at_level(logging.INFO, "zofo"):
-            shared = share_prompts(loss, encoded, None)
+            shared = share_prompts(loss.scorer, encoded, None)
         assert words in caplog.text
         assert shared == (encoded if family == "mamba" else {name: pack(e, None) for name, e in encoded.items()})
     caplog.clear()
-    assert share_prompts(loss, {"dev": encoded["dev"]}, None) == {"dev": encoded["dev"]}
+    assert share_prompts(loss.scorer, {"dev": encoded["dev"]}, None) == {"dev": encoded["dev"]}
     assert not caplog.records
 
 

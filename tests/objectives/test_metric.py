@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from zofo.data.metrics.text import token_f1
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, prompt_ids, write
 from zofo.methods.bilevel_ablations import Penalised
-from zofo.objectives.metric import NegativeAccuracy
+from zofo.objectives import metric as metric_objective
 from zofo.train.setup import Session, build
 from zofo.zo.direction import Direction
 from zofo.zo.estimators import spsa
@@ -101,7 +100,7 @@ def test_negative_accuracy_is_a_count() -> None:
         means = {o: [float(p) for p, of in zip(logp, batch.option) if int(of) == o] for o in options}
         best = max(options, key=lambda o: sum(means[o]) / len(means[o]))
         want.append(-1.0 if gold[best] else 0.0)
-    sums, weights = NegativeAccuracy()(logp, batch)
+    sums, weights = metric_objective.Objective()(logp, batch)
     assert sums.tolist() == want
     assert weights.tolist() == [1.0] * 40
     assert 5 < -sum(want) < 35
@@ -184,9 +183,7 @@ def test_mezo_on_options(model_dir: Path, write_jsonl: Write, tmp_path: Path) ->
 
 def options_world(**problem: Any) -> tuple[World, Any]:
     w = world("options")
-    metric = copy(w.loss)
-    metric.objective = NegativeAccuracy()
-    return w, w.problem(metric=metric, **problem)
+    return w, w.problem(metric=w.loss.of(metric_objective.Objective()), **problem)
 
 
 def accuracy(w: World, theta: Any, adapter: Any, some: Sequence[Any]) -> float:

@@ -15,14 +15,13 @@ from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
 from zofo.config.validate import build
 from zofo.data import load_task
+from zofo.data.example import objective_of
 from zofo.data.loader import shorter
 from zofo.data.tokenization import Encoded, encode_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import Evaluator
 from zofo.eval.likelihood import Evaluation, as_rows
-from zofo.models.label_head import LabelHead
 from zofo.models.tree_probe import share_prompts
-from zofo.objectives import OBJECTIVES
 from zofo.objectives._loss import Loss
 from zofo.train.progress import counter
 
@@ -64,10 +63,9 @@ def evaluate_target(
     examples = getattr(found, split)[:limit]
     if not examples:
         raise InputError(f"task {found.name}: no {split} examples")
-    encoded = encode_all(loaded.tokenizer, examples, loaded.max_length, found.objective, found.ends, True, split)
-    head = LabelHead(model.get_base_model() if hasattr(model, "get_base_model") else model)
-    loss = Loss(model, head, OBJECTIVES[found.objective], loaded.pad_id, loaded.device)
-    encoded = share_prompts(loss, {split: encoded}, loaded.max_length)[split]
+    encoded = encode_all(loaded.tokenizer, examples, loaded.max_length, found.encodes, found.ends, True, split)
+    loss = Loss(loaded.scorer(model), objective_of(found.objective)())
+    encoded = share_prompts(loss.scorer, {split: encoded}, loaded.max_length)[split]
     evaluator = Evaluator(loss, found, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code)
     if found.kind == "generation":
         evaluator.prepare(examples)

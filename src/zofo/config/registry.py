@@ -17,6 +17,7 @@ from zofo.errors import InputError, did_you_mean
 FOLDERS = {
     "methods": "methods",
     "adapters": "models/adapters",
+    "objectives": "objectives",
     "estimators": "zo/estimators",
     "masks": "zo/masks",
     "rules": "zo/rules",

@@ -65,7 +65,7 @@ class TaskConfig:
     test_examples: int = _f(1000, "examples of the reported numbers", paper="section 4: 1000", ge=1)
     held_out: int = _f(1, "of a setting: training tasks that are not trained on; they select and tune", ge=1)
     choices: list[str] | None = _f(None, "the answers of a local file, in order, where it has no choices column")
-    objective: Literal["auto", "options", "lm", "metric"] = _f(
+    objective: str = _f(
         "auto", "auto: the task's; options: cross-entropy; lm: answer tokens; metric: minus the metric, no gradient"
     )
     metric: str | None = _f(
@@ -91,6 +91,11 @@ class TaskConfig:
         found = []
         if self.choices is not None and (len(self.choices) < 2 or len(set(self.choices)) < len(self.choices)):
             found.append("choices: expected at least two different answers")
+        objectives = ("auto", *registry.names("objectives"))
+        if registry.canonical(self.objective) not in objectives:
+            near = did_you_mean(self.objective, objectives)
+            listed = ", ".join(f'"{name}"' for name in objectives)
+            found.append(f'objective: expected one of {listed}, got "{self.objective}"{near}')
         if self.system is not None and not self.apply_chat_template:
             found.append("system: is part of a chat; give task.apply_chat_template=true too")
         if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):

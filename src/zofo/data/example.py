@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
+from zofo.config import registry
 from zofo.errors import InputError
 
 
@@ -67,7 +68,7 @@ class TaskData:
 
     name: str
     version: int
-    objective: Literal["options", "lm"]
+    objective: str  # of `objectives/`: what is trained and what the dev loss is
     metrics: tuple[str, ...]
     train: list[Example]
     dev: list[Example]
@@ -81,14 +82,24 @@ class TaskData:
     max_length: int | None = None
 
     @property
+    def encodes(self) -> Literal["options", "gold"]:
+        """Which answers of a training example are computed, see `objectives._base.Objective`."""
+        return objective_of(self.objective).encodes
+
+    @property
     def ends(self) -> bool:
         """Whether an answer's end is learnt and scored as well: of what is written, and not of what is chosen."""
-        return self.objective == "lm" and self.kind != "options"
+        return objective_of(self.objective).ends and self.kind != "options"
 
     @property
     def metric(self) -> str:
         """The leading metric, by its name in an evaluation's values."""
         return "pass_at_1" if self.metrics[0] == "pass_at_k" else self.metrics[0]
+
+
+def objective_of(name: str) -> Any:
+    """The class of an objective by its name. Raises InputError for a name that is none."""
+    return registry.load("objectives", name).Objective
 
 
 def split_levels(

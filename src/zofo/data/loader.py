@@ -44,7 +44,7 @@ def encode_task(
     """The examples of each training stream, of dev and of test as tokens, by their names."""
 
     def encode(name: str, examples: list[Example], for_eval: bool) -> list[Encoded]:
-        return encode_all(tokenizer, examples, max_length, data.objective, data.ends, for_eval, name)
+        return encode_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name)
 
     encoded = {name: encode(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
     return encoded | {"dev": encode("dev", data.dev, True), "test": encode("test", data.test, True)}

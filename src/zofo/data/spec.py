@@ -11,8 +11,9 @@ import jinja2.meta
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from zofo.config import registry
 from zofo.data.chat import Make
-from zofo.data.example import Decoding, Example
+from zofo.data.example import Decoding, Example, objective_of
 from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
 from zofo.data.jinja import ENV
 from zofo.data.metrics.text import TEXT_METRICS
@@ -47,7 +48,7 @@ class TaskSpec:
     source: str
     columns: list[str]
     kind: Literal["options", "completion", "generation"]
-    objective: Literal["options", "lm"]
+    objective: str
     metric: str | list[str]  # the first one leads: it is what selects and what a non-differentiable objective takes
     templates: dict[str, Template]
     demonstrations: list[dict[str, Any]] = field(default_factory=list)  # rows of our own, for show and for prompts
@@ -146,7 +147,13 @@ def _check(spec: TaskSpec) -> list[str]:
         problems.append('templates: needs one called "default"')
     if spec.kind == "options" and spec.gold is None:
         problems.append('missing key "gold": which option is right')
-    if spec.kind != "options" and spec.objective == "options":
+    if spec.objective not in registry.names("objectives"):
+        known = registry.names("objectives")
+        near = did_you_mean(spec.objective, known)
+        problems.append(f'objective: unknown "{spec.objective}"{near}; known: {", ".join(known)}')
+    elif not objective_of(spec.objective).encodes:
+        problems.append(f"objective: {spec.objective} is asked for with task.objective, and no task's own")
+    elif spec.kind != "options" and objective_of(spec.objective).encodes == "options":
         problems.append(f"objective: kind {spec.kind} has no options; use lm")
     for where, names in used_columns(spec).items():
         if isinstance(names, str):

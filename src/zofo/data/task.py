@@ -7,12 +7,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from zofo.config import registry
 from zofo.config.sections import DATA_SUFFIXES, TaskConfig
 from zofo.data.chat import Chat, Make
-from zofo.data.example import Decoding, Example, TaskData
+from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
 from zofo.data.files import READERS, Record, Tables, file_of, hub_tables, no_train, read_tables
 from zofo.data.multitask.setting import check_setting, find_setting, load_setting
@@ -21,7 +21,6 @@ from zofo.data.spec import METRICS, TaskSpec, check_columns, load_spec, maker, m
 from zofo.errors import InputError, did_you_mean
 
 log = logging.getLogger("zofo")
-Objective = Literal["options", "lm"]
 
 
 def load_task(
@@ -47,7 +46,7 @@ def load_task(
     check_columns(spec, cfg.template, tables)
     shown = [make(Record(f"{name}/shown/{i}", spec.file, row)) for i, row in enumerate(spec.demonstrations)]
     tables = carved(tables, spec, seed, only, name)
-    objective: Objective = cfg.objective if cfg.objective in ("options", "lm") else spec.objective
+    objective = _objective(cfg, spec.objective)
     make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
     found = _sample(tables, make, cfg, seed, only, spec.dev_rows)
     repeated = _repeated(found)
@@ -58,6 +57,13 @@ def load_task(
         name, spec.version, objective, metrics, found["train"], found["dev"], found["test"], tuple(spec.labels),
         spec.kind, _decoding(spec, cfg), cfg.scoring, repeated,
     )  # fmt: skip
+
+
+def _objective(cfg: TaskConfig, usual: str) -> str:
+    """The name of the objective that is asked for, or the task's, beside which one that encodes nothing stands."""
+    if cfg.objective == "auto" or not objective_of(cfg.objective).encodes:
+        return usual
+    return registry.canonical(cfg.objective)
 
 
 def local_tables(path: Path, spec: TaskSpec, name: str, only: str | None = None) -> Tables:
@@ -104,7 +110,7 @@ def _dressed(
     found: dict[str, list[Example]],
     cfg: TaskConfig,
     seed: int,
-    objective: Objective,
+    objective: str,
     kind: str,
     tokenizer: Any,
     shown: list[Example],
@@ -119,7 +125,7 @@ def _dressed(
     }
     if cfg.apply_chat_template:
         chat = Chat(tokenizer, cfg.system)
-        learns = objective == "lm"  # to end its turn; an option is scored without that
+        learns = objective_of(objective).ends  # to end its turn; an option is scored without that
         ends = {split: learns and (split == "train" or kind != "options") for split in dressed}
         dressed = {split: [chat.dress(e, ends[split]) for e in some] for split, some in dressed.items()}
     return dressed
@@ -140,7 +146,7 @@ def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
         raise InputError(
             f"task.choices: is for own files with text and label; the answers of {name} are in {spec.file}"
         )
-    if cfg.objective == "options" and spec.kind != "options":
+    if spec.kind != "options" and cfg.objective != "auto" and objective_of(cfg.objective).encodes == "options":
         raise InputError(f"task.objective: {name} has no options to choose from; use lm")
     _led(metrics_of(spec), cfg, METRICS[spec.kind])
     unused = [n for n in ("max_new_tokens", "temperature", "top_p", "samples") if getattr(cfg, n) is not None]
@@ -171,10 +177,8 @@ def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None) -> 
         raise no_train(path)
     chat = Chat(tokenizer, cfg.system)
     own = own_task(tables, cfg.template, cfg.choices, chat)
-    objective: Objective = "options" if own.kind == "options" else "lm"
-    if cfg.objective in ("options", "lm"):
-        objective = cfg.objective
-    if objective == "options" and own.kind == "completion":
+    objective = _objective(cfg, "options" if own.kind == "options" else "lm")
+    if objective_of(objective).encodes == "options" and own.kind == "completion":
         raise InputError(f"task.objective: {path.name} has completions, no options; use lm")
     make = chat.checked(own.make) if cfg.apply_chat_template else own.make
     found = _sample(tables, make, cfg, seed, only)

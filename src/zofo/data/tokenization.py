@@ -17,7 +17,7 @@ from zofo.data import Example
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
-Objective = Literal["options", "lm"]
+Encodes = Literal["options", "gold"]
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,23 @@ def encode_all(
     tokenizer: Any,
     examples: Sequence[Example],
     max_length: int | None,
-    objective: Objective,
+    encodes: Encodes,
     add_eos: bool,
     for_eval: bool = False,
     what: str = "",
 ) -> list[Encoded]:
     """Tokenise every example, all answers in one call of the tokenizer.
 
-    objective "options": all options. "lm": the right answer alone, or, `for_eval`, all options where there are any.
-    `add_eos` appends the EOS as a label, for "lm" only. `max_length` None: the tokenizer's own limit, if it has one.
+    encodes "options": all options. "gold": the right answer alone, or, `for_eval`, all options where there are any.
+    `add_eos` appends the EOS as a label. `max_length` None: the tokenizer's own limit, if it has one.
     what: the examples' name in a warning, such as "train". InputError if an answer does not fit, or has no token.
     """
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)
-    every = objective == "options" or for_eval
+    every = encodes == "options" or for_eval
     texts = [[_text(ex, i) for i in (range(len(ex.answers)) if every else ex.gold[:1])] for ex in examples]
     tokens = iter(_tokenise(tokenizer, list(chain.from_iterable(texts))))
-    eos = tokenizer.eos_token_id if add_eos and objective == "lm" else None
+    eos = tokenizer.eos_token_id if add_eos else None
     encoded, cut = [], []
     for ex, some in zip(examples, texts):
         options = [next(tokens) for _ in some]
@@ -129,12 +129,12 @@ def encode(
     tokenizer: Any,
     example: Example,
     max_length: int | None,
-    objective: Objective,
+    encodes: Encodes,
     add_eos: bool,
     for_eval: bool = False,
 ) -> Encoded:
     """`encode_all` for one example."""
-    return encode_all(tokenizer, [example], max_length, objective, add_eos, for_eval)[0]
+    return encode_all(tokenizer, [example], max_length, encodes, add_eos, for_eval)[0]
 
 
 def encode_prompt(tokenizer: Any, example: Example, room: int | None) -> list[int]:

@@ -19,9 +19,9 @@ from zofo.data.tokenization import Encoded, encode_prompt
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, write
 from zofo.eval.likelihood import NULLED, Evaluation, evaluate, null_scores
+from zofo.objectives import metric
 from zofo.objectives._base import Objective
 from zofo.objectives._loss import Loss
-from zofo.objectives.metric import NegativeAccuracy, NegativeMetric
 from zofo.zo.keys import derive
 
 log = logging.getLogger("zofo")
@@ -73,7 +73,7 @@ class Evaluator:
             requests += [Request(ids, decoding.max_new_tokens, key) for key in keys]
         count = itertools.count(1)
         texts = write(
-            self.loss.model, self.tokenizer, requests, decoding, self.loss.pad_id, self.batch_size,
+            self.loss.scorer.model, self.tokenizer, requests, decoding, self.loss.scorer.pad_id, self.batch_size,
             (lambda number, text: progress(next(count) // decoding.samples)) if progress else None,
         )  # fmt: skip
         return [texts[i : i + decoding.samples] for i in range(0, len(texts), decoding.samples)]
@@ -94,12 +94,12 @@ class Evaluator:
     def objective(self) -> Objective:
         """Minus the leading metric, as an objective of zeroth-order updates."""
         if self.data.kind != "generation":
-            return NegativeAccuracy()
+            return metric.Objective()
 
         def of(examples: Sequence[Example]) -> list[float]:
-            return [found[self.data.metric] for found in self.measure(self.write(examples), examples)]
+            return [values[self.data.metric] for values in self.measure(self.write(examples), examples)]
 
-        return NegativeMetric(of)
+        return metric.Objective(of)
 
     def measure(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> list[dict[str, float]]:
         """Each metric of each example: the mean over its samples, or pass@k."""

@@ -73,13 +73,13 @@ def evaluate(
     """
     found: list[Prediction | None] = [None] * len(encoded)
     total, weight, done = 0.0, 0.0, 0
-    start = read_start(loss, encoded)
-    for indices, batch in eval_batches(encoded, batch_size, loss.pad_id):
+    start = read_start(loss.scorer, encoded)
+    for indices, batch in eval_batches(encoded, batch_size, loss.scorer.pad_id):
         if start is not None:
             logp, batch = start.logprobs([encoded[i] for i in indices])
         else:
-            batch = batch.to(loss.device)
-            logp = loss.head.logprobs(loss.model, batch)
+            batch = batch.to(loss.scorer.device)
+            logp = loss.scorer.logprobs(batch)
         sums, weights = (x.double().cpu() for x in loss.objective(logp, batch))
         total, weight = total + float(sums.sum()), weight + float(weights.sum())
         scores = (

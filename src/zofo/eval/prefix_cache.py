@@ -18,7 +18,7 @@ from zofo.data.batch import Batch, collate
 from zofo.data.tokenization import Encoded, Row
 from zofo.models._transformers import SharedStart, unwrapped
 from zofo.models.adapters._soft import is_soft
-from zofo.objectives._loss import Loss
+from zofo.models.scorer import Scorer
 
 log = logging.getLogger("zofo")
 
@@ -29,15 +29,15 @@ EXAMPLES = 4  # that share them
 class Start:
     """The common start of all rows of `encoded`; `logprobs` takes examples of that set."""
 
-    def __init__(self, loss: Loss, ids: Sequence[int]) -> None:
+    def __init__(self, scorer: Scorer, ids: Sequence[int]) -> None:
         """Reads the start with the model as it is. Raises ValueError for one that keeps more than keys and values."""
-        self.loss, self.length = loss, len(ids)
-        self.start = SharedStart(loss.model, torch.tensor([ids], device=loss.device))
+        self.scorer, self.length = scorer, len(ids)
+        self.start = SharedStart(scorer.model, torch.tensor([ids], device=scorer.device))
 
     def logprobs(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Batch]:
         """(fp32 [N], log-probability of each label; the batch of what comes behind the start)."""
-        batch = collate([self._rest(e) for e in encoded], self.loss.pad_id).to(self.loss.device)
-        return self.loss.head.logprobs(self._forward, batch), batch
+        batch = collate([self._rest(e) for e in encoded], self.scorer.pad_id).to(self.scorer.device)
+        return replace(self.scorer, model=self._forward).logprobs(batch), batch
 
     def _rest(self, encoded: Encoded) -> Encoded:
         n = self.length
@@ -55,26 +55,28 @@ class Start:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         mask = torch.cat([attention_mask.new_ones(*attention_mask.shape[:-1], self.length), attention_mask], dim=-1)
         positions = position_ids + self.length
-        return self.loss.model(input_ids=input_ids, attention_mask=mask, position_ids=positions, **self.start.arguments)
+        return self.scorer.model(
+            input_ids=input_ids, attention_mask=mask, position_ids=positions, **self.start.arguments
+        )
 
 
 @torch.no_grad()
-def read_start(loss: Loss, encoded: Sequence[Encoded]) -> Start | None:
+def read_start(scorer: Scorer, encoded: Sequence[Encoded]) -> Start | None:
     """The common start of all examples' rows, where it is long enough and the model gives the same numbers with it."""
     length = _shared(encoded)
-    model: Any = loss.model
+    model: Any = scorer.model
     base = unwrapped(model)
     if length < LEAST or len(encoded) < EXAMPLES or is_soft(model):
         return None
     shortest = sorted(encoded, key=lambda e: e.size)[:2]
     try:
-        start = Start(loss, encoded[0].rows[0].ids[:length])
+        start = Start(scorer, encoded[0].rows[0].ids[:length])
         found, _ = start.logprobs(shortest)
     except Exception as error:  # whatever a model's code says to a cache it does not know
         log.info("a start of %d tokens is read anew with each example: %s", length, error)
         return None
-    batch = collate(shortest, loss.pad_id).to(loss.device)
-    right = loss.head.logprobs(loss.model, batch)
+    batch = collate(shortest, scorer.pad_id).to(scorer.device)
+    right = scorer.logprobs(batch)
     # In half precision rounding alone is 1e-2 and more; a start that is not seen, or misplaced, changes answers by 1
     close = 1e-4 if torch.finfo(base.dtype).bits >= 32 else 0.1
     if not torch.allclose(found, right, rtol=1e-5, atol=close):

@@ -75,7 +75,6 @@ class Problem:
     tasks: tuple[str, ...] = ()  # of a setting: those that are trained on
     among: Callable[[Sequence[str], object], None] = lambda tasks, round: None  # batches are of these tasks from now on
     metric: Loss | None = None  # the loss with minus the task's metric as its objective
-    gradients: Callable[[int], Iterator[Callable[[], object]]] = lambda number: iter(())  # for masks, see `train.setup`
     skipped: int = 0
     descents: list[Descent] = field(default_factory=list)
 

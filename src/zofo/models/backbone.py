@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from zofo.models._transformers import unwrapped
+from zofo.models.label_head import LabelHead
+from zofo.models.scorer import Scorer
 from zofo.zo.point import Point
 from zofo.zo.quantized import Frozen
 
@@ -23,6 +26,12 @@ class Loaded:
     max_length: int | None
     pad_id: int
     frozen: Frozen | None = None  # what is quantised
+
+    def scorer(self, model: Any = None) -> Scorer:
+        """What reads log-probabilities off the backbone, or off a model that an adapter makes of it."""
+        return Scorer(
+            self.model if model is None else model, LabelHead(unwrapped(self.model)), self.pad_id, self.device
+        )
 
     def base_sha256(self, theta: Point) -> str:
         """One digest of all tensors, the quantised ones too. theta: all the others, at their start."""

@@ -125,7 +125,7 @@ def _same(scorer: Scorer, plain: Sequence[Encoded], packed: Sequence[Encoded], e
     """
 
     def logprobs(batch: Batch) -> Tensor:
-        return scorer.head.logprobs(scorer.model, batch.to(scorer.device))
+        return scorer.logprobs(batch)
 
     batch = collate(packed, scorer.pad_id)
     right, found = logprobs(collate(plain, scorer.pad_id)), logprobs(batch)

@@ -1,43 +1,43 @@
-"""What objectives share: sums and weights of each example, from the log-probabilities of its labels."""
+"""What objectives share: a sum and a weight for each example, so that any union of batches has its own mean."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from zofo.data.batch import Batch
-from zofo.models.scorer import Scorer
-
-
-class Objective(Protocol):
-    """Per-example sums and weights, so that any split or union of batches has the loss sum(sums) / sum(weights)."""
-
-    differentiable: bool
-    mixes: bool  # whether rows of one batch may be computed with different adapters
-
-    def sums(self, scorer: Scorer, batch: Batch, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """(sums [E], weights [E]), both fp32, of a batch on the model's device. kwargs: of the model's forward."""
-        ...
-
-    def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same from the log-probability of each label token, logp fp32 [N], where that is all it takes."""
-        ...
+    from zofo.data.batch import Batch
+    from zofo.models.scorer import Scorer
 
 
-class Likelihood(ABC):
-    """An objective of the labels' log-probabilities alone: one forward of the model."""
+class Objective(ABC):
+    """F of a set of examples is sum(sums) / sum(weights), whatever batches it is cut into.
 
-    differentiable = True
-    mixes = True
+    encodes: which answers of a training example are computed: its right one ("gold"), all its "options", or those of
+    the task's own objective, beside which this one stands ("").
+    ends: whether the end of a written answer is learnt and scored with it.
+    differentiable: whether first-order steps can descend it.
+    mixes: whether rows of one batch may be computed with different adapters.
+    """
 
-    def sums(self, scorer: Scorer, batch: Batch, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self(scorer.head.logprobs(scorer.model, batch, **kwargs), batch)
+    encodes: ClassVar[Literal["gold", "options", ""]] = "options"
+    ends: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+    mixes: bool = True
 
     @abstractmethod
-    def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(sums [E], weights [E]), both fp32. logp: fp32 [N], the log-probability of each label of the batch.
+
+        The weights hang on the batch alone and not on logp, so that they are known before any forward.
+        """
+
+    def sums(self, scorer: Scorer, batch: Batch, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The same of a batch on the model's device, computed: one forward. kwargs: of the model's forward."""
+        return self(scorer.logprobs(batch, **kwargs), batch)
 
 
 def option_scores(logp: Tensor, batch: Batch, mean: bool = True) -> Tensor:
@@ -46,11 +46,11 @@ def option_scores(logp: Tensor, batch: Batch, mean: bool = True) -> Tensor:
     total = logp.new_zeros(n_options).index_add(0, batch.option, logp)
     if not mean:
         return total
-    return total / torch.bincount(batch.option, minlength=n_options).clamp(min=1)
+    return total / batch.option.bincount(minlength=n_options).clamp(min=1)
 
 
-def _logsumexp(x: Tensor, group: Tensor, groups: int) -> Tensor:
-    """[groups] log sum exp of x within each group."""
-    peak = x.detach().new_full((groups,), -torch.inf).scatter_reduce(0, group, x.detach(), "amax")
-    total = x.new_zeros(groups).index_add(0, group, torch.exp(x - peak[group]))
+def logsumexp(x: Tensor, group: Tensor, groups: int) -> Tensor:
+    """[groups] log sum exp of x within each group. x: [O], group: [O] the group of each."""
+    peak = x.detach().new_full((groups,), -math.inf).scatter_reduce(0, group, x.detach(), "amax")
+    total = x.new_zeros(groups).index_add(0, group, (x - peak[group]).exp())
     return total.log() + peak

@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zofo.data.batch import Batch, concat
 from zofo.errors import NonFiniteError
-from zofo.models.label_head import LabelHead
+from zofo.models.scorer import Scorer
 from zofo.objectives._base import Objective
 
 if TYPE_CHECKING:
@@ -59,10 +59,15 @@ class Loss:
     """
 
     def __init__(
-        self, model: nn.Module, head: LabelHead, objective: Objective, pad_id: int, device: torch.device,
-        adapters: AdapterSet | None = None, micro_batch_size: int | None = None,
-        reduce: Callable[[Tensor], Tensor] = lambda sums: sums, meter: Meter | None = None, recomputes: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        scorer: Scorer,
+        objective: Objective,
+        adapters: AdapterSet | None = None,
+        micro_batch_size: int | None = None,
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+        meter: Meter | None = None,
+        recomputes: bool = False,
+    ) -> None:
         """micro_batch_size: the most examples that one model call is given; None: the whole batch.
 
         recomputes: layers are computed again for the gradient, when nothing says any more which row has which adapter.
@@ -70,9 +75,15 @@ class Loss:
         meter: what several losses of one run count with together.
         """
         self.reduce = reduce
-        self.model, self.head, self.objective, self.pad_id, self.device = model, head, objective, pad_id, device
+        self.scorer, self.objective = scorer, objective
         self.adapters, self.micro_batch_size = adapters, micro_batch_size
         self.meter, self.recomputes = meter or Meter(), recomputes
+
+    def of(self, objective: Objective) -> Loss:
+        """The same with another objective; both count with one meter."""
+        return Loss(
+            self.scorer, objective, self.adapters, self.micro_batch_size, self.reduce, self.meter, self.recomputes
+        )
 
     def _micro(
         self, batch: Batch, members: Sequence[str | None], one: bool = False
@@ -96,8 +107,7 @@ class Loss:
         self.meter.tokens += batch.tokens
 
     def _sums(self, batch: Batch, **kwargs) -> tuple[Tensor, Tensor]:
-        batch = batch.to(self.device)
-        return self.objective.sums(self, batch, **kwargs)
+        return self.objective.sums(self.scorer, batch.to(self.scorer.device), **kwargs)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> float:
@@ -121,7 +131,7 @@ class Loss:
             return [[i] for i in every]
 
         def fits(group: list[int]) -> bool:
-            return shares([tuple(batches[i].input_ids.shape) for i in group], self.device.type)
+            return shares([tuple(batches[i].input_ids.shape) for i in group], self.scorer.device.type)
 
         if fits(every):
             return [every]
@@ -132,7 +142,7 @@ class Loss:
 
     def _shared(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
         assert self.adapters is not None
-        whole = concat([batch for batch, _ in parts], self.pad_id)
+        whole = concat([batch for batch, _ in parts], self.scorer.pad_id)
         members = [m for batch, name in parts for m in self._members(batch, name)]
         self._count(whole)
         sizes = [batch.examples for batch, _ in parts]

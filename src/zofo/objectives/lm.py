@@ -1,15 +1,22 @@
-"""lm: the sum of -log p over the answer tokens, divided by the answer tokens of the batch."""
+"""lm: -log p of the right answer's tokens, summed, over the answer tokens of the whole batch."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
-from zofo.data.batch import Batch
-from zofo.objectives._base import Likelihood
+from zofo.objectives import _base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zofo.data.batch import Batch
 
 
-class LM(Likelihood):
-    """Negative log-likelihood of the right answer's tokens."""
+class Objective(_base.Objective):
+    """Negative log-likelihood of the right answer's tokens, its end among them where it is written."""
+
+    encodes: ClassVar = "gold"
+    ends: ClassVar = True
 
     def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         gold = batch.gold[batch.option].to(logp.dtype)

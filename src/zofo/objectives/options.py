@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING
 
-from zofo.data.batch import Batch
-from zofo.objectives._base import Likelihood, _logsumexp, option_scores
+from zofo.objectives import _base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zofo.data.batch import Batch
 
 
-class Options(Likelihood):
+class Objective(_base.Objective):
     """Cross-entropy of the right option under a softmax over the options' mean log-probabilities."""
 
     def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        scores = option_scores(logp, batch)
-        all_options = _logsumexp(scores, batch.option_example, batch.examples)
-        right = _logsumexp(scores.masked_fill(~batch.gold, -torch.inf), batch.option_example, batch.examples)
-        return all_options - right, torch.ones_like(right)
+        scores = _base.option_scores(logp, batch)
+        all_options = _base.logsumexp(scores, batch.option_example, batch.examples)
+        right = _base.logsumexp(scores.masked_fill(~batch.gold, -math.inf), batch.option_example, batch.examples)
+        return all_options - right, right.new_ones(batch.examples)

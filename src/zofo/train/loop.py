@@ -42,7 +42,12 @@ class Loop:
         self.session, self.out, self.config = session, out, session.config.train
         self.keeper = Keeper(session, out)
         self.hf = Callbacks(
-            self.config, out, callbacks, session.problem.loss.model, session.loaded.tokenizer, session.loaded.device
+            self.config,
+            out,
+            callbacks,
+            session.problem.loss.scorer.model,
+            session.loaded.tokenizer,
+            session.loaded.device,
         )
         # What is trained selects too: a loss would not know of it
         by = "metric" if trains_metric(session.config, session.method) else self.config.select_by

@@ -1,12 +1,11 @@
-"""Session: a configuration made into live objects: model, theta, adapters, data, method."""
+"""A configuration made into live objects, in four descents: the backbone, the data, F, the method."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -19,6 +18,7 @@ from zofo.config.instantiate import make_estimator, make_mask, make_method, make
 from zofo.config.resolve import Config
 from zofo.data import TaskData, load_task
 from zofo.data.batch import Batch, collate
+from zofo.data.example import objective_of
 from zofo.data.loader import encode_task, shorter, streams_of
 from zofo.data.multitask.mixture import Mixture, among
 from zofo.data.multitask.setting import trained_tasks
@@ -26,6 +26,7 @@ from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded
 from zofo.errors import InputError
 from zofo.eval.evaluator import Evaluator
+from zofo.methods._base import Base as Method
 from zofo.methods._problem import Problem, Schedule
 from zofo.models import load as models
 from zofo.models import quantization
@@ -33,9 +34,8 @@ from zofo.models.activation_checkpointing import recompute_layers
 from zofo.models.adapters._bank import Bank
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
-from zofo.models.label_head import LabelHead
+from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import share_prompts
-from zofo.objectives import OBJECTIVES
 from zofo.objectives._loss import Loss
 from zofo.train.checks import check, shift_mode, trains_metric
 from zofo.train.progress import gib
@@ -54,12 +54,16 @@ class Session:
     loaded: Loaded
     data: TaskData
     problem: Problem
-    method: Any
+    method: Method
     encoded: dict[str, list[Encoded]]  # dev, test and the training streams' examples by stream name
     streams: dict[str, Stream | Mixture]
     backbone: Point
     evaluator: Evaluator
-    rule: Any = None  # the bare rule, for replay; None where no zeroth-order update is made
+
+    @property
+    def rule(self) -> Any:
+        """The bare rule, for a replay; None where no zeroth-order update is made."""
+        return None if self.problem.rule is None else self.problem.rule.rule
 
     @property
     def counted_per_step(self) -> int:
@@ -106,7 +110,7 @@ class Session:
 def build(
     config: Config, load: Callable[[Any], Loaded] | None = None, task: Callable[..., TaskData] | None = None
 ) -> Session:
-    """Load data and model, wrap the adapters, make the streams. Draws nothing from the global random state.
+    """The method's file made ready: the backbone, the data, F, the method. Draws nothing from the global random state.
 
     load, task: what makes the model and the data in place of `models.load.load` and `data.load_task`, for a prediction.
     """
@@ -115,54 +119,122 @@ def build(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
-    accelerator = Accelerator(cpu=config.model.device == "cpu")
     loaded = (load or models.load)(config.model)
     method = make_method(config)
     data = (task or load_task)(config.task, config.train.seed, loaded.tokenizer, None, method.demonstrates)
     check(config, data, loaded, method)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
-    backbone = Point(loaded.model, mode=shift_mode(config))  # before PEFT renames anything
-    head = LabelHead(loaded.model)
+    backbone = wrap(config, loaded, method, data)
+    examples = encode_task(data, method.split(data, config.train.seed), loaded.tokenizer, loaded.max_length)
+    encoded = share_prompts(backbone.scorer, examples, loaded.max_length)
+    streams = streams_of(
+        {name: encoded[name] for name in method.streams},
+        config.train.batch_size,
+        loaded.pad_id,
+        config.train.seed,
+        config.train.group_by_length,
+    )
+    f = make_losses(config, backbone, data, method)
+    problem = make_problem(config, backbone, f, data, method, streams)
+    method.setup(problem)
+    return Session(config, loaded, data, problem, method, encoded, streams, backbone.whole, f.evaluator)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model with its adapters on. whole: every weight of the backbone. theta: what moves; scorer: what computes."""
+
+    loaded: Loaded
+    whole: Point
+    theta: Point
+    adapters: AdapterSet | None
+    scorer: Scorer
+
+
+def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData) -> Backbone:
+    """The method's adapters on the model. Virtual tokens take room from the longest example."""
+    whole = Point(loaded.model, mode=shift_mode(config))  # before PEFT renames anything
+    scorer = loaded.scorer()
     if config.train.gradient_checkpointing and method.first_order:
         recompute_layers(loaded.model)
-    theta, adapters = _adapt(config, loaded, method, backbone, data)
-    encoded = encode_task(data, method.split(data, config.train.seed), loaded.tokenizer, loaded.max_length)
+    names, tasks = method.adapters_used, trained_tasks(data)
+    if not names:
+        return Backbone(loaded, whole, whole, None, scorer)
+    adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
+    every = Bank.all_members(names, tasks) if method.bank else names
+    adapters: AdapterSet = adapter.build(loaded.model, every, derive(config.train.seed, "adapter"), loaded.tokenizer)
+    if method.bank:
+        adapters = Bank(adapters, names, tasks)
+    loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
+    theta = whole
+    if method.theta_of == "adapter":
+        theta = Point(adapters.model, params=adapters.parameters(names[0]), mode=shift_mode(config))
+    return Backbone(loaded, whole, theta, adapters, replace(scorer, model=adapters.model))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """F, minus the task's metric in its place, and what evaluates; the two count with one meter."""
+
+    loss: Loss
+    metric: Loss
+    evaluator: Evaluator
+
+
+def make_losses(config: Config, backbone: Backbone, data: TaskData, method: Method) -> Losses:
+    """Raises InputError for prompts that leave no room for a text: now, and not when the run is over."""
+    loaded, accelerator = backbone.loaded, Accelerator(cpu=config.model.device == "cpu")
     loss = Loss(
-        adapters.model if adapters else loaded.model, head, OBJECTIVES[data.objective], loaded.pad_id, loaded.device,
-        adapters, config.train.micro_batch_size, reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
+        backbone.scorer,
+        objective_of(data.objective)(),
+        backbone.adapters,
+        config.train.micro_batch_size,
+        reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
         recomputes=config.train.gradient_checkpointing,
-    )  # fmt: skip
-    encoded = share_prompts(loss, encoded, loaded.max_length)
+    )
     evaluator = Evaluator(
-        loss, data, loaded.tokenizer, loaded.max_length, config.train.eval_batch_size, config.train.seed,
+        loss,
+        data,
+        loaded.tokenizer,
+        loaded.max_length,
+        config.train.eval_batch_size,
+        config.train.seed,
         config.task.run_generated_code,
-    )  # fmt: skip
-    if data.kind == "generation":  # what does not fit is said now, not when the run is over
+    )
+    if data.kind == "generation":
         evaluator.prepare([*data.dev, *data.test, *(data.train if trains_metric(config, method) else ())])
-    of_metric = copy(loss)  # the same but for its objective, and the same meter
-    of_metric.objective = evaluator.objective()
-    streams = streams_of(
-        {name: encoded[name] for name in method.streams}, config.train.batch_size, loaded.pad_id, config.train.seed,
-        config.train.group_by_length,
-    )  # fmt: skip
-    problem = Problem(
-        theta, adapters, of_metric if config.task.objective == "metric" else loss, streams, config.train.seed,
-        metric=of_metric, gradients=partial(_gradients, loss, theta, streams),
+    return Losses(loss, loss.of(evaluator.objective()), evaluator)
+
+
+def make_problem(
+    config: Config,
+    backbone: Backbone,
+    f: Losses,
+    data: TaskData,
+    method: Method,
+    streams: Mapping[str, Stream | Mixture],
+) -> Problem:
+    """What the method is given."""
+    gradients = partial(_gradients, f.loss, backbone.theta, streams)
+    estimator = make_estimator(config, gradients) if "estimator" in method.needs else None
+    return Problem(
+        backbone.theta,
+        backbone.adapters,
+        f.metric if config.task.objective == "metric" else f.loss,
+        streams,
+        config.train.seed,
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
-        total=config.train.max_steps, count=config.train.count, max_grad_norm=config.train.max_grad_norm,
-        skip_nonfinite=config.train.on_nonfinite == "skip", tasks=trained_tasks(data), among=partial(among, streams),
-    )  # fmt: skip
-    session = Session(config, loaded, data, problem, method, encoded, streams, backbone, evaluator)
-    if "estimator" in method.needs:
-        session.rule, problem.rule = (rule := make_rule(config)), Journalled(rule, None)
-        problem.estimator = estimator = make_estimator(config)
-        problem.mask = estimator.mask
-    else:
-        problem.mask = make_mask(config)
-    if problem.mask is not None:
-        problem.mask.setup(problem.gradients)
-    method.setup(problem)
-    return session
+        total=config.train.max_steps,
+        count=config.train.count,
+        estimator=estimator,
+        rule=Journalled(make_rule(config), None) if estimator is not None else None,
+        mask=make_mask(config, gradients) if estimator is None else estimator.mask,
+        max_grad_norm=config.train.max_grad_norm,
+        skip_nonfinite=config.train.on_nonfinite == "skip",
+        tasks=trained_tasks(data),
+        among=partial(among, streams),
+        metric=f.metric,
+    )
 
 
 def _gradients(
@@ -179,7 +251,7 @@ def _gradients(
 
 def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
     own = {id(tensor) for tensor in theta.values()}
-    others = [p for p in loss.model.parameters() if p.requires_grad and id(p) not in own]
+    others = [p for p in loss.scorer.model.parameters() if p.requires_grad and id(p) not in own]
     try:
         for param in others:
             param.requires_grad_(False)
@@ -189,33 +261,13 @@ def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
             param.requires_grad_(True)
 
 
-def _adapt(
-    config: Config, loaded: Loaded, method: Any, backbone: Point, data: TaskData
-) -> tuple[Point, AdapterSet | None]:
-    """(theta, the method's adapters on the model). Virtual tokens take room from the longest example."""
-    names, tasks = method.adapters_used, trained_tasks(data)
-    if not names:
-        return backbone, None
-    adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
-    seed = derive(config.train.seed, "adapter")
-    every = Bank.all_members(names, tasks) if method.bank else names
-    adapters: AdapterSet = adapter.build(loaded.model, every, seed, loaded.tokenizer)
-    if method.bank:
-        adapters = Bank(adapters, names, tasks)
-    loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
-    if method.theta_of == "backbone":
-        return backbone, adapters
-    own = adapters.parameters(method.adapters_used[0])
-    return Point(adapters.model, params=own, mode=shift_mode(config)), adapters
-
-
 def audit(session: Session) -> None:
     """Before the first estimate: every weight of theta must be reachable by the shift. One small forward."""
     shortest = min(next(iter(session.streams.values())).encoded, key=lambda e: e.length)
     batch = collate([shortest], session.loaded.pad_id).to(session.loaded.device)
     loss = session.problem.loss
     try:
-        unread = session.problem.theta.audit(lambda: loss.head.logprobs(loss.model, batch))
+        unread = session.problem.theta.audit(lambda: loss.scorer.logprobs(batch))
     except UnshiftableError as error:
         raise InputError(f"model {session.config.model.name}: weights {error}") from error
     if unread:

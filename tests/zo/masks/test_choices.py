@@ -219,8 +219,7 @@ def test_sensitive_weights_are_those_of_the_full_gradient(density: str, scope: A
     model = build("llama", dtype)
     theta, problem = Point(model), Backwards(model)
     before = theta.sha256()
-    mask = sensitivity.Mask(sensitivity.Config(density=float(density), batches=3, scope=scope), 0)
-    mask.setup(problem.gradients)
+    mask = sensitivity.Mask(sensitivity.Config(density=float(density), batches=3, scope=scope), 0, problem.gradients)
     support = mask.at(theta, 0)
     assert theta.sha256() == before
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())

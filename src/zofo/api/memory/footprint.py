@@ -280,7 +280,7 @@ def _evaluation(live: Live, built: setup.Session, batch: Batch) -> None:
     """The forward of `eval.likelihood.evaluate`, which also reads the scores."""
     loss = built.problem.loss
     with live.during(EVALUATION), torch.no_grad():
-        loss.head.logprobs(loss.model, batch.to(loss.device))
+        loss.scorer.logprobs(batch)
 
 
 def _reset_process_peak() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -25,9 +25,8 @@ from zofo.methods._first_order import Descent
 from zofo.models.adapters._bank import mean
 from zofo.models.adapters._set import CONFIG, AdapterSet, room
 from zofo.models.backbone import Loaded
-from zofo.models.label_head import LabelHead
 from zofo.models.tree_probe import share_prompts
-from zofo.objectives import OBJECTIVES
+from zofo.objectives import lm
 from zofo.objectives._loss import Loss
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
@@ -59,7 +58,7 @@ class Subject:
     def encode(self, examples: Sequence[Example], limit: int, way: str, for_eval: bool, what: str) -> list[Encoded]:
         """limit: tokens that the task allows. A prompt's common start is computed once for all its options."""
         length = self._room(way, limit)
-        encoded = encode_all(self.loaded.tokenizer, examples, length, "lm", False, for_eval, what)
+        encoded = encode_all(self.loaded.tokenizer, examples, length, "gold", False, for_eval, what)
         return self._packed(encoded, length, what) if for_eval else encoded
 
     def _packed(self, encoded: list[Encoded], length: int | None, what: str) -> list[Encoded]:
@@ -68,7 +67,7 @@ class Subject:
         longest = max(e.length for e in encoded)
         if longest <= self._probed:
             return pack(encoded, length)
-        found = share_prompts(self.loss, {what: encoded}, length)[what]
+        found = share_prompts(self.loss.scorer, {what: encoded}, length)[what]
         if any(after is not before for before, after in zip(encoded, found)):
             self._probed = longest
         return found
@@ -94,7 +93,7 @@ class Subject:
         assert self.adapters is not None
         self.begin(way)
         descent = Descent(self.adapters.parameters(TUNED))
-        batches = Stream(encoded, min(batch_size, len(encoded)), self.loss.pad_id, seed, "tune")
+        batches = Stream(encoded, min(batch_size, len(encoded)), self.loss.scorer.pad_id, seed, "tune")
         value = 0.0
         with self.adapters.active(TUNED):
             for _ in range(steps):
@@ -112,7 +111,7 @@ def open_subject(target: str | Path, config: Config | None, ways: Sequence[str],
         if model is not loaded.model:
             raise InputError(f"{target}: an adapter's directory; give the run it is of, or the backbone alone")
     needed = [way for way in ways if way in ("zero-shot-s", "tuned", "tuned-fresh")]
-    adapters, starts, head = None, dict[str, State](), LabelHead(loaded.model)
+    adapters, starts, scorer = None, dict[str, State](), loaded.scorer()
     found = hashlib.sha256(loaded.base_sha256(Point(loaded.model)).encode())
     if needed:
         name = config.names.get("adapter", "lora") if config else "lora"
@@ -122,9 +121,9 @@ def open_subject(target: str | Path, config: Config | None, ways: Sequence[str],
         fresh = _copy(adapters)
         for way in needed:
             starts[way] = fresh if way == "tuned-fresh" else _trained(adapters, Path(target), fresh)
-    loss = Loss(
-        adapters.model if adapters else loaded.model, head, OBJECTIVES["lm"], loaded.pad_id, loaded.device, adapters
-    )
+    if adapters:
+        scorer = replace(scorer, model=adapters.model)
+    loss = Loss(scorer, lm.Objective(), adapters)
     for way, state in starts.items():
         found.update(way.encode() + b"".join(value.cpu().numpy().tobytes() for value in state.values()))
     return Subject(loaded, loss, adapters, starts, batch_size, found.hexdigest())

@@ -11,13 +11,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from zofo.config import registry
 from zofo.config.registry import canonical
-from zofo.data.example import TASK_MEAN, Example, TaskData
+from zofo.data.example import TASK_MEAN, Example, TaskData, objective_of
 from zofo.data.multitask.layout import Layout, limit, make_layout
 from zofo.data.multitask.pool import Pool, find_folder, open_pool
 from zofo.data.multitask.rows import Row
@@ -264,11 +264,12 @@ class _Reading:
 
     def __init__(self, cfg: TaskConfig, layout: Layout, seed: int, shots_seed: int):
         self.cfg, self.layout, self.seed, self.shots_seed = cfg, layout, seed, shots_seed
-        self.objective: Literal["options", "lm"] = "options" if cfg.objective == "options" else "lm"
+        asked = "lm" if cfg.objective == "auto" else registry.canonical(cfg.objective)
+        self.objective = asked if objective_of(asked).encodes else "lm"
 
     def train(self, pools: dict[str, Pool], demonstrates: bool) -> Made:
         k = self.cfg.num_fewshot if demonstrates else 0
-        own = self.objective == "lm"
+        own = objective_of(self.objective).encodes == "gold"
         found: Made = []
         for name, pool in pools.items():
             if not own and pool.kind == "free-form":

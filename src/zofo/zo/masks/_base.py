@@ -64,9 +64,10 @@ class Base(ABC):
 
     recorded: ClassVar[bool] = True
 
-    def __init__(self, config: Any, seed: int) -> None:
-        """seed: the run's seed."""
-        self.config, self.seed = config, seed
+    def __init__(self, config: Any, seed: int, gradients: Gradients | None = None) -> None:
+        """seed: the run's seed. gradients: `number` calls, each of which adds F's gradient on one training batch to
+        `.grad` of theta's tensors, for masks that are made of them."""
+        self.config, self.seed, self.gradients = config, seed, gradients
         self.start: int | None = None  # the step from which the support holds
         self.now: Support | None = None
         self.seconds = 0.0  # of making the last one
@@ -76,11 +77,6 @@ class Base(ABC):
     @property
     def every(self) -> int | None:
         return self.config.renewed
-
-    def setup(self, gradients: Gradients) -> None:
-        """Called once, before the first step, for what needs more than theta. gradients: `number` calls, each of which
-        adds F's gradient on one training batch to theta's tensors."""
-        del gradients
 
     @abstractmethod
     def make(self, theta: Point, step: int) -> Support:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zofo.errors import InputError
-from zofo.zo.masks._base import Base, Gradients, Share, scale_of
+from zofo.zo.masks._base import Base, Share, scale_of
 from zofo.zo.masks.magnitude import rank
 from zofo.zo.support import Indices, Support, narrowed
 
@@ -48,14 +48,9 @@ class Mask(Base):
     def state_share(self) -> float:
         return self.config.moving
 
-    def setup(self, gradients: Gradients) -> None:
-        self.gradients = gradients
-
-    def gradients(self, number: int, /) -> Iterable[Callable[[], object]]:
-        """`number` calls that add F's gradient on one batch each. Raises InputError where nobody gave them."""
-        raise InputError("mask.name: sensitivity needs gradients once: call sensitivities() before the first step")
-
     def make(self, theta: Point, step: int) -> Support:
+        if self.gradients is None:
+            raise InputError("mask.name: sensitivity needs gradients once: call sensitivities() before the first step")
         scores = squared_gradients(theta, self.gradients(self.config.batches))
         return Support(
             largest(scores, self.config.moving, self.config.scope, theta),
