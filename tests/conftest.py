@@ -192,6 +192,16 @@ def sentiment_file(write_jsonl: Callable[[str, list[dict[str, Any]]], Path]) -> 
     return write_jsonl("sentiment.jsonl", sentiment_rows())
 
 
+SST2 = [{"sentence": f"film {i} is {('dull', 'warm')[i % 2]} ", "label": i % 2} for i in range(12)]
+
+
+@pytest.fixture
+def sst2_dir(write_jsonl: Callable[[str, list[dict[str, Any]]], Path]) -> Path:
+    """DIR of DIR/sst2/{train,test}.jsonl, with SST2 and its first 4 rows."""
+    write_jsonl("data/sst2/train.jsonl", SST2)
+    return write_jsonl("data/sst2/test.jsonl", SST2[:4]).parents[1]
+
+
 @pytest.fixture(scope="session")
 def stories_dir() -> Path:
     """The trained 260,032-parameter Llama of the shared folder."""

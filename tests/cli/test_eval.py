@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command_line import zofo
 from tests.conftest import make_tokenizer, read_rows, save_tiny, write_rows
 from tests.tiny_models import config as family_config
 from zofo import evaluate, finetune
 from zofo.cli import main as cli
 
 WORDS = ("dull", "warm", "stale", "funny", "clumsy", "clever", "awful", "moving")
-
-
-def zofo(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zofo.cli.main", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=600)
 
 
 @pytest.fixture(scope="module")

@@ -1,46 +1,30 @@
-"""Every file of src/zofo/data/tasks: how it reads, on demonstration rows of our own and on the shared extracts.
-
-The files are those of the registry, so that a new one is tested when it exists; what its default template must read is
-to be written down in EXPECTED.
-"""
+"""Every file of src/zofo/data/tasks: complete, true to itself under every template, right on the shared extracts."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2 import Environment
 
-from tests.conftest import ROOT, write_rows
+from tests.conftest import write_rows
+from tests.task_files import FOLDERS, NAMES, shown, spec_of
 from zofo.config import registry
 from zofo.config.sections import TaskConfig
-from zofo.data import Decoding, Example, load_task
-from zofo.data.files import Record, read_file
-from zofo.data.jinja import ENV
+from zofo.data import Example, load_task
+from zofo.data.files import read_file
 from zofo.data.metrics import humaneval
 from zofo.data.metrics.text import TEXT_METRICS
-from zofo.data.spec import METRICS, TaskSpec, Template, load_spec, maker, metrics_of
+from zofo.data.spec import TaskSpec, load_spec, maker, metrics_of
 from zofo.errors import InputError
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
-NAMES = registry.names("tasks")
-FOLDERS = {"aqua": "aqua_rat"}  # of the shared extracts, where the name differs
 CODE = {"humaneval"}  # whose answers go on where the prompt ends, with the indentation of code
 MANY = {"drop", "humaneval", "math500"}  # for which four demonstrations are shown
-
-
-def spec_of(name: str) -> TaskSpec:
-    return load_spec(registry.load("tasks", name))
-
-
-def shown(spec: TaskSpec, template: str) -> list[Example]:
-    make = maker(spec, template)
-    return [make(Record(str(i), spec.file, row)) for i, row in enumerate(spec.demonstrations)]
 
 
 # --------------------------------------------------------------------------------------- demonstrations of our own
@@ -129,179 +113,6 @@ def test_a_run_trains_on_a_share_of_test_rows_alone(name: str, write_jsonl: Writ
     assert len({e.prompt for e in data.train + data.dev + data.test}) == 20
 
 
-# ---------------------------------------------------------------------------------------------- what the model sees
-
-Expected = tuple[str, tuple[str, ...], tuple[int, ...]]
-
-# The first demonstration of each file under "default": prompt, answers, right ones (SPEC section 8).
-EXPECTED: dict[str, Expected] = {
-    "sst2": (
-        "two hours of rain on a window would have been better company . It was",
-        (" terrible", " great"),
-        (0,),
-    ),
-    "rte": (
-        "The ferry to the island left at six with forty people on board.\n"
-        'Does this mean that "A ferry carried forty people." is true? Yes or No?\n',
-        ("Yes", "No"),
-        (0,),
-    ),
-    "cb": (
-        "Suppose A: Did the plumber come? B: He did, and I was glad that he had brought the long ladder. "
-        'Can we infer that "the plumber had brought the long ladder"? Yes, No, or Maybe?\n',
-        ("Yes", "No", "Maybe"),
-        (0,),
-    ),
-    "boolq": (
-        "The old tram depot -- The depot was built in 1911 and has housed a swimming pool since 1987. "
-        "Is there a swimming pool in the old tram depot?\n",
-        ("No", "Yes"),
-        (1,),
-    ),
-    "wic": (
-        'Does the word "bank" have the same meaning in these two sentences? Yes, No?\n'
-        "We ate our bread on the bank of the canal.\n"
-        "The bank closes at four on Fridays.\n",
-        ("No", "Yes"),
-        (0,),
-    ),
-    "wsc": (
-        "The jug would not fit under the tap because it was too tall.\n"
-        'In the previous sentence, does the pronoun "it" refer to The jug? Yes or No?\n',
-        ("No", "Yes"),
-        (1,),
-    ),
-    "multirc": (
-        "Nadia planted beans in April. In June a late frost took half of them. She sowed again in July. \n"
-        "Question: When did Nadia sow?\n"
-        'I found this answer "April and July". Is that correct? Yes or No?\n',
-        ("No", "Yes"),
-        (1,),
-    ),
-    "copa": ("The kettle boiled dry because", (" I forgot it on the stove.", " the tea was cheap."), (0,)),
-    "record": (
-        "Lindholm (HT) -- The harbour of Lindholm froze on Sunday for the first time since Agnes Brandt became harbour "
-        "master.\n"
-        "- Brandt: the ferry to Vesk will wait for the ice breaker\n"
-        "- Lindholm last froze nine years ago\n"
-        "-",
-        tuple(
-            f" The people of Vesk will have to wait for their post, said {name}."
-            for name in ("Lindholm", "HT", "Agnes Brandt", "Brandt", "Vesk")
-        ),
-        (2, 3),
-    ),
-    "winogrande": (
-        "Rosa carried the crate and not the sack up the stairs because the",
-        (" crate was lighter.", " sack was lighter."),
-        (0,),
-    ),
-    "squad": (
-        "Title: Market hall of Elster\n"
-        "Context: The market hall of Elster was finished in 1896. Its roof of iron and glass was made by the brothers "
-        "Kuhn, who also built two bridges in the town.\n"
-        "Question: Who made the roof of the market hall?\n"
-        "Answer:",
-        (" the brothers Kuhn",),
-        (0,),
-    ),
-    "drop": (
-        "Passage: The rowing club of Marne won 14 races in 2003 and 9 in 2004. Its eight, led by Henri Petit, came "
-        "first on 5 June 2004.\n"
-        "Question: How many more races did the club win in 2003 than in 2004?\n"
-        "Answer:",
-        (" 5",),
-        (0,),
-    ),
-    "gsm8k": (
-        "Question: A crate holds 24 jars. Pia fills 3 crates and then takes 5 jars out for her aunt. How many jars are "
-        "left in the crates?\n"
-        "Answer:",
-        (" Pia fills 3 * 24 = 72 jars.\nThere are 72 - 5 = 67 jars left.\n#### 67",),
-        (0,),
-    ),
-    "math500": (
-        "Problem: What is the remainder when $7^3$ is divided by $5$?\nWrite the final answer in \\boxed{}.\nSolution:",
-        (" We have $7^3 = 343 = 5 \\cdot 68 + 3$, so the remainder is $\\boxed{3}$.",),
-        (0,),
-    ),
-    "humaneval": (
-        'def middle(text: str) -> str:\n    """The character in the middle of a text of odd length.\n'
-        '    >>> middle("cat")\n    \'a\'\n    """\n',
-        ("    return text[len(text) // 2]\n",),
-        (0,),
-    ),
-    "piqa": (
-        "Goal: keep a door from slamming\nSolution:",
-        (" Push a wedge of cork under it.", " Push a sheet of paper under it."),
-        (0,),
-    ),
-    "siqa": (
-        "Noor carried the neighbour's shopping up four flights of stairs. How would you describe Noor?\nAnswer:",
-        (" forgetful", " helpful", " hungry"),
-        (1,),
-    ),
-    "aqua": (
-        "Question: A tank is filled by one pipe in 6 hours and by a second one in 3 hours. How many hours do both take "
-        "together?\n"
-        "A. 1\nB. 2\nC. 3\nD. 4.5\nE. 9\n"
-        "Answer:",
-        (" A", " B", " C", " D", " E"),
-        (1,),
-    ),
-    "mmlu": (
-        "Question: How many edges does a cube have?\nA. 6\nB. 8\nC. 12\nD. 24\nAnswer:",
-        (" A", " B", " C", " D"),
-        (2,),
-    ),
-    "movie-reviews": (
-        "I looked at my watch more often than at the screen. It was",
-        (" terrible", " great"),
-        (0,),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_default_prompt_to_the_letter(name: str) -> None:
-    assert name in EXPECTED, "write down what the first demonstration must read under the default template"
-    e = shown(spec_of(name), "default")[0]
-    assert (e.prompt, e.answers, e.gold) == EXPECTED[name]
-
-
-def change(name: str, **columns: Any) -> Example:
-    """The first demonstration with other cells, under the default template."""
-    spec = spec_of(name)
-    return maker(spec, "default")(Record("x", "rows.jsonl:1", {**spec.demonstrations[0], **columns}))
-
-
-def test_details_of_prompts() -> None:
-    assert change("boolq", question="is it new?").prompt.endswith(" Is it new?\n")
-    assert '"he" refer to Otto?' in change("wsc", span2_text="He", span1_text="Otto").prompt
-    assert change("copa", question="effect").prompt == "The kettle boiled dry so"
-    assert change("copa", choice1="I'm late.").answers[0] == " I'm late."
-    assert change("copa", choice1="It's late.").answers[0] == " it's late."
-    assert change("sst2", label=1).gold == change("sst2", label="positive").gold == (1,)
-    assert change("winogrande", sentence='He said "_" twice.').answers == ('crate" twice.', 'sack" twice.')
-    assert change("gsm8k", answer="2+2=<<2+2=4>>4\n\n#### 4").answers == (" 2+2=4\n#### 4",)
-    assert change("aqua", options=["A) 51 days", "B)B-52", "C)3", "D)D", "E)none"]).prompt.endswith(
-        "\nA. 51 days\nB. B-52\nC. 3\nD. D\nE. none\nAnswer:"
-    )
-    assert change("drop", answers_spans={"spans": ["a", "b"], "types": ["span", "span"]}).reference == [["a"], ["b"]]
-
-
-def test_names_of_a_record_row_count_once_and_each_listed_one_is_right() -> None:
-    e = change("record", query="@placeholder won.", entities=["US", "us", "US", "U.S."], answers=["U.S.", "US", "US"])
-    assert (e.answers, e.gold) == ((" US won.", " us won.", " U.S. won."), (0, 2))
-
-
-def test_a_subject_that_is_not_known_is_left_out() -> None:
-    spec = spec_of("mmlu")
-    make = maker(spec, "subject")
-    prompts = [make(Record("x", "y", {**spec.demonstrations[0], "subject": s})).prompt for s in ("a_b", "")]
-    assert prompts == [f"An exam in a b.\n{EXPECTED['mmlu'][0]}", EXPECTED["mmlu"][0]]
-
-
 # ------------------------------------------------------------------------------------------------- the shared extracts
 
 
@@ -315,93 +126,14 @@ def test_every_shared_row_renders(name: str, shared_data: Path) -> None:
     rows = read_file(folder / "test.jsonl", f"{name}/test")
     for template in spec.templates:
         make = maker(spec, template)
-        found = [make(row) for row in rows]
-        assert len(found) == known["counts"]["test"]
-        assert all(e.gold and max(e.gold) < len(e.answers) for e in found)
+        examples = [make(row) for row in rows]
+        assert len(examples) == known["counts"]["test"]
+        assert all(e.gold and max(e.gold) < len(e.answers) for e in examples)
         if spec.kind == "generation" and name not in CODE:
-            assert [e.id for e in found if not full_marks(spec, e)] == []
+            assert [e.id for e in examples if not full_marks(spec, e)] == []
         if spec.kind == "options" and known.get("balance"):
             counts = [n for _, n in sorted(known["balance"]["test"].items())]  # in the order of the labels' names
-            assert Counter(e.gold for e in found) == {(i,): n for i, n in enumerate(counts)}
-
-
-# -------------------------------------------------------------------------------------------------- rows of no use
-
-BAD_ROWS = [
-    ("sst2", {"label": -1}, "unknown label -1; known: 0 negative, 1 positive"),  # what the hub hides labels with
-    ("sst2", {"label": "neutral"}, "unknown label 'neutral'; known: 0 negative, 1 positive"),
-    ("siqa", {"label": "4"}, "unknown label 3; known: 0 cook something else"),
-    ("winogrande", {"answer": ""}, "unknown label -1"),
-    ("winogrande", {"sentence": "No gap."}, 'template "default": substring not found'),
-    ("winogrande", {"sentence": "_ slept."}, "the prompt comes out empty; mend the template or drop the row"),
-    ("aqua", {"correct": "F"}, "unknown label 'F'; known: 0 A, 1 B"),
-    ("aqua", {"options": ["A)1", "B)2"]}, "2 answers for the 5 labels A, B, C, D, E"),
-    ("mmlu", {"choices": ["a", "b"]}, "2 answers for the 4 labels A, B, C, D"),
-    ("record", {"answers": ["Nobody"]}, "unknown label 'Cars will cross the river on the Nobody a day later.'"),
-    ("record", {"query": "No gap."}, "needs two or more different answers"),
-    ("copa", {"choice1": ""}, "answer 0 comes out empty; mend the template or drop the row"),
-    ("squad", {"answers": {"text": [], "answer_start": []}}, "list object has no element 0"),
-    ("math500", {"answer": ""}, "no reference answer; mend or drop the row"),
-]
-MISSING = ["sst2.sentence", "sst2.label", "record.answers", "squad.answers", "math500.answer", "humaneval.test"]
-
-
-def error(name: str, row: dict[str, Any], write_jsonl: Write) -> str:
-    """The error of a file whose second row is this one."""
-    path = write_jsonl("test.jsonl", [spec_of(name).demonstrations[0], row])
-    with pytest.raises(InputError) as caught:
-        load_task(TaskConfig(name=name, data=str(path.parent)), 0, only="test")
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(("name", "changes", "expected"), BAD_ROWS)
-def test_a_row_of_no_use(name: str, changes: dict[str, Any], expected: str, write_jsonl: Write) -> None:
-    text = error(name, {**spec_of(name).demonstrations[1], **changes}, write_jsonl)
-    assert text.startswith(f"test.jsonl:2: {name}.yaml: ")
-    assert expected in text
-    assert len(text.splitlines()) == 1
-
-
-@pytest.mark.parametrize("without", MISSING)
-@pytest.mark.parametrize("null", [False, True])
-def test_a_row_without_a_cell(without: str, null: bool, write_jsonl: Write) -> None:
-    name, column = without.split(".")
-    row = dict(spec_of(name).demonstrations[1])
-    row.pop(column)
-    text = error(name, {**row, column: None} if null else row, write_jsonl)
-    assert text.startswith("test.jsonl:2: ")
-    assert f"{name}.yaml" in text
-    assert column in text
-    assert len(text.splitlines()) == 1
-
-
-def test_a_row_without_a_right_answer(write_jsonl: Write) -> None:
-    text = error("record", {**spec_of("record").demonstrations[1], "answers": []}, write_jsonl)
-    assert text.startswith("test.jsonl:2: record.yaml: ")
-    assert "mend or drop the row" in text
-
-
-# ------------------------------------------------------------------------------------------------------ the document
-
-
-def test_the_example_of_the_document_works(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "add_a_task.md").read_text("utf-8")
-    (tmp_path / "tickets.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
-    (tmp_path / "train.jsonl").write_text(text.partition("```json\n")[2].partition("```")[0])
-    data = load_task(TaskConfig(name=str(tmp_path / "tickets.yaml"), data=str(tmp_path)), 0)
-    assert (len(data.train), len(data.dev), len(data.test)) == (2, 1, 1)
-    found = {e.id: e for e in data.train + data.dev + data.test}
-    urgent = found["tickets/train/1"]
-    assert urgent.prompt == "Urgent! The app closes when I rotate the phone.\nThis mail is about"
-    assert (urgent.answers, urgent.gold, urgent.null_prompt) == ((" money", " technology"), (1,), "This mail is about")
-
-
-def test_the_document_names_every_key_filter_and_metric() -> None:
-    text = (ROOT / "docs" / "add_a_task.md").read_text("utf-8")
-    keys = [f.name for cls in (TaskSpec, Template, Decoding) for f in fields(cls) if f.name != "file"]
-    ours = ENV.filters.keys() - Environment().filters.keys()
-    for name in [*keys, *ours, *(m for of_kind in METRICS.values() for m in of_kind)]:
-        assert f"`{name}`" in text, name
+            assert Counter(e.gold for e in examples) == {(i,): n for i, n in enumerate(counts)}
 
 
 def test_one_file_is_the_split_that_is_evaluated(tmp_path: Path) -> None:
@@ -424,19 +156,3 @@ def test_settings_that_a_task_has_no_use_for_are_refused(tmp_path: Path) -> None
     for field, value, fault in (("samples", 9, "generates nothing"), ("run_generated_code", True, "runs no programs")):
         with pytest.raises(InputError, match=f"task.{field}: copa {fault}; leave it out"):
             load_task(replace(TaskConfig(name="copa", data=str(tmp_path)), **{field: value}), 0)
-
-
-def test_a_prompt_that_ends_in_a_blank_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    task = tmp_path / "moo.yaml"
-    task.write_text(
-        "version: 1\ndescription: x\nsource: x\ncolumns: [a, b]\nkind: options\ngold: b\n"
-        "objective: lm\nmetric: accuracy\n"
-        'templates: {default: {prompt: "{{ a }} ", answers: ["yes", "no"]}}\n'
-    )
-    (tmp_path / "test.jsonl").write_text('{"a": "x", "b": 0}\n')
-    load_task(TaskConfig(name=str(task), data=str(tmp_path)), 0, only="test")
-    assert "ends in a blank" in caplog.text
-    task.write_text(task.read_text().replace("gold: b", "gold: b | int - 1"))
-    (tmp_path / "test.jsonl").write_text('{"a": "x", "b": "7"}\n')
-    with pytest.raises(InputError, match=r"unknown label 6; known: .* \(gold is b \| int - 1; b '7'\)"):
-        load_task(TaskConfig(name=str(task), data=str(tmp_path)), 0, only="test")
