@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.float64_llama import Wide
+from tests.float64_llama import Wide, widen
 from tests.tiny_models import PAD, VOCAB, build, config, cpu_loss
 from zofo.data import Example
 from zofo.data.batch import collate
@@ -34,7 +34,7 @@ R, ALPHA = 4, 8
 
 def examples(objective: str, n: int, seed: int) -> list[Encoded]:
     """Prompts of 2 to 7 random tokens; lm: one answer of 1 to 4 tokens; options: 2 or 3 of unequal lengths."""
-    rng, found = random.Random(seed), []
+    rng, encoded = random.Random(seed), []
     for i in range(n):
         prompt = [rng.randrange(3, VOCAB) for _ in range(rng.randrange(2, 8))]
         count = 1 if objective == "lm" else rng.choice([2, 3])
@@ -43,8 +43,8 @@ def examples(objective: str, n: int, seed: int) -> list[Encoded]:
             answer = [rng.randrange(3, VOCAB) for _ in range(rng.randrange(1, 5))]
             labels = tuple((len(prompt) - 1 + t, token, option) for t, token in enumerate(answer))
             rows.append(Row((*prompt, *answer[:-1]), labels))
-        found.append(Encoded(Example(f"x/{i}", "", ("",) * count, (0,)), tuple(rows), (rng.randrange(count),), count))
-    return found
+        encoded.append(Encoded(Example(f"x/{i}", "", ("",) * count, (0,)), tuple(rows), (rng.randrange(count),), count))
+    return encoded
 
 
 @contextmanager
@@ -111,6 +111,25 @@ def world(
     batches = [examples(objective, 5, 10 * i) for i in range(8)]
     wide = Wide(config(family), ALPHA / R, objective)
     return World(model, theta, adapters, loss, batches[:2], batches[2:], wide)
+
+
+def ready(method: Any, problem: Problem) -> Any:
+    method.setup(problem)
+    return method
+
+
+def values(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, as the tensors are now."""
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def leaves(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """float64 copies that have gradients."""
+    return {name: value.requires_grad_(True) for name, value in widen(tensors).items()}
+
+
+def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in two)
 
 
 def direction(theta: Point, step: int) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ tests/float64_llama.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.float64_llama import gradient, widen
-from tests.tiny_bilevel import EPS, SEED, World, direction, moved, one_thread, world
+from tests.tiny_bilevel import EPS, SEED, World, direction, moved, world
 from tests.tiny_models import PAD
 from zofo.data.batch import Batch, collate
 from zofo.errors import NonFiniteError
@@ -27,12 +26,6 @@ from zofo.zo.grad import float32
 from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
-
-
-@pytest.fixture(autouse=True)
-def few_threads() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -11,17 +10,10 @@ import torch
 from torch import Tensor
 
 from tests import known_problem
-from tests.tiny_bilevel import one_thread
 from zofo.methods import bilevel_fo
 
 LAMS = (1.0, 10.0, 100.0, 1000.0)
 STEPS = {1.0: 150, 10.0: 150, 100.0: 300, 1000.0: 1200}
-
-
-@pytest.fixture(autouse=True)
-def few_threads() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @cache

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from tests.float64_llama import widen
-from tests.tiny_bilevel import EPS, SEED, World, direction, lively, moved, one_thread, world
+from tests.tiny_bilevel import EPS, SEED, World, direction, lively, moved, world
 from tests.tiny_models import PAD, build, cpu_loss
 from zofo.data.batch import collate
 from zofo.methods import mezo
@@ -16,13 +14,6 @@ from zofo.zo.direction import Direction
 from zofo.zo.grad import float32
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
-
-
-@pytest.fixture(autouse=True)
-def few_threads() -> Iterator[None]:
-    with one_thread():
-        yield
-
 
 # ---------------------------------------------------------------------------------------------------------------- MeZO
 
