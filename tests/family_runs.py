@@ -47,13 +47,15 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_family(family: str, root: Path, **changes: Any) -> Path:
-    """A directory with a tiny model of `family` and a tokenizer; weights of 0.1, so that adapters and shifts matter.
+def save_family(
+    family: str, root: Path, tokenizer: Any = None, positions: int = 128, window: int = WINDOW, **changes: Any
+) -> Path:
+    """root/family with a tiny model and a tokenizer; weights of 0.1, so that adapters and shifts matter.
 
-    changes: fields of the model's config.
+    tokenizer: another one than make_tokenizer's. changes: fields of the model's config.
     """
-    tokenizer = make_tokenizer()
-    settings = config(family, vocab=len(tokenizer), positions=128, window=WINDOW)
+    tokenizer = tokenizer or make_tokenizer()
+    settings = config(family, vocab=len(tokenizer), positions=positions, window=window)
     for name in ("initializer_range", "init_std"):
         if hasattr(settings, name):
             setattr(settings, name, 0.1)
@@ -87,15 +89,18 @@ def adapter_for(family: str, name: str) -> dict[str, Any] | None:
     return None if extra is None else {"name": name, **extra}
 
 
-def adapted(name: str, model: Any, tokenizer: Any, noise: float = 0.3, **settings: Any) -> Any:
-    """A set with p away from its start."""
+def adapted(
+    name: str, model: Any, tokenizer: Any, noise: float = 0.3, moved: Sequence[str] = ("p",), **settings: Any
+) -> Any:
+    """A set of p and s. moved: those that are away from their start, and from each other."""
     module = registry.load("adapters", name)
-    found = module.Adapter(module.Config(**settings)).build(model, ("p", "s"), 7, tokenizer)
+    adapters = module.Adapter(module.Config(**settings)).build(model, ("p", "s"), 7, tokenizer)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for param in found.parameters("p").values():
-            param.add_(noise * torch.randn(param.shape, generator=generator))
-    return found
+        for adapter in moved:
+            for param in adapters.parameters(adapter).values():
+                param.add_(noise * torch.randn(param.shape, generator=generator))
+    return adapters
 
 
 class Watch(TrainerCallback):

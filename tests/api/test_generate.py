@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import CHAT_TEMPLATE, make_tokenizer, save_tiny, sentiment_rows, write_rows
+from tests.family_runs import save_family
 from tests.tiny_models import config as family_config
 from zofo import InputError, finetune, load
 from zofo.api.generate import Prompt, generate
@@ -19,10 +20,7 @@ from zofo.api.generate import Prompt, generate
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its own settings ask for sampling, a penalty and an early stop, which `generate` is not to follow unasked."""
-    tokenizer = make_tokenizer()
-    config = family_config("llama", vocab=len(tokenizer))
-    config.initializer_range = 0.2
-    folder = save_tiny(tmp_path_factory.mktemp("model") / "llama", config, tokenizer)
+    folder = save_family("llama", tmp_path_factory.mktemp("model"), positions=64, initializer_range=0.2)
     own = {"do_sample": True, "temperature": 3.0, "top_k": 3, "repetition_penalty": 2.0, "max_length": 5,
            "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 2}  # fmt: skip
     (folder / "generation_config.json").write_text(json.dumps(own))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import llama_config, make_tokenizer, read_rows, save_tiny
+from tests.conftest import make_tokenizer, read_rows
+from tests.family_runs import save_family
 from tests.sandboxed import needs_sandbox
 from zofo import evaluate
 from zofo.config import registry
@@ -27,9 +28,7 @@ SPEC = load_spec(registry.load("tasks", "humaneval"))
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 512
-    settings = llama_config(tokenizer, tied=True)
-    settings.max_position_embeddings = 512
-    return save_tiny(tmp_path_factory.mktemp("model"), settings, tokenizer)
+    return save_family("llama", tmp_path_factory.mktemp("model"), tokenizer, positions=512)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import zofo
-from tests.conftest import make_tokenizer, read_rows, save_tiny, write_rows
-from tests.tiny_models import config as family_config
+from tests.conftest import make_tokenizer, read_rows, write_rows
+from tests.family_runs import save_family
 from zofo import evaluate, finetune
 from zofo.cli import main as cli
 
@@ -23,9 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("eval")
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 512
-    settings = family_config("llama", vocab=len(tokenizer), positions=512)
-    settings.initializer_range = 0.1
-    save_tiny(root / "model", settings, tokenizer)
+    save_family("llama", root, tokenizer, positions=512).rename(root / "model")
     for name, n in (("train", 16), ("validation", 4), ("test", 6)):
         rows = [{"sentence": f"{name} {i} is {WORDS[i % 8]}", "label": i % 2} for i in range(n)]
         write_rows(root / "data" / f"{name}.jsonl", rows)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import CHAT_TEMPLATE, make_tokenizer, read_rows, save_tiny
-from tests.tiny_models import config as family_config
+from tests.conftest import CHAT_TEMPLATE, make_tokenizer, read_rows
+from tests.family_runs import save_family
 from zofo import evaluate, finetune
 from zofo.config import registry
 from zofo.config.sections import TaskConfig
@@ -46,9 +46,7 @@ def sst2(write_jsonl: Write, tmp_path: Path) -> Path:
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = make_tokenizer()
     tokenizer.model_max_length, tokenizer.chat_template = 1024, CHAT_TEMPLATE
-    settings = family_config("llama", vocab=len(tokenizer), positions=1024)
-    settings.initializer_range = 0.1
-    return save_tiny(tmp_path_factory.mktemp("model") / "llama", settings, tokenizer)
+    return save_family("llama", tmp_path_factory.mktemp("model"), tokenizer, positions=1024)
 
 
 def task(data: Path, name: str = "sst2", **changes: Any) -> TaskConfig:

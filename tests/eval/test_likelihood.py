@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import CHAT_TEMPLATE, SENTENCES, make_tokenizer, read_rows, save_tiny
-from tests.tiny_models import config as family_config
+from tests.conftest import CHAT_TEMPLATE, SENTENCES, make_tokenizer, read_rows
+from tests.family_runs import save_family
 from tests.tiny_models import cpu_loss
 from zofo import evaluate, finetune
 from zofo.config import registry
@@ -32,9 +32,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama with room for the tasks' own demonstrations, and a chat template."""
     tokenizer = make_tokenizer()
     tokenizer.model_max_length, tokenizer.chat_template = 1024, CHAT_TEMPLATE
-    settings = family_config("llama", vocab=len(tokenizer), positions=1024)
-    settings.initializer_range = 0.3
-    return save_tiny(tmp_path_factory.mktemp("model") / "llama", settings, tokenizer)
+    return save_family("llama", tmp_path_factory.mktemp("model"), tokenizer, positions=1024, initializer_range=0.3)
 
 
 @pytest.fixture(scope="module")

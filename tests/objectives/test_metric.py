@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import make_tokenizer, read_rows, save_tiny, write_rows
-from tests.family_runs import Watch, load_family
+from tests.conftest import make_tokenizer, read_rows, write_rows
+from tests.family_runs import Watch, load_family, save_family
 from tests.float64_llama import merged, widen
 from tests.tiny_bilevel import ALPHA, EPS, R, World, direction, examples, moved, world
-from tests.tiny_models import config as family_config
 from tests.tiny_models import replaced
 from zofo import evaluate, finetune
 from zofo.api.configure import resolve
@@ -43,10 +42,7 @@ SHIFT = 0.01
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama that says other words when its weights are shifted by SHIFT."""
-    tokenizer = make_tokenizer()
-    settings = family_config("llama-untied", vocab=len(tokenizer), positions=128)
-    settings.initializer_range = 0.3
-    return save_tiny(tmp_path_factory.mktemp("model") / "llama", settings, tokenizer)
+    return save_family("llama-untied", tmp_path_factory.mktemp("model"), initializer_range=0.3)
 
 
 def said(model: Any, prompt: str, new: int = 6) -> str:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import make_tokenizer, save_tiny, sentiment_rows, write_rows
-from tests.tiny_models import config as family_config
+from tests import family_runs
+from tests.conftest import make_tokenizer, sentiment_rows, write_rows
+from tests.family_runs import load_family, save_family
 from zofo import InputError, evaluate, export, finetune, load
 from zofo.config import registry
 
@@ -21,21 +22,12 @@ S = 5  # positions that are shifted: fewer than IDS has
 
 @pytest.fixture
 def base(tiny_model_dir: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval().requires_grad_(False)
+    return load_family(tiny_model_dir)
 
 
 def adapted(base: Any, noise: float = 0.3, **settings: Any) -> Any:
-    module = registry.load("adapters", "dept")
-    config = module.Config(**{"tokens": 3, "r": 2, "max_length": S, **settings})
-    found = module.Adapter(config).build(base, ("p", "s"), 7, make_tokenizer())
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name in ("p", "s"):
-            for param in found.parameters(name).values():
-                param.add_(noise * torch.randn(param.shape, generator=generator))
-    return found
+    settings = {"tokens": 3, "r": 2, "max_length": S, **settings}
+    return family_runs.adapted("dept", base, make_tokenizer(), noise, moved=("p", "s"), **settings)
 
 
 def by_hand(base: Any, state: dict[str, Tensor], ids: Tensor, scale: float = 1.0) -> Tensor:
@@ -104,13 +96,8 @@ def test_the_defaults_train_as_many_numbers_as_a_prompt_of_ten() -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2", "mamba"])
 def test_what_is_written_is_read_back_with_the_shift_of_its_position(family: str, cache: bool, tmp_path: Path) -> None:
     """Logits of every step against one forward over prompt and continuation; S lies within the continuation."""
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = make_tokenizer()
-    config = family_config(family, vocab=len(tokenizer), window=6)
-    config.update({"initializer_range": 0.2, "init_std": 0.2})
-    directory = save_tiny(tmp_path / "model", config, tokenizer)
-    base = AutoModelForCausalLM.from_pretrained(directory).eval().requires_grad_(False)
+    weights = {"initializer_range": 0.2, "init_std": 0.2}
+    base = load_family(save_family(family, tmp_path, positions=64, window=6, **weights))
     found = adapted(base, max_length=11)
     model = found.deployable("s")
     out = model.generate(

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import make_tokenizer, save_tiny, sentiment_rows, write_rows
-from tests.tiny_models import config as family_config
+from tests import family_runs
+from tests.conftest import make_tokenizer, sentiment_rows, write_rows
+from tests.family_runs import load_family, save_family
 from zofo import InputError, evaluate, load
 from zofo.api.generate import generate
 from zofo.config import registry
@@ -25,36 +26,19 @@ NAMES = registry.names("adapters")
 DRAWN = ("lora", "dept")
 
 
-def save_model(folder: Path, family: str, positions: int = 64, window: int = 4, **changes: Any) -> Path:
-    """Weights of 0.1, so that adapters and positions matter."""
-    tokenizer = make_tokenizer()
-    config = family_config(family, vocab=len(tokenizer), positions=positions, window=window)
-    config.update({"initializer_range": 0.1, "init_std": 0.1, **changes})
-    return save_tiny(folder, config, tokenizer)
+def save_model(root: Path, family: str, positions: int = 64, window: int = 4, **changes: Any) -> Path:
+    return save_family(family, root, positions=positions, window=window, **changes)
 
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    return {family: save_model(root / family, family) for family in FAMILIES}
-
-
-def read(directory: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(directory).eval().requires_grad_(False)
+    return {family: save_model(root, family) for family in FAMILIES}
 
 
 def adapted(name: str, directory: Path, **settings: Any) -> Any:
     """A set on its own copy of the model, p and s away from their start and from each other."""
-    module = registry.load("adapters", name)
-    found = module.Adapter(module.Config(**settings)).build(read(directory), ("p", "s"), 7, make_tokenizer())
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for adapter in ("p", "s"):
-            for param in found.parameters(adapter).values():
-                param.add_(0.3 * torch.randn(param.shape, generator=generator))
-    return found
+    return family_runs.adapted(name, load_family(directory), make_tokenizer(), moved=("p", "s"), **settings)
 
 
 def ragged() -> tuple[Tensor, Tensor]:
@@ -69,7 +53,7 @@ def ragged() -> tuple[Tensor, Tensor]:
 def test_at_its_start_it_is_the_text_it_starts_from(name: str, family: str, tmp_path: Path) -> None:
     """Real keys and values, or embeddings: the logits are those behind the words themselves, sliding windows too."""
     directory = save_model(tmp_path / "model", family, window=16)
-    module, tokenizer, model = registry.load("adapters", name), make_tokenizer(), read(directory)
+    module, tokenizer, model = registry.load("adapters", name), make_tokenizer(), load_family(directory)
     found = module.Adapter(module.Config()).build(model, ("p", "s"), 7, tokenizer)
     words = tokenizer(module.Config().text, add_special_tokens=False)["input_ids"][: found.virtual]
     ids = torch.randint(5, 90, (2, 30), generator=torch.Generator().manual_seed(1))
@@ -96,7 +80,7 @@ def test_padded_mixed_rows_are_what_peft_computes_of_each_row_alone(
         mixed = found.model(input_ids=ids, attention_mask=mask, **kwargs).logits[:, -ids.shape[1] :]
     for adapter in ("p", "s"):
         found.save(adapter, tmp_path / adapter, str(directories[family]))
-        theirs = PeftModel.from_pretrained(read(directories[family]), str(tmp_path / adapter)).eval()
+        theirs = PeftModel.from_pretrained(load_family(directories[family]), str(tmp_path / adapter)).eval()
         with torch.no_grad(), found.active(adapter):
             ours = found.model(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]
         for i, n in enumerate(LENGTHS):
@@ -149,7 +133,7 @@ def test_soft_adapters_of_peft_that_zofo_does_not_train(
     from zofo.models._transformers import right_way
     from zofo.models.adapters._peft import peft_apart
 
-    base = read(directories["llama"])
+    base = load_family(directories["llama"])
     if kind == "p-tuning":
         config: Any = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16)
     else:
@@ -163,12 +147,12 @@ def test_soft_adapters_of_peft_that_zofo_does_not_train(
     written["base_model_name_or_path"] = str(directories["llama"])
     (tmp_path / "p" / "adapter_config.json").write_text(json.dumps(written))
     ours, _ = load(tmp_path / "p")
-    again: Any = PeftModel.from_pretrained(read(directories["llama"]), str(tmp_path / "p")).eval()
+    again: Any = PeftModel.from_pretrained(load_family(directories["llama"]), str(tmp_path / "p")).eval()
     ids = torch.tensor([[5, 9, 20, 33, 7]])
     with torch.no_grad():
         right = again(input_ids=ids).logits[:, -5:]
         torch.testing.assert_close(ours(input_ids=ids).logits[:, -5:], right, rtol=1e-5, atol=1e-5)
-        plain = read(directories["llama"])(input_ids=ids).logits
+        plain = load_family(directories["llama"])(input_ids=ids).logits
     assert (right - plain).abs().max() > 1e-2
     assert right_way(ours, ids[0].tolist()) == {}
     assert generate(tmp_path / "p", ["a warm film"], max_new_tokens=5)
@@ -198,7 +182,7 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(
     """By a set, and by what opens a directory. A prompt fits any number of layers of its width."""
     other = save_model(tmp_path / "other", "llama", **change)
     adapted(name, directories["llama"]).save("p", tmp_path / "p", str(directories["llama"]))
-    assert len({p.shape for p in read(other).parameters()}) > 1
+    assert len({p.shape for p in load_family(other).parameters()}) > 1
     config = json.loads((tmp_path / "p" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(directories["llama"])
     shutil.copytree(tmp_path / "p", tmp_path / "beside")
@@ -289,7 +273,7 @@ def copied(found: Any, name: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_redraw_is_another_start_of_one_adapter(name: str, directories: dict[str, Path]) -> None:
     module = registry.load("adapters", name)
-    found = module.Adapter(module.Config()).build(read(directories["llama"]), ("p", "s"), 7, make_tokenizer())
+    found = module.Adapter(module.Config()).build(load_family(directories["llama"]), ("p", "s"), 7, make_tokenizer())
     before, start = torch.get_rng_state(), copied(found, "p")
     if name not in DRAWN:
         with pytest.raises(InputError, match=r"^method.apart: adapter .* starts from (a text|ones), nothing is drawn"):
@@ -313,4 +297,6 @@ def test_redraw_is_another_start_of_one_adapter(name: str, directories: dict[str
         ours = found.model(input_ids=ids).logits[:, -3:]
     if name == "lora":  # a LoRA starts as no change
         with torch.no_grad():
-            torch.testing.assert_close(ours, read(directories["llama"])(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                ours, load_family(directories["llama"])(input_ids=ids).logits, rtol=1e-5, atol=1e-5
+            )
