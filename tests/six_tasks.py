@@ -81,6 +81,12 @@ def train_on(model: Path, setting: Path, out: Path, method: dict[str, Any], call
     return train(resolve(**sections(model, setting, out, method, **more)), callbacks=callbacks)
 
 
+def sampled(session: Session, k: int) -> list[str]:
+    """The tasks that meta-training samples for iteration k."""
+    method: Any = session.method
+    return method.sampled(k)
+
+
 def watch_batches(session: Session) -> dict[str, list[list[Encoded]]]:
     """The batches of each stream, as they are drawn."""
     seen: dict[str, list[list[Encoded]]] = {name: [] for name in session.streams}

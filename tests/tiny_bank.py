@@ -16,13 +16,14 @@ from tests.tiny_bilevel import PAD, SEED, examples, lively
 from tests.tiny_models import VOCAB, build
 from zofo.data import Example
 from zofo.data.batch import collate
+from zofo.data.example import objective_of
 from zofo.data.tokenization import Encoded, Row
 from zofo.models.activation_checkpointing import recompute_layers
 from zofo.models.adapters import dept, ia3, lora, prefix, prompt
 from zofo.models.adapters._bank import Bank, member
 from zofo.models.adapters._set import AdapterSet
 from zofo.models.label_head import LabelHead
-from zofo.objectives import OBJECTIVES
+from zofo.models.scorer import Scorer
 from zofo.objectives._loss import Loss
 
 # names that begin like others, and those with what torch's and PEFT's names are split at
@@ -47,7 +48,7 @@ class Words:
 
 def plain_loss(model: Any, head: LabelHead | None = None, objective: str = "lm") -> Loss:
     """F of a model without zofo's adapters."""
-    return Loss(model, head or LabelHead(model), OBJECTIVES[objective], PAD, torch.device("cpu"))
+    return Loss(Scorer(model, head or LabelHead(model), PAD, torch.device("cpu")), objective_of(objective)())
 
 
 @dataclass
@@ -60,8 +61,8 @@ class TinyBank:
     checkpointed: bool
 
     def loss(self, micro: int | None = None) -> Loss:
-        objective, cpu = OBJECTIVES[self.objective], torch.device("cpu")
-        return Loss(self.bank.model, self.head, objective, PAD, cpu, self.bank, micro, recomputes=self.checkpointed)
+        scorer = Scorer(self.bank.model, self.head, PAD, torch.device("cpu"))
+        return Loss(scorer, objective_of(self.objective)(), self.bank, micro, recomputes=self.checkpointed)
 
     def alone(self, example: Encoded, name: str) -> tuple[Tensor, Tensor]:
         """(sum, weight) [1] of one example by itself, under its own task's adapter, with the graph."""

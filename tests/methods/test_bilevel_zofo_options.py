@@ -9,7 +9,7 @@ import torch
 
 from tests.float64_llama import gradient, widen
 from tests.tiny_bilevel import EPS, SEED, direction, leaves, moved, same, values, world
-from zofo.methods import bilevel_zofo
+from zofo.methods import bilevel_ablations, bilevel_zofo
 from zofo.zo.kernels import reference
 from zofo.zo.keys import derive, tensor_key
 
@@ -96,7 +96,7 @@ def test_more_steps_of_p_are_on_batches_of_their_own() -> None:
 def test_tied_rates() -> None:
     """One zeta: p moves at theta's rate."""
     ends = []
-    choices: list[dict[str, Any]] = [{"tie_upper": True}, {"lr_p": 1e-3}]
+    choices: list[dict[str, Any]] = [{"lr_p": "lr_theta"}, {"lr_p": 1e-3}]
     for settings in choices:
         w = world()
         w.method(inner_steps=1, lr_theta=1e-3, **settings).step(0)
@@ -150,9 +150,8 @@ def test_deploy_fixes_the_adapter() -> None:
         ({"lam_schedule": "linear"}, "lam_start: needed"),
         ({"lam_start": 1.0}, "lam_start: has no effect"),
         ({"lam_schedule": "geometric", "lam_start": 0.0}, "cannot start or end at 0"),
-        ({"tie_upper": True, "lr_p": 1e-3}, "lr_p: has no effect"),
         ({"upper_data": "dev", "upper_share": 0.5}, "upper_data: dev splits nothing"),
     ],
 )
 def test_options_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
-    assert any(message in line for line in bilevel_zofo.Config(**settings).problems())
+    assert any(message in line for line in bilevel_ablations.Config(**settings).problems())

@@ -17,6 +17,7 @@ from tests.six_tasks import (
     TRAINED,
     make_tasks,
     meta_session,
+    sampled,
     session_of,
     watch_batches,
 )
@@ -39,7 +40,7 @@ def test_each_task_is_split_by_itself(tiny_model_dir: Path, six_tasks: Path) -> 
 
 
 def test_a_stratified_split_of_each_task(tiny_model_dir: Path, six_tasks: Path) -> None:
-    s = meta_session(tiny_model_dir, six_tasks, {"stratified": True})
+    s = session_of(tiny_model_dir, six_tasks, {"name": "bilevel-ablations", "inner_steps": 2, "stratified": True})
     for task in TRAINED:
         f, p = (
             Counter(e.example.answers[e.example.gold[0]] for e in s.encoded[n] if e.example.group == task)
@@ -64,10 +65,10 @@ def test_sampled_tasks(tiny_model_dir: Path, six_tasks: Path) -> None:
     again = meta_session(tiny_model_dir, six_tasks, {"tasks_per_step": 3})
     seen, counts = watch_batches(s), Counter[str]()
     for k in range(12):
-        chosen = s.method.sampled(k)
+        chosen = sampled(s, k)
         assert len(set(chosen)) == len(chosen) == 3
         assert set(chosen) <= set(s.problem.tasks)
-        assert again.method.sampled(k) == chosen
+        assert sampled(again, k) == chosen
         counts.update(chosen)
         for batches in seen.values():
             batches.clear()
@@ -80,21 +81,21 @@ def test_sampled_tasks(tiny_model_dir: Path, six_tasks: Path) -> None:
         levels = {name: {e.example.id for e in s.encoded[name]} for name in ("f", "p")}
         assert all(e.example.id in levels[n] for n in ("f", "p") for batch in seen[n] for e in batch)
     assert set(counts) == set(s.problem.tasks)
-    many = Counter(t for k in range(400) for t in s.method.sampled(k))
+    many = Counter(t for k in range(400) for t in sampled(s, k))
     assert max(many.values()) < 1.25 * min(many.values())
     other = meta_session(tiny_model_dir, six_tasks, {"tasks_per_step": 3}, train={"seed": 1})
-    assert any(other.method.sampled(k) != s.method.sampled(k) for k in range(5))
+    assert any(sampled(other, k) != sampled(s, k) for k in range(5))
 
 
 def test_five_by_default_and_all_where_there_are_fewer(tiny_model_dir: Path, six_tasks: Path, one_task: Path) -> None:
     method = {k: v for k, v in META.items() if k != "tasks_per_step"}
     s = session_of(tiny_model_dir, six_tasks, method)
     assert s.config.method.tasks_per_step == 5
-    assert sorted(s.method.sampled(0)) == sorted(s.problem.tasks)
+    assert sorted(sampled(s, 0)) == sorted(s.problem.tasks)
     assert s.config.train.batch_size == 4
     assert s.config.task.train_examples == 768
     few = meta_session(tiny_model_dir, one_task, {"tasks_per_step": 9})
-    assert few.method.sampled(3) == ["v1.0-mail"]
+    assert sampled(few, 3) == ["v1.0-mail"]
     few.method.step(0)
 
 
@@ -105,7 +106,7 @@ def test_members_of_tasks_that_were_not_sampled_rest(tiny_model_dir: Path, six_t
     times: Counter[str] = Counter()
     for k in range(5):
         before = {n: values(adapters.parameters(n)) for n in "ps"}
-        chosen = set(s.method.sampled(k))
+        chosen = set(sampled(s, k))
         s.method.step(k)
         times.update(chosen)
         for n in "ps":

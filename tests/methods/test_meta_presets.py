@@ -21,7 +21,7 @@ def test_preset_meta(tiny_model_dir: Path, six_tasks: Path) -> None:
     c = resolved("meta", tiny_model_dir, six_tasks)
     m = c.method
     assert (c.names["method"], m.tasks_per_step, m.inner_steps, m.adapters) == ("meta-bilevel-zofo", 5, 10, "per-task")
-    assert (m.lr_s, m.lr_theta, m.tie_upper, m.optimizer) == (1e-6, 1e-6, True, "adamw")
+    assert (m.lr_s, m.lr_theta, m.lr_p, m.optimizer) == (1e-6, 1e-6, "lr_theta", "adamw")
     assert m.upper_share == pytest.approx(1 / 3)
     assert (c.names["adapter"], c.names["estimator"], c.names["rule"]) == ("lora", "spsa", "adam")
     assert (c.estimator.eps, c.estimator.law) == (1e-3, "gaussian")

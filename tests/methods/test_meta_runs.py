@@ -20,7 +20,7 @@ from zofo.zo.replay import replay
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bank": (META, {}),
     "shared": ({**META, "adapters": "shared"}, {}),
-    "bank-adam-prefix": ({**META, "s_start": "from_p"}, {"rule": {"name": "adam"}, "adapter": {"name": "prefix"}}),
+    "bank-adam-prefix": ({**META, "lr_p": "lr_theta"}, {"rule": {"name": "adam"}, "adapter": {"name": "prefix"}}),
     "bank-svrg": (META, {"estimator": {"name": "svrg", "refresh": 2, "anchor_batches": 2}}),
     "bank-blocks": (META, {"mask": {"name": "blocks"}}),
     "snapshots": (META, {"rule": {"name": "adam"}, "train": {"max_replay_seconds": 0.0}}),

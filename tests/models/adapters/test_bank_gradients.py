@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from zofo.methods._first_order import Descent
 from zofo.models.adapters import lora
 from zofo.models.adapters._bank import member
 from zofo.models.label_head import LabelHead
+from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import probe
-from zofo.objectives import OBJECTIVES
+from zofo.objectives import lm
 from zofo.objectives._loss import Loss
 
 
@@ -62,11 +64,11 @@ def test_mixed_rows_of_every_family(family: str) -> None:
     encoded, results = mixed("lm"), []
     for micro in (None, 1):  # 1: no batch has two tasks
         model = build(family)
-        head = LabelHead(model)
+        scorer = Scorer(model, LabelHead(model), PAD, torch.device("cpu"))
         adapter = lora.Adapter(lora.Config(r=4, target_modules=["in_proj", "x_proj"] if family == "mamba" else None))
         _, bank = new_bank(model, adapter)
         scatter(bank, "p")
-        loss = Loss(bank.model, head, OBJECTIVES["lm"], PAD, torch.device("cpu"), bank, micro)
+        loss = Loss(replace(scorer, model=bank.model), lm.Objective(), bank, micro)
         with bank.active("p"):
             value = loss(collate(encoded, PAD))
             assert loss.backward(collate(encoded, PAD)) == pytest.approx(value, rel=1e-6)
@@ -108,7 +110,7 @@ def test_packed_gradients_with_options() -> None:
         encoded = forked()
         if packed:
             encoded = pack(encoded, None)
-            assert probe(b.loss(), list(zip(forked(), encoded))) == ""
+            assert probe(b.loss().scorer, list(zip(forked(), encoded))) == ""
         with b.bank.active("p"):
             b.loss(micro).backward(collate(encoded, PAD))
         gradients.append(grads(b.bank, "p"))

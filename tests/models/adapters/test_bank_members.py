@@ -42,7 +42,7 @@ def test_without_holds_for_a_loss_with_the_bank(kind: str) -> None:
     b, encoded = tiny_bank(kind), mixed("lm")
     bare, batch = plain_loss(lively(build("llama"))), collate(encoded, PAD)
     with torch.no_grad():
-        want = bare.head.logprobs(bare.model, batch)
+        want = bare.scorer.logprobs(batch)
         with b.bank.without():
             assert torch.equal(b.head.logprobs(b.bank.model, batch), want)
 

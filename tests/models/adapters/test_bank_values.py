@@ -13,7 +13,7 @@ from tests.tiny_models import build, config
 from zofo.data.batch import collate
 from zofo.data.option_tree import pack
 from zofo.data.tokenization import Encoded
-from zofo.methods.bilevel_zofo import Penalised
+from zofo.methods.bilevel_ablations import Penalised
 from zofo.models.adapters._bank import member
 from zofo.models.tree_probe import probe
 from zofo.objectives import _loss as objectives
@@ -57,7 +57,7 @@ def test_lora_in_float64() -> None:
     with b.bank.active("s"):
         assert loss(batch_p) == pytest.approx(F(p, "s"), rel=1e-6)
     want = F(f, "p") + lam * (F(p, "p") - F(p, "s"))
-    assert Penalised(loss, b.bank, batch_f, batch_p, lam)() == pytest.approx(want, abs=3e-5)
+    assert Penalised(loss, b.bank, batch_f, batch_p, lam, loss)() == pytest.approx(want, abs=3e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,8 +71,8 @@ def test_g_in_one_forward_and_in_several(kind: str, monkeypatch: pytest.MonkeyPa
     for shared in (True, False):
         monkeypatch.setattr(objectives, "shares", lambda shapes, device, shared=shared: shared)
         loss = b.loss()
-        assert Penalised(loss, b.bank, *batches, lam)() == pytest.approx(want, rel=1e-5)
-        terms = Penalised(loss, b.bank, *batches, lam).terms()
+        assert Penalised(loss, b.bank, *batches, lam, loss)() == pytest.approx(want, rel=1e-5)
+        terms = Penalised(loss, b.bank, *batches, lam, loss).terms()
         assert [term() for term in terms] == pytest.approx([F_f, lam * F_p, -lam * F_s], rel=1e-5)
         counts.append(loss.meter.forwards - 3)
     assert counts == ([3, 3] if kind == "ia3" else [1, 3])
@@ -84,7 +84,7 @@ def test_packed_rows_of_many_tasks(kind: str, micro: int | None) -> None:
     b, plain = tiny_bank(kind, "options"), forked()
     packed = pack(plain, None)
     assert all(len(e.rows) == 1 and e.rows[0].branches for e in packed)
-    assert probe(b.loss(), list(zip(plain, packed))) == ""
+    assert probe(b.loss().scorer, list(zip(plain, packed))) == ""
     half = [*packed[:3], *plain[3:]]  # and packed beside plain ones
     for encoded in (packed, half):
         loss = b.loss(micro)
