@@ -13,6 +13,7 @@ from tests.cut import cut
 from tests.family_runs import Directories, hashes, save_rows
 from tests.pairwise_runs import DTYPES, STEPS, Case, Cover, Play, check
 from tests.tiny_models import FAMILIES
+from tests.traces import traces
 from zofo import InputError, finetune, load
 from zofo.api.configure import resolve
 from zofo.config import registry
@@ -160,8 +161,6 @@ def test_a_killed_sparse_stateful_run_ends_with_the_bytes_of_one_that_was_not(
     places: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """SIGKILL behind the checkpoint at 20, in a real process; Adam's moments and the bands' thresholds are rebuilt."""
-    from tests.train.test_resume import traces
-
     options = ["rule=adam", "rule.state=8bit", "mask.refresh=7", "estimator.q=2", "method.lr=1e-3", "train.threads=1",
                "train.max_steps=90", "train.eval_steps=45", "train.save_steps=20", "train.batch_size=4"]  # fmt: skip
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_memory import configuration, same
 from tests.conftest import ROOT
+from tests.footprints import configuration, same
 from zofo.api.configure import resolve
 from zofo.api.memory.footprint import Footprint, Rows, measure, predict
 

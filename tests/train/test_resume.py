@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from tests.conftest import sentiment_rows, write_rows
 from tests.cut import cut
+from tests.traces import traces
 from zofo.cli import main as cli
 
 METHODS = {
@@ -55,22 +55,6 @@ def run_cut(args: list[str], sent: int, call: str, holding: str = "", nth: int =
     """`zofo train ARGS` in a process of its own, which is sent a signal on the way."""
     command = cut(["train", *args], sent, call, holding, nth)
     return subprocess.run(command, capture_output=True, text=True, timeout=900)
-
-
-def traces(out: Path) -> dict[str, object]:
-    """What must be equal: journal, adapters, optimizer state, numbers; all but times and paths."""
-    found: dict[str, object] = {}
-    for path in sorted(out.rglob("*")):
-        name = str(path.relative_to(out))
-        if path.suffix in (".safetensors", ".bin") or path.name == "adapter_config.json" or name.startswith("eval/"):
-            found[name] = path.read_bytes()
-    found["metrics"] = [
-        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (out / "metrics.jsonl").open()
-    ]
-    info = json.loads((out / "run.json").read_text())
-    timed = ("seconds", "seconds_per_step", "peak_bytes", "environment", "config_hash")
-    found["run"] = {k: v for k, v in info.items() if k not in timed}
-    return found
 
 
 @pytest.fixture(scope="module")
