@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from zofo.config.yaml_reader import read_yaml
 
 KEPT = ("method", "adapter", "task", "seed", "steps", "best_step", "forwards", "backward_passes", "examples_seen",
         "tokens", "dev", "test", "deployed", "seconds", "peak_bytes", "examples", "skipped", "environment")  # fmt: skip
@@ -48,7 +48,7 @@ class Plan:
     def __init__(self, path: Path, smoke: bool = False) -> None:
         """smoke: the short form: `smoke.shared` and `smoke.seeds` replace those of the plan, and of each row's trials
         the ones numbered in `smoke.trials` are left."""
-        data = yaml.safe_load(path.read_text())
+        data = read_yaml(path, "plan")
         self.full = data["shared"]
         small = data["smoke"] if smoke else {}
         self.shared, self.rows = self.full | small.get("shared", {}), data["rows"]

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.half_batch_trial import Arm, Bench, Trial, train
+from zofo.config.yaml_reader import read_yaml
 from zofo.zo.direction import Direction
 from zofo.zo.keys import derive
 
@@ -45,7 +44,7 @@ class Plan:
     arms: {name: {kind, rates, band, norm_of}}; shared: settings of the session."""
 
     def __init__(self, path: Path, results: Path | None = None) -> None:
-        self.data = yaml.safe_load(path.read_text())
+        self.data = read_yaml(path, "plan")
         self.arms = [Arm.read(name, spec) for name, spec in self.data["arms"].items()]
         self.results = results or Path(__file__).parents[1] / "results" / path.stem
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from zofo.config.yaml_reader import read_yaml
 
 HERE = Path(__file__).parent
 KEPT = ("steps", "best_step", "forwards", "backward_passes", "examples_seen", "tokens", "seconds", "seconds_per_step",
@@ -30,7 +30,7 @@ class Plan:
     `smoke` say how long each trains and on how much each is tested."""
 
     def __init__(self, smoke: bool, path: Path = HERE / "meta_smollm2.yaml") -> None:
-        self.data = yaml.safe_load(path.read_text())
+        self.data = read_yaml(path, "plan")
         self.size = self.data["smoke" if smoke else "full"]
         self.smaller = self.size.get("rows", {})  # {row: settings of its training that this size has otherwise}
         self.results = HERE.parent / "results" / (path.stem + ("_smoke" if smoke else ""))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from zofo.config.yaml_reader import read_yaml
 
 SHARES = ("accuracy", "exact_match", "final_number", "last_number", "math_equal", "pass_at_1")
 
@@ -42,7 +42,7 @@ class Plan:
     """evaluate: {task: [examples zero-shot, examples few-shot]} or more of `settings`; finetune: tasks x methods."""
 
     def __init__(self, path: Path) -> None:
-        self.data = yaml.safe_load(path.read_text())
+        self.data = read_yaml(path, "plan")
         self.results = Path(__file__).parents[1] / "results" / path.stem
 
     def jobs(self, only: str | None) -> Iterator[Job]:

@@ -123,7 +123,7 @@ def test_bad_files(text: str, fault: str, tmp_path: Path) -> None:
 
 def test_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "not UTF-8 text" in errors_of(file=str(tmp_path / "run.yaml"))[0]
+    assert "not UTF-8" in errors_of(file=str(tmp_path / "run.yaml"))[0]
     assert errors_of(file=str(tmp_path / "none.yaml"))[0].endswith("none.yaml: no such file")
 
 

@@ -73,12 +73,13 @@ def test_all_errors_of_a_task_file_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("version: [1", "bad YAML"),
+        ("version: [1", "which.yaml line 1: expected ',' or ']'"),
+        ("version: 1\nversion: 2", 'which.yaml line 2: key "version" is given twice'),
         ("just words", "expected keys such as version"),
         (TASK.format(prompt="{{ q", answers="[a]", objective="lm"), "bad template"),
         (
             TASK.format(prompt="{{ q }}", answers="[a]", objective="best"),
-            "objective: expected 'options' or 'lm', got 'best'",
+            'objective: unknown "best"; known: lm, metric, options',
         ),
     ],
 )
@@ -98,7 +99,7 @@ CHANGES = [
     ({"hub": {"path": "x", "nmae": "y"}}, 'unknown key "hub.nmae"; did you mean "name"?'),
     (
         {"templates": {"default": {"prompt": "{{ q }}", "answers": ["a", True]}}},
-        "templates.default.answers.1: true is no text; YAML takes a bare yes or no for it: quote it",
+        "templates.default.answers.1: true is no text: quote it",
     ),
     ({"labels": ["x", "y", "z"]}, 'template "default": 2 answers for 3 labels'),
     ({"labels": ["x", "x"]}, "labels: one occurs twice: x, x"),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from zofo.api.configure import resolve
 from zofo.cli.settings import split_settings
 from zofo.config import registry
-from zofo.config.layers import read_yaml
 from zofo.config.resolve import Config
+from zofo.config.yaml_reader import read_yaml
 from zofo.errors import InputError
 
 if TYPE_CHECKING:

@@ -23,13 +23,12 @@ from zofo.config.layers import (
     Merged,
     Value,
     brief,
-    dump,
     merge,
-    read_yaml,
 )
 from zofo.config.moved import settle
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.validate import Files, build, together
+from zofo.config.yaml_reader import dump, read_yaml
 from zofo.errors import InputError, did_you_mean
 
 __all__ = ["CORE", "SECTIONS", "Config", "ModelConfig", "TaskConfig", "TrainConfig", "from_dict", "load", "resolve"]

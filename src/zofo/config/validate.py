@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zofo.config import registry
-from zofo.config.layers import Value, texts
+from zofo.config.layers import Value
 from zofo.config.sections import ModelConfig
+from zofo.config.yaml_reader import texts
 from zofo.errors import did_you_mean
 
 Files = Callable[[Any], list[str]]  # a section -> what is wrong with the files that it names, "field: message"

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zofo.config import registry
+from zofo.config.yaml_reader import read_yaml
 from zofo.data.chat import Make
 from zofo.data.example import Decoding, Example, objective_of
 from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
@@ -66,16 +66,7 @@ class TaskSpec:
 
 def load_spec(path: Path) -> TaskSpec:
     """Raises InputError with everything that is wrong, one line each."""
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as e:
-        raise InputError(f"{path}: {e.strerror or e}") from None
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: not UTF-8 ({e.reason} in byte {e.start}); save it as UTF-8") from None
-    except yaml.YAMLError as e:
-        raise InputError(f"{path}: bad YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected keys such as version, columns, templates")
+    content = read_yaml(path, "", "keys such as version, columns, templates")
     known = [f.name for f in fields(TaskSpec) if f.name != "file"]
     problems = [f'unknown key "{k}"{did_you_mean(str(k), known)}' for k in content if k not in known]
     try:
@@ -103,7 +94,7 @@ def _fault(error: Any) -> str:
         known = [f.name for f in fields(Hub if outer == ["hub"] else Template)]
         return f'unknown key "{where}{last}"{did_you_mean(last, known) or "; known: " + ", ".join(known)}'
     if isinstance(error["input"], bool):
-        return f"{where}{last}: {str(error['input']).lower()} is no text; YAML takes a bare yes or no for it: quote it"
+        return f"{where}{last}: {str(error['input']).lower()} is no text: quote it"
     return f"{where}{last}: {error['msg'].replace('Input should be', 'expected')}, got {error['input']!r}"
 
 

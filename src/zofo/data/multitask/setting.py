@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from zofo.config import registry
 from zofo.config.registry import canonical
+from zofo.config.yaml_reader import read_yaml
 from zofo.data.example import TASK_MEAN, Example, TaskData, objective_of
 from zofo.data.multitask.layout import Layout, limit, make_layout
 from zofo.data.multitask.pool import Pool, find_folder, open_pool
@@ -55,10 +54,10 @@ def find_setting(name: str) -> Setting | None:
             return None
         path = registry.load("settings", name)
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):  # which reading it as a task's file says
+        content = read_yaml(path, "")
+    except InputError:  # which reading it as a task's file says
         return None
-    if not isinstance(content, dict) or not ("target" in content or ("train" in content and "columns" not in content)):
+    if not ("target" in content or ("train" in content and "columns" not in content)):
         return None
     if problems := _problems(content):
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
