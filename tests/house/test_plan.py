@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,12 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
-NEW = {"zo/estimators/four_point.py", "tests/zo/estimators/test_four_point.py"}  # what pages have their readers write
+NEW = {  # what pages have their readers write
+    "zo/estimators/four_point.py",
+    "objectives/margin.py",
+    "tests/objectives/test_margin.py",
+    "tests/zo/estimators/test_four_point.py",
+}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("CHANGELOG.md", "log.md")], ids=str)
@@ -99,3 +105,9 @@ def test_modules_that_a_page_names_exist(page: Path) -> None:
         if (PACKAGE / parts[0]).is_dir():
             at = PACKAGE.joinpath(*parts)
             assert at.exists() or at.with_suffix(".py").exists() or at.parent.with_suffix(".py").exists(), dotted
+
+
+def test_the_picture_of_the_house_is_the_codes() -> None:
+    path = ROOT / "docs" / "figures" / "house.py"
+    drawn = runpy.run_path(str(path))["draw"]()
+    assert path.with_suffix(".svg").read_text("utf-8") == drawn, "python docs/figures/house.py draws it again"
