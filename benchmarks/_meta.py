@@ -1,4 +1,4 @@
-"""What benchmarks.meta measures: the methods, each with a session whose batches are the same rows, and made-up rows."""
+"""What benchmarks.meta_training measures: the methods, each with a session of the same rows, and made-up rows."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def choose(methods: dict[str, Trained], size: int) -> list[str]:
         sizes = {name: mean(of.rows[i].size for i in ids) for name, of in methods.items()}
         return max(abs(sizes[name] / means[name] - 1) for name in methods)
 
-    rng, found = random.Random("benchmarks.meta"), []
+    rng, found = random.Random("benchmarks.meta_training"), []
     for _ in range(DRAWS):
         tasks = rng.sample(sorted(groups), len(groups))
         found.append([rng.choice(groups[tasks[i % len(tasks)]]) for i in range(size)])

@@ -1,4 +1,4 @@
-"""The tables that benchmarks.meta prints: a median with the smallest and the largest, columns that line up."""
+"""The tables that benchmarks.meta_training prints: a median with the smallest and the largest, columns that line up."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.half_batch import Plan
+from experiments.every_task import wilson
+from experiments.half_batch_plan import Plan
 from experiments.half_batch_trial import Arm
-from experiments.tasks import wilson
 
 Trials = list[dict[str, Any]]
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from experiments.half_batch import Plan, run
+from experiments.half_batch import run
+from experiments.half_batch_plan import Plan
 from experiments.half_batch_table import raises, share, tables
 from experiments.half_batch_trial import Arm, Bench, Trial
 from torch import Tensor, nn

@@ -46,7 +46,7 @@ def test_made_up_rows_are_of_all_tasks_in_turn() -> None:
 def test_it_runs_through(tmp_path: Path, stories_dir: Path, shared_data: Path) -> None:
     """Two methods; the meter's counts are Algorithm 2's with T = 2: an iteration is three counted steps."""
     file = tmp_path / "meta.json"
-    command = [sys.executable, "-m", "benchmarks.meta", "--smoke", "--json", str(file), "--shots", "1"]
+    command = [sys.executable, "-m", "benchmarks.meta_training", "--smoke", "--json", str(file), "--shots", "1"]
     command += ["--model", str(stories_dir), "--data", str(shared_data / "meta")]
     command += ["--only", "bilevel, bank", "--only", "metaicl, direct"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

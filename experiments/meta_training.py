@@ -1,7 +1,7 @@
 """Meta-training and its baselines on the target tasks of two settings; one JSON file a row, finished ones are skipped.
 
-    python -m experiments.meta --model DIR --data DIR --work DIR [--smoke] [--only SETTING/ROW]
-    python -m experiments.meta --smoke --table
+    python -m experiments.meta_training --model DIR --data DIR --work DIR [--smoke] [--only SETTING/ROW]
+    python -m experiments.meta_training --smoke --table
 
 DIR of --data holds a folder for each task (docs/meta_data.md). A row is a training run and its meta-tests; one that was
 cut goes on from its last part. The table has the form of Table 4 of Bilevel ZOFO (arXiv 2502.03604), the cost of the

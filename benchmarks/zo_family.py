@@ -1,6 +1,6 @@
 """What masks, estimators and rules cost a MeZO step: one process, interleaved, the median of each round's ratio.
 
-    python -m benchmarks.family --model DIR --data DIR_OR_FILE [--sizes 4x32,16x64] [--rounds 5] [--json FILE]
+    python -m benchmarks.zo_family --model DIR --data DIR_OR_FILE [--sizes 4x32,16x64] [--rounds 5] [--json FILE]
 
 `mezo` is the step with a dense direction of signs and plain ZO-SGD; every other variant differs from it in what its
 name says. A size is examples x tokens of real text. Rates are 0, so every step of a variant does the same work; the

@@ -1,6 +1,6 @@
 """What meta-training costs beside MetaICL, and what a new task costs after it: one run, interleaved.
 
-    python -m benchmarks.meta [--model DIR] [--data DIR] [--setting NAME] [--rounds 3] [--json FILE] [--smoke]
+    python -m benchmarks.meta_training [--model DIR] [--data DIR] [--setting NAME] [--rounds 3] [--json FILE] [--smoke]
 
 `steps`: each method's step with zofo, in turns, on the same rows: every batch of every method holds them, MetaICL's
 with k demonstrations before each, the channel's with input and output exchanged. Of many draws they are the one that is
@@ -99,7 +99,8 @@ def memory(args: argparse.Namespace, ids: list[str]) -> dict[str, Any]:
     more += [] if args.threads is None else [f"--threads={args.threads}"]
     for turn in range(args.repeats):
         for name in found:
-            command = [sys.executable, "-m", "benchmarks.meta", *more, "--child", name, "--rows", json.dumps(ids)]
+            child = [*more, "--child", name, "--rows", json.dumps(ids)]
+            command = [sys.executable, "-m", "benchmarks.meta_training", *child]
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{name}, memory: {done.stderr.strip()}")

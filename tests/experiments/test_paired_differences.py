@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.paired import interval, last
+from experiments.paired_differences import interval, last
 
 
 def test_students_interval() -> None:

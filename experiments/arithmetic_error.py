@@ -1,6 +1,6 @@
 """What 40 MeZO steps do to a real model's weights in four arithmetics, against their exact sum: no forwards, given c's.
 
-    python -m experiments.arithmetic --model DIR
+    python -m experiments.arithmetic_error --model DIR
 
 along: <move, wanted> / <wanted, wanted>, 1 where the whole update arrived. error: |move - wanted| / |wanted|. The four
 columns behind are `along` over each quarter of a matrix's weights by magnitude, the smallest first: what an ablation by

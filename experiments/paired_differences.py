@@ -1,6 +1,6 @@
 """Differences between rows of a plan, seed by seed: the last dev loss of each run minus that of the base row's run.
 
-    python -m experiments.paired experiments/precision_smollm2.yaml mezo-fp32 mezo-bf16 mezo-bf16-split ...
+    python -m experiments.paired_differences experiments/precision_smollm2.yaml mezo-fp32 mezo-bf16 mezo-bf16-split ...
 
 Runs of one seed share examples, batches and directions, so the seeds' own spread cancels. The interval is
 Student's, 95 %.

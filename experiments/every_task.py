@@ -1,7 +1,7 @@
 """Every task on one model: zero-shot, few-shot, and short fine-tunes; one JSON file each, finished ones are skipped.
 
-    python -m experiments.tasks experiments/tasks_smollm2.yaml --model DIR --data DIR [--only evaluate|finetune]
-    python -m experiments.tasks experiments/tasks_smollm2.yaml --table
+    python -m experiments.every_task experiments/tasks_smollm2.yaml --model DIR --data DIR [--only evaluate|finetune]
+    python -m experiments.every_task experiments/tasks_smollm2.yaml --table
 
 DIR of --data holds a folder for each task, in the hub's columns. The examples are a sample fixed by the seed, so scores
 have an interval: the table gives that of a share at 95 % (Wilson), none where the metric is no share.
