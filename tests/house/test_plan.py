@@ -52,8 +52,9 @@ def test_imports_make_no_circle() -> None:
     assert list(circles({m: graph.find_modules_directly_imported_by(m) for m in graph.modules})) == []
 
 
-def files() -> list[Path]:
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "src"], capture_output=True, text=True)
+def files(folder: str) -> list[Path]:
+    """The Python files of a folder that git knows."""
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files", folder], capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("needs a checkout")
     return [ROOT / name for name in listed.stdout.split() if name.endswith(".py") and (ROOT / name).is_file()]
@@ -63,17 +64,30 @@ LONG_FILES = {"src/zofo/zo/kernels/compiled.py"}  # one kernel after the other, 
 LONG_FUNCTION = 60  # lines; about 40 is what a function should have
 
 
-def test_files_and_functions_are_short() -> None:
-    long = {str(p.relative_to(ROOT)) for p in files() if len(p.read_text("utf-8").splitlines()) > 320}
+@pytest.mark.parametrize("folder", ["src", "tests", "experiments", "benchmarks"])
+def test_files_and_functions_are_short(folder: str) -> None:
+    """The limits that CONTRIBUTING states."""
+    long = {str(p.relative_to(ROOT)) for p in files(folder) if len(p.read_text("utf-8").splitlines()) > 320}
     assert long <= LONG_FILES
     lengths = [
         (node.end_lineno - node.lineno + 1, f"{path.relative_to(ROOT)}:{node.name}")
-        for path in files()
+        for path in files(folder)
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef) and node.end_lineno
     ]
     assert not [(n, name) for n, name in sorted(lengths) if n > LONG_FUNCTION]
     assert sum(n > 40 for n, _ in lengths) <= 0.02 * len(lengths)
+
+
+def test_no_test_imports_another_test() -> None:
+    """What two of them share has a module with a name of its own."""
+    for path in files("tests"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                assert not (parts[0] == "tests" and parts[-1].startswith("test_")), f"{path}: {name}"
 
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]

@@ -44,6 +44,19 @@ def direction_of(s: Session, step: int) -> dict[str, Tensor]:
     return {n: kernels.signs(seed, tensor_key(n), 0, t.numel()).view(t.shape) for n, t in s.problem.theta.items()}
 
 
+ByTask = dict[str, dict[str, Tensor]]  # {task: its adapter's tensors}
+
+
+def gradients_of(value: Tensor, of: ByTask) -> ByTask:
+    flat = [t for task in of for t in of[task].values()]
+    each = iter(torch.autograd.grad(value, flat, allow_unused=True, materialize_grads=True))
+    return {task: {key: next(each) for key in of[task]} for task in of}
+
+
+def leaves_of(of: ByTask) -> ByTask:
+    return {task: {k: t.detach().requires_grad_(True) for k, t in tensors.items()} for task, tensors in of.items()}
+
+
 def test_an_upper_step_in_float64(tiny_model_dir: Path, six_tasks: Path) -> None:
     """s_i of the sampled tasks by line 5, c by (9) with each example's own p_i and s_i, p_i by (8)."""
     lam, lr_s, lr_p, lr_theta, inner, eps = 7.0, 0.3, 0.05, 1e-3, 3, 1e-2
@@ -61,28 +74,20 @@ def test_an_upper_step_in_float64(tiny_model_dir: Path, six_tasks: Path) -> None
     seen = watch_batches(s)
     metrics = s.method.step(0)
 
-    def F(at: dict[str, Tensor], examples: list[Encoded], of: dict[str, dict[str, Tensor]]) -> Tensor:
+    def F(at: dict[str, Tensor], examples: list[Encoded], of: ByTask) -> Tensor:
         nll, weight = torch.zeros((), dtype=torch.float64), 0
         for e in examples:
             tokens = len(e.rows[0].labels)
             nll, weight = nll + wide.loss(at, of[e.example.group], [e]) * tokens, weight + tokens
         return nll / weight
 
-    def grads(value: Tensor, of: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        flat = [t for task in of for t in of[task].values()]
-        each = iter(torch.autograd.grad(value, flat, allow_unused=True, materialize_grads=True))
-        return {task: {key: next(each) for key in of[task]} for task in of}
-
-    def leaves(of: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        return {task: {k: t.detach().requires_grad_(True) for k, t in tensors.items()} for task, tensors in of.items()}
-
     f, p = seen["f"], seen["p"]
     assert (len(f), len(p)) == (1, inner + 1)
     chosen = set(sampled(s, 0))
     assert {e.example.group for batch in (*f, *p) for e in batch} <= chosen
     for t in range(inner):
-        at = leaves(members["s"])
-        g = grads(F(start, p[t], at), at)
+        at = leaves_of(members["s"])
+        g = gradients_of(F(start, p[t], at), at)
         members["s"] = {k: {n: v.detach() - lr_s * g[k][n] for n, v in tensors.items()} for k, tensors in at.items()}
     for key, value in adapters.parameters("s").items():
         task, _, name = key.partition(": ")
@@ -97,8 +102,8 @@ def test_an_upper_step_in_float64(tiny_model_dir: Path, six_tasks: Path) -> None
     c = (G(moved(start, z, eps)) - G(moved(start, z, -eps))) / (2 * eps)
     assert metrics["c"] == pytest.approx(c, rel=2e-4, abs=1e-3)
     assert abs(c) > 0.05
-    at = leaves(members["p"])
-    g = grads(F(start, f[0], at) + lam * F(start, p[inner], at), at)
+    at = leaves_of(members["p"])
+    g = gradients_of(F(start, f[0], at) + lam * F(start, p[inner], at), at)
     biggest = max(float(t.abs().max()) for tensors in g.values() for t in tensors.values())
     for key, value in adapters.parameters("p").items():
         task, _, name = key.partition(": ")
