@@ -115,11 +115,11 @@ def test_a_trailing_eos_of_the_tokenizer_is_dropped(tiny_tokenizer: Any, tokeniz
     assert encode(closing, ex, None, "gold", True).rows[0].labels[-1][1] == closing.eos_token_id
 
 
-def test_eos_only_for_lm_and_only_once(tiny_tokenizer: Any) -> None:
+def test_eos_only_where_it_is_asked_for_and_only_once(tiny_tokenizer: Any) -> None:
     eos = tiny_tokenizer.eos_token_id
     ex = example("It was", " great</s>")
     assert [t for _, t, _ in encode(tiny_tokenizer, ex, None, "gold", True).rows[0].labels].count(eos) == 1
-    plain = encode(tiny_tokenizer, example("It was", " great"), None, "options", True)
+    plain = encode(tiny_tokenizer, example("It was", " great"), None, "options", False)
     assert all(t != eos for _, t, _ in plain.rows[0].labels)
 
 

@@ -155,7 +155,9 @@ def test_a_read_only_install_without_a_home_or_a_network(
     (tmp_path / "out").mkdir()
     out, zofo = tmp_path / "out" / "run", installed / "zofo"
     probe = f"open({str(installed.parent)!r} and __import__('zofo').__file__, 'a')"
-    done = subprocess.run([*prefix, str(installed / "python"), "-c", probe], capture_output=True, text=True)
+    elsewhere = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    command = [*prefix, str(installed / "python"), "-c", probe]
+    done = subprocess.run(command, capture_output=True, text=True, env=elsewhere)
     assert "PermissionError" in done.stderr, "the install is read-only indeed"
 
     said = run(*prefix, *train(zofo, tiny_model_dir, rows_csv, out), cwd=tmp_path, env=env)

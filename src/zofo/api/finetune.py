@@ -71,7 +71,7 @@ class Run:
 def finetune(
     model: str,
     task: str,
-    method: str | Mapping[str, Any] = "bilevel-zofo",
+    method: str | Mapping[str, Any] | None = None,
     adapter: str | Mapping[str, Any] | None = None,
     *,
     output_dir: str | Path,
@@ -83,10 +83,13 @@ def finetune(
 ) -> Run:
     """Fine-tune `model` (a hub id or a directory) on `task` (a task's name, or a file of one's own).
 
-    method, adapter: a name, or a mapping with `name` and settings. train_options: fields of the `train` section, such
+    method, adapter: a name, or a mapping with `name` and settings; the preset's if left out, and without a preset
+    bilevel-zofo. train_options: fields of the `train` section, such
     as max_steps, batch_size, seed, resume, overwrite. overrides: "section.key=value" for everything else. callbacks:
     transformers TrainerCallbacks. Returns the finished Run. Raises InputError and RunError.
     """
+    if method is None and preset is None:
+        method = "bilevel-zofo"
     sections: dict[str, Any] = {"model": model, "task": task, "method": method, "adapter": adapter}
     options = {"output_dir": str(output_dir), **train_options}
     return train(resolve(None, overrides, preset, train=options, source="caller", **sections), dry_run, callbacks)
