@@ -33,7 +33,7 @@ from benchmarks._machine import MIB, facts, interleaved, ratio, summary
 from benchmarks._rivals import MeZOArithmetic, TrainerSteps, one_forward_per_option
 from zofo.data.batch import collate
 from zofo.data.stream import Stream
-from zofo.data.tokenization import Encoded, Row, encode_all
+from zofo.data.tokenization import Encoded, Row, tokenize_all
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 
@@ -180,7 +180,7 @@ def _score(session: Any, rounds: int, n: int) -> dict[str, Any]:
 def _plain(session: Any) -> list[Encoded]:
     """The test examples with a row for each option's context, as before prompts are shared."""
     data = session.data
-    return encode_all(session.loaded.tokenizer, data.test, None, data.objective, data.ends, for_eval=True)
+    return tokenize_all(session.loaded.tokenizer, data.test, None, data.objective, data.ends, for_eval=True)
 
 
 def epoch(bench: Bench, rounds: int, size: int = 8, steps: int = 16) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Encoded examples whose options share a prompt, and each beside its packed form."""
+"""Encoded examples whose options share a prompt, and each beside its option tree."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from zofo.data import Example
-from zofo.data.option_tree import pack
-from zofo.data.tokenization import Encoded, encode_all
+from zofo.data.option_tree import option_trees
+from zofo.data.tokenization import Encoded, tokenize_all
 
 
 def with_options(tokenizer: Any) -> list[Encoded]:
@@ -18,9 +18,9 @@ def with_options(tokenizer: Any) -> list[Encoded]:
         Example("d", "a", (" very good morning to you", " b"), (0,)),
         Example("e", "the jokes are stale and the plot is dull. It was", (" great fun", " terrible and dull"), (1,)),
     ]
-    return encode_all(tokenizer, examples, None, "options", add_eos=False)
+    return tokenize_all(tokenizer, examples, None, "options", add_eos=False)
 
 
 def pairs(encoded: list[Encoded], limit: int | None = None) -> list[tuple[Encoded, Encoded]]:
-    """(plain, packed) of each."""
-    return list(zip(encoded, pack(encoded, limit)))
+    """(plain, option tree) of each."""
+    return list(zip(encoded, option_trees(encoded, limit)))

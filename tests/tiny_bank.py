@@ -108,7 +108,7 @@ def mixed(objective: str, seed: int = 0, order: tuple[int, ...] = ORDER) -> list
 
 
 def forked(seed: int = 1) -> list[Encoded]:
-    """Examples whose options share a long prompt, so that packing pays."""
+    """Examples whose options share a long prompt, so that an option tree pays."""
     rng, encoded = random.Random(seed), []
     for i, t in enumerate(ORDER):
         start = [rng.randrange(3, VOCAB) for _ in range(9)]

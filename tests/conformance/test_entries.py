@@ -21,7 +21,7 @@ from zofo.api.optimizer import replay
 from zofo.config import registry
 from zofo.data import Example
 from zofo.data.batch import collate
-from zofo.data.tokenization import encode_all
+from zofo.data.tokenization import tokenize_all
 from zofo.methods._problem import OnBatch
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
@@ -42,7 +42,7 @@ def model(tiny_model_dir: Path) -> Any:
 @pytest.fixture
 def batch(tiny_tokenizer):
     examples = [Example(f"e{i}", "the film is" + " good" * i, (" great", " terrible one"), (i % 2,)) for i in range(4)]
-    return collate(encode_all(tiny_tokenizer, examples, 64, "options", False), tiny_tokenizer.pad_token_id)
+    return collate(tokenize_all(tiny_tokenizer, examples, 64, "options", False), tiny_tokenizer.pad_token_id)
 
 
 @pytest.mark.parametrize(("kind", "name"), ENTRIES)

@@ -12,7 +12,7 @@ import torch
 from zofo.data import Example
 from zofo.data.batch import Batch, collate, concat
 from zofo.data.stream import Stream, eval_batches, longest
-from zofo.data.tokenization import Encoded, Row, encode_all
+from zofo.data.tokenization import Encoded, Row, tokenize_all
 from zofo.errors import InputError
 
 TENSORS = [
@@ -39,7 +39,7 @@ def spread(tokenizer: Any) -> list[Encoded]:
         example("hello", " a very good morning"),
         example("a warm and funny film", " Yes", " No", gold=0),
     ]
-    return encode_all(tokenizer, examples, None, "options", add_eos=False)
+    return tokenize_all(tokenizer, examples, None, "options", add_eos=False)
 
 
 def check(batch: Batch, encoded: list[Encoded]) -> None:
@@ -77,7 +77,7 @@ def test_collate(tiny_tokenizer: Any) -> None:
 
 
 def test_padding_with_eos_is_masked(tiny_tokenizer: Any) -> None:
-    encoded = encode_all(tiny_tokenizer, [example("a", " b"), example("one two three", " four")], None, "gold", True)
+    encoded = tokenize_all(tiny_tokenizer, [example("a", " b"), example("one two three", " four")], None, "gold", True)
     check(collate(encoded, tiny_tokenizer.eos_token_id), encoded)
 
 

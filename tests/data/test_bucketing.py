@@ -10,7 +10,7 @@ import torch
 
 from zofo.data import Example
 from zofo.data import stream as stream_module
-from zofo.data.option_tree import pack
+from zofo.data.option_tree import option_trees
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, Row
 
@@ -106,15 +106,15 @@ def test_batches_come_in_no_order_of_length_and_are_other_groups_each_epoch() ->
     assert not first & second
 
 
-def test_packing_changes_no_order() -> None:
-    """Whether rows are packed is found out by a probe, which another machine may answer in another way."""
+def test_option_trees_change_no_order() -> None:
+    """Whether a model takes option trees is found out by a probe, which another machine may answer in another way."""
     draw = random.Random(3)
     plain = []
     for i in range(60):
         start = (i, *[1] * draw.randint(4, 30))
         rows = [Row((*start, number, *[2] * draw.randint(0, 9)), ((len(start), 1, 0),)) for number in (7, 8, 9)]
         plain.append(Encoded(Example(str(i), "p", ("a",), (0,)), tuple(rows), (0,), 1))
-    packed = pack(plain, 50)
+    packed = option_trees(plain, 50)
     assert 30 < sum(len(e.rows) == 1 for e in packed) < 60
     assert [e.size for e in packed] == [e.size for e in plain]
     orders = []

@@ -13,7 +13,7 @@ from tests.chat_templates import CHATML, INST, THINKING, with_template
 from tests.conftest import ROOT
 from zofo.config.sections import TaskConfig
 from zofo.data import Example, load_task
-from zofo.data.tokenization import Encoded, encode
+from zofo.data.tokenization import Encoded, tokenize
 from zofo.errors import InputError
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
@@ -75,7 +75,7 @@ def test_options_are_the_start_of_the_assistants_turn(chatty: Any, sst2: Path) -
     data = load_task(task("sst2", data=str(sst2)), 0, chatty)
     for example in data.train[:3]:
         film = 2 * (int(example.id.rpartition("/")[2]) // 2) + example.gold[0]
-        encoded = encode(chatty, example, None, "options", False)
+        encoded = tokenize(chatty, example, None, "options", False)
         for option, word in enumerate(("terrible", "great")):
             tokens = whole(chatty, ("user", f"film {film} is good It was"), ("assistant", word))
             got = read(encoded, option)
@@ -90,16 +90,16 @@ def test_the_end_of_the_turn_is_learned_with_the_objective_lm(chatty: Any, sst2:
     example = data.train[0]
     film = int(example.id.rpartition("/")[2])
     tokens = whole(chatty, ("user", f"film {film} is good It was"), ("assistant", ("terrible", "great")[film % 2]))
-    got = read(encode(chatty, example, None, "gold", True), 0)
+    got = read(tokenize(chatty, example, None, "gold", True), 0)
     assert got == tokens[: len(got)]
     assert not chatty.decode(tokens[len(got) :]).strip(), "only white space follows, and no EOS is added"
-    for_eval = encode(chatty, example, None, "gold", True, for_eval=True)
+    for_eval = tokenize(chatty, example, None, "gold", True, for_eval=True)
     assert {labels(for_eval, option)[-1] for option in (0, 1)} == {got[-1]}
 
 
 def test_one_bos(chatty: Any, sst2: Path) -> None:
     example = load_task(task("sst2", data=str(sst2)), 0, chatty).train[0]
-    ids = encode(chatty, example, None, "options", False).rows[0].ids
+    ids = tokenize(chatty, example, None, "options", False).rows[0].ids
     written = example.prompt.count(chatty.bos_token)
     assert list(ids).count(chatty.bos_token_id) == written, "none is added to those that the template writes"
 
@@ -107,7 +107,7 @@ def test_one_bos(chatty: Any, sst2: Path) -> None:
 def test_own_text_and_label(chatty: Any, sentiment_file: Path) -> None:
     example = load_task(task(sentiment_file), 0, chatty).train[0]
     text = json.loads(sentiment_file.read_text().splitlines()[int(example.id.partition(":")[2]) - 1])["text"]
-    encoded = encode(chatty, example, None, "options", False)
+    encoded = tokenize(chatty, example, None, "options", False)
     for option, word in enumerate(("great", "terrible")):
         got = read(encoded, option)
         assert got == whole(chatty, ("user", text), ("assistant", word))[: len(got)]
@@ -140,7 +140,7 @@ def test_completions(chatty: Any, write_jsonl: Write) -> None:
     example = load_task(task(path), 0, chatty).train[0]
     number = int(example.id.partition(":")[2]) - 1
     tokens = whole(chatty, ("user", f"say {number}"), ("assistant", f"word {number}"))
-    encoded = encode(chatty, example, None, "gold", True)
+    encoded = tokenize(chatty, example, None, "gold", True)
     got = read(encoded, 0)
     assert got == tokens[: len(got)]
     assert not chatty.decode(tokens[len(got) :]).strip()
@@ -166,7 +166,7 @@ def test_conversations(chatty: Any, write_jsonl: Write, layout: str, system: boo
         rows.append({"messages": messages} if layout == "messages" else split)
     data = load_task(TaskConfig(name=str(write_jsonl("rows.jsonl", rows))), 0, chatty)
     (example,) = (e for e in data.train + data.dev + data.test if e.id == "rows.jsonl:1")
-    encoded = encode(chatty, example, None, "gold", True)
+    encoded = tokenize(chatty, example, None, "gold", True)
     tokens = whole(chatty, *turns)
     got = read(encoded, 0)
     assert got == tokens[: len(got)]
@@ -180,7 +180,7 @@ def test_a_template_without_an_end_of_turn_gets_the_eos(tokenizer_factory: Any, 
     path = write_jsonl("rows.jsonl", [{"prompt": f"say {i}", "completion": f"word {i}"} for i in range(20)])
     example = load_task(task(path), 0, tokenizer).train[0]
     assert example.answers[0].endswith("</s>")
-    assert labels(encode(tokenizer, example, None, "gold", True), 0).count(tokenizer.eos_token_id) == 1
+    assert labels(tokenize(tokenizer, example, None, "gold", True), 0).count(tokenizer.eos_token_id) == 1
 
 
 def test_a_conversation_with_a_system_turn_keeps_it(tokenizer_factory: Any, write_jsonl: Write) -> None:
@@ -199,8 +199,8 @@ def test_a_conversation_with_a_system_turn_keeps_it(tokenizer_factory: Any, writ
 def test_a_cut_leaves_the_header_and_the_system_turn(chatty: Any, write_jsonl: Write) -> None:
     rows = [{"text": " ".join(f"word{i} {n}" for n in range(40)), "label": "ab"[i % 2]} for i in range(20)]
     example = load_task(task(write_jsonl("rows.jsonl", rows)), 0, chatty).train[0]
-    full, room = encode(chatty, example, 10**6, "options", False), 60
-    cut = encode(chatty, example, room, "options", False)
+    full, room = tokenize(chatty, example, 10**6, "options", False), 60
+    cut = tokenize(chatty, example, room, "options", False)
     assert [labels(cut, o) for o in (0, 1)] == [labels(full, o) for o in (0, 1)]
     assert len(read(cut, 0)) <= room < len(read(full, 0))
     start, stop = example.cuttable or (0, 0)
@@ -210,7 +210,7 @@ def test_a_cut_leaves_the_header_and_the_system_turn(chatty: Any, write_jsonl: W
     assert tokens[: len(header)] == header
     assert chatty.decode(tokens).endswith(chatty.decode(read(full, 0)[-30:]))
     with pytest.raises(InputError, match=r"has 1 tokens and does not fit beside the \d+ of the chat's headers into 4"):
-        encode(chatty, example, 4, "options", False)
+        tokenize(chatty, example, 4, "options", False)
 
 
 def test_the_cut_of_a_conversation_leaves_the_system_turn(tokenizer_factory: Any, write_jsonl: Write) -> None:
@@ -218,7 +218,7 @@ def test_the_cut_of_a_conversation_leaves_the_system_turn(tokenizer_factory: Any
     messages = [{"role": role, "content": content} for role, content in TURNS]
     rows = [{"messages": [*messages[:3], {"role": "user", "content": f"{i} " * 50}, messages[4]]} for i in range(10)]
     example = load_task(TaskConfig(name=str(write_jsonl("rows.jsonl", rows))), 0, tokenizer).train[0]
-    text = tokenizer.decode(read(encode(tokenizer, example, 60, "gold", True), 0))
+    text = tokenizer.decode(read(tokenize(tokenizer, example, 60, "gold", True), 0))
     assert text.startswith("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n")
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\nfour<|im_end|>")
 
@@ -235,10 +235,10 @@ def test_slow_tokenizers_give_the_same(chatty: Any, sst2: Path) -> None:
             return chatty(text, add_special_tokens=add_special_tokens)
 
     for example in load_task(task("sst2", data=str(sst2)), 0, chatty).train[:3]:
-        longest = max(len(read(encode(chatty, example, None, "options", False), o)) for o in (0, 1))
+        longest = max(len(read(tokenize(chatty, example, None, "options", False), o)) for o in (0, 1))
         for room in (None, longest - 3):
-            fast = encode(chatty, example, room, "options", False)
-            assert encode(Slow(), example, room, "options", False).rows == fast.rows
+            fast = tokenize(chatty, example, room, "options", False)
+            assert tokenize(Slow(), example, room, "options", False).rows == fast.rows
 
 
 # ------------------------------------------------------------------------------------------------------------ errors

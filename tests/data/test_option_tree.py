@@ -1,4 +1,4 @@
-"""Packed rows: what they hold, which examples are worth it, and batches of packed and plain ones."""
+"""Option trees: what they hold, which examples are worth it, and batches of them and of plain rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.option_rows import pairs, with_options
 from tests.tiny_models import PAD
 from zofo.data import Example
 from zofo.data.batch import Batch, collate, concat
-from zofo.data.option_tree import pack
+from zofo.data.option_tree import option_trees
 from zofo.data.stream import eval_batches, longest
 from zofo.data.tokenization import Encoded, Row
 
 TENSORS = [f.name for f in dataclasses.fields(Batch) if f.name not in ("examples", "tokens", "source")]
 
 
-# ------------------------------------------------------------------------------------------------------ what is packed
+# -------------------------------------------------------------------------------------- what becomes an option tree
 
 
 def tree_example(*rows: Row, options: int = 2) -> Encoded:
@@ -31,7 +31,7 @@ TWO = Row((7, 5, 6, 8, 21), ((3, 21, 1), (4, 22, 1)))
 
 
 def test_a_packed_row_by_hand() -> None:
-    (packed,) = pack([tree_example(ONE, TWO)], None)
+    (packed,) = option_trees([tree_example(ONE, TWO)], None)
     labels = ((3, 11, 0), (4, 12, 0), (5, 13, 0), (3, 21, 1), (6, 22, 1))
     assert packed.rows == (Row((7, 5, 6, 8, 11, 12, 21), labels, (4, 6)),)
     assert packed.length == 7
@@ -52,14 +52,14 @@ def test_a_packed_row_by_hand() -> None:
 
 def test_only_what_is_worth_it_is_packed() -> None:
     both = tree_example(ONE, TWO)
-    assert pack([both], 7)[0] is not both
-    assert pack([both], 6)[0] is both  # it would not fit
+    assert option_trees([both], 7)[0] is not both
+    assert option_trees([both], 6)[0] is both  # it would not fit
     alone, short = tree_example(ONE), tree_example(Row(ONE.ids[1:], ()), Row(TWO.ids[1:], ()))
     long = tree_example(Row((*ONE.ids, *range(30, 60)), ()), Row((*TWO.ids, *range(30, 60)), ()))
     plain = [alone, short, long]
     assert all(before is after for before, after in pairs(plain))
-    again = pack([both], None)
-    assert pack(again, None)[0] is again[0]
+    again = option_trees([both], None)
+    assert option_trees(again, None)[0] is again[0]
 
 
 def test_plain_batches_are_called_as_ever(tiny_tokenizer: Any) -> None:
@@ -80,7 +80,7 @@ def same(one: Batch, two: Batch) -> bool:
 
 @pytest.mark.parametrize("part", [slice(0, 2), slice(2, 4), slice(1, 4), slice(4, 5), slice(0, 5, 2)])
 def test_parts_and_joins_of_packed_and_plain_examples(tiny_tokenizer: Any, part: slice) -> None:
-    encoded = pack(with_options(tiny_tokenizer), None)
+    encoded = option_trees(with_options(tiny_tokenizer), None)
     assert [bool(e.rows[0].branches) for e in encoded] == [True, True, False, False, True]
     whole = collate(encoded, PAD)
     assert same(whole.select(part), collate(encoded[part], PAD))
@@ -91,7 +91,7 @@ def test_parts_and_joins_of_packed_and_plain_examples(tiny_tokenizer: Any, part:
 
 
 def test_longest_and_order_go_by_packed_lengths(tiny_tokenizer: Any) -> None:
-    encoded = pack(with_options(tiny_tokenizer), None)
+    encoded = option_trees(with_options(tiny_tokenizer), None)
     assert encoded[0].length > with_options(tiny_tokenizer)[0].length
     assert longest(encoded, 1)[0].length == max(e.length for e in encoded)
     widths = [batch.input_ids.shape[1] for _, batch in eval_batches(encoded, 1, PAD)]

@@ -15,9 +15,9 @@ from zofo import finetune
 from zofo.config import registry
 from zofo.config.sections import TaskConfig
 from zofo.data import Example, TaskData, load_task
-from zofo.data.preview import data_check, shown
+from zofo.data.preview import preview, shown
 from zofo.data.spec import load_spec
-from zofo.data.tokenization import encode_all, encode_prompt
+from zofo.data.tokenization import tokenize_all, tokenize_prompt
 from zofo.errors import InputError
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
@@ -28,10 +28,10 @@ def of(data: TaskData, limit: int | None = None) -> list[str]:
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 10**30
     encoded = {
-        name: encode_all(tokenizer, getattr(data, name), limit, data.encodes, data.ends, name != "train")
+        name: tokenize_all(tokenizer, getattr(data, name), limit, data.encodes, data.ends, name != "train")
         for name in ("train", "dev", "test")
     }
-    return list(data_check(data, encoded))
+    return list(preview(data, encoded))
 
 
 def made(kind: Any, *, train: list[Example], dev: Any = (), test: Any = (), **more: Any) -> TaskData:
@@ -132,7 +132,7 @@ def test_rows_that_splits_share(more: dict[str, Any], write_jsonl: Write, tmp_pa
     tokenizer.chat_template = CHAT_TEMPLATE
     data = load_task(TaskConfig(name="sst2", data=str(tmp_path), **more), 0, tokenizer)
     assert data.repeated == {"dev": 3, "test": 0}, "prompt and answers: the label does not matter"
-    warnings = [line for line in data_check(data, {}) if line.startswith("warning")]
+    warnings = [line for line in preview(data, {}) if line.startswith("warning")]
     assert warnings == ["warning: 3 of 4 dev examples are training examples too: drop them from the train file"]
 
 
@@ -205,12 +205,12 @@ def test_a_prompt_that_is_cut_keeps_its_ends(chat: bool, squad: Path) -> None:
     cfg = TaskConfig(name="squad", data=str(squad), apply_chat_template=chat)
     e = load_task(cfg, 0, tokenizer).test[0]
     whole = tokenizer(e.prompt, add_special_tokens=not chat)["input_ids"]
-    assert encode_prompt(tokenizer, e, None) == encode_prompt(tokenizer, e, len(whole)) == whole
+    assert tokenize_prompt(tokenizer, e, None) == tokenize_prompt(tokenizer, e, len(whole)) == whole
     head = len(tokenizer("<s>user: T", add_special_tokens=False)["input_ids"]) - 1 if chat else 1
     for less in (1, 40, 60):
-        assert encode_prompt(tokenizer, e, len(whole) - less) == [*whole[:head], *whole[head + less :]]
+        assert tokenize_prompt(tokenizer, e, len(whole) - less) == [*whole[:head], *whole[head + less :]]
     with pytest.raises(InputError, match=r" 0 tokens are left for the prompt beside what may be written; lower task"):
-        encode_prompt(tokenizer, e, 0)
+        tokenize_prompt(tokenizer, e, 0)
 
 
 def test_texts_that_cannot_fit_are_found_before_a_run(tiny_model_dir: Path, squad: Path, tmp_path: Path) -> None:

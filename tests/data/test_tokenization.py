@@ -1,4 +1,4 @@
-"""Tokenisation: the boundary between prompt and answer, shared rows, truncation."""
+"""Tokenization: the boundary between prompt and answer, shared rows, truncation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zofo.data import Example
-from zofo.data.tokenization import Encoded, Row, encode, encode_all
+from zofo.data.tokenization import Encoded, Row, tokenize, tokenize_all
 from zofo.errors import InputError
 
 
@@ -30,7 +30,7 @@ def label_texts(tokenizer: Any, encoded: Encoded) -> list[list[str]]:
 
 
 def test_plain_boundary(tiny_tokenizer: Any) -> None:
-    e = encode(tiny_tokenizer, example("the dog. It was", " great", " terrible"), None, "options", False)
+    e = tokenize(tiny_tokenizer, example("the dog. It was", " great", " terrible"), None, "options", False)
     ids = tiny_tokenizer("the dog. It was great")["input_ids"]
     assert e.n_options == 2
     assert e.rows[0].ids[0] == tiny_tokenizer.bos_token_id
@@ -40,7 +40,7 @@ def test_plain_boundary(tiny_tokenizer: Any) -> None:
 
 
 def test_labels_point_at_the_state_before(tiny_tokenizer: Any) -> None:
-    e = encode(tiny_tokenizer, example("the dog", " is good"), None, "gold", True)
+    e = tokenize(tiny_tokenizer, example("the dog", " is good"), None, "gold", True)
     (row,) = e.rows
     whole = [*row.ids, tiny_tokenizer.eos_token_id]
     assert all(whole[position + 1] == token for position, token, _ in row.labels)
@@ -49,19 +49,19 @@ def test_labels_point_at_the_state_before(tiny_tokenizer: Any) -> None:
 
 def test_token_merged_across_the_boundary_is_the_answers(tiny_tokenizer: Any) -> None:
     assert len(tiny_tokenizer("a dog", add_special_tokens=False)["input_ids"]) == 2
-    e = encode(tiny_tokenizer, example("a do", "g"), None, "gold", False)
+    e = tokenize(tiny_tokenizer, example("a do", "g"), None, "gold", False)
     assert label_texts(tiny_tokenizer, e) == [[" dog"]]
     assert texts(tiny_tokenizer, e.rows[0]) == ["<s>", "a"]
 
 
 def test_prompt_that_ends_in_a_space(tiny_tokenizer: Any) -> None:
-    spaced = encode(tiny_tokenizer, example("It was ", "great", "terrible"), None, "options", False)
-    plain = encode(tiny_tokenizer, example("It was", " great", " terrible"), None, "options", False)
+    spaced = tokenize(tiny_tokenizer, example("It was ", "great", "terrible"), None, "options", False)
+    plain = tokenize(tiny_tokenizer, example("It was", " great", " terrible"), None, "options", False)
     assert spaced.rows == plain.rows
 
 
 def test_characters_of_several_tokens(tiny_tokenizer: Any) -> None:
-    e = encode(tiny_tokenizer, example("naïve é“", "ï”"), None, "gold", False)
+    e = tokenize(tiny_tokenizer, example("naïve é“", "ï”"), None, "gold", False)
     labels = [token for row in e.rows for _, token, _ in row.labels]
     assert tiny_tokenizer.decode(labels) == "ï”"
 
@@ -70,12 +70,12 @@ def test_sentencepiece_style(stories_dir: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(stories_dir)
-    e = encode(tokenizer, example("Lily was", " great", " sad"), None, "options", False)
+    e = tokenize(tokenizer, example("Lily was", " great", " sad"), None, "options", False)
     joined = tokenizer("Lily was great")["input_ids"]
     assert [t for row in e.rows for _, t, o in row.labels if o == 0] == joined[
         len(tokenizer("Lily was")["input_ids"]) :
     ]
-    merged = encode(tokenizer, example("Lily was ", "great"), None, "gold", False)
+    merged = tokenize(tokenizer, example("Lily was ", "great"), None, "gold", False)
     assert [t for _, t, _ in merged.rows[0].labels] == joined[len(tokenizer("Lily was")["input_ids"]) :]
 
 
@@ -98,8 +98,8 @@ class Slow:
     ("prompt", "answer"), [("It was", " great"), ("a do", "g"), ("It was ", "great"), ("", "dog"), ("x", "  y")]
 )
 def test_slow_tokenizer_gives_the_same(tiny_tokenizer: Any, prompt: str, answer: str) -> None:
-    fast = encode(tiny_tokenizer, example(prompt, answer), None, "gold", True)
-    assert encode(Slow(tiny_tokenizer), example(prompt, answer), None, "gold", True) == fast
+    fast = tokenize(tiny_tokenizer, example(prompt, answer), None, "gold", True)
+    assert tokenize(Slow(tiny_tokenizer), example(prompt, answer), None, "gold", True) == fast
 
 
 def test_a_trailing_eos_of_the_tokenizer_is_dropped(tiny_tokenizer: Any, tokenizer_factory: Any) -> None:
@@ -111,52 +111,52 @@ def test_a_trailing_eos_of_the_tokenizer_is_dropped(tiny_tokenizer: Any, tokeniz
     )
     ex = example("It was", " great")
     assert closing("a")["input_ids"][-1] == closing.eos_token_id
-    assert encode(closing, ex, None, "options", False) == encode(tiny_tokenizer, ex, None, "options", False)
-    assert encode(closing, ex, None, "gold", True).rows[0].labels[-1][1] == closing.eos_token_id
+    assert tokenize(closing, ex, None, "options", False) == tokenize(tiny_tokenizer, ex, None, "options", False)
+    assert tokenize(closing, ex, None, "gold", True).rows[0].labels[-1][1] == closing.eos_token_id
 
 
 def test_eos_only_where_it_is_asked_for_and_only_once(tiny_tokenizer: Any) -> None:
     eos = tiny_tokenizer.eos_token_id
     ex = example("It was", " great</s>")
-    assert [t for _, t, _ in encode(tiny_tokenizer, ex, None, "gold", True).rows[0].labels].count(eos) == 1
-    plain = encode(tiny_tokenizer, example("It was", " great"), None, "options", False)
+    assert [t for _, t, _ in tokenize(tiny_tokenizer, ex, None, "gold", True).rows[0].labels].count(eos) == 1
+    plain = tokenize(tiny_tokenizer, example("It was", " great"), None, "options", False)
     assert all(t != eos for _, t, _ in plain.rows[0].labels)
 
 
 def test_a_bos_in_the_text_is_not_added_twice(tiny_tokenizer: Any) -> None:
-    twice = encode(tiny_tokenizer, example("<s>It was", " great"), None, "gold", False)
-    assert twice.rows == encode(tiny_tokenizer, example("It was", " great"), None, "gold", False).rows
+    twice = tokenize(tiny_tokenizer, example("<s>It was", " great"), None, "gold", False)
+    assert twice.rows == tokenize(tiny_tokenizer, example("It was", " great"), None, "gold", False).rows
 
 
 def test_empty_prompt_starts_from_bos(tokenizer_factory: Any) -> None:
     bare = tokenizer_factory(bos=False)
-    e = encode(bare, example("", "dog"), None, "gold", False)
+    e = tokenize(bare, example("", "dog"), None, "gold", False)
     assert e.rows[0].ids[0] == bare.bos_token_id
     assert "".join(label_texts(bare, e)[0]) == "dog"
 
 
 def test_empty_answer_is_an_error_unless_eos_ends_it(tiny_tokenizer: Any) -> None:
     with pytest.raises(InputError, match="rows:3: the answer is empty"):
-        encode(tiny_tokenizer, example("It was", "", id="rows:3"), None, "gold", False)
-    e = encode(tiny_tokenizer, example("It was", ""), None, "gold", True)
+        tokenize(tiny_tokenizer, example("It was", "", id="rows:3"), None, "gold", False)
+    e = tokenize(tiny_tokenizer, example("It was", ""), None, "gold", True)
     assert [t for _, t, _ in e.rows[0].labels] == [tiny_tokenizer.eos_token_id]
 
 
 def test_lm_takes_the_right_answer_and_all_for_eval(tiny_tokenizer: Any) -> None:
     ex = example("It was", " terrible", " great", gold=1)
-    train = encode(tiny_tokenizer, ex, None, "gold", True)
+    train = tokenize(tiny_tokenizer, ex, None, "gold", True)
     assert (train.n_options, train.gold) == (1, (0,))
     assert "".join(label_texts(tiny_tokenizer, train)[0]) == " great</s>"
-    every = encode(tiny_tokenizer, ex, None, "gold", True, for_eval=True)
+    every = tokenize(tiny_tokenizer, ex, None, "gold", True, for_eval=True)
     assert (every.n_options, every.gold) == (2, (1,))
 
 
 def test_rows_are_shared_where_one_contains_the_other(tiny_tokenizer: Any) -> None:
-    short = encode(tiny_tokenizer, example("It", " is", " the"), None, "options", False)
+    short = tokenize(tiny_tokenizer, example("It", " is", " the"), None, "options", False)
     assert {len(label) for label in label_texts(tiny_tokenizer, short)} == {1}
     assert len(short.rows) == 1
     assert short.rows[0].labels[0][0] == short.rows[0].labels[1][0]
-    nested = encode(tiny_tokenizer, example("It is", " dog is", " dog", " dog the"), None, "options", False)
+    nested = tokenize(tiny_tokenizer, example("It is", " dog is", " dog", " dog the"), None, "options", False)
     assert len(nested.rows) == 1
     assert [len(x) for x in label_texts(tiny_tokenizer, nested)] == [2, 1, 2]
 
@@ -166,7 +166,7 @@ def test_rows_are_shared_where_one_contains_the_other(tiny_tokenizer: Any) -> No
 
 def test_truncation_keeps_bos_answer_and_one_context(tiny_tokenizer: Any) -> None:
     ex = example("one two three four five six seven eight nine ten", " great", " terrible and dull")
-    full, cut = (encode(tiny_tokenizer, ex, n, "options", False) for n in (None, 9))
+    full, cut = (tokenize(tiny_tokenizer, ex, n, "options", False) for n in (None, 9))
     assert max(len(r.ids) for r in cut.rows) + 1 == 9
     assert label_texts(tiny_tokenizer, cut) == label_texts(tiny_tokenizer, full)
     assert all(r.ids[0] == tiny_tokenizer.bos_token_id for r in cut.rows)
@@ -177,22 +177,22 @@ def test_truncation_keeps_bos_answer_and_one_context(tiny_tokenizer: Any) -> Non
 def test_an_answer_is_never_truncated(tiny_tokenizer: Any) -> None:
     ex = example("It was", " one two three four five six", id="rows.jsonl:17")
     with pytest.raises(InputError, match=r"rows.jsonl:17: the answer has \d+ tokens and does not fit into 4"):
-        encode(tiny_tokenizer, ex, 4, "options", False)
+        tokenize(tiny_tokenizer, ex, 4, "options", False)
 
 
 def test_the_tokenizers_own_limit_holds(tiny_tokenizer: Any) -> None:
-    e = encode(tiny_tokenizer, example("dog " * 300, " good"), None, "options", False)
+    e = tokenize(tiny_tokenizer, example("dog " * 300, " good"), None, "options", False)
     assert len(e.rows[0].ids) == tiny_tokenizer.model_max_length - 1
 
 
 def test_a_cut_is_told(tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
     texts = [example("dog " * n, " good", id=f"rows:{n}") for n in (2, 30, 40)]
-    encode_all(tiny_tokenizer, texts, 20, "options", False)
+    tokenize_all(tiny_tokenizer, texts, 20, "options", False)
     (record,) = caplog.records
     assert record.getMessage().startswith("2 of 3 examples are longer than 20 tokens (rows:30 is one) and lost")
     caplog.clear()
-    encode_all(tiny_tokenizer, texts, 20, "options", False, what="train")
+    tokenize_all(tiny_tokenizer, texts, 20, "options", False, what="train")
     assert caplog.records[0].getMessage().startswith("2 of 3 train examples are longer than 20 tokens")
     caplog.clear()
-    encode_all(tiny_tokenizer, texts, 100, "options", False)
+    tokenize_all(tiny_tokenizer, texts, 100, "options", False)
     assert not caplog.records

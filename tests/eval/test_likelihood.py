@@ -19,7 +19,7 @@ from zofo.config import registry
 from zofo.data import Example
 from zofo.data.metrics.text import exact_match, token_f1
 from zofo.data.spec import load_spec
-from zofo.data.tokenization import encode_all
+from zofo.data.tokenization import tokenize_all
 from zofo.eval.likelihood import evaluate as score
 from zofo.models.tree_probe import share_prompts
 
@@ -190,7 +190,7 @@ def test_a_token_across_the_border_is_the_answers(kind: str, model_dir: Path) ->
     model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
     loss = cpu_loss(model, "options")
     examples = [Example(str(i), prompt, answers, (0,)) for i, (prompt, answers) in enumerate(BORDERS)]
-    encoded = encode_all(tokenizer, examples, None, "options", False, True)
+    encoded = tokenize_all(tokenizer, examples, None, "options", False, True)
     found = score(loss, share_prompts(loss.scorer, {"x": encoded}, None)["x"], "accuracy", 3, scoring="sum")
     merged = 0
     for e, p in zip(examples, found.predictions):

@@ -13,8 +13,8 @@ from tests.tiny_models import cpu_loss
 from zofo.data import Example
 from zofo.data.batch import Batch
 from zofo.data.fewshot import demonstrate
-from zofo.data.option_tree import pack
-from zofo.data.tokenization import Encoded, encode_all
+from zofo.data.option_tree import option_trees
+from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.eval import prefix_cache
 from zofo.eval.likelihood import evaluate
 from zofo.models import tree_probe
@@ -40,7 +40,7 @@ def few_shot(tokenizer: Any, k: int = 3) -> list[Encoded]:
     )
     plain = [Example(str(i), f"{texts[i % 5]} {i}. It was", answers[i % 3], (i % 2,)) for i in range(7)]
     shown = [Example(f"d{i}", f"user says hello {i}, it is", (" good morning", " bad"), (0,)) for i in range(4)]
-    return encode_all(tokenizer, demonstrate(plain, shown, k, "fixed", 0), None, "options", add_eos=False)
+    return tokenize_all(tokenizer, demonstrate(plain, shown, k, "fixed", 0), None, "options", add_eos=False)
 
 
 def loss_of(model: Any, adapter: str | None, tokenizer: Any) -> Loss:
@@ -71,7 +71,7 @@ def test_the_same_scores_from_fewer_tokens(
     if packed and family in ("mistral", "gemma2"):
         pytest.skip("packed rows must lie in the window, and these do not")
     encoded = few_shot(tiny_tokenizer)
-    encoded = pack(encoded, None) if packed else encoded
+    encoded = option_trees(encoded, None) if packed else encoded
     assert any(row.branches for e in encoded for row in e.rows) == packed
     loss = loss_of(load_family(family_dir(family)), adapter, tiny_tokenizer)
     read = tokens_read(loss)
@@ -125,7 +125,7 @@ def test_a_start_ends_before_the_first_label(tiny_tokenizer: Any) -> None:
     """Also where all examples are one and the same text; and a start of two tokens is not worth a pass."""
     same = few_shot(tiny_tokenizer)[:1] * 5
     assert prefix_cache._shared(same) == min(t for row in same[0].rows for t, _, _ in row.labels)
-    others = encode_all(
+    others = tokenize_all(
         tiny_tokenizer, [Example(str(i), f"{i} x", (" a", " b"), (0,)) for i in range(5)], None, "options", False
     )
     assert prefix_cache._shared(others) < prefix_cache.LEAST

@@ -13,7 +13,7 @@ from tests.family_runs import Directories, adapted, adapter_for, load_family, sa
 from tests.option_rows import pairs, with_options
 from tests.tiny_models import PAD, cpu_loss
 from zofo.data.batch import collate
-from zofo.data.option_tree import pack
+from zofo.data.option_tree import option_trees
 from zofo.data.tokenization import Encoded
 from zofo.eval.likelihood import evaluate
 from zofo.models import tree_probe
@@ -41,7 +41,7 @@ def make(model: Any, name: str | None, tokenizer: Any, objective: str = "options
 
 def compare(loss: Loss, encoded: list[Encoded], adapters: Any = None) -> None:
     """Losses, and the gradients of the active adapter, from plain and from packed rows."""
-    plain, packed = collate(encoded, PAD), collate(pack(encoded, None), PAD)
+    plain, packed = collate(encoded, PAD), collate(option_trees(encoded, None), PAD)
     assert packed.segments is not None
     assert packed.tokens < plain.tokens
     results = []
@@ -92,7 +92,7 @@ def test_mixed_rows_in_one_forward(name: str, family_dir: Directories, tiny_toke
     """Packed with p, packed with s, plain with p: each as if alone and plain."""
     _, loss = make(load_family(family_dir("llama")), name, tiny_tokenizer)
     encoded = with_options(tiny_tokenizer)
-    packed = pack(encoded, None)
+    packed = option_trees(encoded, None)
     plain, mixed = (
         [(collate(e[:2], PAD), "p"), (collate(e[1:], PAD), "s"), (collate(e[2:4], PAD), None)]
         for e in (encoded, packed)
@@ -106,7 +106,7 @@ def test_mixed_rows_in_one_forward(name: str, family_dir: Directories, tiny_toke
 def test_scores_keep_their_order(family_dir: Directories, tiny_tokenizer: Any) -> None:
     _, loss = make(load_family(family_dir("opt")), None, tiny_tokenizer)
     encoded = with_options(tiny_tokenizer)
-    plain, packed = (evaluate(loss, e, "accuracy", 2) for e in (encoded, pack(encoded, None)))
+    plain, packed = (evaluate(loss, e, "accuracy", 2) for e in (encoded, option_trees(encoded, None)))
     assert packed.loss == pytest.approx(plain.loss, rel=1e-5)
     for one, two in zip(plain.predictions, packed.predictions):
         assert (two.id, two.predicted, two.gold) == (one.id, one.predicted, one.gold)
@@ -191,7 +191,7 @@ def test_rows_longer_than_a_window(family: str, family_dir: Directories, tiny_to
     assert "window of 16" in probed(model, tiny_tokenizer)
     _, loss = make(model, None, tiny_tokenizer)
     long = with_options(tiny_tokenizer)[:1]
-    plain, packed = (loss(collate(e, PAD)) for e in (long, pack(long, None)))
+    plain, packed = (loss(collate(e, PAD)) for e in (long, option_trees(long, None)))
     assert abs(plain - packed) > 1e-4
 
 
@@ -241,7 +241,9 @@ def test_share_prompts(family_dir: Directories, tiny_tokenizer: Any, caplog: pyt
         with caplog.at_level(logging.INFO, "zofo"):
             shared = share_prompts(loss.scorer, encoded, None)
         assert words in caplog.text
-        assert shared == (encoded if family == "mamba" else {name: pack(e, None) for name, e in encoded.items()})
+        assert shared == (
+            encoded if family == "mamba" else {name: option_trees(e, None) for name, e in encoded.items()}
+        )
     caplog.clear()
     assert share_prompts(loss.scorer, {"dev": encoded["dev"]}, None) == {"dev": encoded["dev"]}
     assert not caplog.records
@@ -265,11 +267,11 @@ def test_a_run_with_packed_rows(
         calls: list[int] = []
 
         def spy(encoded: list[Encoded], _: Any, limit: Any = limit, calls: list[int] = calls) -> list[Encoded]:
-            out = pack(encoded, limit)
+            out = option_trees(encoded, limit)
             calls.append(sum(bool(row.branches) for e in out for row in e.rows))
             return out
 
-        monkeypatch.setattr(tree_probe, "pack", spy)
+        monkeypatch.setattr(tree_probe, "option_trees", spy)
         run = zofo.finetune(
             str(directory), str(file), {"name": "bilevel-zofo", "inner_steps": 2, "lr_theta": 1e-4, "lr_s": 1e-2},
             adapter, output_dir=tmp_path / name, max_steps=6, batch_size=4, eval_steps=6, save_steps=6,

@@ -8,7 +8,7 @@ from typing import Any
 
 from zofo.config.resolve import Config
 from zofo.data.batch import collate
-from zofo.data.preview import data_check
+from zofo.data.preview import preview
 from zofo.data.stream import longest
 from zofo.methods._problem import Schedule
 from zofo.train.progress import duration, gib
@@ -22,7 +22,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     Returns {steps, seconds_per_step, peak_bytes}.
     """
     session = build(config)
-    for line in data_check(session.data, session.encoded):
+    for line in preview(session.data, session.encoded):
         print(line)
     if session.journals:
         audit(session)

@@ -17,7 +17,7 @@ from zofo.config.validate import build
 from zofo.data import load_task
 from zofo.data.example import objective_of
 from zofo.data.loader import shorter
-from zofo.data.tokenization import Encoded, encode_all
+from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import Evaluator
 from zofo.eval.likelihood import Evaluation, as_rows
@@ -63,7 +63,7 @@ def evaluate_target(
     examples = getattr(found, split)[:limit]
     if not examples:
         raise InputError(f"task {found.name}: no {split} examples")
-    encoded = encode_all(loaded.tokenizer, examples, loaded.max_length, found.encodes, found.ends, True, split)
+    encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, found.encodes, found.ends, True, split)
     loss = Loss(loaded.scorer(model), objective_of(found.objective)())
     encoded = share_prompts(loss.scorer, {split: encoded}, loaded.max_length)[split]
     evaluator = Evaluator(loss, found, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code)

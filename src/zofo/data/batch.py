@@ -17,8 +17,8 @@ from zofo.data.tokenization import Encoded, Row
 class Batch:
     """R rows of L tokens for E examples with O options and N labels. Padded right; padding is known by the mask alone.
 
-    Rows, options and labels are in the order of their examples, labels in the order of their options. A packed row
-    (see `option_tree`) is a tree: its branches see the prefix and themselves.
+    Rows, options and labels are in the order of their examples, labels in the order of their options. A row may
+    be an option tree (see `option_tree`): its branches see the prefix and themselves.
     """
 
     input_ids: Tensor  # [R, L] long
@@ -31,11 +31,11 @@ class Batch:
     row_example: Tensor  # [R] long: the example of each row
     examples: int
     tokens: int  # real tokens, without padding
-    segments: Tensor | None = None  # [R, L] long: 0 the prefix, k the branch k of a packed row; None: no row is packed
+    segments: Tensor | None = None  # [R, L] long: 0 the prefix, k the branch k of an option tree; None: no row is one
     source: tuple[Encoded, ...] = ()  # what it was collated from, for objectives that generate
 
     def inputs(self) -> dict[str, Tensor]:
-        """What the model is called with: a mask [R, L]; of packed rows a bool mask [R, 1, L, L] and position ids."""
+        """What the model is called with: a mask [R, L]; of option trees a bool mask [R, 1, L, L] and position ids."""
         if self.segments is None:
             return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         seen, real = tree(self.segments, self.attention_mask), self.attention_mask
@@ -51,10 +51,10 @@ class Batch:
 
     def select(self, example_indices: slice) -> Batch:
         """The batch of some examples alone (a micro-batch): renumbered, its padding trimmed to its own longest row."""
-        kept = torch.zeros(self.examples, dtype=torch.bool, device=self.input_ids.device)
-        kept[example_indices] = True
-        new_example = torch.cumsum(kept, 0) - 1
-        rows, options = kept[self.row_example], kept[self.option_example]
+        chosen = torch.zeros(self.examples, dtype=torch.bool, device=self.input_ids.device)
+        chosen[example_indices] = True
+        new_example = torch.cumsum(chosen, 0) - 1
+        rows, options = chosen[self.row_example], chosen[self.option_example]
         labels = options[self.option]
         new_row, new_option = torch.cumsum(rows, 0) - 1, torch.cumsum(options, 0) - 1
         old_length = self.input_ids.shape[1]
@@ -71,7 +71,7 @@ class Batch:
             option_example=new_example[self.option_example[options]],
             gold=self.gold[options],
             row_example=new_example[self.row_example[rows]],
-            examples=int(kept.sum()),
+            examples=int(chosen.sum()),
             tokens=int(mask.sum()),
             segments=segments if segments is not None and segments.any() else None,
             source=self.source[example_indices],
@@ -83,8 +83,8 @@ def tree(segments: Tensor, mask: Tensor) -> Tensor:
 
     Padding counts as prefix (segment 0) that nothing sees: so no softmax, not even padding's own, is over nothing.
     """
-    own = (segments[:, None] == 0) | (segments[:, None] == segments[..., None])
-    return (own & mask.bool()[:, None]).tril()
+    on_path = (segments[:, None] == 0) | (segments[:, None] == segments[..., None])
+    return (on_path & mask.bool()[:, None]).tril()
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int) -> Batch:
@@ -136,28 +136,28 @@ def _segments(rows: Sequence[Row], shape: tuple[int, ...]) -> Tensor | None:
 
 def concat(batches: Sequence[Batch], pad_id: int) -> Batch:
     """The rows of several batches in one, in order, renumbered: one forward for all of them."""
-    length = max(b.input_ids.shape[1] for b in batches)
-    packed = any(b.segments is not None for b in batches)
+    length = max(batch.input_ids.shape[1] for batch in batches)
+    has_trees = any(batch.segments is not None for batch in batches)
     rows, options, examples = 0, 0, 0
     parts: dict[str, list[Tensor]] = {}
-    for b in batches:
-        old = b.input_ids.shape[1]
+    for batch in batches:
+        old = batch.input_ids.shape[1]
         part = {
-            "input_ids": torch.nn.functional.pad(b.input_ids, (0, length - old), value=pad_id),
-            "attention_mask": torch.nn.functional.pad(b.attention_mask, (0, length - old)),
-            "positions": (b.positions // old + rows) * length + b.positions % old,
-            "labels": b.labels,
-            "option": b.option + options,
-            "option_example": b.option_example + examples,
-            "gold": b.gold,
-            "row_example": b.row_example + examples,
+            "input_ids": torch.nn.functional.pad(batch.input_ids, (0, length - old), value=pad_id),
+            "attention_mask": torch.nn.functional.pad(batch.attention_mask, (0, length - old)),
+            "positions": (batch.positions // old + rows) * length + batch.positions % old,
+            "labels": batch.labels,
+            "option": batch.option + options,
+            "option_example": batch.option_example + examples,
+            "gold": batch.gold,
+            "row_example": batch.row_example + examples,
         }
-        if packed:
-            segments = torch.zeros_like(b.input_ids) if b.segments is None else b.segments
+        if has_trees:
+            segments = torch.zeros_like(batch.input_ids) if batch.segments is None else batch.segments
             part["segments"] = torch.nn.functional.pad(segments, (0, length - old))
         for name, value in part.items():
             parts.setdefault(name, []).append(value)
-        rows, options, examples = rows + len(b.input_ids), options + len(b.gold), examples + b.examples
+        rows, options, examples = rows + len(batch.input_ids), options + len(batch.gold), examples + batch.examples
     joined = {name: torch.cat(values) for name, values in parts.items()}
-    source = tuple(chain.from_iterable(b.source for b in batches))
-    return Batch(**joined, examples=examples, tokens=sum(b.tokens for b in batches), source=source)
+    source = tuple(chain.from_iterable(batch.source for batch in batches))
+    return Batch(**joined, examples=examples, tokens=sum(batch.tokens for batch in batches), source=source)

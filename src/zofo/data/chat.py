@@ -76,8 +76,8 @@ class Chat:
     ) -> Example:
         if self.system is not None and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": self.system}, *turns]
-        opening, found, tail = self._render([*turns, _assistant(MARK)], place).rpartition(MARK)
-        if not found:
+        opening, mark, tail = self._render([*turns, _assistant(MARK)], place).rpartition(MARK)
+        if not mark:
             raise InputError(f"{place}: the model's chat template leaves out the assistant's turn")
         prompt = opening
         if len(answers) == 1:

@@ -30,7 +30,7 @@ def demonstrate(examples: Sequence[Example], pool: Sequence[Example], k: int, ho
             f"smaller number, or a directory with more training rows"
         )
     order = list(pool) if how == "fixed" else random.Random(f"{seed}/fewshot").sample(pool, len(pool))
-    found = []
+    demonstrated = []
     for example in examples:
         if how == "per-example":
             order = random.Random(f"{seed}/fewshot/{example.id}").sample(pool, len(pool))
@@ -40,20 +40,20 @@ def demonstrate(examples: Sequence[Example], pool: Sequence[Example], k: int, ho
                 f"task.num_fewshot: only {len(shown)} of {k} demonstrations differ from {example.where} and from each "
                 f"other; give a smaller number"
             )
-        found.append(replace(example, prompt=GAP.join([*map(answered, shown), example.prompt])))
-    return found
+        demonstrated.append(replace(example, prompt=GAP.join([*map(answered, shown), example.prompt])))
+    return demonstrated
 
 
 def _first(order: Iterable[Example], example: Example, k: int) -> list[Example]:
     """The first k that are neither the example nor each other."""
-    seen, found = {(example.prompt, example.answers)}, []
+    seen, shown = {(example.prompt, example.answers)}, []
     for other in order:
-        if len(found) == k:
+        if len(shown) == k:
             break
         if (key := (other.prompt, other.answers)) not in seen:
             seen.add(key)
-            found.append(other)
-    return found
+            shown.append(other)
+    return shown
 
 
 def answered(example: Example) -> str:

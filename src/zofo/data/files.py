@@ -37,11 +37,11 @@ def read_tables(path: Path, name: str | None = None, alone: str = "train") -> Ta
         raise InputError(f"{path}: no such file or directory")
     tables: Tables = {}
     for split, stems in SPLIT_FILES.items():
-        found = [f for stem in stems for suffix in READERS if (f := path / (stem + suffix)).is_file()]
-        if len(found) > 1:
-            raise InputError(f"{path}: {found[0].name} and {found[1].name} both hold the {split} rows; keep one")
-        if found:
-            tables[split] = read_file(found[0], name and f"{name}/{split}")
+        paths = [f for stem in stems for suffix in READERS if (f := path / (stem + suffix)).is_file()]
+        if len(paths) > 1:
+            raise InputError(f"{path}: {paths[0].name} and {paths[1].name} both hold the {split} rows; keep one")
+        if paths:
+            tables[split] = read_file(paths[0], name and f"{name}/{split}")
     if not tables:
         raise no_train(path)
     return tables
@@ -54,11 +54,11 @@ def hub_tables(path: Path, name: str, config: str | None, splits: Mapping[str, s
     split without labels is not.
     """
     for folder in dict.fromkeys((path, path / (config or "data"), path / "data", path / "plain_text")):
-        found = {ours: _shards(folder, theirs) for ours, theirs in splits.items()}
-        if any(found.values()):
+        shards_of = {ours: _shards(folder, theirs) for ours, theirs in splits.items()}
+        if any(shards_of.values()):
             return {
                 ours: [record for shard in shards for record in read_file(shard, f"{name}/{splits[ours]}/{shard.stem}")]
-                for ours, shards in found.items()
+                for ours, shards in shards_of.items()
                 if shards
             }
     return None
@@ -82,14 +82,14 @@ def read_file(path: Path, prefix: str | None = None) -> list[Record]:
     if not numbered:
         raise InputError(f"{path}: no rows")
     return [
-        Record(f"{prefix}/{i}" if prefix else f"{path.name}:{line}", f"{path.name}:{line}", row)
-        for i, (line, row) in enumerate(numbered)
+        Record(f"{prefix}/{number}" if prefix else f"{path.name}:{line}", f"{path.name}:{line}", row)
+        for number, (line, row) in enumerate(numbered)
     ]
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    packed = path.suffix == ".gz"
-    with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as file:
+    compressed = path.suffix == ".gz"
+    with gzip.open(path, "rt", encoding="utf-8-sig") if compressed else path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

@@ -9,7 +9,7 @@ from typing import Any
 from zofo.data.example import Example, TaskData
 from zofo.data.multitask.mixture import Mixture
 from zofo.data.stream import Stream
-from zofo.data.tokenization import Encoded, encode_all
+from zofo.data.tokenization import Encoded, tokenize_all
 
 log = logging.getLogger("zofo")
 
@@ -29,8 +29,10 @@ def streams_of(
         if batch_size > len(examples):
             log.warning(
                 "train.batch_size %d is more than the %d examples of stream %s: a batch holds some of them twice",
-                batch_size, len(examples), name,
-            )  # fmt: skip
+                batch_size,
+                len(examples),
+                name,
+            )
     if any(e.example.group for examples in encoded.values() for e in examples):
         return {name: Mixture(examples, batch_size, pad_id, seed, name) for name, examples in encoded.items()}
     return {
@@ -38,13 +40,13 @@ def streams_of(
     }
 
 
-def encode_task(
+def tokenize_task(
     data: TaskData, streams: Mapping[str, list[Example]], tokenizer: Any, max_length: int | None
 ) -> dict[str, list[Encoded]]:
     """The examples of each training stream, of dev and of test as tokens, by their names."""
 
-    def encode(name: str, examples: list[Example], for_eval: bool) -> list[Encoded]:
-        return encode_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name)
+    def tokenize(name: str, examples: list[Example], for_eval: bool) -> list[Encoded]:
+        return tokenize_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name)
 
-    encoded = {name: encode(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
-    return encoded | {"dev": encode("dev", data.dev, True), "test": encode("test", data.test, True)}
+    encoded = {name: tokenize(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
+    return encoded | {"dev": tokenize("dev", data.dev, True), "test": tokenize("test", data.test, True)}

@@ -1,6 +1,6 @@
 """Rows of one example that begin alike become one row: the prompt is computed once for all options.
 
-A packed row is a tree: the common prefix, then what is left of each row as a branch. A branch sees the prefix and
+An option tree is one row: the common prefix, then what is left of each row as a branch. A branch sees the prefix and
 itself, and its positions go on from the prefix's end (`batch.tree`, `Batch.inputs`), so every label is predicted
 from what its own row holds. There is no cache between forwards: gradients, adapters and mixed rows are as ever.
 
@@ -13,28 +13,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from zofo.data.tokenization import Encoded, Row
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("zofo")
 
 LEAST = 4  # tokens of a prefix worth sharing: below it the mask of the tree costs what the tokens save
-WORTH = 0.85  # a packed row has at most this share of its rows' tokens, since it attends over a longer row
+WORTH = 0.85  # an option tree has at most this share of its rows' tokens, since it attends over a longer row
 
 
-def pack(encoded: Sequence[Encoded], limit: int | None) -> list[Encoded]:
-    """The examples with their rows packed where that saves tokens; the others are the same objects as before.
+def option_trees(encoded: Sequence[Encoded], limit: int | None) -> list[Encoded]:
+    """The examples, their rows as an option tree where that saves tokens; the others are the same objects as before.
 
     limit: tokens of the longest row that the model takes; None: there is no limit.
     """
-    return [_packed(e, limit) for e in encoded]
+    return [_option_tree(e, limit) for e in encoded]
 
 
-def _packed(encoded: Encoded, limit: int | None) -> Encoded:
+def _option_tree(encoded: Encoded, limit: int | None) -> Encoded:
     rows = encoded.rows
     if len(rows) < 2 or any(row.branches for row in rows):
         return encoded

@@ -111,8 +111,10 @@ def _labels(records: Records) -> tuple[str, ...]:
         for name in sorted(name for name, count in counts.items() if count == 1):
             log.warning(
                 '%s: the label "%s" occurs once%s; if it is a mistake, mend it or name the answers: task.choices=[...]',
-                file_of(records), name, did_you_mean(name, names - {name}),
-            )  # fmt: skip
+                file_of(records),
+                name,
+                did_you_mean(name, names - {name}),
+            )
     if len(names) < 2:
         raise InputError(f'{file_of(records)}: only one label, "{min(names)}"; needs two or more')
     if len(names) > MAX_LABELS:

@@ -11,11 +11,11 @@ from zofo.data.tokenization import Encoded
 SHOWN = 600  # characters of a prompt; the middle of a longer one is left out
 
 
-def data_check(data: TaskData, encoded: Mapping[str, Sequence[Encoded]]) -> Iterator[str]:
+def preview(data: TaskData, encoded: Mapping[str, Sequence[Encoded]]) -> Iterator[str]:
     """Lines for a person. encoded: the examples of dev, test and each training stream."""
     trains = encoded.keys() - {"dev", "test"}  # else demonstrations may stand before what is evaluated: show that
-    some = data.train if trains and data.train else data.dev or data.test
-    for example in list({e.group: e for e in reversed(some)}.values())[::-1][:3] if data.groups else some[:3]:
+    examples = data.train if trains and data.train else data.dev or data.test
+    for example in list({e.group: e for e in reversed(examples)}.values())[::-1][:3] if data.groups else examples[:3]:
         yield from shown(example)
     for name, rows in encoded.items():
         if rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 import jinja2.meta
@@ -18,6 +18,9 @@ from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
 from zofo.data.jinja import ENV
 from zofo.data.metrics.text import TEXT_METRICS
 from zofo.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ def load_spec(path: Path) -> TaskSpec:
         spec = TypeAdapter(TaskSpec).validate_python({**known_part, "file": path.name})
         problems += _check(spec)
     except ValidationError as e:
-        found = e.errors()
-        listed = {error["loc"][:-2] for error in found if error["loc"][-2:-1] == ("list[str]",)}
-        faults = [error for error in found if error["loc"][:-1] not in listed]  # a list need not be a text as well
+        errors = e.errors()
+        listed = {error["loc"][:-2] for error in errors if error["loc"][-2:-1] == ("list[str]",)}
+        faults = [error for error in errors if error["loc"][:-1] not in listed]  # a list need not be a text as well
         problems += dict.fromkeys(_fault(error) for error in faults)
         raise InputError("\n".join(f"{path}: {p}" for p in problems)) from None
     if problems:
@@ -84,7 +87,7 @@ def load_spec(path: Path) -> TaskSpec:
     return spec
 
 
-def _fault(error: Any) -> str:
+def _fault(error: ErrorDetails) -> str:
     """One fault that pydantic found, in words: missing and unknown keys, wrong types."""
     *outer, last = [str(part) for part in error["loc"] if part not in ("list[str]", "str")]  # branches of a union
     where = "".join(f"{part}." for part in outer)

@@ -23,9 +23,14 @@ class Stream:
     """
 
     def __init__(
-        self, encoded: Sequence[Encoded], batch_size: int, pad_id: int, seed: int, name: str,
+        self,
+        encoded: Sequence[Encoded],
+        batch_size: int,
+        pad_id: int,
+        seed: int,
+        name: str,
         group_by_length: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """group_by_length: the batches that lie within an epoch hold examples of similar length, see `_grouped`."""
         if not encoded:
             raise InputError(f"no training examples for the stream {name!r}")

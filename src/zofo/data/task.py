@@ -15,6 +15,7 @@ from zofo.data.chat import Chat, Make
 from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
 from zofo.data.files import READERS, Record, Tables, file_of, hub_tables, no_train, read_tables
+from zofo.data.hub import from_hub
 from zofo.data.multitask.setting import check_setting, find_setting, load_setting
 from zofo.data.own_files import own_task
 from zofo.data.spec import METRICS, TaskSpec, check_columns, load_spec, maker, metrics_of
@@ -48,15 +49,25 @@ def load_task(
     tables = carved(tables, spec, seed, only, name)
     objective = _objective(cfg, spec.objective)
     make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
-    found = _sample(tables, make, cfg, seed, only, spec.dev_rows)
-    repeated = _repeated(found)
-    _warn_of_blanks(found, f"{spec.file}: template {cfg.template}")
-    found = _dressed(found, cfg, seed, objective, spec.kind, tokenizer, shown)
+    examples = _sample(tables, make, cfg, seed, only, spec.dev_rows)
+    repeated = _repeated(examples)
+    _warn_of_blanks(examples, f"{spec.file}: template {cfg.template}")
+    examples = _dressed(examples, cfg, seed, objective, spec.kind, tokenizer, shown)
     metrics = _led(metrics_of(spec), cfg, METRICS[spec.kind])
     return TaskData(
-        name, spec.version, objective, metrics, found["train"], found["dev"], found["test"], tuple(spec.labels),
-        spec.kind, _decoding(spec, cfg), cfg.scoring, repeated,
-    )  # fmt: skip
+        name=name,
+        version=spec.version,
+        objective=objective,
+        metrics=metrics,
+        train=examples["train"],
+        dev=examples["dev"],
+        test=examples["test"],
+        labels=tuple(spec.labels),
+        kind=spec.kind,
+        decoding=_decoding(spec, cfg),
+        scoring=cfg.scoring,
+        repeated=repeated,
+    )
 
 
 def _objective(cfg: TaskConfig, usual: str) -> str:
@@ -68,46 +79,47 @@ def _objective(cfg: TaskConfig, usual: str) -> str:
 
 def local_tables(path: Path, spec: TaskSpec, name: str, only: str | None = None) -> Tables:
     """A directory's tables, named as here or as the hub names them, or one file: of the split that is evaluated."""
-    if path.is_dir() and (found := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits)):
-        return found
+    if path.is_dir() and (tables := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits)):
+        return tables
     return read_tables(path, name, only or ("test" if spec.carve else "train"))
 
 
-def _led(own: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> tuple[str, ...]:
+def _led(metrics: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> tuple[str, ...]:
     """The task's metrics, with the configured one in front."""
     if cfg.metric is None:
-        return own
+        return metrics
     if cfg.metric not in known:
         near = did_you_mean(cfg.metric, known)
         raise InputError(f'task.metric: "{cfg.metric}" does not measure this task{near}; known: {", ".join(known)}')
-    return (cfg.metric, *(name for name in own if name != cfg.metric))
+    return (cfg.metric, *(name for name in metrics if name != cfg.metric))
 
 
 def _decoding(spec: TaskSpec, cfg: TaskConfig) -> Decoding:
     """The task's way of generating, with what the configuration says otherwise."""
     names = ("max_new_tokens", "temperature", "top_p", "samples")
-    found = replace(spec.generation, **{n: v for n in names if (v := getattr(cfg, n)) is not None})
-    if found.samples > 1 and found.temperature == 0:
-        raise InputError(f"task.samples: {found.samples} greedy texts are all the same; give task.temperature too")
-    return found
+    decoding = replace(spec.generation, **{n: v for n in names if (v := getattr(cfg, n)) is not None})
+    if decoding.samples > 1 and decoding.temperature == 0:
+        raise InputError(f"task.samples: {decoding.samples} greedy texts are all the same; give task.temperature too")
+    return decoding
 
 
-def _warn_of_blanks(found: dict[str, list[Example]], where: str) -> None:
-    for example in [some[0] for some in found.values() if some][:1]:
+def _warn_of_blanks(examples: dict[str, list[Example]], where: str) -> None:
+    for example in [listed[0] for listed in examples.values() if listed][:1]:
         if example.prompt[-1:] in (" ", "\t"):
             log.warning(
                 "%s: the prompt ends in a blank, and most tokens begin with one: move it to the answers (%s)",
-                where, example.where,
-            )  # fmt: skip
+                where,
+                example.where,
+            )
 
 
-def _repeated(found: dict[str, list[Example]]) -> dict[str, int]:
-    train = {(e.prompt, e.answers) for e in found["train"]}
-    return {split: sum((e.prompt, e.answers) in train for e in found[split]) for split in ("dev", "test")}
+def _repeated(examples: dict[str, list[Example]]) -> dict[str, int]:
+    train = {(e.prompt, e.answers) for e in examples["train"]}
+    return {split: sum((e.prompt, e.answers) in train for e in examples[split]) for split in ("dev", "test")}
 
 
 def _dressed(
-    found: dict[str, list[Example]],
+    examples: dict[str, list[Example]],
     cfg: TaskConfig,
     seed: int,
     objective: str,
@@ -116,18 +128,18 @@ def _dressed(
     shown: list[Example],
 ) -> dict[str, list[Example]]:
     """Demonstrations before the prompts that are evaluated, and the chat template around all."""
-    pool = found["train"] or found["dev"] or shown
+    pool = examples["train"] or examples["dev"] or shown
     if cfg.fewshot == "fixed" and len(shown) >= cfg.num_fewshot:
         pool = shown
     dressed = {
-        split: some if split == "train" else demonstrate(some, pool, cfg.num_fewshot, cfg.fewshot, seed)
-        for split, some in found.items()
+        split: listed if split == "train" else demonstrate(listed, pool, cfg.num_fewshot, cfg.fewshot, seed)
+        for split, listed in examples.items()
     }
     if cfg.apply_chat_template:
         chat = Chat(tokenizer, cfg.system)
         learns = objective_of(objective).ends  # to end its turn; an option is scored without that
         ends = {split: learns and (split == "train" or kind != "options") for split in dressed}
-        dressed = {split: [chat.dress(e, ends[split]) for e in some] for split, some in dressed.items()}
+        dressed = {split: [chat.dress(e, ends[split]) for e in listed] for split, listed in dressed.items()}
     return dressed
 
 
@@ -176,58 +188,28 @@ def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None) -> 
     if "train" not in tables and only not in tables:
         raise no_train(path)
     chat = Chat(tokenizer, cfg.system)
-    own = own_task(tables, cfg.template, cfg.choices, chat)
-    objective = _objective(cfg, "options" if own.kind == "options" else "lm")
-    if objective_of(objective).encodes == "options" and own.kind == "completion":
+    task = own_task(tables, cfg.template, cfg.choices, chat)
+    objective = _objective(cfg, "options" if task.kind == "options" else "lm")
+    if objective_of(objective).encodes == "options" and task.kind == "completion":
         raise InputError(f"task.objective: {path.name} has completions, no options; use lm")
-    make = chat.checked(own.make) if cfg.apply_chat_template else own.make
-    found = _sample(tables, make, cfg, seed, only)
-    repeated = _repeated(found)
-    found = _dressed(found, cfg, seed, objective, own.kind, tokenizer, [])
-    metrics = _led(("accuracy",) if own.kind == "options" else ("loss",), cfg, METRICS[own.kind])
+    make = chat.checked(task.make) if cfg.apply_chat_template else task.make
+    examples = _sample(tables, make, cfg, seed, only)
+    repeated = _repeated(examples)
+    examples = _dressed(examples, cfg, seed, objective, task.kind, tokenizer, [])
+    metrics = _led(("accuracy",) if task.kind == "options" else ("loss",), cfg, METRICS[task.kind])
     return TaskData(
-        path.stem, 1, objective, metrics, found["train"], found["dev"], found["test"], own.labels, own.kind,
-        scoring=cfg.scoring, repeated=repeated,
-    )  # fmt: skip
-
-
-# ----------------------------------------------------------------------------------------------------------- the hub
-
-
-class _HubRows(Sequence[Record]):
-    """Rows of a hub data set, decoded when asked for: a sample of 1000 must not read 400,000."""
-
-    def __init__(self, rows: Any, prefix: str):
-        self.rows, self.prefix = rows, prefix
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        place = f"{self.prefix}/{index}"
-        return Record(place, f"{self.prefix}:{index}", self.rows[index])
-
-
-def from_hub(spec: TaskSpec, name: str, only: str | None) -> Tables:
-    if spec.hub is None:
-        raise InputError(f"task {name} needs data: {spec.missing}")
-    from datasets import load_dataset
-
-    tables: Tables = {}
-    try:
-        for split, theirs in (spec.splits or {"train": "train"}).items():
-            if only == "test" and split == "dev":  # nothing is looked at that is not needed
-                continue
-            rows = load_dataset(spec.hub.path, spec.hub.name, split=theirs, revision=spec.hub.revision)
-            tables[split] = _HubRows(rows, f"{name}/{theirs}")
-    except Exception as e:  # no network, a renamed data set, a gated one: the fix is the same
-        what = f"{spec.hub.path} {spec.hub.name or ''}".strip()
-        reason = (str(e).splitlines() or [""])[0] or type(e).__name__
-        raise InputError(
-            f"task {name}: cannot load {what} from the hub ({reason}); give task.data=DIR with train.jsonl "
-            f"[, validation.jsonl, test.jsonl], columns: {', '.join(spec.columns)}"
-        ) from None
-    return tables
+        name=path.stem,
+        version=1,
+        objective=objective,
+        metrics=metrics,
+        train=examples["train"],
+        dev=examples["dev"],
+        test=examples["test"],
+        labels=task.labels,
+        kind=task.kind,
+        scoring=cfg.scoring,
+        repeated=repeated,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
@@ -241,12 +223,15 @@ def carved(tables: Tables, spec: TaskSpec, seed: int, only: str | None, name: st
         raise no_train(name)
     rows, order = tables["test"], list(range(len(tables["test"])))
     random.Random(f"{seed}/split/carve").shuffle(order)
-    kept = round(len(order) * spec.carve)
+    taken = round(len(order) * spec.carve)
     log.warning(
         "%s has test rows alone: %d of the %d are taken for train and dev, the other %d are the test set",
-        name, kept, len(order), len(order) - kept,
-    )  # fmt: skip
-    return tables | {"train": [rows[i] for i in order[:kept]], "test": [rows[i] for i in order[kept:]]}
+        name,
+        taken,
+        len(order),
+        len(order) - taken,
+    )
+    return tables | {"train": [rows[i] for i in order[:taken]], "test": [rows[i] for i in order[taken:]]}
 
 
 def _sample(
@@ -265,21 +250,21 @@ def _sample(
         taken[split] = [example for _, example in zip(range(wanted[split]), rows)]
     if "train" not in tables:
         return taken
-    cut = {split: n for split, n in wanted.items() if split not in tables}
+    cut = {split: size for split, size in wanted.items() if split not in tables}
     cut = _cut_sizes(len(tables["train"]), cut, cfg.train_examples)
     if "dev" in cut and dev_rows is not None:
         cut["dev"] = min(cfg.dev_examples, dev_rows, len(tables["train"]) // 2)
     owner: dict[tuple[str, tuple[str, ...]], str] = {}  # the same text, if cut by us, stays on one side
     shuffled = _shuffled(tables["train"], make, f"{seed}/split/train")
     repeats = 0
-    for split, n in {**cut, "train": cfg.train_examples}.items():
-        while len(taken[split]) < n and (example := next(shuffled, None)):
+    for split, size in {**cut, "train": cfg.train_examples}.items():
+        while len(taken[split]) < size and (example := next(shuffled, None)):
             if owner.setdefault((example.prompt, example.answers), split) == split:
                 taken[split].append(example)
             else:
                 repeats += 1
-    for split, n in wanted.items():
-        if n and not taken[split] and only in (None, split):  # then every row was looked at
+    for split, size in wanted.items():
+        if size and not taken[split] and only in (None, split):  # then every row was looked at
             rows = f"{len(tables['train'])} rows, {len(owner)} distinct," if repeats else f"{len(tables['train'])} rows"
             raise InputError(f"{file_of(tables['train'])}: no {split} examples: {rows} are too few to be split")
     missed = len(taken["train"]) < cfg.train_examples  # with rows to spare, others have taken their place

@@ -1,4 +1,4 @@
-"""Tokenisation of examples: prompt and answer as one text, the answer's tokens as labels.
+"""Tokenization of examples: prompt and answer as one text, the answer's tokens as labels.
 
 A `Row` is one token sequence the model reads. Its labels say "the hidden state at position t must predict token y of
 option o". The last token of an answer is only ever predicted, never read, so no row holds it; and since the model is
@@ -24,7 +24,7 @@ Encodes = Literal["options", "gold"]
 class Row:
     """One sequence. `labels`: (position whose hidden state predicts, token id to predict, option index).
 
-    branches: of a packed row (see `option_tree`), where in `ids` each of its branches starts.
+    branches: of an option tree (see `option_tree`), where in `ids` each of its branches starts.
     """
 
     ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised example: `gold` holds the indices of its right options, out of `n_options`.
+    """A tokenized example: `gold` holds the indices of its right options, out of `n_options`.
 
     cut: it has lost the beginning of its prompt.
     """
@@ -58,7 +58,7 @@ class Encoded:
 
     @property
     def size(self) -> int:
-        """Tokens of the rows, their common start counted once: the same whether they are packed or not."""
+        """Tokens of the rows, their common start counted once: the same whether they are an option tree or not."""
         return sum(len(row.ids) for row in self.rows) - (len(self.rows) - 1) * self.shared
 
 
@@ -87,7 +87,7 @@ class _Tokens:
     first: int
 
 
-def encode_all(
+def tokenize_all(
     tokenizer: Any,
     examples: Sequence[Example],
     max_length: int | None,
@@ -96,7 +96,7 @@ def encode_all(
     for_eval: bool = False,
     what: str = "",
 ) -> list[Encoded]:
-    """Tokenise every example, all answers in one call of the tokenizer.
+    """Tokenize every example, all answers in one call of the tokenizer.
 
     encodes "options": all options. "gold": the right answer alone, or, `for_eval`, all options where there are any.
     `add_eos` appends the EOS as a label. `max_length` None: the tokenizer's own limit, if it has one.
@@ -105,27 +105,32 @@ def encode_all(
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)
     every = encodes == "options" or for_eval
-    texts = [[_text(ex, i) for i in (range(len(ex.answers)) if every else ex.gold[:1])] for ex in examples]
-    tokens = iter(_tokenise(tokenizer, list(chain.from_iterable(texts))))
+    texts = [[_text(e, i) for i in (range(len(e.answers)) if every else e.gold[:1])] for e in examples]
+    tokens = iter(_tokenize(tokenizer, list(chain.from_iterable(texts))))
     eos = tokenizer.eos_token_id if add_eos else None
     encoded, cut = [], []
-    for ex, some in zip(examples, texts):
-        options = [next(tokens) for _ in some]
+    for example, answers in zip(examples, texts):
+        options = [next(tokens) for _ in answers]
         for option in options:
-            _finish(option, ex, tokenizer, eos if ex.cuttable is None else None)  # a chat ends its turn itself
-        short = _truncate(options, ex, max_length)
-        cut += [ex.id] if short else []
-        encoded.append(Encoded(ex, _rows(options), ex.gold if every else (0,), len(options), short))
+            ends = eos if example.cuttable is None else None  # a chat ends its turn itself
+            _finish(option, example, tokenizer, ends)
+        short = _truncate(options, example, max_length)
+        cut += [example.id] if short else []
+        encoded.append(Encoded(example, _rows(options), example.gold if every else (0,), len(options), short))
     if cut:
         log.warning(
             "%d of %d %s are longer than %s tokens (%s is one) and lost the beginning of their prompts; "
             "model.max_length sets the limit",
-            len(cut), len(examples), f"{what} examples".strip(), max_length, cut[0],
-        )  # fmt: skip
+            len(cut),
+            len(examples),
+            f"{what} examples".strip(),
+            max_length,
+            cut[0],
+        )
     return encoded
 
 
-def encode(
+def tokenize(
     tokenizer: Any,
     example: Example,
     max_length: int | None,
@@ -133,16 +138,16 @@ def encode(
     add_eos: bool,
     for_eval: bool = False,
 ) -> Encoded:
-    """`encode_all` for one example."""
-    return encode_all(tokenizer, [example], max_length, encodes, add_eos, for_eval)[0]
+    """`tokenize_all` for one example."""
+    return tokenize_all(tokenizer, [example], max_length, encodes, add_eos, for_eval)[0]
 
 
-def encode_prompt(tokenizer: Any, example: Example, room: int | None) -> list[int]:
+def tokenize_prompt(tokenizer: Any, example: Example, room: int | None) -> list[int]:
     """The tokens of an example's prompt, for a text to go on with: at least one, at most `room` (None: no limit).
 
-    A prompt that is too long loses its beginning, as in `encode_all`. Raises InputError where that is not enough.
+    A prompt that is too long loses its beginning, as in `tokenize_all`. Raises InputError where that is not enough.
     """
-    (tokens,) = _tokenise(tokenizer, [_Text(example.prompt, "", example.cuttable)])
+    (tokens,) = _tokenize(tokenizer, [_Text(example.prompt, "", example.cuttable)])
     tokens.first = len(tokens.ids)
     _one_bos(tokens, example, tokenizer.bos_token_id)
     if not tokens.ids:
@@ -158,19 +163,19 @@ def encode_prompt(tokenizer: Any, example: Example, room: int | None) -> list[in
     return tokens.ids
 
 
-def _tokenise(tokenizer: Any, texts: Sequence[_Text]) -> list[_Tokens]:
-    """Tokenise prompt + answer jointly: what the model would see, wherever tokens merge across the boundary."""
+def _tokenize(tokenizer: Any, texts: Sequence[_Text]) -> list[_Tokens]:
+    """Tokenize prompt + answer jointly: what the model would see, wherever tokens merge across the boundary."""
     if not getattr(tokenizer, "is_fast", False):
-        return [_tokenise_slow(tokenizer, text) for text in texts]
-    found: dict[int, _Tokens] = {}
+        return [_tokenize_slow(tokenizer, text) for text in texts]
+    tokens: dict[int, _Tokens] = {}
     for chat in (False, True):
-        some = {i: text for i, text in enumerate(texts) if (text.cuttable is not None) == chat}
-        if some:
-            found.update(zip(some, _tokenise_fast(tokenizer, list(some.values()), not chat)))
-    return [found[i] for i in range(len(texts))]
+        chosen = {i: text for i, text in enumerate(texts) if (text.cuttable is not None) == chat}
+        if chosen:
+            tokens.update(zip(chosen, _tokenize_fast(tokenizer, list(chosen.values()), not chat)))
+    return [tokens[i] for i in range(len(texts))]
 
 
-def _tokenise_fast(tokenizer: Any, texts: Sequence[_Text], specials: bool) -> Iterator[_Tokens]:
+def _tokenize_fast(tokenizer: Any, texts: Sequence[_Text], specials: bool) -> Iterator[_Tokens]:
     out = tokenizer(
         [text.prompt + text.answer for text in texts],
         add_special_tokens=specials,
@@ -191,7 +196,7 @@ def _tokenise_fast(tokenizer: Any, texts: Sequence[_Text], specials: bool) -> It
         yield _Tokens(list(ids[:end]), lead, stop, first)
 
 
-def _tokenise_slow(tokenizer: Any, text: _Text) -> _Tokens:
+def _tokenize_slow(tokenizer: Any, text: _Text) -> _Tokens:
     """Without offsets: the answer starts where the tokens of prompt + answer part from those of the prompt."""
     whole, specials = text.prompt + text.answer, text.cuttable is None
     ids = list(tokenizer(whole, add_special_tokens=specials)["input_ids"])
@@ -278,4 +283,4 @@ def _rows(options: list[_Tokens]) -> tuple[Row, ...]:
     for number, option in enumerate(options):
         targets = range(option.first, len(option.ids))
         labels[owner[number]].extend((i - 1, option.ids[i], number) for i in targets)
-    return tuple(Row(body, tuple(some)) for body, some in zip(bodies, labels))
+    return tuple(Row(body, tuple(row_labels)) for body, row_labels in zip(bodies, labels))

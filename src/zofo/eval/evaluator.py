@@ -15,7 +15,7 @@ from zofo.data import Example, TaskData
 from zofo.data.example import TASK_MEAN
 from zofo.data.metrics import METRICS
 from zofo.data.metrics.text import TEXT_METRICS
-from zofo.data.tokenization import Encoded, encode_prompt
+from zofo.data.tokenization import Encoded, tokenize_prompt
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, write
 from zofo.eval.likelihood import NULLED, Evaluation, evaluate, null_scores
@@ -79,7 +79,7 @@ class Evaluator:
         return [texts[i : i + decoding.samples] for i in range(0, len(texts), decoding.samples)]
 
     def prepare(self, examples: Sequence[Example]) -> None:
-        """Tokenise the prompts of texts to come. Raises InputError for one that leaves no room for a text, and where
+        """Tokenize the prompts of texts to come. Raises InputError for one that leaves no room for a text, and where
         programs are to be run and cannot be: hours later would be too late."""
         if self.run_code and "pass_at_k" in self.data.metrics and not self._prompts:
             from zofo.eval import sandbox
@@ -89,7 +89,7 @@ class Evaluator:
         room = None if self.max_length is None else self.max_length - self.data.decoding.max_new_tokens + 1
         for example in examples:
             if example.id not in self._prompts:
-                self._prompts[example.id] = encode_prompt(self.tokenizer, example, room)
+                self._prompts[example.id] = tokenize_prompt(self.tokenizer, example, room)
 
     def objective(self) -> Objective:
         """Minus the leading metric, as an objective of zeroth-order updates."""

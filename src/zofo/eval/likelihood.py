@@ -12,7 +12,7 @@ import torch
 from zofo.data.example import Scoring
 from zofo.data.metrics import METRICS, report
 from zofo.data.stream import eval_batches
-from zofo.data.tokenization import Encoded, encode_all
+from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.prefix_cache import read_start
 from zofo.objectives._base import option_scores
@@ -136,7 +136,7 @@ def null_scores(
         replace(e, id=f"{e.id} (no input)", prompt=e.null_prompt or "", cuttable=e.cuttable and (0, 0))
         for e in kinds.values()
     ]
-    rows = encode_all(tokenizer, examples, max_length, "options", False, True)
+    rows = tokenize_all(tokenizer, examples, max_length, "options", False, True)
     found = evaluate(loss, rows, (), batch_size, scoring="mean" if scoring == "pmi" else "sum")
     return {key: p.scores for key, p in zip(kinds, found.predictions)}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zofo.data.batch import Batch, collate
-from zofo.data.option_tree import pack
+from zofo.data.option_tree import option_trees
 from zofo.data.tokenization import Encoded
 from zofo.models.scorer import Scorer
 
@@ -27,10 +27,10 @@ def share_prompts(
 ) -> dict[str, list[Encoded]]:
     """The examples of each split, packed where that saves tokens and the model computes the same from packed rows.
 
-    limit: see `pack`. The meter is not moved.
+    limit: see `option_trees`. The meter is not moved.
     """
     plain = {name: list(some) for name, some in encoded.items()}
-    packed = {name: pack(some, limit) for name, some in plain.items()}
+    packed = {name: option_trees(some, limit) for name, some in plain.items()}
     pairs = [pair for name in plain for pair in zip(plain[name], packed[name])]
     changed = sum(after is not before for before, after in pairs)
     if not changed:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from zofo.data.preview import data_check
+from zofo.data.preview import preview
 from zofo.errors import NonFiniteError, RunError
 from zofo.eval.likelihood import Evaluation
 from zofo.train.callbacks import Callbacks
@@ -129,7 +129,7 @@ class Loop:
         self.progress.say(f"examples: {', '.join(shown)}")
         for what, names in (self.session.tasks or {}).items():
             self.progress.say(f"{'training' if what == 'train' else 'held-out (dev)'} tasks: {', '.join(names)}")
-        for line in data_check(data, self.session.encoded) if not self.at.k else ():
+        for line in preview(data, self.session.encoded) if not self.at.k else ():
             self.progress.say(line)
         for line in self.session.extra_memory():
             self.progress.say(line)

@@ -19,7 +19,7 @@ from zofo.config.resolve import Config
 from zofo.data import TaskData, load_task
 from zofo.data.batch import Batch, collate
 from zofo.data.example import objective_of
-from zofo.data.loader import encode_task, shorter, streams_of
+from zofo.data.loader import shorter, streams_of, tokenize_task
 from zofo.data.multitask.mixture import Mixture, among
 from zofo.data.multitask.setting import trained_tasks
 from zofo.data.stream import Stream
@@ -125,7 +125,7 @@ def build(
     check(config, data, loaded, method)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     backbone = wrap(config, loaded, method, data)
-    examples = encode_task(data, method.split(data, config.train.seed), loaded.tokenizer, loaded.max_length)
+    examples = tokenize_task(data, method.split(data, config.train.seed), loaded.tokenizer, loaded.max_length)
     encoded = share_prompts(backbone.scorer, examples, loaded.max_length)
     streams = streams_of(
         {name: encoded[name] for name in method.streams},

@@ -14,7 +14,7 @@ from tests.tiny_bank import KINDS, ORDER, TASKS, forked, grads, mixed, new_bank,
 from tests.tiny_bilevel import PAD
 from tests.tiny_models import build, config
 from zofo.data.batch import collate
-from zofo.data.option_tree import pack
+from zofo.data.option_tree import option_trees
 from zofo.methods._first_order import Descent
 from zofo.models.adapters import lora
 from zofo.models.adapters._bank import member
@@ -109,7 +109,7 @@ def test_packed_gradients_with_options() -> None:
         b = tiny_bank("lora", "options", checkpointed)
         encoded = forked()
         if packed:
-            encoded = pack(encoded, None)
+            encoded = option_trees(encoded, None)
             assert probe(b.loss().scorer, list(zip(forked(), encoded))) == ""
         with b.bank.active("p"):
             b.loss(micro).backward(collate(encoded, PAD))

@@ -11,7 +11,7 @@ from tests.tiny_bank import KINDS, TASKS, forked, mixed, tiny_bank
 from tests.tiny_bilevel import PAD
 from tests.tiny_models import build, config
 from zofo.data.batch import collate
-from zofo.data.option_tree import pack
+from zofo.data.option_tree import option_trees
 from zofo.data.tokenization import Encoded
 from zofo.methods.bilevel_ablations import Penalised
 from zofo.models.adapters._bank import member
@@ -82,7 +82,7 @@ def test_g_in_one_forward_and_in_several(kind: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_rows_of_many_tasks(kind: str, micro: int | None) -> None:
     b, plain = tiny_bank(kind, "options"), forked()
-    packed = pack(plain, None)
+    packed = option_trees(plain, None)
     assert all(len(e.rows) == 1 and e.rows[0].branches for e in packed)
     assert probe(b.loss().scorer, list(zip(plain, packed))) == ""
     half = [*packed[:3], *plain[3:]]  # and packed beside plain ones

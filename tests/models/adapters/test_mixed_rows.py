@@ -17,7 +17,7 @@ from tests.tiny_models import IDS, PAD, config, cpu_loss
 from zofo.config import registry
 from zofo.data import Example
 from zofo.data.batch import Batch, collate
-from zofo.data.tokenization import encode_all
+from zofo.data.tokenization import tokenize_all
 from zofo.models.adapters._bank import Bank, member
 
 # (family, LoRA's targets; None: the default) -> whether PEFT honours `adapter_names` there, at every version tried
@@ -75,7 +75,7 @@ def move(adapters: Any, names: tuple[str, ...] = ("p", "s")) -> None:
 def batch(group: str = "") -> Batch:
     texts = ["the film is warm", "one two three four five", "hello, the dog digs"]
     examples = [Example(str(i), t, (" great", " terrible"), (i % 2,), group=group) for i, t in enumerate(texts)]
-    return collate(encode_all(make_tokenizer(), examples, None, "options", False), PAD)
+    return collate(tokenize_all(make_tokenizer(), examples, None, "options", False), PAD)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from zofo.config import registry
 from zofo.config.resolve import Config
 from zofo.data import Example, TaskData
 from zofo.data.loader import shorter
-from zofo.data.option_tree import pack
+from zofo.data.option_tree import option_trees
 from zofo.data.stream import Stream
-from zofo.data.tokenization import Encoded, encode_all
+from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import Evaluator
 from zofo.eval.likelihood import Evaluation
@@ -58,7 +58,7 @@ class Subject:
     def encode(self, examples: Sequence[Example], limit: int, way: str, for_eval: bool, what: str) -> list[Encoded]:
         """limit: tokens that the task allows. A prompt's common start is computed once for all its options."""
         length = self._room(way, limit)
-        encoded = encode_all(self.loaded.tokenizer, examples, length, "gold", False, for_eval, what)
+        encoded = tokenize_all(self.loaded.tokenizer, examples, length, "gold", False, for_eval, what)
         return self._packed(encoded, length, what) if for_eval else encoded
 
     def _packed(self, encoded: list[Encoded], length: int | None, what: str) -> list[Encoded]:
@@ -66,7 +66,7 @@ class Subject:
         costs what three examples do without it, and a small test set has few more."""
         longest = max(e.length for e in encoded)
         if longest <= self._probed:
-            return pack(encoded, length)
+            return option_trees(encoded, length)
         found = share_prompts(self.loss.scorer, {what: encoded}, length)[what]
         if any(after is not before for before, after in zip(encoded, found)):
             self._probed = longest

@@ -42,11 +42,12 @@ def normalised(span: str) -> str:
 
 def span_f1(predicted: str, gold: str) -> Fraction:
     """F1 of two normalised spans' sets of tokens; 0 where the right span has numbers and none of them is predicted."""
-    p, g = set(predicted.split()), set(gold.split())
-    numbers = set(filter(_is_number, g))
-    if numbers and not numbers & p:
+    predicted_words, gold_words = set(predicted.split()), set(gold.split())
+    numbers = set(filter(_is_number, gold_words))
+    if numbers and not numbers & predicted_words:
         return Fraction(0)
-    return Fraction(2 * len(p & g), len(p) + len(g)) if p or g else Fraction(1)
+    total = len(predicted_words) + len(gold_words)
+    return Fraction(2 * len(predicted_words & gold_words), total) if total else Fraction(1)
 
 
 def best_total(scores: Sequence[Sequence[Fraction]]) -> Fraction:
@@ -87,8 +88,9 @@ def compare(predicted: Sequence[str], gold: Sequence[str]) -> tuple[float, float
     F1 is summed over the best one-to-one alignment of the spans, divided by the larger number of spans, and rounded to
     two digits. Exact match: the same normalised spans, and as many of them.
     """
-    p, g = [normalised(s) for s in predicted], [normalised(s) for s in gold]
-    if not p or not g:
-        return float(p == g), float(p == g)
-    total = best_total([[span_f1(a, b) for b in g] for a in p])
-    return float(set(p) == set(g) and len(p) == len(g)), round(float(total / max(len(p), len(g))), 2)
+    predicted_spans, gold_spans = [normalised(s) for s in predicted], [normalised(s) for s in gold]
+    if not predicted_spans or not gold_spans:
+        return float(predicted_spans == gold_spans), float(predicted_spans == gold_spans)
+    total = best_total([[span_f1(a, b) for b in gold_spans] for a in predicted_spans])
+    same = set(predicted_spans) == set(gold_spans) and len(predicted_spans) == len(gold_spans)
+    return float(same), round(float(total / max(len(predicted_spans), len(gold_spans))), 2)

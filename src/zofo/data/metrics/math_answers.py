@@ -74,13 +74,13 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def equal(a: str, b: str) -> bool:
+def equal(one: str, other: str) -> bool:
     """Whether two answers count as the same; one of which nothing is left equals itself only."""
-    if a.strip() == b.strip():
+    if one.strip() == other.strip():
         return True
-    if max(len(a), len(b)) > _LONGEST:
+    if max(len(one), len(other)) > _LONGEST:
         return False
-    left, right = form(a), form(b)
+    left, right = form(one), form(other)
     return bool(left and right) and key(left) == key(right)
 
 
@@ -95,8 +95,8 @@ def form(text: str) -> str:
     if (inner := re.fullmatch(r"\$+([^$]*)\$+", text)) is not None:
         text = inner[1].strip()
     text = _UNIT.sub("", _DEGREES.sub("", text))
-    kept: list[str] = [t for t in _TOKEN.findall(text) if t not in _DROPPED and t[:2] not in (r"\!", r"\,")]
-    text = _braced(_SAME.get(t, t) for t in kept).strip().rstrip(". ")
+    tokens: list[str] = [t for t in _TOKEN.findall(text) if t not in _DROPPED and t[:2] not in (r"\!", r"\,")]
+    text = _braced(_SAME.get(t, t) for t in tokens).strip().rstrip(". ")
     return _PREFIX.sub("", text, count=1) if _PREFIX.match(text) and text.count("=") <= 1 else text
 
 
@@ -105,28 +105,28 @@ def _braced(tokens: Iterable[str]) -> str:
     out: list[str] = []
     outer: list[tuple[int, bool]] = []  # per open brace: arguments still due behind it, whether it is written
     due, words, index = 0, False, False
-    for t in tokens:
-        if index or (t == "[" and out[-1:] == [r"\sqrt"]):  # the 3 of \sqrt[3]{2}
-            out.append(t)
-            index = t != "]"
-        elif t == " " and (due or words):
+    for token in tokens:
+        if index or (token == "[" and out[-1:] == [r"\sqrt"]):  # the 3 of \sqrt[3]{2}
+            out.append(token)
+            index = token != "]"
+        elif token == " " and (due or words):
             continue
-        elif t == "{":
+        elif token == "{":
             written = bool(due) or not words
             outer.append((max(due - 1, 0), written))
-            out.extend([t] * written)
+            out.extend([token] * written)
             due, words = 0, False
-        elif t == "}":
+        elif token == "}":
             due, written = outer.pop() if outer else (0, True)
-            out.extend([t] * written)
-        elif t in _TEXTS:
+            out.extend([token] * written)
+        elif token in _TEXTS:
             words = True
         elif due:
-            out.extend(["{", t, "}"])
+            out.extend(["{", token, "}"])
             due, words = due - 1, False
         else:
-            out.append(t)
-            due, words = _ARGUMENTS.get(t, 0), False
+            out.append(token)
+            due, words = _ARGUMENTS.get(token, 0), False
     return "".join(out)
 
 
@@ -172,12 +172,12 @@ def key(text: str, depth: int = 0) -> Hashable:
 def _split(text: str) -> list[str]:
     """The text at its commas that stand in no bracket."""
     parts, depth = [[]], 0
-    for t in _TOKEN.findall(text):
-        depth += (t in _OPEN) - (t in _CLOSE)
-        if t == "," and depth == 0:
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        if token == "," and depth == 0:
             parts.append([])
         else:
-            parts[-1].append(t)
+            parts[-1].append(token)
     return ["".join(p) for p in parts]
 
 
@@ -187,8 +187,8 @@ def _brackets(text: str) -> tuple[str, str, str] | None:
     if len(tokens) < 2 or tokens[0] not in _OPEN or tokens[-1] not in _CLOSE:
         return None
     depth = 0
-    for i, t in enumerate(tokens):
-        depth += (t in _OPEN) - (t in _CLOSE)
+    for i, token in enumerate(tokens):
+        depth += (token in _OPEN) - (token in _CLOSE)
         if depth == 0 and i < len(tokens) - 1:
             return None
     return (tokens[0], "".join(tokens[1:-1]), tokens[-1]) if depth == 0 else None

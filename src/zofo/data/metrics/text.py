@@ -36,14 +36,14 @@ def squad_tokens(text: str) -> list[str]:
 
 def exact_match(text: str, reference: Any) -> float:
     """1 where the words are those of an accepted answer."""
-    own = squad_tokens(text)
-    return float(any(own == squad_tokens(answer) for answer in _accepted(reference)))
+    words = squad_tokens(text)
+    return float(any(words == squad_tokens(answer) for answer in _accepted(reference)))
 
 
 def token_f1(text: str, reference: Any) -> float:
     """F1 of the words as bags, the maximum over the accepted answers; two empty bags score 1 (SQuAD 2)."""
-    own = squad_tokens(text)
-    return max(_bag_f1(own, squad_tokens(answer)) for answer in _accepted(reference))
+    words = squad_tokens(text)
+    return max(_bag_f1(words, squad_tokens(answer)) for answer in _accepted(reference))
 
 
 def _accepted(reference: Any) -> list[str]:
@@ -117,15 +117,15 @@ def final_number(text: str, reference: Any) -> float:
 
     The first such number counts, as in the authors' code: a model that does not stop goes on with another question.
     """
-    found = _value(_FINAL.search(text))
-    return float(found is not None and found == _gold_number(reference))
+    number = _value(_FINAL.search(text))
+    return float(number is not None and number == _gold_number(reference))
 
 
 def last_number(text: str, reference: Any) -> float:
     """The flexible variant of `final_number`: the last number in the text, whatever stands around it."""
     last = deque(_ANYWHERE.finditer(text), maxlen=1)
-    found = _value(last[0] if last else None)
-    return float(found is not None and found == _gold_number(reference))
+    number = _value(last[0] if last else None)
+    return float(number is not None and number == _gold_number(reference))
 
 
 def _value(match: re.Match[str] | None) -> Fraction | None:
@@ -150,8 +150,8 @@ def math_equal(text: str, reference: Any) -> float:
 
     What counts as equal is said in `zofo.data.metrics.math_answers`.
     """
-    found, gold = math_answers.boxed(text), math_answers.boxed(str(reference))
-    return float(found is not None and math_answers.equal(found, str(reference) if gold is None else gold))
+    answer, gold = math_answers.boxed(text), math_answers.boxed(str(reference))
+    return float(answer is not None and math_answers.equal(answer, str(reference) if gold is None else gold))
 
 
 def _short(value: Any) -> str:

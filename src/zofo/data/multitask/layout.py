@@ -9,7 +9,7 @@ Every row has 256 tokens, two of them in reserve as in MetaICL: the end of a lon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zofo.data.example import Example
@@ -53,7 +53,7 @@ class Layout:
         first = not shown
         options = row.options or (row.output,)
         gold = (options.index(row.output),)
-        text = self._input(row, first, own=train)
+        text = self._input(row, first, own_output=train)
         if not self.channel:
             # MetaICL writes no newline before the output of a task without options (its test "all options are empty"
             # is true of no options), so that input and output run together; here it is written.
@@ -73,26 +73,27 @@ class Layout:
         long = [row for row in rows if not self._is_short(self._plain(row, first), self._outputs(row, first, train))]
         outputs = {text: None for row in long for text in self._outputs(row, first, train) if text not in self._counts}
         if outputs:
-            found = self._tokenise(list(outputs))["input_ids"]
-            self._counts.update((text, len(ids)) for text, ids in zip(outputs, found))
+            tokens_of = self._tokenize(list(outputs))["input_ids"]
+            self._counts.update((text, len(ids)) for text, ids in zip(outputs, tokens_of))
         if long:
-            inputs = self._tokenise([self._plain(row, first) for row in long], offsets=True)["offset_mapping"]
+            inputs = self._tokenize([self._plain(row, first) for row in long], offsets=True)["offset_mapping"]
             for row, offsets in zip(long, inputs):
                 self._inputs[row.id, first, train] = self._cut(row, first, train, offsets)
 
     # ------------------------------------------------------------------------------------------------- parts of a text
 
     def _answered(self, row: Row, first: bool) -> str:
-        text, output = self._input(row, first, own=True), self._output(row.output, first)
+        text, output = self._input(row, first, own_output=True), self._output(row.output, first)
         return output + text if self.channel else text + output
 
     def _output(self, output: str, first: bool) -> str:
         before = self.turn if not self.channel else "" if first else self.gap
         return before + output
 
-    def _outputs(self, row: Row, first: bool, own: bool) -> list[str]:
+    def _outputs(self, row: Row, first: bool, own_output: bool) -> list[str]:
         """The texts that the input must leave room for, one at a time."""
-        return [self._output(text, first) for text in (row.options if row.options and not own else (row.output,))]
+        texts = row.options if row.options and not own_output else (row.output,)
+        return [self._output(text, first) for text in texts]
 
     def _before(self, row: Row, first: bool) -> str:
         """What stands before an input: of an empty one a newline less, that there are no more of them in a row."""
@@ -109,36 +110,36 @@ class Layout:
 
     # ------------------------------------------------------------------------------------------------------------ cuts
 
-    def _input(self, row: Row, first: bool, own: bool) -> str:
-        """The input with what stands before it, cut at its end. own: with the row's output, not the longest option."""
+    def _input(self, row: Row, first: bool, own_output: bool) -> str:
+        """The input with what stands before it, cut at its end, beside the row's output or else the longest option."""
         text = self._plain(row, first)
-        if self.tokenizer is None or self._is_short(text, self._outputs(row, first, own)):
+        if self.tokenizer is None or self._is_short(text, self._outputs(row, first, own_output)):
             return text
-        key = (row.id, first, own)
+        key = (row.id, first, own_output)
         if key not in self._inputs:
-            self._inputs[key] = self._cut(row, first, own)
+            self._inputs[key] = self._cut(row, first, own_output)
         return self._inputs[key]
 
     def _is_short(self, text: str, outputs: Sequence[str]) -> bool:
         """Whether it fits in any case: a token is a byte or more, and a tokenizer may put a blank before each text."""
         return len(text) <= ROOM and len(text.encode()) + max(len(o.encode()) for o in outputs) + 2 <= ROOM
 
-    def _cut(self, row: Row, first: bool, own: bool, offsets: Sequence[tuple[int, int]] | None = None) -> str:
+    def _cut(self, row: Row, first: bool, own_output: bool, offsets: Sequence[tuple[int, int]] | None = None) -> str:
         text, before = self._plain(row, first), self._before(row, first)
-        longest = max(map(self._count, self._outputs(row, first, own)))
-        kept = self._keep(text, ROOM - longest, offsets)
-        if longest > ROOM or (len(kept) <= len(before) and kept != text):
+        longest = max(map(self._count, self._outputs(row, first, own_output)))
+        start = self._keep(text, ROOM - longest, offsets)
+        if longest > ROOM or (len(start) <= len(before) and start != text):
             raise InputError(
-                f"{row.place}: the {'output' if own else 'longest option'} has {longest} tokens and leaves no room for "
-                f"the input in the {ROOM} of a row; shorten it or drop the row"
+                f"{row.place}: the {'output' if own_output else 'longest option'} has {longest} tokens and leaves no "
+                f"room for the input in the {ROOM} of a row; shorten it or drop the row"
             )
-        return kept
+        return start
 
     def _keep(self, text: str, room: int, offsets: Sequence[tuple[int, int]] | None) -> str:
         """As much of the text as its first `room` tokens hold, whole characters only."""
         if not getattr(self.tokenizer, "is_fast", False):
-            return _longest(text, lambda some: len(self._tokenise([some])["input_ids"][0]) <= room)
-        spans = offsets if offsets is not None else self._tokenise([text], offsets=True)["offset_mapping"][0]
+            return _longest(text, lambda start: len(self._tokenize([start])["input_ids"][0]) <= room)
+        spans = offsets if offsets is not None else self._tokenize([text], offsets=True)["offset_mapping"][0]
         if len(spans) <= room:
             return text
         # A character of several tokens is in the spans of all of them: it goes with the first that goes. And a span
@@ -147,10 +148,10 @@ class Layout:
 
     def _count(self, text: str) -> int:
         if text not in self._counts:
-            self._counts[text] = len(self._tokenise([text])["input_ids"][0])
+            self._counts[text] = len(self._tokenize([text])["input_ids"][0])
         return self._counts[text]
 
-    def _tokenise(self, texts: list[str], offsets: bool = False) -> Any:
+    def _tokenize(self, texts: list[str], offsets: bool = False) -> Mapping[str, list[Any]]:
         more = {"return_offsets_mapping": True} if offsets else {}
         return self.tokenizer(texts, add_special_tokens=False, truncation=False, padding=False, verbose=False, **more)
 

@@ -26,9 +26,9 @@ class Mixture:
             raise InputError(f"no training examples for the stream {name!r}")
         self.encoded, self.batch_size, self.pad_id, self.seed, self.name = encoded, batch_size, pad_id, seed, name
         groups: dict[str, list[Encoded]] = {}
-        for e in encoded:
-            groups.setdefault(e.example.group, []).append(e)
-        self.parts = {task: Stream(own, 1, pad_id, seed, f"{name}/{task}") for task, own in groups.items()}
+        for example in encoded:
+            groups.setdefault(example.example.group, []).append(example)
+        self.parts = {task: Stream(examples, 1, pad_id, seed, f"{name}/{task}") for task, examples in groups.items()}
         self.tasks = tuple(self.parts)
         self.position, self.chosen, self.round = 0, self.tasks, ""
 

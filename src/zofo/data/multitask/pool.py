@@ -78,9 +78,9 @@ class Pool:
 
     def _shown(self, k: int, seed: int) -> tuple[list[Row], str]:
         """(rows, the first k of which are shown; where they are from)"""
-        own = [f for f in self._files if f.split == "train" and f.seed == seed and f.k >= k]
-        if own:
-            return self._rows(own[-1]), own[-1].shown  # sorted by falling k
+        files = [f for f in self._files if f.split == "train" and f.seed == seed and f.k >= k]
+        if files:
+            return self._rows(files[-1]), files[-1].shown  # sorted by falling k
         rows = self._shuffled(self._train(), f"{seed}/pool/shown")
         return list({row.text: row for row in rows}.values()), f"the train rows of {self.name}"
 
@@ -94,26 +94,26 @@ class Pool:
         """`each` rows of every class, or `each` rows where there are no classes: MetaICL's largest train file of the
         seed, else the train rows in an order drawn with it. A class with fewer rows gives those, with a warning.
         """
-        found, taken = self._few(each, seed)
-        if self.kind != "classification" and len(found) < each:
-            self._warn(each, seed, f"{len(found)} rows to tune on, where {each} are asked for")
+        rows, taken = self._few(each, seed)
+        if self.kind != "classification" and len(rows) < each:
+            self._warn(each, seed, f"{len(rows)} rows to tune on, where {each} are asked for")
         elif short := [f'"{label}" has {taken[label]}' for label in self.labels if taken[label] < each]:
             self._warn(each, seed, f"fewer than {each} rows to tune on in some classes: {', '.join(short)}")
-        return found
+        return rows
 
     def _few(self, each: int, seed: int) -> tuple[list[Row], Counter[str]]:
         """(the rows, how many of each class)"""
-        own = [f for f in self._files if f.split == "train" and f.seed == seed]
-        rows = self._rows(own[0]) if own else self._shuffled(self._train(), f"{seed}/pool/few")
+        files = [f for f in self._files if f.split == "train" and f.seed == seed]
+        rows = self._rows(files[0]) if files else self._shuffled(self._train(), f"{seed}/pool/few")
         if self.kind != "classification":
             return rows[:each], Counter()
         taken: Counter[str] = Counter()
-        found = []
+        chosen = []
         for row in rows:
             if taken[row.output] < each:
                 taken[row.output] += 1
-                found.append(row)
-        return found, taken
+                chosen.append(row)
+        return chosen, taken
 
     def _warn(self, each: int, seed: int, text: str) -> None:
         if (each, seed) not in self._said:  # once, however often they are drawn
@@ -170,7 +170,7 @@ class Pool:
     def _ordered(self, rows: list[Row]) -> list[Row]:
         """The rows with their options in the labels' order. Raises InputError where one is of another kind."""
         kind, labels = self._settled()
-        found = []
+        ordered = []
         for row in rows:
             same = bool(row.options) == (kind != "free-form")
             if not same or (labels and row.options != labels and set(row.options) != set(labels)):
@@ -179,8 +179,8 @@ class Pool:
                     f"{row.place}: options {', '.join(row.options) or 'none'}; the rows of {self._files[0].shown} have "
                     f"{expected}; mend the row, or make two tasks of it"
                 )
-            found.append(replace(row, options=labels) if labels else row)
-        return found
+            ordered.append(replace(row, options=labels) if labels else row)
+        return ordered
 
 
 def _kind_of(rows: Sequence[Row]) -> tuple[Kind, tuple[str, ...]]:
@@ -203,8 +203,12 @@ def _kind_of(rows: Sequence[Row]) -> tuple[Kind, tuple[str, ...]]:
         log.warning(
             "%s: options %s, where %d of %d rows have %s: so the task counts as multiple choice; if that is a mistake, "
             "mend or drop the row",
-            odd.place, ", ".join(odd.options), most, len(rows), ", ".join(sorted(usual)),
-        )  # fmt: skip
+            odd.place,
+            ", ".join(odd.options),
+            most,
+            len(rows),
+            ", ".join(sorted(usual)),
+        )
     return "multiple-choice", ()
 
 
@@ -224,7 +228,7 @@ def find_folder(directory: Path, name: str) -> Path | None:
     """A task's directory, None where there is none. Raises InputError where there are two."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; expected one with a directory for each task")
-    found = [p for p in sorted(directory.iterdir()) if p.is_dir() and canonical(p.name) == canonical(name)]
-    if len(found) > 1:
-        raise InputError(f"{directory}: {found[0].name} and {found[1].name} are one task's name; keep one of them")
-    return found[0] if found else None
+    folders = [p for p in sorted(directory.iterdir()) if p.is_dir() and canonical(p.name) == canonical(name)]
+    if len(folders) > 1:
+        raise InputError(f"{directory}: {folders[0].name} and {folders[1].name} are one task's name; keep one of them")
+    return folders[0] if folders else None

@@ -46,8 +46,8 @@ class File:
 
     def prefix(self, name: str) -> str:
         """The start of its rows' ids: the train and dev rows of each k and seed are others, the test rows are not."""
-        own = f"-{self.k}-{self.seed}" if self.seed is not None and self.split != "test" else ""
-        return f"{name}/{self.split}{own}"
+        suffix = f"-{self.k}-{self.seed}" if self.seed is not None and self.split != "test" else ""
+        return f"{name}/{self.split}{suffix}"
 
     @property
     def shown(self) -> str:
@@ -103,17 +103,20 @@ def _options(options: Any, place: str) -> tuple[str, ...]:
 
 
 def files_of(folder: Path, name: str) -> list[File]:
-    theirs = [(path, m) for path in sorted(folder.iterdir()) if path.is_file() and (m := FORM.fullmatch(path.name))]
-    for path, m in theirs:
-        if canonical(m["name"]) != canonical(name):
-            raise InputError(f"{folder}: {path.name} is a file of the task {m['name']}; move it to its own directory")
-    files = [File(path, m["split"], int(m["k"]), int(m["seed"])) for path, m in theirs]
+    named = [(path, FORM.fullmatch(path.name)) for path in sorted(folder.iterdir()) if path.is_file()]
+    theirs = [(path, match) for path, match in named if match]
+    for path, match in theirs:
+        if canonical(match["name"]) != canonical(name):
+            raise InputError(
+                f"{folder}: {path.name} is a file of the task {match['name']}; move it to its own directory"
+            )
+    files = [File(path, match["split"], int(match["k"]), int(match["seed"])) for path, match in theirs]
     plain = []
     for split, stems in SPLIT_FILES.items():
-        found = [path for stem in stems for suffix in READERS if (path := folder / (stem + suffix)).is_file()]
-        if len(found) > 1:
-            raise InputError(f"{folder}: {found[0].name} and {found[1].name} both hold the {split} rows; keep one")
-        plain += [File(path, split) for path in found]
+        paths = [path for stem in stems for suffix in READERS if (path := folder / (stem + suffix)).is_file()]
+        if len(paths) > 1:
+            raise InputError(f"{folder}: {paths[0].name} and {paths[1].name} both hold the {split} rows; keep one")
+        plain += [File(path, split) for path in paths]
     if files and plain:
         raise InputError(
             f"{folder}: {files[0].path.name} and {plain[0].path.name} are two forms of one task's rows; keep one"

@@ -61,37 +61,37 @@ def find_setting(name: str) -> Setting | None:
         return None
     if problems := _problems(content):
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
-    own = {canonical(name): name for name in (*content["train"], *content["target"])}  # one spelling for each
-    lists = [tuple(own[canonical(name)] for name in content.get(key) or ()) for key in LISTS]
+    spelling = {canonical(name): name for name in (*content["train"], *content["target"])}
+    lists = [tuple(spelling[canonical(name)] for name in content.get(key) or ()) for key in LISTS]
     description, source = (str(content.get(key, "")).strip() for key in ("description", "source"))
     return Setting(canonical(path.stem), *lists, description=description, source=source, file=path.name)
 
 
-def _problems(content: dict[Any, Any]) -> list[str]:
+def _problems(content: dict[str, Any]) -> list[str]:
     known = ["description", "source", *LISTS]
-    found = [f'unknown key "{key}"{did_you_mean(str(key), known)}' for key in content if key not in known]
-    found += [f'missing key "{key}": a list of tasks' for key in ("train", "target") if not content.get(key)]
+    problems = [f'unknown key "{key}"{did_you_mean(str(key), known)}' for key in content if key not in known]
+    problems += [f'missing key "{key}": a list of tasks' for key in ("train", "target") if not content.get(key)]
     for key in LISTS:
         names = content.get(key) or []
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            found.append(f"{key}: expected a list of tasks' names; quote one that YAML takes for something else")
-    if found:
-        return found
+            problems.append(f"{key}: expected a list of tasks' names; quote one that YAML takes for something else")
+    if problems:
+        return problems
     names = {key: {canonical(name): name for name in reversed(content.get(key) or [])} for key in LISTS}
     for key in LISTS:
-        some = content.get(key) or []
-        twice = [n for i, n in enumerate(some) if canonical(n) in map(canonical, some[:i])]
-        found += [f"{key}: two tasks of one name: {names[key][canonical(n)]}, {n}" for n in twice]
+        listed = content.get(key) or []
+        twice = [n for i, n in enumerate(listed) if canonical(n) in map(canonical, listed[:i])]
+        problems += [f"{key}: two tasks of one name: {names[key][canonical(n)]}, {n}" for n in twice]
     both = [names["target"][n] for n in names["target"] if n in names["train"]]
     if both:
-        found.append(f"target: a task that is trained on is not new: {', '.join(both)}")
+        problems.append(f"target: a task that is trained on is not new: {', '.join(both)}")
     for key, of in (("unseen_domain", "target"), ("held_out", "train")):
         for n, name in names[key].items():
             if n not in names[of]:
-                found.append(f'{key}: no task "{name}" in {of}{did_you_mean(n, list(names[of]))}')
+                problems.append(f'{key}: no task "{name}" in {of}{did_you_mean(n, list(names[of]))}')
     if names["train"] and len(names["held_out"]) == len(names["train"]):
-        found.append("held_out: holds every task of train; leave one to train on")
-    return found
+        problems.append("held_out: holds every task of train; leave one to train on")
+    return problems
 
 
 @dataclass
@@ -136,22 +136,20 @@ def open_setting(setting: Setting, directory: Path, held_out: int | Sequence[str
     this setting or another. Raises InputError where there is too little.
     """
     there = {n: find_folder(directory, n) is not None for n in (*setting.train, *setting.target)}
-    pools = {name: open_pool(directory, name) for name, found in there.items() if found}
+    pools = {name: open_pool(directory, name) for name, is_there in there.items() if is_there}
     if not pools:
         names = ", ".join(f"{name}/" for name in setting.target[:3])
         raise InputError(f"{directory}: no task of the setting {setting.name} is there; expected {names}, ...")
     opened = OpenSetting(
-        setting, directory,
-        {name: pools[name] for name in setting.train if name in pools},
-        {name: pools[name] for name in setting.target if name in pools},
+        setting,
+        directory,
+        train={name: pools[name] for name in setting.train if name in pools},
+        target={name: pools[name] for name in setting.target if name in pools},
         missing_train=tuple(name for name in setting.train if not there[name]),
         missing_target=tuple(name for name in setting.target if not there[name]),
-    )  # fmt: skip
-    for name, pool in opened.target.items():
-        if pool.kind == "free-form":
-            raise InputError(
-                f"{directory}: the target task {name} has rows without options; nothing can be chosen there"
-            )
+    )
+    if free := next((name for name, pool in opened.target.items() if pool.kind == "free-form"), None):
+        raise InputError(f"{directory}: the target task {free} has rows without options; nothing can be chosen there")
     if not isinstance(held_out, int):
         opened.held_out = {name: opened.train.pop(name, None) or open_pool(directory, name) for name in held_out}
     elif held_out:
@@ -246,13 +244,22 @@ def load_setting(
         "dev": read.measured(opened.held_out, cfg.dev_examples) if only in (None, "dev") else [],
         "test": read.measured(opened.target, cfg.test_examples) if only in (None, "test") else [],
     }
-    dev, test = ([example for example, _ in some] for some in measured.values())
+    dev, test = ([example for example, _ in made] for made in measured.values())
     groups = {name: pool.metric for name, pool in {**opened.held_out, **opened.target}.items()}
     return TaskData(
-        setting.name, 1, read.objective, (TASK_MEAN,), [example for example, _ in train], dev, test, (), "options",
-        scoring=cfg.scoring, repeated={split: sum(key in known for _, key in some) for split, some in measured.items()},
-        groups=groups, max_length=limit(cfg.num_fewshot),
-    )  # fmt: skip
+        name=setting.name,
+        version=1,
+        objective=read.objective,
+        metrics=(TASK_MEAN,),
+        train=[example for example, _ in train],
+        dev=dev,
+        test=test,
+        labels=(),
+        scoring=cfg.scoring,
+        repeated={split: sum(key in known for _, key in made) for split, made in measured.items()},
+        groups=groups,
+        max_length=limit(cfg.num_fewshot),
+    )
 
 
 Made = list[tuple[Example, tuple[str, str]]]  # with what makes two rows the same
@@ -268,27 +275,28 @@ class _Reading:
 
     def train(self, pools: dict[str, Pool], demonstrates: bool) -> Made:
         k = self.cfg.num_fewshot if demonstrates else 0
-        own = objective_of(self.objective).encodes == "gold"
-        found: Made = []
+        gold_only = objective_of(self.objective).encodes == "gold"
+        made: Made = []
         for name, pool in pools.items():
-            if not own and pool.kind == "free-form":
+            if not gold_only and pool.kind == "free-form":
                 raise InputError(f"task.objective: the training task {name} has rows without options; use lm")
             rows = pool.train(self.cfg.train_examples, self.seed)
             pool.forget()
-            self.layout.prepare(rows, own, first=not k)
+            self.layout.prepare(rows, gold_only, first=not k)
             for first in (True, False) if k else ():
                 self.layout.prepare(rows, True, first)
-            found += [(self.layout.example(row, self._others(name, rows, row, k), name, own), row.text) for row in rows]
-        return found
+            examples = (self.layout.example(row, self._others(name, rows, row, k), name, gold_only) for row in rows)
+            made += zip(examples, (row.text for row in rows))
+        return made
 
     def measured(self, pools: dict[str, Pool], n: int) -> Made:
-        found: Made = []
+        made: Made = []
         for name, pool in pools.items():
             shown = pool.demonstrations(self.cfg.num_fewshot, self.shots_seed)
             rows = pool.test(n, self.seed, without=shown)
             self.layout.prepare(rows, first=not shown)
-            found += [(self.layout.example(row, shown, name), row.text) for row in rows]
-        return found
+            made += [(self.layout.example(row, shown, name), row.text) for row in rows]
+        return made
 
     def _others(self, name: str, rows: Sequence[Row], row: Row, k: int) -> list[Row]:
         """k rows to show before this one, drawn by its id, none of them the same."""
