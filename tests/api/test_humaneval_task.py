@@ -61,7 +61,7 @@ def test_where_nothing_can_be_run_safely_it_says_so_before_the_texts_are_written
     model_dir: Path, problems: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "missing", lambda: "no user namespaces here")
-    monkeypatch.setattr(Evaluator, "write", lambda *args: pytest.fail("a text was written"))
+    monkeypatch.setattr(Evaluator, "decode", lambda *args: pytest.fail("a text was written"))
     with pytest.raises(InputError, match=r"task\.run_generated_code: no user namespaces here"):
         score(model_dir, problems, run_generated_code=True)
 

@@ -17,7 +17,7 @@ from tests.family_runs import Directories, adapted, adapter_for, load_family
 from tests.tiny_models import FAMILIES
 from zofo.api.generate import generate
 from zofo.data import Decoding
-from zofo.eval.decoding import Request, decode, prompt_ids, takes_padding, write
+from zofo.eval.decoding import Request, decode, detokenize, prompt_ids, takes_padding
 from zofo.zo.keys import derive
 
 PAD = 2
@@ -42,7 +42,7 @@ def requests(tokenizer: Any, room: int = 7) -> list[Request]:
 
 
 def alone(model: Any, tokenizer: Any, some: Sequence[Request], decoding: Decoding) -> list[str]:
-    return [write(model, tokenizer, [request], decoding, PAD)[0] for request in some]
+    return [decode(model, tokenizer, [request], decoding, PAD)[0] for request in some]
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def likeliest(model: Any, tokenizer: Any, ids: Sequence[int], new: int, end: int
     text = list(ids)
     while len(text) < len(ids) + new and end not in text[len(ids) :]:
         text.append(int(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
-    return decode(tokenizer, text)[len(decode(tokenizer, ids)) :]
+    return detokenize(tokenizer, text)[len(detokenize(tokenizer, ids)) :]
 
 
 def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -76,13 +76,13 @@ def test_rows_of_every_family(family: str, family_dir: Directories, tiny_tokeniz
     model, some = lively(family_dir(family)), requests(tiny_tokenizer)
     assert takes_padding(model) == (family != "mamba")
     calls = watched(model, monkeypatch)
-    found = write(model, tiny_tokenizer, some, GREEDY, PAD)
+    found = decode(model, tiny_tokenizer, some, GREEDY, PAD)
     lengths = {len(r.ids) for r in some}
     assert len(calls) == (len(lengths) if family == "mamba" else 1), "rows of a recurrent model are of one length"
     end = model.generation_config.eos_token_id
     assert found == [likeliest(model, tiny_tokenizer, r.ids, 7, end) for r in some]
     assert len(set(found)) > 2
-    sampled = write(model, tiny_tokenizer, some, SAMPLED, PAD, batch_size=3)
+    sampled = decode(model, tiny_tokenizer, some, SAMPLED, PAD, batch_size=3)
     assert sampled == alone(model, tiny_tokenizer, some, SAMPLED)
     assert sampled != found
 
@@ -95,11 +95,11 @@ def test_rows_of_every_adapter(family: str, name: str, family_dir: Directories, 
     adapters = adapted(name, model, tiny_tokenizer, **settings)
     end = model.generation_config.eos_token_id
     want = [likeliest(adapters.model, tiny_tokenizer, r.ids, 5, end) for r in some]
-    assert write(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == want
-    sampled = write(adapters.model, tiny_tokenizer, some, SAMPLED, PAD)
+    assert decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == want
+    sampled = decode(adapters.model, tiny_tokenizer, some, SAMPLED, PAD)
     deployed = adapters.deployable("p")
     assert takes_padding(deployed) == (name in ("lora", "ia3") and family != "mamba")
-    assert write(deployed, tiny_tokenizer, some, GREEDY, PAD, batch_size=3) == want
+    assert decode(deployed, tiny_tokenizer, some, GREEDY, PAD, batch_size=3) == want
     assert alone(deployed, tiny_tokenizer, some, SAMPLED) == sampled
     plain = lively(family_dir(family))
     assert want != [likeliest(plain, tiny_tokenizer, r.ids, 5, end) for r in some], "the adapter matters"
@@ -108,12 +108,12 @@ def test_rows_of_every_adapter(family: str, name: str, family_dir: Directories, 
 @pytest.mark.parametrize("name", ["lora", "prompt", "dept"])
 def test_the_writer_follows_the_active_adapter(name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
     adapters, some = adapted(name, lively(family_dir("llama")), tiny_tokenizer), requests(tiny_tokenizer)
-    before = write(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
+    before = decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
     with adapters.active("s"):
-        found = write(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
+        found = decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
         assert found == [likeliest(adapters.model, tiny_tokenizer, r.ids, 7, 1) for r in some]
     assert found != before
-    assert write(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == before
+    assert decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == before
 
 
 def test_soft_rows_of_one_length_share_a_batch(family_dir: Directories, tiny_tokenizer: Any, monkeypatch: Any) -> None:
@@ -121,7 +121,7 @@ def test_soft_rows_of_one_length_share_a_batch(family_dir: Directories, tiny_tok
     writer = adapted("prompt", model, tiny_tokenizer).model
     calls = watched(writer, monkeypatch)
     some = [Request([0, 70 + i, *range(80, 80 + i % 2)], 4, i) for i in range(6)]
-    found = write(writer, tiny_tokenizer, some, SAMPLED, PAD)
+    found = decode(writer, tiny_tokenizer, some, SAMPLED, PAD)
     assert sorted(tuple(ids.shape) for ids, _ in calls) == [(3, 2), (3, 3)]
     assert found == alone(writer, tiny_tokenizer, some, SAMPLED)
 
@@ -146,12 +146,12 @@ def test_the_first_space_that_a_tokenizer_drops(family_dir: Directories) -> None
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False)
     inner.train_from_iterator(SENTENCES * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    assert decode(tokenizer, tokenizer("dog")["input_ids"]) == "dog"
+    assert detokenize(tokenizer, tokenizer("dog")["input_ids"]) == "dog"
     model, some = lively(family_dir("llama")), requests(tokenizer)
-    assert write(model, tokenizer, some, SAMPLED, PAD) == alone(model, tokenizer, some, SAMPLED)
-    assert write(model, tokenizer, some, GREEDY, PAD) == [likeliest(model, tokenizer, r.ids, 7, 1) for r in some]
+    assert decode(model, tokenizer, some, SAMPLED, PAD) == alone(model, tokenizer, some, SAMPLED)
+    assert decode(model, tokenizer, some, GREEDY, PAD) == [likeliest(model, tokenizer, r.ids, 7, 1) for r in some]
     many = [Request(some[1].ids, 2, key) for key in range(40)]
-    texts = write(model, tokenizer, many, Decoding(2, temperature=2.0), PAD, batch_size=40)
+    texts = decode(model, tokenizer, many, Decoding(2, temperature=2.0), PAD, batch_size=40)
     assert any(text.startswith(" ") for text in texts)
 
 
@@ -199,7 +199,7 @@ ABC = {one: {two: 1.0} for one, two in zip("abcdefgh", [*"bcdefgh", ""])}  # a b
 def spelled(model: Any, texts: Sequence[str], decoding: Decoding, rooms: Sequence[int] = (), **options: Any) -> Any:
     tokenizer = spelling()
     some = [Request([IDS[c] for c in text], room, i) for i, (text, room) in enumerate(zip(texts, rooms or [99] * 99))]
-    return write(model, tokenizer, some, decoding, PAD, **options)
+    return decode(model, tokenizer, some, decoding, PAD, **options)
 
 
 def test_each_row_ends_where_its_own_end_is() -> None:
@@ -263,7 +263,7 @@ def near(counts: Counter[str], chances: dict[str, float]) -> None:
 
 def drawn(temperature: float, top_p: float = 1.0, new: int = 2) -> Counter[str]:
     some = [Request([IDS["a"]], new, derive(1, "draw", i)) for i in range(N)]
-    return Counter(write(chain(CHANCES), spelling(), some, Decoding(new, (), temperature, top_p), PAD, N))
+    return Counter(decode(chain(CHANCES), spelling(), some, Decoding(new, (), temperature, top_p), PAD, N))
 
 
 def test_texts_come_as_often_as_their_probabilities_say() -> None:
@@ -283,9 +283,9 @@ def test_the_global_random_state_is_neither_read_nor_moved() -> None:
 
     model, before = chain(CHANCES), state()
     some = [Request([IDS["a"]], 2, i) for i in range(9)]
-    found = write(model, spelling(), some, Decoding(2, temperature=1.0), PAD)
+    found = decode(model, spelling(), some, Decoding(2, temperature=1.0), PAD)
     assert state()[:2] == before[:2]
     assert torch.equal(state()[2], before[2])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(77)
-        assert write(model, spelling(), some, Decoding(2, temperature=1.0), PAD) == found
+        assert decode(model, spelling(), some, Decoding(2, temperature=1.0), PAD) == found

@@ -23,7 +23,7 @@ from zofo.data import Decoding
 from zofo.data.batch import collate
 from zofo.data.metrics.text import token_f1
 from zofo.errors import InputError
-from zofo.eval.decoding import Request, prompt_ids, write
+from zofo.eval.decoding import Request, decode, prompt_ids
 from zofo.methods.bilevel_ablations import Penalised
 from zofo.objectives import metric as metric_objective
 from zofo.train.setup import Session, build
@@ -48,7 +48,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def said(model: Any, prompt: str, new: int = 6) -> str:
     """Greedy, alone."""
     tokenizer = make_tokenizer()
-    (text,) = write(model, tokenizer, [Request(prompt_ids(tokenizer, prompt, "x"), new)], Decoding(new, ("\n",)), 2)
+    (text,) = decode(model, tokenizer, [Request(prompt_ids(tokenizer, prompt, "x"), new)], Decoding(new, ("\n",)), 2)
     return text
 
 
@@ -126,14 +126,14 @@ def test_a_shifted_adapter_writes_other_texts(adapter: str, model_dir: Path, squ
     s = session(model_dir, squad, "estimator.shift=copy", f"adapter={adapter}")
     theta, z, asked = s.problem.theta, Direction(5), s.data.train
     assert not set(theta) & set(Point(load_family(model_dir)))
-    plain = s.evaluator.write(asked)
+    plain = s.evaluator.decode(asked)
     with theta.shifted(z, 2.0):
-        shifted = s.evaluator.write(asked)
+        shifted = s.evaluator.decode(asked)
     assert shifted != plain
-    assert s.evaluator.write(asked) == plain
+    assert s.evaluator.decode(asked) == plain
     for name, param in theta.items():
         param.data += 2.0 * reference.signs(z.seed, tensor_key(name), 0, param.numel()).view(param.shape)
-    assert s.evaluator.write(asked) == shifted
+    assert s.evaluator.decode(asked) == shifted
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

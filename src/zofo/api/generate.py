@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from zofo.api.restore import open_target
 from zofo.data import Decoding
 from zofo.errors import InputError
-from zofo.eval.decoding import Request, prompt_ids, write
+from zofo.eval.decoding import Request, decode, prompt_ids
 from zofo.models.backbone import Loaded
 from zofo.zo.keys import derive
 
@@ -59,7 +59,7 @@ def generate(
             log.warning("%s: room for %d new tokens, not %d", prompt.place, room, max_new_tokens)
         requests.append(Request(ids, room, derive(seed, "generate", number)))
     decoding = Decoding(max_new_tokens, tuple(stop), temperature, top_p)
-    return write(model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
+    return decode(model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
 
 
 def _check(prompts: Sequence[Any], max_new_tokens: int, temperature: float, top_p: float, stop: Sequence[str]) -> None:

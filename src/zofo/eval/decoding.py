@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from zofo.data import Decoding
 from zofo.errors import InputError
 from zofo.models._transformers import pads_left, unwrapped, way_to_write
 from zofo.models.adapters._soft import is_soft
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Request:
 
 
 @torch.no_grad()
-def write(
+def decode(
     model: Any,
     tokenizer: Any,
     requests: Sequence[Request],
@@ -42,22 +45,22 @@ def write(
     batch_size: int = 32,
     done: Callable[[int, str], None] | None = None,
 ) -> list[str]:
-    """The continuation of each request, without it; the longest requests are written first.
+    """The continuation of each request, without it; the longest requests are decoded first.
 
     model: with transformers' `generate`. decoding.samples is the caller's: a request is one text.
     done: called with each request's number and text.
     """
-    found = [""] * len(requests)
+    texts = [""] * len(requests)
     for batch in _batches(model, requests, decoding.max_new_tokens, batch_size):
-        for number, text in zip(batch, _write(model, tokenizer, [requests[i] for i in batch], decoding, pad_id)):
-            found[number] = text
+        for number, text in zip(batch, _decode_batch(model, tokenizer, [requests[i] for i in batch], decoding, pad_id)):
+            texts[number] = text
             if done is not None:
                 done(number, text)
-    return found
+    return texts
 
 
 def _batches(model: Any, requests: Sequence[Request], new: int, size: int) -> Iterator[list[int]]:
-    """Numbers of requests that are written together: as many tokens each, and of one length where that must be."""
+    """Numbers of requests that are decoded together: as many tokens each, and of one length where that must be."""
 
     padded = takes_padding(model)
 
@@ -75,26 +78,22 @@ def takes_padding(model: Any) -> bool:
     return not is_soft(model) and pads_left(unwrapped(model))
 
 
-def _write(
+def _decode_batch(
     model: Any, tokenizer: Any, requests: Sequence[Request], decoding: Decoding, pad_id: int
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     base = unwrapped(model)
-    length = max(len(request.ids) for request in requests)
-    ids = torch.full((len(requests), length), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, request in enumerate(requests):
-        ids[row, length - len(request.ids) :] = torch.tensor(request.ids)
-        mask[row, length - len(request.ids) :] = 1
+    ids, mask = _padded_left(requests, pad_id)
+    length = ids.shape[1]
     ends = base.generation_config.eos_token_id
     ends = ({ends} if isinstance(ends, int) else set(ends or ())) | ({tokenizer.eos_token_id} - {None})  # as trained
-    before = [decode(tokenizer, request.ids) for request in requests]
+    before = [detokenize(tokenizer, request.ids) for request in requests]
     over: dict[int, int] = {}  # row: tokens up to the stop text; what follows is not the row's, the batch goes on
 
     def continuation(row: int, new: list[int]) -> str:
         """Decoded with the prompt: some tokenizers drop the first space of a text."""
         new = new[: next((i for i, token in enumerate(new) if token in ends), len(new))]
-        whole = decode(tokenizer, [*requests[row].ids, *new])
-        return whole[len(before[row]) :] if whole.startswith(before[row]) else decode(tokenizer, new)
+        whole = detokenize(tokenizer, [*requests[row].ids, *new])
+        return whole[len(before[row]) :] if whole.startswith(before[row]) else detokenize(tokenizer, new)
 
     def said(row: int, new: list[int]) -> str:
         text = continuation(row, new[: over.get(row, len(new))])
@@ -111,26 +110,43 @@ def _write(
     way = way_to_write(model, requests[0].ids)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Position ids are not supported")  # PEFT's own, without padding right
-        found = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **way,
-            max_new_tokens=min(decoding.max_new_tokens, requests[0].room), pad_token_id=pad_id,
-            eos_token_id=sorted(ends) or None, num_beams=1, repetition_penalty=1.0, do_sample=False,
+        generated = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            **way,
+            max_new_tokens=min(decoding.max_new_tokens, requests[0].room),
+            pad_token_id=pad_id,
+            eos_token_id=sorted(ends) or None,
+            num_beams=1,
+            repetition_penalty=1.0,
+            do_sample=False,
             logits_processor=_processors(decoding, [request.key for request in requests]),
             stopping_criteria=[stopped] if decoding.stop else None,
-        )  # fmt: skip
-    return (said(row, new) for row, new in enumerate(found[:, length:].tolist()))
+        )
+    return (said(row, new) for row, new in enumerate(generated[:, length:].tolist()))
 
 
-def _processors(decoding: Decoding, keys: Sequence[int]) -> Any:
+def _padded_left(requests: Sequence[Request], pad_id: int) -> tuple[Tensor, Tensor]:
+    """(ids, mask), [R, L] each."""
+    length = max(len(request.ids) for request in requests)
+    ids = torch.full((len(requests), length), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, request in enumerate(requests):
+        ids[row, length - len(request.ids) :] = torch.tensor(request.ids)
+        mask[row, length - len(request.ids) :] = 1
+    return ids, mask
+
+
+def _processors(decoding: Decoding, keys: Sequence[int]) -> LogitsProcessorList:
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-    found = LogitsProcessorList()
+    processors = LogitsProcessorList()
     if decoding.temperature > 0:
-        found.append(TemperatureLogitsWarper(decoding.temperature))
+        processors.append(TemperatureLogitsWarper(decoding.temperature))
         if decoding.top_p < 1:
-            found.append(TopPLogitsWarper(decoding.top_p))
-        found.append(_Gumbel(keys))
-    return found
+            processors.append(TopPLogitsWarper(decoding.top_p))
+        processors.append(_Gumbel(keys))
+    return processors
 
 
 class _Gumbel:
@@ -145,7 +161,7 @@ class _Gumbel:
         return scores + noise.to(scores.device, scores.dtype)
 
 
-def decode(tokenizer: Any, ids: Any) -> str:
+def detokenize(tokenizer: Any, ids: Sequence[int] | Tensor) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 

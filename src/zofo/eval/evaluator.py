@@ -17,7 +17,7 @@ from zofo.data.metrics import METRICS
 from zofo.data.metrics.text import TEXT_METRICS
 from zofo.data.tokenization import Encoded, tokenize_prompt
 from zofo.errors import InputError
-from zofo.eval.decoding import Request, write
+from zofo.eval.decoding import Request, decode
 from zofo.eval.likelihood import NULLED, Evaluation, evaluate, null_scores
 from zofo.objectives import metric
 from zofo.objectives._base import Objective
@@ -47,23 +47,22 @@ class Evaluator:
         if scoring in NULLED:
             null = null_scores(self.loss, encoded, self.tokenizer, self.max_length, self.batch_size, scoring)
         labels = self.data.labels if all(len(e.gold) == 1 for e in encoded) else ()
-        found = evaluate(
-            self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null
-        )  # fmt: skip
+        evaluation = evaluate(self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null)
         if self.data.groups:
-            return by_task(found, encoded, self.data.groups)
+            return by_task(evaluation, encoded, self.data.groups)
         if self.data.kind != "generation" or not generate:
-            return found
+            return evaluation
         examples = [e.example for e in encoded]
-        texts = self.write(examples, progress)
+        texts = self.decode(examples, progress)
         measured = self.measure(texts, examples)
-        predictions = [replace(p, texts=tuple(t), measures=m) for p, t, m in zip(found.predictions, texts, measured)]
+        outcomes = zip(evaluation.predictions, texts, measured)
+        predictions = [replace(p, texts=tuple(t), measures=m) for p, t, m in outcomes]
         names = list(dict.fromkeys(name for m in measured for name in m))
         values = {name: sum(m[name] for m in measured) / len(measured) for name in names}
-        return Evaluation(found.values | values, predictions)
+        return Evaluation(evaluation.values | values, predictions)
 
     @torch.no_grad()
-    def write(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> list[list[str]]:
+    def decode(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> list[list[str]]:
         """`decoding.samples` texts for each example. progress: called with the number of texts so far."""
         decoding, requests = self.data.decoding, []
         self.prepare(examples)
@@ -72,10 +71,15 @@ class Evaluator:
             keys = [derive(self.seed, f"write/{example.id}", i) for i in range(decoding.samples)]
             requests += [Request(ids, decoding.max_new_tokens, key) for key in keys]
         count = itertools.count(1)
-        texts = write(
-            self.loss.scorer.model, self.tokenizer, requests, decoding, self.loss.scorer.pad_id, self.batch_size,
+        texts = decode(
+            self.loss.scorer.model,
+            self.tokenizer,
+            requests,
+            decoding,
+            self.loss.scorer.pad_id,
+            self.batch_size,
             (lambda number, text: progress(next(count) // decoding.samples)) if progress else None,
-        )  # fmt: skip
+        )
         return [texts[i : i + decoding.samples] for i in range(0, len(texts), decoding.samples)]
 
     def prepare(self, examples: Sequence[Example]) -> None:
@@ -97,21 +101,21 @@ class Evaluator:
             return metric.Objective()
 
         def of(examples: Sequence[Example]) -> list[float]:
-            return [values[self.data.metric] for values in self.measure(self.write(examples), examples)]
+            return [values[self.data.metric] for values in self.measure(self.decode(examples), examples)]
 
         return metric.Objective(of)
 
     def measure(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> list[dict[str, float]]:
         """Each metric of each example: the mean over its samples, or pass@k."""
-        found: list[dict[str, float]] = [{} for _ in examples]
+        measured: list[dict[str, float]] = [{} for _ in examples]
         for name in self.data.metrics:
             if name == "pass_at_k":
-                for own, more in zip(found, self._run(texts, examples)):
-                    own |= more
+                for values, more in zip(measured, self._run(texts, examples)):
+                    values |= more
                 continue
-            for own, some, example in zip(found, texts, examples):
-                own[name] = sum(TEXT_METRICS[name](text, example.reference) for text in some) / len(some)
-        return found
+            for values, samples, example in zip(measured, texts, examples):
+                values[name] = sum(TEXT_METRICS[name](text, example.reference) for text in samples) / len(samples)
+        return measured
 
     def _run(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> list[dict[str, float]]:
         """pass@k of each example, from its samples' programs, run in the sandbox where that was asked for."""
@@ -126,24 +130,24 @@ class Evaluator:
         from zofo.eval import sandbox
 
         programs = [
-            humaneval.program(e.reference["prompt"], text, e.reference["test"], e.reference["entry_point"])
-            for e, some in zip(examples, texts)
-            for text in some
+            humaneval.program(task["prompt"], text, task["test"], task["entry_point"])
+            for task, samples in zip((example.reference for example in examples), texts)
+            for text in samples
         ]
         passed = iter([outcome.passed for outcome in sandbox.run_all(programs, workers=min(8, os.cpu_count() or 1))])
-        counts = [(len(some), sum(next(passed) for _ in some)) for some in texts]
+        counts = [(len(samples), sum(next(passed) for _ in samples)) for samples in texts]
         return [{f"pass_at_{k}": humaneval.pass_at_k(n, c, k) for k in PASS_AT if k <= n} for n, c in counts]
 
 
-def by_task(found: Evaluation, encoded: Sequence[Encoded], metrics: Mapping[str, str]) -> Evaluation:
+def by_task(evaluation: Evaluation, encoded: Sequence[Encoded], metrics: Mapping[str, str]) -> Evaluation:
     """The evaluation of many tasks' examples: `task_mean` is the mean over tasks of each task's own metric.
 
     metrics: {task: "macro_f1" or "accuracy"}. report: {"tasks": {task: {metric: value, "n": examples}}}.
     """
     tasks: dict[str, dict[str, float]] = {}
     for task in dict.fromkeys(e.example.group for e in encoded):
-        own = [p for p, e in zip(found.predictions, encoded) if e.example.group == task]
-        value = METRICS[metrics[task]]([p.gold for p in own], [p.predicted for p in own])
-        tasks[task] = {metrics[task]: value, "n": len(own)}
+        predictions = [p for p, e in zip(evaluation.predictions, encoded) if e.example.group == task]
+        value = METRICS[metrics[task]]([p.gold for p in predictions], [p.predicted for p in predictions])
+        tasks[task] = {metrics[task]: value, "n": len(predictions)}
     mean = sum(values[metrics[task]] for task, values in tasks.items()) / len(tasks)
-    return replace(found, values=found.values | {TASK_MEAN: mean}, report={"tasks": tasks})
+    return replace(evaluation, values=evaluation.values | {TASK_MEAN: mean}, report={"tasks": tasks})

@@ -18,6 +18,7 @@ from zofo.eval.prefix_cache import read_start
 from zofo.objectives._base import option_scores
 from zofo.objectives._loss import Loss
 
+NullKey = tuple[str | None, tuple[str, ...]]  # the prompt without its input, and the options
 NULLED = ("calibrated", "pmi")  # scorings that take off an option's score under the prompt without its input
 
 
@@ -62,7 +63,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     scoring: Scoring = "mean",
     labels: Sequence[str] = (),
-    null: Mapping[tuple[Any, ...], Sequence[float]] | None = None,
+    null: Mapping[NullKey, Sequence[float]] | None = None,
 ) -> Evaluation:
     """Score every option of every example with the model as it stands. The meter is not moved: this is no training.
 
@@ -71,7 +72,7 @@ def evaluate(
     `calibrated` the sum (Zhao et al. 2021, Holtzman et al. 2021), `pmi` the mean (Min et al. 2022, MetaICL). labels:
     names of the options, for a report. progress: called with the number of examples done so far.
     """
-    found: list[Prediction | None] = [None] * len(encoded)
+    outcomes: list[Prediction | None] = [None] * len(encoded)
     total, weight, done = 0.0, 0.0, 0
     start = read_start(loss.scorer, encoded)
     for indices, batch in eval_batches(encoded, batch_size, loss.scorer.pad_id):
@@ -89,13 +90,13 @@ def evaluate(
         )
         for place, index in enumerate(indices):
             e = encoded[index]
-            own = _scored(scores[place].double(), e, scoring, null or {})
-            value = float(sums[place] / weights[place])
-            found[index] = Prediction(e.example.id, tuple(own.tolist()), int(own.argmax()), e.gold, value)
+            by_option = _scored(scores[place].double(), e, scoring, null or {})
+            best, value = int(by_option.argmax()), float(sums[place] / weights[place])
+            outcomes[index] = Prediction(e.example.id, tuple(by_option.tolist()), best, e.gold, value)
         done += len(indices)
         if progress is not None:
             progress(done)
-    predictions = [p for p in found if p is not None]
+    predictions = [p for p in outcomes if p is not None]
     values: dict[str, float] = {"loss": total / weight, "n": len(predictions)}
     gold, predicted = [p.gold for p in predictions], [p.predicted for p in predictions]
     for metric in [metrics] if isinstance(metrics, str) else metrics:
@@ -106,7 +107,9 @@ def evaluate(
     return Evaluation(values, predictions, report(gold, predicted, labels) if labels else None)
 
 
-def _scored(scores: torch.Tensor, encoded: Encoded, scoring: Scoring, null: Mapping[Any, Any]) -> torch.Tensor:
+def _scored(
+    scores: torch.Tensor, encoded: Encoded, scoring: Scoring, null: Mapping[NullKey, Sequence[float]]
+) -> torch.Tensor:
     if scoring == "characters":  # of the answer without the space before it, as the field counts them
         return scores / torch.tensor([float(len(answer.strip())) for answer in encoded.example.answers])
     if scoring in NULLED:
@@ -114,15 +117,19 @@ def _scored(scores: torch.Tensor, encoded: Encoded, scoring: Scoring, null: Mapp
     return scores
 
 
-def null_key(encoded: Encoded) -> tuple[Any, ...]:
+def null_key(encoded: Encoded) -> NullKey:
     """Examples that share it share their options' scores without an input."""
     return encoded.example.null_prompt, encoded.example.answers
 
 
 def null_scores(
-    loss: Loss, encoded: Sequence[Encoded], tokenizer: Any, max_length: int | None, batch_size: int,
+    loss: Loss,
+    encoded: Sequence[Encoded],
+    tokenizer: Any,
+    max_length: int | None,
+    batch_size: int,
     scoring: Scoring = "calibrated",
-) -> dict[tuple[Any, ...], tuple[float, ...]]:  # fmt: skip
+) -> dict[NullKey, tuple[float, ...]]:
     """{null_key: each option's score, as `scoring` takes it, after the prompt without its input}.
 
     Without a null prompt a start token stands for it.
@@ -133,22 +140,23 @@ def null_scores(
             f"task.scoring: {scoring} scores in a chat need a template with a null_prompt, and {chat.id} has none"
         )
     examples = [
-        replace(e, id=f"{e.id} (no input)", prompt=e.null_prompt or "", cuttable=e.cuttable and (0, 0))
-        for e in kinds.values()
+        replace(shown, id=f"{shown.id} (no input)", prompt=shown.null_prompt or "", cuttable=shown.cuttable and (0, 0))
+        for shown in kinds.values()
     ]
     rows = tokenize_all(tokenizer, examples, max_length, "options", False, True)
-    found = evaluate(loss, rows, (), batch_size, scoring="mean" if scoring == "pmi" else "sum")
-    return {key: p.scores for key, p in zip(kinds, found.predictions)}
+    evaluation = evaluate(loss, rows, (), batch_size, scoring="mean" if scoring == "pmi" else "sum")
+    return {key: p.scores for key, p in zip(kinds, evaluation.predictions)}
 
 
 def as_rows(evaluation: Evaluation, encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
     """The lines of predictions.jsonl."""
     rows = []
-    for p, e in zip(evaluation.predictions, encoded):
-        row = {"id": p.id, "prompt": e.example.prompt, "answers": list(e.example.answers), "gold": list(p.gold)}
-        if e.example.reference is None:
-            row |= {"predicted": p.predicted, "correct": p.predicted in p.gold, "scores": list(p.scores)}
+    for prediction, example in zip(evaluation.predictions, (e.example for e in encoded)):
+        predicted, gold = prediction.predicted, prediction.gold
+        row = {"id": prediction.id, "prompt": example.prompt, "answers": list(example.answers), "gold": list(gold)}
+        if example.reference is None:
+            row |= {"predicted": predicted, "correct": predicted in gold, "scores": list(prediction.scores)}
         else:
-            row |= {"reference": e.example.reference, "generated": list(p.texts), **(p.measures or {})}
-        rows.append(row | {"loss": p.loss})
+            row |= {"reference": example.reference, "generated": list(prediction.texts), **(prediction.measures or {})}
+        rows.append(row | {"loss": prediction.loss})
     return rows

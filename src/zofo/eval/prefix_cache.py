@@ -1,7 +1,7 @@
 """What every row of a set begins with (demonstrations, mostly) is read once: its keys and values serve all batches.
 
 Kept are the start's own keys and values, not a copy for each row: a layer sees them beside the batch's and forgets the
-latter again. It is tried on a few examples before it is used, as packed rows are.
+latter again. It is tried on a few examples before it is used, as option trees are.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def read_start(scorer: Scorer, encoded: Sequence[Encoded]) -> Start | None:
     shortest = sorted(encoded, key=lambda e: e.size)[:2]
     try:
         start = Start(scorer, encoded[0].rows[0].ids[:length])
-        found, _ = start.logprobs(shortest)
+        with_start, _ = start.logprobs(shortest)
     except Exception as error:  # whatever a model's code says to a cache it does not know
         log.info("a start of %d tokens is read anew with each example: %s", length, error)
         return None
@@ -79,7 +79,7 @@ def read_start(scorer: Scorer, encoded: Sequence[Encoded]) -> Start | None:
     right = scorer.logprobs(batch)
     # In half precision rounding alone is 1e-2 and more; a start that is not seen, or misplaced, changes answers by 1
     close = 1e-4 if torch.finfo(base.dtype).bits >= 32 else 0.1
-    if not torch.allclose(found, right, rtol=1e-5, atol=close):
+    if not torch.allclose(with_start, right, rtol=1e-5, atol=close):
         log.info("a start of %d tokens is read anew with each example: %s differs", length, type(base).__name__)
         return None
     return start

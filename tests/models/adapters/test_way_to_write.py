@@ -16,7 +16,7 @@ from zofo import RunError, export, generate, load
 from zofo.api.restore import restore
 from zofo.data import Decoding
 from zofo.errors import InputError
-from zofo.eval.decoding import Request, decode, write
+from zofo.eval.decoding import Request, decode, detokenize
 from zofo.models import _transformers as asked
 from zofo.models._transformers import cache_name, pads_left, right_way, unwrapped, way_to_write
 from zofo.models.adapters import _soft
@@ -62,11 +62,11 @@ def lengths_read(base: Any) -> list[int]:
 def check_texts(model: Any, training: Any, tokenizer: Any, prompts: list[str], new: int) -> list[str]:
     """The texts of `write`, which are a plain loop's over the training forward, and for which a token is read once."""
     ids = [tokenizer(text)["input_ids"] for text in prompts]
-    want = [decode(tokenizer, written) for written in greedily(training, ids, new, tokenizer.eos_token_id)]
+    want = [detokenize(tokenizer, written) for written in greedily(training, ids, new, tokenizer.eos_token_id)]
     way_to_write(model, ids[0])  # the trials, before it is counted what is read
     pads_left(unwrapped(model))
     read = lengths_read(unwrapped(model))
-    assert write(model, tokenizer, [Request(i, new) for i in ids], Decoding(new), 2) == want
+    assert decode(model, tokenizer, [Request(i, new) for i in ids], Decoding(new), 2) == want
     assert sum(n > 1 for n in read) <= len({len(i) for i in ids}), "a prompt is read once"
     assert read.count(1) >= new - 1, "and then one token a step"
     return want
@@ -83,7 +83,7 @@ def test_texts_of_a_trained_prefix(family: str, family_dir: Directories, tiny_to
     assert len(set(want)) > 3, "the texts differ"
     plain = load_family(family_dir(family))
     ids = [tiny_tokenizer(text)["input_ids"] for text in PROMPTS]
-    assert want != [decode(tiny_tokenizer, w) for w in greedily(plain, ids, NEW, tiny_tokenizer.eos_token_id)], (
+    assert want != [detokenize(tiny_tokenizer, w) for w in greedily(plain, ids, NEW, tiny_tokenizer.eos_token_id)], (
         "it matters"
     )
     assert generate(run.path, PROMPTS[:3], max_new_tokens=NEW) == want[:3]
@@ -115,7 +115,7 @@ def test_an_adapter_that_is_dropped_is_refused(
     broken(monkeypatch, "always")
     model = adapted("prefix", load_family(family_dir("llama")), tiny_tokenizer).model
     with pytest.raises(RunError) as caught:
-        write(model, tiny_tokenizer, [Request(tiny_tokenizer(PROMPTS[0])["input_ids"], 5)], Decoding(5), 2)
+        decode(model, tiny_tokenizer, [Request(tiny_tokenizer(PROMPTS[0])["input_ids"], 5)], Decoding(5), 2)
     line = str(caught.value)
     assert "SoftModel: `generate` computes other logits than the forward that was trained" in line
     assert all(each in line for each in VERSIONS)
@@ -129,9 +129,9 @@ def test_a_cache_that_drops_it_is_left_out_and_said(
     model = adapted("prefix", load_family(family_dir("llama")), tiny_tokenizer).model
     ids = [tiny_tokenizer(text)["input_ids"] for text in PROMPTS[:4]]
     with caplog.at_level(logging.WARNING, "zofo"):
-        found = write(model, tiny_tokenizer, [Request(i, 8) for i in ids], Decoding(8), 2)
-        write(model, tiny_tokenizer, [Request(ids[0], 8)], Decoding(8), 2)
-    assert found == [decode(tiny_tokenizer, w) for w in greedily(model, ids, 8, tiny_tokenizer.eos_token_id)]
+        found = decode(model, tiny_tokenizer, [Request(i, 8) for i in ids], Decoding(8), 2)
+        decode(model, tiny_tokenizer, [Request(ids[0], 8)], Decoding(8), 2)
+    assert found == [detokenize(tiny_tokenizer, w) for w in greedily(model, ids, 8, tiny_tokenizer.eos_token_id)]
     (line,) = [r.getMessage() for r in caplog.records]
     assert line.startswith("SoftModel.generate is right without its cache alone")
     assert all(each in line for each in VERSIONS)

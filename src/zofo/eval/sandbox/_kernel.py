@@ -69,14 +69,14 @@ class Kernel:
         self.libc = ctypes.CDLL(None, use_errno=True)
 
     def __call__(self, name: str, *args: Any, what: str = "") -> int:
-        c = self.ctypes
-        words = [c.c_long(a) if isinstance(a, int) else a for a in args]
+        ctypes = self.ctypes
+        words = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
         if name in NEWER:
-            result = self.libc.syscall(c.c_long(NEWER[name]), *words)
+            result = self.libc.syscall(ctypes.c_long(NEWER[name]), *words)
         else:
             result = getattr(self.libc, name)(*words)
         if result < 0:
-            raise Refused(f"{name}{f' ({what})' if what else ''}: {os.strerror(c.get_errno())}")
+            raise Refused(f"{name}{f' ({what})' if what else ''}: {os.strerror(ctypes.get_errno())}")
         return result
 
 
@@ -103,7 +103,7 @@ def filter_calls(kernel: Kernel) -> None:
     for numbers in SOCKETS.values():
         code += equal(numbers[column], load(16) + known + give(family))
     code += give(allow)
-    c = kernel.ctypes
-    text = c.create_string_buffer(code, len(code))
-    head = c.create_string_buffer(struct.pack("HP", len(code) // 8, c.addressof(text)))
+    ctypes = kernel.ctypes
+    text = ctypes.create_string_buffer(code, len(code))
+    head = ctypes.create_string_buffer(struct.pack("HP", len(code) // 8, ctypes.addressof(text)))
     kernel("prctl", SECCOMP, 2, head, 0, 0, what="a filter of system calls")
