@@ -76,7 +76,7 @@ def _expected(section: str) -> str:
     return "a mapping of fields" + (" or a name" if section != "train" else "")
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """A value in an error: as it is where it is short and plain, else its type. A model's own text is a page."""
     plain = isinstance(value, (str, int, float, bool, list, tuple, dict))
     text = repr(value) if plain else ""
@@ -110,6 +110,6 @@ def merge(layers: list[Layer]) -> Merged:
     return merged
 
 
-def _renamed(section: str, values: dict[str, Value], name: Any) -> bool:
+def _renamed(section: str, values: dict[str, Value], name: object) -> bool:
     before = values["name"].value if "name" in values else DEFAULT_NAMES.get(section)
     return before is not None and registry.canonical(str(before)) != registry.canonical(str(name))

@@ -49,11 +49,11 @@ def entry_points(group: str) -> EntryPoints:
 
 def _entries(kind: str) -> dict[str, Path | EntryPoint]:
     """Own files first, so that a plug-in (entry point group `zofo.<kind>`) cannot replace one silently."""
-    found: dict[str, Path | EntryPoint] = {canonical(e.name): e for e in entry_points(group=f"zofo.{kind}")}
+    entries: dict[str, Path | EntryPoint] = {canonical(e.name): e for e in entry_points(group=f"zofo.{kind}")}
     for path in (ROOT / FOLDERS[kind]).glob("*"):
         if path.suffix in (".py", ".yaml") and not path.name.startswith("_"):
-            found[canonical(path.stem)] = path
-    return dict(sorted(found.items()))
+            entries[canonical(path.stem)] = path
+    return dict(sorted(entries.items()))
 
 
 def names(kind: str) -> list[str]:

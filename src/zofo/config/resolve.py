@@ -158,14 +158,14 @@ def _modules(merged: Merged, errors: list[str]) -> tuple[dict[str, str], dict[st
         names["method"], classes["method"] = registry.canonical(merged.values["method"]["name"].value), method.Config
     for section in MODULE_SECTIONS[1:]:
         given = merged.values.get(section, {})
-        own = any(value.layer >= merged.method_layer for value in given.values())
+        asked = any(value.layer >= merged.method_layer for value in given.values())
         if method is not None and section not in _sections_of(method):
-            if own:
+            if asked:
                 errors.append(_unused(section, names["method"]))
             elif given:
                 notes.append(f"{section}: left out, method {names['method']} does not use it")
             continue
-        if method is not None and section not in method.Method.needs and not own:
+        if method is not None and section not in method.Method.needs and not asked:
             if given:  # a preset's adapter was meant for the preset's method
                 notes.append(f"{section}: left out, method {names['method']} takes one only if it is asked for")
             continue

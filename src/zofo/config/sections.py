@@ -88,25 +88,25 @@ class TaskConfig:
     run_generated_code: bool = _f(False, "run the programs that the model writes, in a sandbox (pass@k)")
 
     def problems(self) -> list[str]:
-        found = []
+        problems = []
         if self.choices is not None and (len(self.choices) < 2 or len(set(self.choices)) < len(self.choices)):
-            found.append("choices: expected at least two different answers")
+            problems.append("choices: expected at least two different answers")
         objectives = ("auto", *registry.names("objectives"))
         if registry.canonical(self.objective) not in objectives:
             near = did_you_mean(self.objective, objectives)
             listed = ", ".join(f'"{name}"' for name in objectives)
-            found.append(f'objective: expected one of {listed}, got "{self.objective}"{near}')
+            problems.append(f'objective: expected one of {listed}, got "{self.objective}"{near}')
         if self.system is not None and not self.apply_chat_template:
-            found.append("system: is part of a chat; give task.apply_chat_template=true too")
+            problems.append("system: is part of a chat; give task.apply_chat_template=true too")
         if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):
-            return found
+            return problems
         known = (*registry.names("tasks"), *registry.names("settings"))
         if registry.canonical(self.name) not in known:
             hint = did_you_mean(registry.canonical(self.name), known) or f"; known: {', '.join(known)}"
-            found.append(
+            problems.append(
                 f'name: unknown task "{self.name}"{hint}; or give a file {", ".join(DATA_SUFFIXES)} or a task .yaml'
             )
-        return found
+        return problems
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ class TrainConfig:
 
     def problems(self) -> list[str]:
         unknown = [name for name in self.report_to if name not in REPORTERS]
-        found = [
-            f'report_to: unknown "{n}"{did_you_mean(n, REPORTERS) or "; known: " + ", ".join(REPORTERS)}'
-            for n in unknown
+        problems = [
+            f'report_to: unknown "{name}"{did_you_mean(name, REPORTERS) or "; known: " + ", ".join(REPORTERS)}'
+            for name in unknown
         ]
         if 0 < self.max_steps < self.warmup_steps:
-            found.append(f"warmup_steps: more than max_steps ({self.max_steps}), so no rate would reach its value")
+            problems.append(f"warmup_steps: more than max_steps ({self.max_steps}), so no rate would reach its value")
         if self.resume and self.overwrite:
-            found.append("overwrite: cannot be given together with resume")
+            problems.append("overwrite: cannot be given together with resume")
         if not self.output_dir:
-            found.append("output_dir: must not be empty")
-        return found
+            problems.append("output_dir: must not be empty")
+        return problems

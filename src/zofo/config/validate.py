@@ -69,33 +69,33 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     """Settings that are each right and do not go together. What a model or the data decide is checked with them."""
     train, config = parts["train"], parts["method"]
     method = registry.load("methods", names["method"]).Method(config, parts.get("adapter") is not None)
-    steps, found = train.max_steps, method.faults(parts)
+    steps, faults = train.max_steps, method.faults(parts)
     if parts["model"].quantization and (fault := refused(parts["model"], names["method"], method)):
-        found.append(fault)
+        faults.append(fault)
     for part in parts.values():
-        found += part.faults(parts) if hasattr(part, "faults") else []
+        faults += part.faults(parts) if hasattr(part, "faults") else []
     if train.count == "all" and 0 < steps < method.shortest:  # it would leave that out, without a word
-        found.append(
+        faults.append(
             f"train.max_steps: {steps} is less than the {method.shortest} counted steps that one iteration, or one "
             f"zeroth-order step, takes; give at least {method.shortest}, or a smaller method.inner_steps"
         )
     if train.count == "outer" and not method.iterates:
-        found.append(f"train.count: outer counts iterations, and method {names['method']} has stages; leave it at all")
+        faults.append(f"train.count: outer counts iterations, and method {names['method']} has stages; leave it at all")
     if parts.get("estimator") is not None and parts["estimator"].shift == "inplace" and train.on_nonfinite == "skip":
-        found.append("train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone")
+        faults.append("train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone")
     if train.gradient_checkpointing and names.get("adapter") == "prefix":
-        found.append(
+        faults.append(
             "train.gradient_checkpointing: a prefix is read from a cache, which a layer computed again would fill "
             "twice; use lora or prompt, or a smaller train.micro_batch_size"
         )
     if method.apart:
         start = getattr(registry.load("adapters", names["adapter"]).Adapter, "fixed_start", None)
         if start:
-            found.append(
+            faults.append(
                 f"method.apart: adapter {names['adapter']} starts from {start}, nothing is drawn; leave it false, or "
                 f"use lora or dept"
             )
-    return found
+    return faults
 
 
 def check(hint: Any, metadata: Mapping[str, Any], given: Value) -> tuple[Any, str]:
@@ -151,7 +151,7 @@ def _choices(hint: Any) -> list[Any]:
     return [choice for m in _members(hint) if typing.get_origin(m) is typing.Literal for choice in typing.get_args(m)]
 
 
-def _literal_hint(hint: Any, value: Any) -> str:
+def _literal_hint(hint: Any, value: object) -> str:
     return did_you_mean(str(value), [str(choice) for choice in _choices(hint)])
 
 
@@ -168,7 +168,7 @@ def type_name(hint: Any) -> str:
     return _NAMES.get(hint) or f"a {getattr(hint, '__name__', hint)}"
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as it reads in YAML, at most about 60 characters."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -35,7 +35,7 @@ class Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own class attribute)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
+        seen: set[Hashable] = set()
         for key_node, _ in node.value:
             if key_node.tag == MERGE:  # what another mapping has; own keys go before
                 continue
@@ -58,7 +58,7 @@ for _tag, _pattern, _first in _RESOLVERS:
 Loader.add_implicit_resolver(MERGE, re.compile("^<<$"), ["<"])
 
 
-def dump(data: Any) -> str:
+def dump(data: object) -> str:
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
