@@ -6,12 +6,57 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
+import typer
+
+from zofo.cli.options import ADAPTER_OF, option
 from zofo.errors import InputError
 
+if TYPE_CHECKING:
+    from zofo.data.chat import Turn
 
-def read_prompts(texts: Sequence[str], file: str | None) -> list[tuple[Any, str]]:
+    Content = str | Sequence[Turn]
+
+
+def generate(
+    target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
+    prompt: Annotated[list[str] | None, option("A prompt; may be given several times.")] = None,
+    file: Annotated[
+        str | None, option("Prompts: a text file, one a line, or .jsonl with a column prompt or messages.")
+    ] = None,
+    max_new_tokens: Annotated[int, option("Tokens of a completion, at most.")] = 50,
+    temperature: Annotated[float, option("0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[float, option("Sample from the likeliest tokens that hold so much of the probability.")] = 1.0,
+    stop: Annotated[list[str] | None, option(r'A text that ends a completion, such as "\n"; several times.')] = None,
+    seed: Annotated[int, option("Seed of the sampling.")] = 0,
+    chat: Annotated[bool, option("Each prompt is a user's turn in the model's chat template.", "--chat")] = False,
+    adapter: Annotated[str | None, ADAPTER_OF] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts written at once; the texts are the same.")] = 1,
+    output: Annotated[str | None, option("Write the completions to this .jsonl file.")] = None,
+) -> None:
+    """Continue prompts with a run, an export or a plain model.
+
+    Without --prompt and --file the prompts are the lines of the standard input. Off a terminal each completion is a
+    line of JSON, in the order in which they are done.
+    """
+    run(
+        target,
+        prompt or [],
+        file,
+        output,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        stop=stop or [],
+        seed=seed,
+        chat=chat,
+        adapter=adapter,
+        batch_size=batch_size,
+    )
+
+
+def read_prompts(texts: Sequence[str], file: str | None) -> list[tuple[Content, str]]:
     """(text or list of turns, its place) of each prompt. Raises InputError."""
     if texts and file is not None:
         raise InputError("give --prompt or --file, not both")
@@ -32,15 +77,17 @@ def _text_of(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 ({e.reason} in byte {e.start}); save it as UTF-8") from None
 
 
-def _lines(text: str, name: str) -> list[tuple[Any, str]]:
+def _lines(text: str, name: str) -> list[tuple[Content, str]]:
     """One prompt a line; blank lines are none."""
-    found = [(line, f"{name}:{i}") for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not found:
+    prompts: list[tuple[Content, str]] = [
+        (line, f"{name}:{i}") for i, line in enumerate(text.splitlines(), 1) if line.strip()
+    ]
+    if not prompts:
         raise InputError(f"{name}: no prompts, expected one a line")
-    return found
+    return prompts
 
 
-def _from_rows(path: Path) -> list[tuple[Any, str]]:
+def _from_rows(path: Path) -> list[tuple[Content, str]]:
     from zofo.data.files import columns_of, read_file
 
     records = read_file(path)
@@ -63,7 +110,8 @@ def unescaped(text: str) -> str:
 def run(target: str, texts: Sequence[str], file: str | None, output: str | None, **options: Any) -> None:
     """Write completions as they are done: plain text on a terminal, JSON lines elsewhere and in `output`."""
     prompts = read_prompts(texts, file)
-    from zofo.api.generate import Prompt, generate
+    from zofo.api.generate import Prompt
+    from zofo.api.generate import generate as complete
 
     options["stop"] = [unescaped(text) for text in options["stop"]]
     place = Path(output) if output is not None else None
@@ -80,7 +128,7 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
         print(json.dumps({"prompt": prompts[number][0], "completion": text}), file=sink or sys.stdout, flush=True)
 
     try:
-        generate(target, [Prompt(*prompt) for prompt in prompts], done=done, **options)
+        complete(target, [Prompt(*prompt) for prompt in prompts], done=done, **options)
     finally:
         if sink is not None:
             sink.close()

@@ -12,6 +12,7 @@ import typer
 
 from zofo.cli.data import app as data_verbs
 from zofo.cli.errors import failure
+from zofo.cli.generate import generate
 from zofo.cli.metatest import meta_test
 from zofo.cli.options import ADAPTER_OF, Adapter, Data, Model, Preset, Settings, Task, option, with_data
 
@@ -114,44 +115,29 @@ def evaluate(
     from zofo.cli.show import print_result
 
     result = finetune.evaluate(
-        target, task=task, data=data, template=template, apply_chat_template=apply_chat_template, system=system,
-        split=split, adapter=adapter, limit=limit, batch_size=batch_size, seed=seed, output=output,
-        num_fewshot=num_fewshot, run_generated_code=run_generated_code or None, overrides=settings or [],
-    )  # fmt: skip
+        target,
+        task=task,
+        data=data,
+        template=template,
+        apply_chat_template=apply_chat_template,
+        system=system,
+        split=split,
+        adapter=adapter,
+        limit=limit,
+        batch_size=batch_size,
+        seed=seed,
+        output=output,
+        num_fewshot=num_fewshot,
+        run_generated_code=run_generated_code or None,
+        overrides=settings or [],
+    )
     print_result(result)
 
 
 app.command("meta-test")(meta_test)
 
 
-@app.command()
-def generate(
-    target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
-    prompt: Annotated[list[str] | None, option("A prompt; may be given several times.")] = None,
-    file: Annotated[
-        str | None, option("Prompts: a text file, one a line, or .jsonl with a column prompt or messages.")
-    ] = None,
-    max_new_tokens: Annotated[int, option("Tokens of a completion, at most.")] = 50,
-    temperature: Annotated[float, option("0: always the likeliest token.")] = 0.0,
-    top_p: Annotated[float, option("Sample from the likeliest tokens that hold so much of the probability.")] = 1.0,
-    stop: Annotated[list[str] | None, option(r'A text that ends a completion, such as "\n"; several times.')] = None,
-    seed: Annotated[int, option("Seed of the sampling.")] = 0,
-    chat: Annotated[bool, option("Each prompt is a user's turn in the model's chat template.", "--chat")] = False,
-    adapter: Annotated[str | None, ADAPTER_OF] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts written at once; the texts are the same.")] = 1,
-    output: Annotated[str | None, option("Write the completions to this .jsonl file.")] = None,
-) -> None:
-    """Continue prompts with a run, an export or a plain model.
-
-    Without --prompt and --file the prompts are the lines of the standard input. Off a terminal each completion is a
-    line of JSON, in the order in which they are done.
-    """
-    from zofo.cli.generate import run as run_generate
-
-    run_generate(
-        target, prompt or [], file, output, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        stop=stop or [], seed=seed, chat=chat, adapter=adapter, batch_size=batch_size,
-    )  # fmt: skip
+app.command()(generate)
 
 
 @app.command()

@@ -24,13 +24,18 @@ MIB = 2**20
 
 
 def run(
-    settings: Sequence[str] | None, preset: str | None, methods: Sequence[str] | None, sections: Sequence[str | None],
-    rows: Sequence[int | None], as_json: bool = False, real: bool = False,
-) -> None:  # fmt: skip
+    settings: Sequence[str] | None,
+    preset: str | None,
+    methods: Sequence[str] | None,
+    sections: Sequence[str | None],
+    rows: Sequence[int | None],
+    as_json: bool = False,
+    real: bool = False,
+) -> None:
     """Print what each method needs. sections: model, task and adapter; rows: length, options and answer of made-up
     rows; None where not given. real: load the model and count while it makes real steps, too. Raises InputError."""
     named: dict[str, Any] = dict(zip(("model", "task", "adapter"), sections))
-    found = configs(settings or (), preset, methods or (), named, made_up=rows[0] is not None)
+    resolved = configs(settings or (), preset, methods or (), named, made_up=rows[0] is not None)
     if rows[0] is None and any(rows):
         raise InputError("--options and --answer are for made-up rows: give --length TOKENS too, or leave them out")
     process = process_bytes()  # before a prediction has loaded what a run does not need
@@ -43,17 +48,17 @@ def run(
     results = {}
     for name, make in kinds.items():
         try:
-            results[name] = [make(config, kind) for config in found]
+            results[name] = [make(config, kind) for config in resolved]
         except InputError as error:
             if not results:
                 raise
             print(f"not {name}: {error}", file=sys.stderr)
     if as_json:
-        plain = {name: [each.to_dict() for each in some] for name, some in results.items()}
+        plain = {name: [each.to_dict() for each in footprints] for name, footprints in results.items()}
         print(json.dumps({**plain, "process_bytes": process}))
         return
-    for name, some in results.items():
-        print("\n".join(_one(some[0], name) if len(some) == 1 else _several(some, name)))
+    for name, footprints in results.items():
+        print("\n".join(_one(footprints[0], name) if len(footprints) == 1 else _several(footprints, name)))
     _print_rest(process, kind)
 
 
@@ -98,14 +103,14 @@ def _for_method(
     """Of several methods each takes the settings that it knows."""
     module = registry.load("methods", name)
     unused = {"adapter", "estimator", "mask", "rule"} - module.Method.needs - (module.Method.optional & {"mask"})
-    own = {field.name for field in dataclasses.fields(module.Config)}
+    fields = {field.name for field in dataclasses.fields(module.Config)}
 
     def fits(text: str) -> bool:
         section, _, key = text.partition("=")[0].partition(".")
-        return section not in unused and (section != "method" or key in own)
+        return section not in unused and (section != "method" or key in fields)
 
-    kept = {section: value for section, value in sections.items() if section not in unused}
-    return _resolve(file, [text for text in overrides if fits(text)], preset, {**kept, "method": name}, files)
+    sections = {section: value for section, value in sections.items() if section not in unused}
+    return _resolve(file, [text for text in overrides if fits(text)], preset, {**sections, "method": name}, files)
 
 
 def process_bytes() -> int:
@@ -120,38 +125,36 @@ def process_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _one(found: Footprint, kind: str) -> list[str]:
+def _one(footprint: Footprint, kind: str) -> list[str]:
     """A line for each phase, its parts side by side."""
-    batches = ", ".join(f"{name} {rows} x {tokens}" for name, (_, rows, tokens) in found.batches.items())
-    used = [part for part in next(iter(found.peaks)).parts if any(peak.parts[part] for peak in found.peaks)]
-    rows = [
-        [peak.phase, *(_mib(peak.parts[part]) for part in used), _mib(peak.total), "<" if peak is found.peak else ""]
-        for peak in found.peaks
-    ]
-    adapter = f" with {found.adapter}" if found.adapter else ""
+    batches = ", ".join(f"{name} {rows} x {tokens}" for name, (_, rows, tokens) in footprint.batches.items())
+    used = [part for part in next(iter(footprint.peaks)).parts if any(peak.parts[part] for peak in footprint.peaks)]
+    rows = []
+    for peak in footprint.peaks:
+        cells = [_mib(peak.parts[part]) for part in used]
+        rows.append([peak.phase, *cells, _mib(peak.total), "<" if peak is footprint.peak else ""])
+    adapter = f" with {footprint.adapter}" if footprint.adapter else ""
     held = ""
-    if found.process is not None:
-        before, most = (size(n) for n in found.process)
+    if footprint.process is not None:
+        before, most = (size(n) for n in footprint.process)
         held = f"; the process held {before} before these steps and {most} at most in them"
     return [
-        f"{kind}: {found.method}{adapter} on {found.model}, {found.dtype}; rows x tokens: {batches}",
+        f"{kind}: {footprint.method}{adapter} on {footprint.model}, {footprint.dtype}; rows x tokens: {batches}",
         *_aligned([[f"MiB at the peak of the {'phase':<5}", *used, "total", ""], *rows]),
-        f"peak of all tensors: {size(found.peak.total)}, in the {found.peak.phase}{held}",
+        f"peak of all tensors: {size(footprint.peak.total)}, in the {footprint.peak.phase}{held}",
     ]
 
 
-def _several(found: Sequence[Footprint], kind: str) -> list[str]:
+def _several(footprints: Sequence[Footprint], kind: str) -> list[str]:
     """A line for each method, at the fullest phase."""
-    used = [part for part in found[0].peak.parts if any(each.peak.parts[part] for each in found)]
-    rows = [
-        [
-            f"{each.method} ({each.adapter})" if each.adapter else each.method,
-            *(_mib(each.peak.parts[part]) for part in used), _mib(each.peak.total), f"  {each.peak.phase}",
-        ]
-        for each in found
-    ]  # fmt: skip
+    used = [part for part in footprints[0].peak.parts if any(each.peak.parts[part] for each in footprints)]
+    rows = []
+    for each in footprints:
+        name = f"{each.method} ({each.adapter})" if each.adapter else each.method
+        cells = [_mib(each.peak.parts[part]) for part in used]
+        rows.append([name, *cells, _mib(each.peak.total), f"  {each.peak.phase}"])
     return [
-        f"{kind}: {found[0].model}, {found[0].dtype}",
+        f"{kind}: {footprints[0].model}, {footprints[0].dtype}",
         *_aligned([["MiB at the peak", *used, "total", "  in the"], *rows]),
     ]
 

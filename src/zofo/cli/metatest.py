@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from zofo.cli.options import Data, option
 from zofo.errors import InputError
+
+Number = TypeVar("Number", int, float)
 
 
 def meta_test(
@@ -39,23 +41,33 @@ def meta_test(
 
     Each part is written as it is done: the same command with the same --output goes on where it was cut.
     """
-    plan = {
-        "k": num_fewshot, "each": each, "steps": steps, "batch_size": batch_size, "rate_runs": rate_runs,
-        "test_examples": test_examples, "seeds": numbers(seeds, "--seeds", int),
+    plan: dict[str, Any] = {
+        "k": num_fewshot,
+        "each": each,
+        "steps": steps,
+        "batch_size": batch_size,
+        "rate_runs": rate_runs,
+        "test_examples": test_examples,
+        "seeds": numbers(seeds, "--seeds", int),
         "rates": numbers(rates, "--rates", float),
-    }  # fmt: skip
+    }
     from zofo.api.metatest.run import meta_test as measure
 
-    print_result(
-        measure(
-            target, task=task, data=data, ways=words(ways), output=output, overwrite=overwrite,
-            eval_batch_size=eval_batch_size, overrides=settings or [],
-            **{key: value for key, value in plan.items() if value is not None},
-        )
-    )  # fmt: skip
+    result = measure(
+        target,
+        task=task,
+        data=data,
+        ways=words(ways),
+        output=output,
+        overwrite=overwrite,
+        eval_batch_size=eval_batch_size,
+        overrides=settings or [],
+        **{key: value for key, value in plan.items() if value is not None},
+    )
+    print_result(result)
 
 
-def numbers(text: str | None, flag: str, kind: type) -> tuple[Any, ...] | None:
+def numbers(text: str | None, flag: str, kind: type[Number]) -> tuple[Number, ...] | None:
     """ "100,13" -> (100, 13); None stays. Raises InputError."""
     if text is None:
         return None
@@ -70,18 +82,18 @@ def words(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def print_result(found: dict[str, Any]) -> None:
+def print_result(result: dict[str, Any]) -> None:
     """In per cent: the mean over the target tasks, then over the seeds, with the standard deviation over the seeds."""
     from zofo.api.metatest.results import rows, with_sd
     from zofo.cli.show import table
 
     print("per cent, mean over the target tasks; (standard deviation over the seeds)")
-    table(("way", "mean", "worst seed", "unseen domain"), rows(found["ways"]), header=True)
+    table(("way", "mean", "worst seed", "unseen domain"), rows(result["ways"]), header=True)
     print()
-    ways: Sequence[str] = list(found["ways"])
-    tasks = list(dict.fromkeys(task for way in ways for task in found["ways"][way]["tasks"]))
+    ways: Sequence[str] = list(result["ways"])
+    tasks = list(dict.fromkeys(task for way in ways for task in result["ways"][way]["tasks"]))
     lines = []
     for task in tasks:
-        own = [found["ways"][way]["tasks"][task] for way in ways]
-        lines.append((task, own[0]["metric"], *(with_sd(values) for values in own)))
+        by_way = [result["ways"][way]["tasks"][task] for way in ways]
+        lines.append((task, by_way[0]["metric"], *(with_sd(values) for values in by_way)))
     table(("target task", "metric", *ways), lines, header=True)

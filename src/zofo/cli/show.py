@@ -9,13 +9,16 @@ import platform
 import re
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zofo.config import registry
 from zofo.errors import InputError, did_you_mean
 from zofo.models import versions
+
+if TYPE_CHECKING:
+    from zofo.api.finetune import Run
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], header: bool = False) -> None:
@@ -46,7 +49,7 @@ def print_result(result: dict[str, Any]) -> None:
         print(json.dumps(result, default=str))
 
 
-def print_run(run: Any) -> None:
+def print_run(run: Run) -> None:
     """A finished run: what each candidate reached on test, and where it is."""
     for name, values in run.test_by_candidate.items():
         what = "theta" if name == "theta" else f"(theta, {name})"
@@ -79,19 +82,19 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return _print_task(Path(name).stem, Path(name), template, data)  # or a setting, by what is in it
     kind, slash, short = name.rpartition("/")
-    found = [
-        (k, n)
-        for k in registry.KINDS
-        for n in registry.names(k)
-        if registry.canonical(short) == n and (not slash or kind in (k, registry.singular(k)))
+    entries = [
+        (entry_kind, entry)
+        for entry_kind in registry.KINDS
+        for entry in registry.names(entry_kind)
+        if registry.canonical(short) == entry and (not slash or kind in (entry_kind, registry.singular(entry_kind)))
     ]
-    if not found and name not in CORE:
+    if not entries and name not in CORE:
         known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k))]
         raise InputError(f'nothing is called "{name}"{did_you_mean(short, known) or ";"} zofo ls prints all names')
-    kinds = {k for k, _ in found}
+    kinds = {entry_kind for entry_kind, _ in entries}
     if (template and "tasks" not in kinds) or (data and not kinds & {"tasks", "settings"}):
         raise InputError(f"--template is for tasks, --data for tasks and settings, and {name} is none")
-    for entry_kind, entry in found:
+    for entry_kind, entry in entries:
         if entry_kind in ("tasks", "settings"):
             _print_task(entry, registry.load(entry_kind, entry), template, data)
         else:
@@ -151,7 +154,7 @@ def _print_fields(section: str, cls: type) -> None:
 _BOUND_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def _plain_default(value: Any, show: Any) -> str:
+def _plain_default(value: Any, show: Callable[[Any], str]) -> str:
     if isinstance(value, float):  # 1e-06 -> 1e-6, as one would type it
         return re.sub(r"e([+-]?)0+(\d)", r"e\1\2", repr(value))
     return show(value)

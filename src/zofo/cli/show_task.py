@@ -57,8 +57,8 @@ def print_setting(name: str, data: str | None) -> None:
 
 def _record(spec: TaskSpec, name: str, data: str | None) -> Record | None:
     if data is None:
-        own = spec.demonstrations
-        return Record(f"{name}: a row of the task file", spec.file, own[0]) if own else None
+        rows = spec.demonstrations
+        return Record(f"{name}: a row of the task file", spec.file, rows[0]) if rows else None
     tables = local_tables(Path(data), spec, name)
     records: Records = tables.get("test") or next(iter(tables.values()))
     if missing := [column for column in spec.columns if column not in records[0].row]:
@@ -68,17 +68,18 @@ def _record(spec: TaskSpec, name: str, data: str | None) -> Record | None:
 
 
 def _facts(spec: TaskSpec) -> dict[str, str]:
-    found = {"source": spec.source, "metric": ", ".join(metrics_of(spec)), "objective": spec.objective}
+    facts = {"source": spec.source, "metric": ", ".join(metrics_of(spec)), "objective": spec.objective}
     if spec.hub:
-        found["hub"] = " ".join(filter(None, (spec.hub.path, spec.hub.name)))
-        found["splits"] = ", ".join(f"{ours}: {theirs}" for ours, theirs in spec.splits.items())
-    found["columns"] = ", ".join(spec.columns)
-    found["labels"] = ", ".join(spec.labels)
+        facts["hub"] = " ".join(filter(None, (spec.hub.path, spec.hub.name)))
+        facts["splits"] = ", ".join(f"{ours}: {theirs}" for ours, theirs in spec.splits.items())
+    facts["columns"] = ", ".join(spec.columns)
+    facts["labels"] = ", ".join(spec.labels)
     if spec.carve:
-        found["training"] = f"no training split: a run trains on {spec.carve:.0%} of the test rows"
+        facts["training"] = f"no training split: a run trains on {spec.carve:.0%} of the test rows"
     if spec.kind == "generation":
-        d = spec.generation
-        how = "greedy" if d.temperature == 0 else f"temperature {d.temperature:g}, top_p {d.top_p:g}"
-        ends = ", ".join(map(repr, d.stop))
-        found["generation"] = f"{how}, at most {d.max_new_tokens} tokens" + (f", stops at {ends}" if ends else "")
-    return found
+        decoding = spec.generation
+        sampled = f"temperature {decoding.temperature:g}, top_p {decoding.top_p:g}"
+        how = sampled if decoding.temperature else "greedy"
+        ends = f", stops at {', '.join(map(repr, decoding.stop))}" if decoding.stop else ""
+        facts["generation"] = f"{how}, at most {decoding.max_new_tokens} tokens{ends}"
+    return facts
