@@ -24,7 +24,7 @@ class Wide:
         self.config, self.scaling, self.objective = config, scaling, objective
 
     def loss(self, theta: Weights, adapter: Weights | None, examples: Sequence[Encoded]) -> Tensor:
-        """theta by checkpoint names, adapter by PEFT's names (lora_A, lora_B). SPEC section 2."""
+        """theta by checkpoint names, adapter by PEFT's names (lora_A, lora_B)."""
         weights = merged(theta, adapter, self.scaling)
         scores = [self._options(weights, e) for e in examples]  # per example: the log-probabilities of each option
         if self.objective == "lm":

@@ -29,8 +29,14 @@ class NonFiniteError(ArithmeticError):
     """A loss or a gradient is NaN or infinite. Raised before anything is updated; the update is refused or skipped."""
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean "lam"?` for the choice nearest to `word`, `""` where none is near."""
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that `word` was probably meant to be; None where none is near."""
     by_lower = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
-    return f'; did you mean "{by_lower[near[0]]}"?' if near else ""
+    return by_lower[near[0]] if near else None
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean "lam"?` for the choice nearest to `word`, `""` where none is near."""
+    near = nearest(word, choices)
+    return f'; did you mean "{near}"?' if near else ""

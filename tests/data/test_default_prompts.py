@@ -14,7 +14,7 @@ from zofo.data.spec import maker
 Expected = tuple[str, tuple[str, ...], tuple[int, ...]]
 
 
-# The first demonstration of each file under "default": prompt, answers, right ones (SPEC section 8). The files are the
+# The first demonstration of each file under "default": prompt, answers, right ones. The files are the
 # registry's: a new one's is to be written down here.
 EXPECTED: dict[str, Expected] = {
     "sst2": (

@@ -64,9 +64,10 @@ def test_answers_from_the_row(tmp_path: Path, write_jsonl: Write, answers: str) 
 
 def test_all_errors_of_a_task_file_at_once(tmp_path: Path) -> None:
     path = own_yaml(tmp_path, prompt="{{ qq }}", objective="lm")
-    path.write_text(path.read_text() + "metrik: accuracy\n")
+    path.write_text(path.read_text().replace("metric:", "metrik:"))
     text = error(task(path), 0)
     assert 'unknown key "metrik"; did you mean "metric"?' in text
+    assert "missing key" not in text, "it is the one that was meant"
     assert 'template "default": no column "qq"; columns: q, a, b, right' in text
 
 

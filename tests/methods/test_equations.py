@@ -149,7 +149,7 @@ class Spy:
 
 
 def test_order_of_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC section 3, steps 1 to 4: theta's estimate and p's gradient both at (theta^k, p^k, s^{k+1})."""
+    """theta's estimate and p's gradient both at (theta^k, p^k, s^{k+1})."""
     w = world()
     problem = w.problem()
     method = w.method(problem, lam=7.0, inner_steps=2, lr_s=0.3, lr_p=0.2, lr_theta=0.1)

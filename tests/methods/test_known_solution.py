@@ -103,7 +103,7 @@ def test_from_far_away_with_other_directions_and_one_lower_step(seed: int) -> No
 
 
 def test_the_runs_errors_fall_with_lam() -> None:
-    """|p - s| and theta's distance to the bilevel solution like 1 / lam, the gap like 1 / lam^2 (SPEC section 3)."""
+    """|p - s| and theta's distance to the bilevel solution like 1 / lam, the gap like 1 / lam^2."""
     values = [measures(found.theta, found.p, found.s) for found in runs().values()]
     distance_p, distance_theta, gap = (list(column) for column in zip(*values))
     late = LAMS[1:]

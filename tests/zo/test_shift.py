@@ -86,7 +86,7 @@ def test_plus_and_minus_share_their_rounding_bits(dtype: torch.dtype) -> None:
 
 
 def test_the_share_of_a_shift_that_bf16_lets_through() -> None:
-    """SPEC section 6, eps 1e-3 rounded to nearest: about the wanted move below .25, twice it to .5, nothing above."""
+    """eps 1e-3 rounded to nearest: about the wanted move below .25, twice it to .5, nothing above."""
     generator = torch.Generator().manual_seed(0)
     ranges = {"small": (0.02, 0.25), "middle": (0.26, 0.49), "large": (0.51, 4.0)}
     weights = {n: nn.Parameter(torch.rand(20_000, generator=generator) * (b - a) + a) for n, (a, b) in ranges.items()}

@@ -17,7 +17,7 @@ from zofo.data.example import Decoding, Example, objective_of
 from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
 from zofo.data.jinja import ENV
 from zofo.data.metrics.text import TEXT_METRICS
-from zofo.errors import InputError, did_you_mean
+from zofo.errors import InputError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -72,8 +72,10 @@ def load_spec(path: Path) -> TaskSpec:
     content = read_yaml(path, "", "keys such as version, columns, templates")
     known = [f.name for f in fields(TaskSpec) if f.name != "file"]
     problems = [f'unknown key "{k}"{did_you_mean(str(k), known)}' for k in content if k not in known]
+    # A key misspelt is read as the one that was meant: that one is not missing, and what else is wrong is said too
+    meant = {k: nearest(str(k), [key for key in known if key not in content]) for k in content if k not in known}
+    known_part = {meant.get(k) or k: v for k, v in content.items() if k in known or meant[k]}
     try:
-        known_part = {k: v for k, v in content.items() if k in known}
         spec = TypeAdapter(TaskSpec).validate_python({**known_part, "file": path.name})
         problems += _check(spec)
     except ValidationError as e:

@@ -160,7 +160,7 @@ class Method(Base):
         g_theta = self.zeroth_order(G, k)  # right before its update: in place, one pass restores theta and moves it
         self.rule.update_(self.theta, g_theta, self.rate_theta(k), k, G)  # at p^k: before p moves
         self.opt_p.step(self.rate_p(k))
-        return {"loss_p": loss_p, "G": g_theta.value, "c": g_theta.terms[0][0]}
+        return {"loss_p": loss_p, "G": g_theta.value, "c": g_theta.c}
 
     def zeroth_order(self, G: Penalised, k: int) -> ZOGrad:
         """(9): one z for the three terms. SPSA is linear, so one estimate of G is the sum of three with the same z."""

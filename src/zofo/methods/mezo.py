@@ -60,5 +60,5 @@ class Method(Base):
         with self.problem.update():
             g = self.estimate(f, theta, k, self.problem.key("z", k))
             self.rule.update_(theta, g, lr, k, f)
-            metrics |= {"loss": g.value, "c": g.terms[0][0]}
+            metrics |= {"loss": g.value, "c": g.c}
         return metrics

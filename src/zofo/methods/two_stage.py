@@ -87,7 +87,7 @@ class Method(Base):
         with self.problem.update():
             g = self.estimate(f, self.problem.theta, k, self.problem.key("z", k))
             self.rule.update_(self.problem.theta, g, lr, k, f)
-            metrics |= {"loss": g.value, "c": g.terms[0][0]}
+            metrics |= {"loss": g.value, "c": g.c}
         return metrics
 
     def optimizers(self) -> dict[str, Descent]:

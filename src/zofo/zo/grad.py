@@ -39,6 +39,11 @@ class ZOGrad:
         if len({id(z.support) for _, z in self.terms}) > 1:
             raise ValueError("the terms of one estimate share a support")
 
+    @property
+    def c(self) -> float:
+        """The coefficient for logs: the first that is not 0, since directions that do not count have 0; or 0."""
+        return next((c for c, _ in self.terms if c != 0), 0.0)
+
     def __add__(self, other: ZOGrad) -> ZOGrad:
         """The sum of two estimates, term after term."""
         return ZOGrad(self.terms + other.terms, self.value + other.value, self.forwards + other.forwards)
