@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +62,14 @@ class Descent:
         moments = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 0
         return (1 + moments) * sum(p.numel() * p.element_size() for p in self.params.values())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """{parameter name: {"exp_avg": tensor, ...}}"""
         state = self.optimizer.state
         return {name: dict(state[param]) for name, param in self.params.items() if param in state}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, values in state.items():
             param = self.params[name]
             self.optimizer.state[param] = {
-                k: v.to(v.device if k == "step" else param.device) for k, v in values.items()
+                key: value.to(value.device if key == "step" else param.device) for key, value in values.items()
             }

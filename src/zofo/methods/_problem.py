@@ -6,18 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zofo.errors import NonFiniteError
 from zofo.zo.keys import derive
 
 if TYPE_CHECKING:
     from zofo.data.batch import Batch
-    from zofo.methods._first_order import Descent
+    from zofo.methods._first_order import Descent, Kind
     from zofo.models.adapters._set import AdapterSet
     from zofo.objectives._loss import Loss
     from zofo.zo.estimators import _base as estimators
     from zofo.zo.journalled import Journalled
+    from zofo.zo.masks import _base as masks
     from zofo.zo.point import Point
 
 Metrics = dict[str, float]
@@ -69,7 +70,7 @@ class Problem:
     count: str = "all"  # or "outer": only upper-level iterations count
     estimator: estimators.Base | None = None
     rule: Journalled | None = None
-    mask: Any = None  # which weights of theta move, a `masks._base.Base`
+    mask: masks.Base | None = None  # which weights of theta move
     max_grad_norm: float | None = None
     skip_nonfinite: bool = False
     tasks: tuple[str, ...] = ()  # of a setting: those that are trained on
@@ -86,7 +87,7 @@ class Problem:
         """F on the stream's next batch."""
         return OnBatch(self.loss, stream)
 
-    def descent(self, name: str, kind: Any) -> Descent:
+    def descent(self, name: str, kind: Kind) -> Descent:
         """A first-order optimizer for one adapter of the set, or for "theta"."""
         from zofo.methods._first_order import Descent
 

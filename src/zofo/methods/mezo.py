@@ -29,8 +29,8 @@ class Config:
 
 def defaults(names: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """{section.field: (value, reason)} where the defaults depend on what else was chosen (docs/algorithms.md, MeZO)."""
-    own = ON_ADAPTERS.get(names.get("adapter", ""), {})
-    return {key: (value, f"default: MeZO's own for {names['adapter']}") for key, value in own.items()}
+    values = ON_ADAPTERS.get(names.get("adapter", ""), {})
+    return {key: (value, f"default: MeZO's own for {names['adapter']}") for key, value in values.items()}
 
 
 class Method(Base):

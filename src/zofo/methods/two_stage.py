@@ -65,8 +65,8 @@ class Method(Base):
         return {"lower": min(k, self.first), "upper": max(0, k - self.first)}
 
     def kinds(self, steps: int) -> dict[int, int]:
-        found = {0: self.first, self.first: steps - self.first}
-        return {k: number for k, number in found.items() if number}
+        stages = {0: self.first, self.first: steps - self.first}
+        return {k: number for k, number in stages.items() if number}
 
     def step(self, k: int) -> Metrics:
         return self.adapt(k) if k < self.first else self.move(k)
