@@ -18,7 +18,7 @@ from zofo.data import Example
 from zofo.data.batch import collate
 from zofo.data.example import objective_of
 from zofo.data.tokenization import Encoded, Row
-from zofo.models.activation_checkpointing import recompute_layers
+from zofo.models.activation_checkpointing import checkpoint_layers
 from zofo.models.adapters import dept, ia3, lora, prefix, prompt
 from zofo.models.adapters._bank import Bank, member
 from zofo.models.adapters._set import AdapterSet
@@ -62,7 +62,7 @@ class TinyBank:
 
     def loss(self, micro: int | None = None) -> Loss:
         scorer = Scorer(self.bank.model, self.head, PAD, torch.device("cpu"))
-        return Loss(scorer, objective_of(self.objective)(), self.bank, micro, recomputes=self.checkpointed)
+        return Loss(scorer, objective_of(self.objective)(), self.bank, micro, checkpointed=self.checkpointed)
 
     def alone(self, example: Encoded, name: str) -> tuple[Tensor, Tensor]:
         """(sum, weight) [1] of one example by itself, under its own task's adapter, with the graph."""
@@ -95,7 +95,7 @@ def tiny_bank(kind: str = "lora", objective: str = "lm", checkpointed: bool = Fa
     model = lively(build("llama"))
     head = LabelHead(model)
     if checkpointed:
-        recompute_layers(model)
+        checkpoint_layers(model)
     inner, bank = new_bank(model, ADAPTERS[kind])
     scatter(bank, "p", "s")
     return TinyBank(model, inner, bank, head, objective, checkpointed)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.tiny_models import IDS, build
 from zofo.errors import InputError
 from zofo.models import activation_checkpointing
-from zofo.models.activation_checkpointing import recompute_layers
+from zofo.models.activation_checkpointing import checkpoint_layers
 from zofo.models.adapters.lora import Adapter, Config
 from zofo.models.adapters.prompt import Adapter as PromptAdapter
 from zofo.models.adapters.prompt import Config as PromptConfig
@@ -30,7 +30,7 @@ def gradients(family: str, adapter: Any, checkpointed: bool) -> tuple[dict[str, 
     """(the adapter's gradients, bytes that autograd keeps between forward and backward)."""
     model = build(family)
     if checkpointed:
-        assert recompute_layers(model) == 2
+        assert checkpoint_layers(model) == 2
     adapters = adapter.build(model, ("p", "s"), 0, Words())
     generator = torch.Generator().manual_seed(0)
     for param in adapters.parameters("s").values():  # LoRA's B starts at 0, where A has no gradient
@@ -67,7 +67,7 @@ def test_each_layer_is_computed_once_more_and_only_for_a_gradient(monkeypatch: p
         layer.register_forward_pre_hook(lambda m, a, n=number: calls.append(n))
         real = layer.forward
         layer.forward = lambda *a, real=real, n=number, **k: calls.append(f"forward {n}") or real(*a, **k)
-    recompute_layers(model)
+    checkpoint_layers(model)
     with torch.no_grad():
         model(input_ids=IDS, use_cache=False)
     assert [c for c in calls if isinstance(c, str)] == ["forward 0", "forward 1"]
@@ -100,7 +100,7 @@ def test_no_dropout_comes_back() -> None:
     model.config.dropout = 0.5
     for layer in model.model.decoder.layers:
         layer.dropout = 0.5
-    recompute_layers(model)
+    checkpoint_layers(model)
     model.model.decoder.layers[0].fc1.weight.requires_grad_(True)
     one, other = (model(input_ids=IDS, use_cache=False).logits for _ in range(2))
     assert torch.equal(one, other)
@@ -108,7 +108,7 @@ def test_no_dropout_comes_back() -> None:
 
 def test_an_estimate_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llama")
-    recompute_layers(model)
+    checkpoint_layers(model)
     point = Point(model)
     monkeypatch.setattr(activation_checkpointing, "checkpoint", lambda *a, **k: pytest.fail("checkpointed"))
     with point.shifted(Direction(1), 1e-3):
@@ -117,4 +117,4 @@ def test_an_estimate_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_model_without_such_layers_is_refused() -> None:
     with pytest.raises(InputError, match="gradient_checkpointing"):
-        recompute_layers(nn.Linear(2, 2))
+        checkpoint_layers(nn.Linear(2, 2))

@@ -17,7 +17,7 @@ from tests.family_runs import adapted, save_family
 from tests.tiny_models import build, cpu_loss
 from zofo.config.sections import ModelConfig
 from zofo.models import load as models
-from zofo.models.activation_checkpointing import recompute_weights
+from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
 from zofo.zo.point import Point
@@ -43,7 +43,7 @@ def dequantized(loaded: models.Loaded) -> Any:
     for module in model.modules():
         if isinstance(module, nn.Linear) and is_quantized(module.weight):
             module.weight = nn.Parameter(module.weight.dequantize(), requires_grad=False)
-            del module.forward  # that of `recompute_weights`
+            del module.forward  # that of `dequantize_in_backward`
     return model
 
 
@@ -204,7 +204,7 @@ def test_a_backward_pass_keeps_codes_and_no_values(llama: Path) -> None:
     shapes, theirs = kept(loaded.model)
     assert shapes & down
     torch.testing.assert_close(gradient, theirs, rtol=1e-4, atol=1e-6)
-    assert recompute_weights(loaded.model) == 14
+    assert dequantize_in_backward(loaded.model) == 14
     twin = copy.deepcopy(loaded.model.model.layers[0].self_attn.q_proj)
     twin.bias += 1
     x = torch.ones(1, 32, requires_grad=True)

@@ -176,7 +176,8 @@ def test_what_cannot_be_predicted_is_measured(
     llama: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(model: Any, config: ModelConfig, settings: Any, dtype: torch.dtype) -> None:
-        hollow(model, config, SimpleNamespace(quantization_config={"quant_method": "bitsandbytes_8bit"}), dtype)
+        settings = SimpleNamespace(quantization_config={"quant_method": "bitsandbytes_8bit"})
+        hollow(model, config, settings, dtype)
 
     hollow = quantization.quantize_hollow
     monkeypatch.setattr(quantization, "quantize_hollow", refuse)
@@ -231,7 +232,7 @@ def test_libraries_and_devices(llama: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'^model.quantization: int8 needs torchao; pip install "zofo\[quant\]"'):
         models.load(dataclasses.replace(config, quantization="int8"))
-    settings = SimpleNamespace(quantization_config=None)
+    settings: Any = SimpleNamespace(quantization_config=None)
     with pytest.raises(InputError, match=r"^model.quantization: nf4 needs bitsandbytes; pip install bitsandbytes"):
         quantization.options(config, settings, torch.bfloat16, torch.device("cuda"))
     settings.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}

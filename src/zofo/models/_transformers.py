@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from zofo.errors import RunError
 from zofo.models.versions import named
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 log = logging.getLogger("zofo")
 
@@ -87,7 +90,7 @@ def _fills(base: Any, name: str) -> bool:
 
     ids = torch.zeros((1, 1), dtype=torch.long, device=base.device)
     try:
-        cache: Any = DynamicCache(config=base.config)
+        cache = DynamicCache(config=base.config)
         base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **{name: cache})
     except Exception as error:  # whatever a model's code says to an argument or a cache that it does not know
         log.debug("%s takes no cache as %s: %s", type(base).__name__, name, error)
@@ -105,26 +108,26 @@ def keys_and_values(base: Any, ids: Tensor) -> list[tuple[Tensor, Tensor]] | Non
     name = cache_name(base)
     if name is None:
         return None
-    cache: Any = DynamicCache(config=base.config)
+    cache = DynamicCache(config=base.config)
     with torch.no_grad():
         base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **{name: cache})
     return _keys_and_values(cache)
 
 
-def _keys_and_values(cache: Any) -> list[tuple[Tensor, Tensor]] | None:
-    found = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
-    plain = found and all(isinstance(tensor, Tensor) and tensor.ndim == 4 for layer in found for tensor in layer)
-    return found if plain else None  # pyright: ignore[reportReturnType]
+def _keys_and_values(cache: Cache) -> list[tuple[Tensor, Tensor]] | None:
+    layers = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
+    plain = layers and all(isinstance(tensor, Tensor) and tensor.ndim == 4 for layer in layers for tensor in layer)
+    return layers if plain else None  # pyright: ignore[reportReturnType]
 
 
-def fill(cache: Any, layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
+def fill(cache: Cache, layers: Sequence[tuple[Tensor, Tensor]]) -> Cache:
     """The cache, with (keys, values) [R, heads, n, width] of each layer behind what it holds."""
     for index, (keys, values) in enumerate(layers):
         cache.update(keys, values, index)
     return cache
 
 
-def passed_cache(arguments: dict[str, Any]) -> Any | None:
+def passed_cache(arguments: dict[str, Any]) -> Cache | None:
     """The cache among a forward's arguments, whatever its name there."""
     from transformers import Cache
 
@@ -142,12 +145,12 @@ class SharedStart:
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
-        class Kept(DynamicLayer):
+        class SharedLayer(DynamicLayer):
             """One layer's keys and values of the start, [1, heads, P, width], shown before a batch's own."""
 
             def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
                 rows = len(key_states)
-                keys, values = (kept.expand(rows, -1, -1, -1) for kept in (self.keys, self.values))  # pyright: ignore
+                keys, values = (start.expand(rows, -1, -1, -1) for start in (self.keys, self.values))  # pyright: ignore
                 return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
         name, cache = cache_name(unwrapped(model)), DynamicCache()
@@ -159,7 +162,7 @@ class SharedStart:
         if _keys_and_values(cache) is None:
             raise ValueError("its cache stays empty")
         for layer in cache.layers:
-            layer.__class__ = Kept  # pyright: ignore[reportAttributeAccessIssue]
+            layer.__class__ = SharedLayer  # pyright: ignore[reportAttributeAccessIssue]
         self.cache = cache
         self.arguments: dict[str, Any] = {"use_cache": True, name: cache}  # of a forward behind the start
 
@@ -207,8 +210,9 @@ def way_to_write(model: Any, ids: Sequence[int]) -> dict[str, Any]:
         if way:
             log.warning(
                 "%s.generate is right without its cache alone, so each token reads the whole text: %s",
-                type(model).__name__, named("transformers", "peft"),
-            )  # fmt: skip
+                type(model).__name__,
+                named("transformers", "peft"),
+            )
         _ways[model] = way
     return _ways[model]
 
@@ -238,19 +242,27 @@ def _writes_as_forward(model: Any, row: Tensor, way: dict[str, Any]) -> bool:
 def _write(model: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """(sequences [R, L + TRIED], the logits [R, TRIED, V] that each new token was taken from), greedily."""
     out = model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=TRIED, do_sample=False, num_beams=1,
-        eos_token_id=None, pad_token_id=0, return_dict_in_generate=True, output_logits=True, **options,
-    )  # fmt: skip
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=TRIED,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **options,
+    )
     return out.sequences, torch.stack(out.logits, dim=1)
 
 
-def close(found: Tensor, right: Tensor) -> bool:
+def close(logits: Tensor, right: Tensor) -> bool:
     """Whether two ways to the same logits [R, L, V] agree at every token: rms of the difference over that of the right.
 
     In half precision two ways round apart: by .09 at most in SmolLM2-135M, where an adapter that is dropped changes the
     logits by .28 and more (docs/log.md).
     """
     part = 1e-3 if torch.finfo(right.dtype).bits >= 32 else 0.15
-    found, right = found.float(), right.float()
+    logits, right = logits.float(), right.float()
     spread = right - right.mean(-1, keepdim=True)
-    return bool(((found - right).norm(dim=-1) <= part * spread.norm(dim=-1)).all())
+    return bool(((logits - right).norm(dim=-1) <= part * spread.norm(dim=-1)).all())

@@ -1,5 +1,5 @@
-"""What is computed again for the gradient instead of being kept: whole layers (gradient checkpointing, non-reentrant),
-and the values of quantised weights."""
+"""Activation checkpointing: what is computed again for the gradient instead of being kept: whole layers
+(non-reentrant), and the values of quantised weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zofo.errors import InputError
 from zofo.zo._torch import is_traceable_wrapper_subclass
 
 
-def recompute_layers(model: nn.Module) -> int:
+def checkpoint_layers(model: nn.Module) -> int:
     """Every layer that transformers can checkpoint is, where a gradient is asked for. Returns how many there are.
 
     transformers' own switch works in training mode alone, in which a model also drops out; these models stay in eval
@@ -31,11 +31,11 @@ def recompute_layers(model: nn.Module) -> int:
             f"train.micro_batch_size smaller"
         )
     for layer in layers:
-        layer.forward = _recomputed(layer, layer.forward)
+        layer.forward = _checkpointed(layer, layer.forward)
     return len(layers)
 
 
-def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _checkpointed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         inputs = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         if torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *layer.parameters())):
@@ -46,8 +46,9 @@ def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., 
     return run
 
 
-def recompute_weights(model: nn.Module) -> int:
-    """Linear layers with torchao's weights keep the codes alone for the gradient. Returns how many there are.
+def dequantize_in_backward(model: nn.Module) -> int:
+    """Linear layers with torchao's weights keep the codes alone for the gradient, and dequantise them again in the
+    backward pass. Returns how many there are.
 
     torchao's own product keeps the values, so that a first-order pass would hold the whole model unquantised.
     """

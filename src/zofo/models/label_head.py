@@ -44,17 +44,17 @@ class LabelHead:
         virtual = hidden.shape[1] - self._length  # a soft prompt's tokens stand before the row's own
         return (hidden[rows, columns + virtual][None], *args[1:])
 
-    def logprobs(self, model: Callable, batch: Batch, **kwargs) -> Tensor:
+    def logprobs(self, model: Callable[..., Any], batch: Batch, **kwargs: Any) -> Tensor:
         """fp32 [N]: the log-probability of each label. Options that share a position share its logits."""
         flat, place = torch.unique(batch.positions, return_inverse=True)
         self._length = batch.input_ids.shape[1]
         chunked = self._chunks(flat.numel()) and self._is_last(batch)
         self._positions = (flat // self._length, flat % self._length)
-        found: list[Tensor] = []
+        computed: list[Tensor] = []
 
         def labelled(hidden: Tensor) -> Tensor:
             weights = self._head.weight, self._head.bias
-            found.append(label_logprobs(hidden[0], *weights, place, batch.labels))
+            computed.append(label_logprobs(hidden[0], *weights, place, batch.labels))
             return hidden[..., :1]  # the model hands it through as its logits, which nobody reads
 
         forward = self._head.forward
@@ -64,7 +64,7 @@ class LabelHead:
             out = model(**batch.inputs(), use_cache=False, **kwargs)
         finally:
             self._positions, self._head.forward = None, forward
-        return found[0] if chunked else torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
+        return computed[0] if chunked else torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
 
     def _chunks(self, positions: int) -> bool:
         plain = type(self._head) is nn.Linear and not is_quantized(self._head.weight)
@@ -127,18 +127,17 @@ class _LogProbs(torch.autograd.Function):
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for start, stop, logits in _chunks(hidden, weight, bias):
-            d = (
-                logits.sub_(normaliser[:, None]).exp_().mul_(-row[:, None])
-            )  # -softmax times the sum over a row's labels
+            softmax = logits.sub_(normaliser[:, None]).exp_()
+            gradient = softmax.mul_(-row[:, None])  # of the logits; row: the sum over a row's labels
             inside = ((labels >= start) & (labels < stop)).nonzero()[:, 0]
-            d.index_put_((place[inside], labels[inside] - start), grad[inside], accumulate=True)
-            d = d.to(weight.dtype)
+            gradient.index_put_((place[inside], labels[inside] - start), grad[inside], accumulate=True)
+            gradient = gradient.to(weight.dtype)
             if of_hidden is not None:
-                of_hidden += d @ weight[start:stop]
+                of_hidden += gradient @ weight[start:stop]
             if of_weight is not None:
-                of_weight[start:stop] = d.T @ hidden
+                of_weight[start:stop] = gradient.T @ hidden
             if of_bias is not None:
-                of_bias[start:stop] = d.sum(0)
+                of_bias[start:stop] = gradient.sum(0)
         return None if of_hidden is None else of_hidden.to(hidden.dtype), of_weight, of_bias, None, None
 
 

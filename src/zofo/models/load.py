@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -16,9 +16,12 @@ from zofo.config.sections import ModelConfig
 from zofo.errors import InputError
 from zofo.models import quantization
 from zofo.models._transformers import quiet
-from zofo.models.activation_checkpointing import recompute_weights
+from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
 from zofo.zo.quantized import Frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 log = logging.getLogger("zofo")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,14 +51,14 @@ def load(config: ModelConfig) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.name: cannot load {config.name!r}: {_reason(error)}") from error
-    model, found = read
-    _check_complete(config.name, found["missing_keys"])
+    model, info = read
+    _check_complete(config.name, info["missing_keys"])
     if config.quantization:
         quantization.let_go(model)
     if not quantized:  # such a model is on its device already, and cannot always be moved
         model.to(device)  # pyright: ignore[reportArgumentType]
     model.eval().requires_grad_(False)
-    recompute_weights(model)
+    dequantize_in_backward(model)
     try:
         _check_causal(config.name, model)
     except NotImplementedError as error:
@@ -63,10 +66,8 @@ def load(config: ModelConfig) -> Loaded:
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False
-    loaded = Loaded(
-        model, tokenizer, device, dtype, _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings),
-        Frozen(model),
-    )  # fmt: skip
+    limit, pad = _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings)
+    loaded = Loaded(model, tokenizer, device, dtype, limit, pad, Frozen(model))
     quantization.check_loaded(config, loaded)
     return loaded
 
@@ -108,9 +109,9 @@ def hub_options(config: ModelConfig, where: str) -> dict[str, Any]:
 def _check_complete(name: str, missing: Collection[str]) -> None:
     """transformers draws what a checkpoint lacks from the global random state: another model at every load."""
     if missing:
-        some = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+        shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(
-            f"model.name: {name} lacks {len(missing)} of the weights of a causal LM ({some}), which would be random; "
+            f"model.name: {name} lacks {len(missing)} of the weights of a causal LM ({shown}), which would be random; "
             f"is it another kind of model?"
         )
 
@@ -152,7 +153,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device, settings: Any) -> torch.dtype:
+def _dtype(name: str, device: torch.device, settings: PreTrainedConfig) -> torch.dtype:
     if name != "auto":
         return DTYPES[name]
     chosen = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -162,7 +163,7 @@ def _dtype(name: str, device: torch.device, settings: Any) -> torch.dtype:
     return chosen
 
 
-def _max_length(config: ModelConfig, settings: Any, tokenizer: Any) -> int | None:
+def _max_length(config: ModelConfig, settings: PreTrainedConfig, tokenizer: Any) -> int | None:
     """The user's limit, or the smaller of the model's positions and the tokenizer's (1e30 stands for unknown)."""
     positions = getattr(settings, "max_position_embeddings", None)
     if config.max_length is not None:
@@ -173,7 +174,7 @@ def _max_length(config: ModelConfig, settings: Any, tokenizer: Any) -> int | Non
     return min(known, default=None)
 
 
-def _pad_id(tokenizer: Any, settings: Any) -> int:
+def _pad_id(tokenizer: Any, settings: PreTrainedConfig) -> int:
     """Any id will do: padding is known by the mask, never by the id."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)):
         if isinstance(candidate, int):

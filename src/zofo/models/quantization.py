@@ -16,6 +16,8 @@ from zofo.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+    from transformers import BitsAndBytesConfig, PreTrainedConfig, TorchAoConfig
 
     from zofo.config.sections import ModelConfig
     from zofo.models.backbone import Loaded
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 LIBRARIES = {"int8": "torchao", "nf4": "bitsandbytes"}  # by the names of model.quantization
 
 
-def options(config: ModelConfig, settings: Any, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def options(
+    config: ModelConfig, settings: PreTrainedConfig, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained` that quantise while loading, or place what is quantised already.
 
     settings: the checkpoint's configuration. Empty for a plain model. Raises InputError.
@@ -41,17 +45,17 @@ def options(config: ModelConfig, settings: Any, dtype: torch.dtype, device: torc
     return {"device_map": {"": device}} | ({"quantization_config": _quantizer(name, dtype)} if name else {})
 
 
-def quantized_by(settings: Any) -> str | None:
+def quantized_by(settings: PreTrainedConfig) -> str | None:
     """The quantisation method that a model's configuration names; None for plain weights."""
-    found = getattr(settings, "quantization_config", None)
-    if found is None:
+    quantization = getattr(settings, "quantization_config", None)
+    if quantization is None:
         return None
-    found = found if isinstance(found, dict) else found.to_dict()
-    method = found.get("quant_method", "an unnamed method")
+    values = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    method = values.get("quant_method", "an unnamed method")
     return str(getattr(method, "value", method)).removesuffix("_4bit").removesuffix("_8bit")
 
 
-def _quantizer(name: str, dtype: torch.dtype) -> Any:
+def _quantizer(name: str, dtype: torch.dtype) -> TorchAoConfig | BitsAndBytesConfig:
     """transformers' configuration for a name of LIBRARIES. Raises InputError where the library is not installed."""
     library = LIBRARIES[name]
     if find_spec(library) is None:
@@ -69,7 +73,7 @@ def _quantizer(name: str, dtype: torch.dtype) -> Any:
     return TorchAoConfig(Int8WeightOnlyConfig())
 
 
-def let_go(model: Any) -> None:
+def let_go(model: nn.Module) -> None:
     """Give back what was read to be quantised: the file, which tensors that are views of it keep, and freed memory."""
     from zofo.zo.quantized import frozen
 
@@ -81,7 +85,7 @@ def let_go(model: Any) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def quantize_hollow(model: Any, config: ModelConfig, settings: Any, dtype: torch.dtype) -> None:
+def quantize_hollow(model: Any, config: ModelConfig, settings: PreTrainedConfig, dtype: torch.dtype) -> None:
     """Quantise a model without values as `from_pretrained` would, in place; a plain model stays as it is.
 
     Raises InputError where that cannot be told without the weights.
@@ -154,6 +158,6 @@ def in_words(loaded: Loaded, theta: int) -> list[str]:
     """What is frozen and what is left, for the run's log; nothing for a plain model. theta: its number of weights."""
     if not loaded.frozen:
         return []
-    found, by = loaded.frozen, quantized_by(loaded.model.config)
-    what = f"{found.size:,} weights in {len(found)} tensors, {found.nbytes / 2**20:,.1f} MiB"
+    frozen, by = loaded.frozen, quantized_by(loaded.model.config)
+    what = f"{frozen.size:,} weights in {len(frozen)} tensors, {frozen.nbytes / 2**20:,.1f} MiB"
     return [f"quantised by {by} and frozen: {what}; theta has {theta:,} weights"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from zofo.data.batch import Batch, collate
 from zofo.data.option_tree import option_trees
 from zofo.data.tokenization import Encoded
+from zofo.models._transformers import unwrapped
 from zofo.models.scorer import Scorer
 
 log = logging.getLogger("zofo")
@@ -29,8 +30,8 @@ def share_prompts(
 
     limit: see `option_trees`. The meter is not moved.
     """
-    plain = {name: list(some) for name, some in encoded.items()}
-    packed = {name: option_trees(some, limit) for name, some in plain.items()}
+    plain = {name: list(examples) for name, examples in encoded.items()}
+    packed = {name: option_trees(examples, limit) for name, examples in plain.items()}
     pairs = [pair for name in plain for pair in zip(plain[name], packed[name])]
     changed = sum(after is not before for before, after in pairs)
     if not changed:
@@ -41,8 +42,10 @@ def share_prompts(
     before, after = (sum(len(row.ids) for pair in pairs for row in pair[i].rows) for i in (0, 1))
     log.info(
         "a prompt is computed once for all its options: %d of %d examples, %.0f %% fewer tokens in all",
-        changed, len(pairs), 100 * (1 - after / before),
-    )  # fmt: skip
+        changed,
+        len(pairs),
+        100 * (1 - after / before),
+    )
     return packed
 
 
@@ -54,7 +57,7 @@ def probe(scorer: Scorer, pairs: Sequence[tuple[Encoded, Encoded]]) -> str:
     a batch's bool mask into one the model adds stays on the model, if it takes packed rows.
     """
     model: Any = scorer.model
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
         return "PEFT's soft prompts drop the positions"
     # A mask [R, 1, L, L] stands for a layer's own window too, so all rows that may share a batch must lie in it.
@@ -66,7 +69,7 @@ def probe(scorer: Scorer, pairs: Sequence[tuple[Encoded, Encoded]]) -> str:
     short, long = TRIALS[exact]
     handle = base.register_forward_pre_hook(_additive, with_kwargs=True)
     try:
-        same = all(_same(scorer, *zip(*some), exact=exact) for some in (changed[:short], changed[-long:]))
+        same = all(_same(scorer, *zip(*tried), exact=exact) for tried in (changed[:short], changed[-long:]))
         reason = "" if same else f"{type(base).__name__} gives other log-probabilities that way"
     except Exception as error:  # whatever a model's code says to a mask and positions it does not know
         reason = (
@@ -83,11 +86,13 @@ def _window(config: Any) -> float:
     kinds = getattr(text, "layer_types", None)
     if kinds and set(kinds) == {"full_attention"}:
         return math.inf
-    found = (getattr(text, name, None) for name in WINDOWS)
-    return min((n for n in found if isinstance(n, int) and n > 0), default=math.inf)
+    windows = (getattr(text, name, None) for name in WINDOWS)
+    return min((n for n in windows if isinstance(n, int) and n > 0), default=math.inf)
 
 
-def _additive(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+def _additive(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """A bool mask [R, 1, L, L] as 0 and the dtype's minimum: eager attention adds its mask, and would add a bool as 1.
 
     Fused attention takes both, and would make this of a bool in each layer anew.
@@ -128,11 +133,11 @@ def _same(scorer: Scorer, plain: Sequence[Encoded], packed: Sequence[Encoded], e
         return scorer.logprobs(batch)
 
     batch = collate(packed, scorer.pad_id)
-    right, found = logprobs(collate(plain, scorer.pad_id)), logprobs(batch)
+    right, ours = logprobs(collate(plain, scorer.pad_id)), logprobs(batch)
     if exact:
-        return torch.allclose(found, right, rtol=1e-5, atol=1e-4)
+        return torch.allclose(ours, right, rtol=1e-5, atol=1e-4)
     assert batch.segments is not None
-    later = (batch.segments.flatten()[batch.positions] > 1).to(found.device)  # a first branch is as in a plain row
+    later = (batch.segments.flatten()[batch.positions] > 1).to(ours.device)  # a first branch is as in a plain row
     wrong = [logprobs(_Wrong(**vars(batch), without=name)) for name in ("attention_mask", "position_ids")]
-    error, *wrongs = ((each - right)[later].norm() for each in (found, *wrong))
+    error, *wrongs = ((each - right)[later].norm() for each in (ours, *wrong))
     return all(bool(error < each / 2) for each in wrongs)

@@ -67,14 +67,14 @@ def pythons() -> tuple[str, ...]:
 def warnings() -> list[str]:
     """What of this environment is older or newer than anything the suite has passed with, or missing."""
     here = ".".join(platform.python_version_tuple()[:2])
-    found = [] if here in pythons() else [f"python {here} was not tested (tested with {', '.join(pythons())})"]
+    lines = [] if here in pythons() else [f"python {here} was not tested (tested with {', '.join(pythons())})"]
     words = {
         "newer": "is newer than any version that the tests passed with",
         "older": "is older than any version that the tests passed with",
         "missing": "is needed",
     }
-    found += [f"{each}: {words[each.standing]}" for each in libraries() if each.standing != "tested"]
-    return found
+    lines += [f"{each}: {words[each.standing]}" for each in libraries() if each.standing != "tested"]
+    return lines
 
 
 def installed(name: str) -> str | None:

@@ -66,23 +66,24 @@ class Loss:
         micro_batch_size: int | None = None,
         reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
         meter: Meter | None = None,
-        recomputes: bool = False,
+        checkpointed: bool = False,
     ) -> None:
         """micro_batch_size: the most examples that one model call is given; None: the whole batch.
 
-        recomputes: layers are computed again for the gradient, when nothing says any more which row has which adapter.
+        checkpointed: layers are computed again for the gradient (activation checkpointing), when nothing says any more
+        which row has which adapter.
         reduce: the sum of a tensor over all ranks, so that a value is the global mean and the same number on each.
         meter: what several losses of one run count with together.
         """
         self.reduce = reduce
         self.scorer, self.objective = scorer, objective
         self.adapters, self.micro_batch_size = adapters, micro_batch_size
-        self.meter, self.recomputes = meter or Meter(), recomputes
+        self.meter, self.checkpointed = meter or Meter(), checkpointed
 
     def of(self, objective: Objective) -> Loss:
         """The same with another objective; both count with one meter."""
         return Loss(
-            self.scorer, objective, self.adapters, self.micro_batch_size, self.reduce, self.meter, self.recomputes
+            self.scorer, objective, self.adapters, self.micro_batch_size, self.reduce, self.meter, self.checkpointed
         )
 
     def _micro(
@@ -106,7 +107,7 @@ class Loss:
         self.meter.examples_seen += batch.examples
         self.meter.tokens += batch.tokens
 
-    def _sums(self, batch: Batch, **kwargs) -> tuple[Tensor, Tensor]:
+    def _sums(self, batch: Batch, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return self.objective.sums(self.scorer, batch.to(self.scorer.device), **kwargs)
 
     @torch.no_grad()
@@ -118,11 +119,11 @@ class Loss:
     def each(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
         """F of several (batch, adapter name) parts. Parts whose adapters can sit on rows of one batch share a forward
         where that is faster, which `shares` says. None stands for the active adapter."""
-        found: dict[int, float] = {}
+        values: dict[int, float] = {}
         for group in self._groups([batch for batch, _ in parts]):
-            some = [parts[i] for i in group]
-            found |= zip(group, self._shared(some) if len(some) > 1 else [self._one(*some[0])])
-        return [found[i] for i in range(len(parts))]
+            together = [parts[i] for i in group]
+            values |= zip(group, self._shared(together) if len(together) > 1 else [self._one(*together[0])])
+        return [values[i] for i in range(len(parts))]
 
     def _groups(self, batches: Sequence[Batch]) -> list[list[int]]:
         """Which parts go through one forward: all; else those on the same batch; else each alone."""
@@ -181,8 +182,8 @@ class Loss:
     def _each_sum(self, batch: Batch, members: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(sums, weights) [E] of the whole batch, without gradients."""
         pieces = []
-        for piece, own in self._micro(batch, members):
-            with self._with(piece, own) as kwargs:
+        for piece, names in self._micro(batch, members):
+            with self._with(piece, names) as kwargs:
                 pieces.append(self._sums(piece, **kwargs))
         sums, weights = (torch.cat(parts).double() for parts in zip(*pieces))
         return sums, weights
@@ -195,8 +196,8 @@ class Loss:
         self._count(batch, backward=True)
         weight = self._weight(batch)
         total = 0.0
-        for piece, own in self._micro(batch, self._members(batch, None), one=self.recomputes):
-            with self._with(piece, own) as kwargs:  # for the backward pass too, which may compute layers again
+        for piece, names in self._micro(batch, self._members(batch, None), one=self.checkpointed):
+            with self._with(piece, names) as kwargs:  # for the backward pass too, which may compute layers again
                 sums, _ = self._sums(piece, **kwargs)
                 part = sums.sum() / weight
                 total += float(part.detach())

@@ -30,7 +30,7 @@ from zofo.methods._base import Base as Method
 from zofo.methods._problem import Problem, Schedule
 from zofo.models import load as models
 from zofo.models import quantization
-from zofo.models.activation_checkpointing import recompute_layers
+from zofo.models.activation_checkpointing import checkpoint_layers
 from zofo.models.adapters._bank import Bank
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
@@ -156,7 +156,7 @@ def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData) -> Back
     whole = Point(loaded.model, mode=shift_mode(config))  # before PEFT renames anything
     scorer = loaded.scorer()
     if config.train.gradient_checkpointing and method.first_order:
-        recompute_layers(loaded.model)
+        checkpoint_layers(loaded.model)
     names, tasks = method.adapters_used, trained_tasks(data)
     if not names:
         return Backbone(loaded, whole, whole, None, scorer)
@@ -190,7 +190,7 @@ def make_losses(config: Config, backbone: Backbone, data: TaskData, method: Meth
         backbone.adapters,
         config.train.micro_batch_size,
         reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
-        recomputes=config.train.gradient_checkpointing,
+        checkpointed=config.train.gradient_checkpointing,
     )
     evaluator = Evaluator(
         loss,

@@ -19,11 +19,11 @@ from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode, detokenize
 from zofo.models import _transformers as asked
 from zofo.models._transformers import cache_name, pads_left, right_way, unwrapped, way_to_write
-from zofo.models.adapters import _soft
+from zofo.models.adapters import _front
 
 FAMILIES = ("llama", "opt", "gpt2", "qwen2")
 NEW = 60  # tokens
-RIGHT = _soft.PrefixFront.write
+RIGHT = _front.PrefixFront.write
 PROMPTS = [
     f"{start} {i}"
     for i in range(5)
@@ -106,7 +106,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     def drops(self: Any, base: Any, weights: Any, call: dict[str, Any], read: int) -> dict[str, Any]:
         return {} if when == "always" or call.get("use_cache") else RIGHT(self, base, weights, call, read)
 
-    monkeypatch.setattr(_soft.PrefixFront, "write", drops)
+    monkeypatch.setattr(_front.PrefixFront, "write", drops)
 
 
 def test_an_adapter_that_is_dropped_is_refused(

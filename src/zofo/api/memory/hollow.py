@@ -21,7 +21,7 @@ from zofo.config.sections import ModelConfig
 from zofo.errors import InputError
 from zofo.models import load as models
 from zofo.models import quantization
-from zofo.models.activation_checkpointing import recompute_weights
+from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.zo import kernels, low_rank_rows, quantile
 from zofo.zo._torch import (
     DataDependentOutputException,
@@ -182,7 +182,7 @@ def hollow_model(config: ModelConfig, settings: Any, dtype: torch.dtype, mode: H
         raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error
     if getattr(settings, "output_router_logits", False):
         model.config.output_router_logits = False  # as `models.load.load` does
-    recompute_weights(model)
+    dequantize_in_backward(model)
     return model.eval().requires_grad_(False)
 
 

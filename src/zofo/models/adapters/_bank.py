@@ -6,7 +6,7 @@ A batch may hold examples of several tasks; which adapter each of its rows meets
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,10 @@ class Bank(AdapterSet):
     @staticmethod
     def all_members(names: Sequence[str], tasks: Sequence[str]) -> list[str]:
         """Raises InputError where two tasks would share an adapter."""
-        found = [member(name, task) for name in names for task in tasks]
-        if len(set(found)) < len(found):
+        members = [member(name, task) for name in names for task in tasks]
+        if len(set(members)) < len(members):
             raise InputError(f"two tasks of one name: {', '.join(sorted({t for t in tasks if '.' in t}))}; rename one")
-        return found
+        return members
 
     def members(self, name: str, groups: Sequence[str]) -> list[str]:
         return [member(name, group) for group in groups]
@@ -58,10 +58,10 @@ class Bank(AdapterSet):
         with context(name):
             yield
 
-    def rows(self, names: Sequence[str]) -> Any:
+    def rows(self, names: Sequence[str]) -> AbstractContextManager[dict[str, Any]]:
         return self.inner.rows(names)
 
-    def without(self) -> Any:
+    def without(self) -> AbstractContextManager[None]:
         return self.inner.without()
 
     def unwrap(self) -> Any:
@@ -85,8 +85,8 @@ class Bank(AdapterSet):
 
     def _load(self, name: str, state: dict[str, Tensor]) -> None:
         for task in self.tasks:
-            own = {key.removeprefix(f"{task}/"): v for key, v in state.items() if key.startswith(f"{task}/")}
-            self.inner.load(member(name, task), own)
+            tensors = {key.removeprefix(f"{task}/"): v for key, v in state.items() if key.startswith(f"{task}/")}
+            self.inner.load(member(name, task), tensors)
 
     def config(self, name: str) -> dict[str, Any]:
         return self.inner.config(member(name, self.tasks[0]))
@@ -104,5 +104,7 @@ class Bank(AdapterSet):
 @torch.no_grad()
 def mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of several adapters' tensors: where a new task may start from, when each old one has its own."""
-    return {key: torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
-            for key, value in states[0].items()}  # fmt: skip
+    return {
+        key: torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
+        for key, value in states[0].items()
+    }

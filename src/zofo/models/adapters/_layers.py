@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from peft import PeftConfig, PeftModel
@@ -42,7 +42,7 @@ class LayerSet(AdapterSet):
             with mixed(self._layers, names) as arguments:
                 yield arguments
 
-    def without(self) -> Any:
+    def without(self) -> AbstractContextManager[None]:
         return disabled(self._layers)
 
     def state(self, name: str) -> dict[str, Tensor]:
@@ -88,9 +88,9 @@ class LayerSet(AdapterSet):
 
 def _find(model: nn.Module, names: Sequence[str]) -> dict[str, dict[str, nn.Parameter]]:
     """{adapter: {name without the adapter's: parameter}}, in one walk."""
-    found: dict[str, dict[str, nn.Parameter]] = {name: {} for name in names}
+    parameters: dict[str, dict[str, nn.Parameter]] = {name: {} for name in names}
     for key, param in model.named_parameters():
-        own = next((part for part in key.split(".") if part in found), None)
-        if own is not None:
-            found[own][f"{key}.".replace(f".{own}.", ".").rstrip(".")] = param
-    return found
+        name = next((part for part in key.split(".") if part in parameters), None)
+        if name is not None:
+            parameters[name][f"{key}.".replace(f".{name}.", ".").rstrip(".")] = param
+    return parameters

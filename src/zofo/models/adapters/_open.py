@@ -23,12 +23,12 @@ NAME = "default"  # PEFT's name for the one adapter of a directory
 def read_config(directory: Path) -> dict[str, Any]:
     """adapter_config.json. Raises InputError where it is no JSON object."""
     try:
-        found = json.loads((directory / CONFIG).read_text("utf-8"))
+        config = json.loads((directory / CONFIG).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{directory / CONFIG}: cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise InputError(f"{directory / CONFIG}: expected one JSON object")
-    return found
+    return config
 
 
 def open_adapter(directory: Path, base: Any, tokenizer: Any) -> tuple[Any, int]:
@@ -86,19 +86,19 @@ def _own_soft(model: Any, base: Any) -> Any | None:
     has no such adapter, or its forward would say something else."""
     from zofo.models.adapters import prefix, prompt
 
-    found = soft_start(model, NAME)
-    if found is None:
+    read = soft_start(model, NAME)
+    if read is None:
         return None
-    kind, start = found
+    kind, start = read
     if kind == "prompt":
-        own = prompt.soft_set(base, (NAME,), start)
+        adapters = prompt.soft_set(base, (NAME,), start)
     else:
         config = model.peft_config[NAME]
-        own = prefix.soft_set(base, (NAME,), start, config.num_layers, config.num_attention_heads)
+        adapters = prefix.soft_set(base, (NAME,), start, config.num_layers, config.num_attention_heads)
     ids = torch.arange(1, 4, device=base.device)[None]
-    ours, theirs = (each(input_ids=ids, use_cache=False).logits[:, -3:] for each in (own.model, model))
+    ours, theirs = (each(input_ids=ids, use_cache=False).logits[:, -3:] for each in (adapters.model, model))
     if close(ours, theirs):
-        return own.deployable(NAME)
+        return adapters.deployable(NAME)
     log.info("%s is used as PEFT has it: its forward is not that of zofo's %s", type(model).__name__, kind)
     return None
 

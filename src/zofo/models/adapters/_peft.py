@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from zofo.models._transformers import close
 from zofo.models.versions import named
 from zofo.zo.keys import derive
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 log = logging.getLogger("zofo")
 TRIAL = ((1, 2, 3), (3, 1, 2))  # token ids of the two rows with which mixing is tried
@@ -42,7 +45,7 @@ def peft_apart(device: torch.device | None = None, seed: int = 0) -> Iterator[No
 # ------------------------------------------------------------------------------------------------- adapters in layers
 
 
-def wrap_layers(model: Any, config: Any, names: Sequence[str], seed: int) -> Any:
+def wrap_layers(model: Any, config: PeftConfig, names: Sequence[str], seed: int) -> Any:
     """A PeftModel with one adapter for each name, all equal, drawn from a generator of their own."""
     from peft import get_peft_model
 
@@ -61,8 +64,7 @@ def _twin(layer: Any, first: str, names: Sequence[str]) -> None:
     PEFT's add_adapter does the same in a walk over the whole model for each name, so that the adapters of 40 tasks took
     a minute.
     """
-    kept = [*vars(layer).values(), *layer._modules.values(), *layer._parameters.values()]
-    for held in kept:
+    for held in (*vars(layer).values(), *layer._modules.values(), *layer._parameters.values()):
         if isinstance(held, (dict, nn.ModuleDict, nn.ParameterDict)) and first in held:
             for name in names:
                 held[name] = deepcopy(held[first])
@@ -103,8 +105,8 @@ def mixed(layers: Sequence[Any], names: Sequence[str]) -> Iterator[dict[str, Any
     try:
         yield {"adapter_names": list(names)}
     except BaseException:
-        for layer, kept in zip(layers, before):
-            for key in set(layer._forward_pre_hooks) - kept:
+        for layer, hooks in zip(layers, before):
+            for key in set(layer._forward_pre_hooks) - hooks:
                 del layer._forward_pre_hooks[key]
                 layer._forward_pre_hooks_with_kwargs.pop(key, None)
         raise
@@ -129,8 +131,8 @@ def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Map
         right = torch.cat([_logits_of(model, layers, row, name) for row, name in zip(ids, (one, other))])
         wrong = torch.cat([_logits_of(model, layers, ids[0], other), right[1:]])  # all rows with the active one
         with mixed(layers, (one, other)) as arguments:
-            found = model(input_ids=ids, use_cache=False, **arguments).logits
-        same = close(found, right) or _nearer(found, right, wrong)
+            logits = model(input_ids=ids, use_cache=False, **arguments).logits
+        same = close(logits, right) or _nearer(logits, right, wrong)
         why = "" if same else "gives other numbers that way"
     except Exception as error:  # whatever PEFT's layers or a model's code say to it
         why = f"does not take it ({(str(error).strip() or repr(error)).splitlines()[0]})"
@@ -142,8 +144,10 @@ def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Map
     if why:
         log.info(
             "each adapter has a forward of its own, not rows of a shared batch: %s with %s %s",
-            type(model.get_base_model()).__name__, named("peft", "transformers"), why,
-        )  # fmt: skip
+            type(model.get_base_model()).__name__,
+            named("peft", "transformers"),
+            why,
+        )
     return not why
 
 
@@ -153,14 +157,14 @@ def _logits_of(model: Any, layers: Sequence[Any], ids: Tensor, name: str) -> Ten
     return model(input_ids=ids[None], use_cache=False).logits
 
 
-def _nearer(found: Tensor, right: Tensor, wrong: Tensor) -> bool:
+def _nearer(logits: Tensor, right: Tensor, wrong: Tensor) -> bool:
     """In half precision alone: whether rounding explains the error, by what the wrong adapter would make of it.
 
     With the trial's large weights bf16 rounds by .14 of that in SmolLM2-135M; the wrong adapter in one row is 1.
     """
     if torch.finfo(right.dtype).bits >= 32:
         return False
-    return bool((found.float() - right.float()).norm() <= 0.3 * (wrong.float() - right.float()).norm())
+    return bool((logits.float() - right.float()).norm() <= 0.3 * (wrong.float() - right.float()).norm())
 
 
 def _drawn(param: Tensor, seed: int) -> Tensor:
@@ -173,7 +177,7 @@ def _drawn(param: Tensor, seed: int) -> Tensor:
 # ---------------------------------------------------------------------------------------------- adapters before a text
 
 
-def wrap_soft(base: Any, config: Any, state: Mapping[str, Tensor]) -> Any:
+def wrap_soft(base: Any, config: PeftConfig, state: Mapping[str, Tensor]) -> Any:
     """PEFT's own model of a prompt or prefix, on the same backbone. state: the tensors of its file."""
     from peft import get_peft_model, set_peft_model_state_dict
 
@@ -189,10 +193,10 @@ def soft_start(model: Any, name: str) -> tuple[str, Tensor] | None:
     Prompt tuning, p-tuning and prefix tuning: what an encoder made of them in training is one table in the file.
     """
     kind = str(model.peft_config[name].peft_type).rpartition(".")[2]
-    found = {"PROMPT_TUNING": "prompt", "P_TUNING": "prompt", "PREFIX_TUNING": "prefix"}.get(kind)
-    if found is None:
+    name_here = {"PROMPT_TUNING": "prompt", "P_TUNING": "prompt", "PREFIX_TUNING": "prefix"}.get(kind)
+    if name_here is None:
         return None
-    return found, model.prompt_encoder[name].embedding.weight.detach().float()
+    return name_here, model.prompt_encoder[name].embedding.weight.detach().float()
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -217,8 +221,8 @@ def lora_targets(family: str) -> list[str] | None:
     """PEFT's default modules for LoRA in models of this type."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
 
-    found = TARGETS.get(family)
-    return None if found is None else list(found)
+    targets = TARGETS.get(family)
+    return None if targets is None else list(targets)
 
 
 def ia3_targets(family: str) -> tuple[list[str], list[str]] | None:

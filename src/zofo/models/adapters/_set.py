@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class AdapterSet(ABC):
         """Make the model compute with this adapter."""
 
     @abstractmethod
-    def rows(self, names: Sequence[str]) -> Any:
+    def rows(self, names: Sequence[str]) -> AbstractContextManager[dict[str, Any]]:
         """Context: row i of the next forward uses adapter names[i]. Yields the keyword arguments for that forward.
 
         Without gradients only. Where all rows agree the plain path is taken.
@@ -104,7 +104,7 @@ class AdapterSet(ABC):
         return [name] * len(groups)
 
     @abstractmethod
-    def without(self) -> Any:
+    def without(self) -> AbstractContextManager[None]:
         """Context: the model computes as the backbone alone."""
 
     @contextmanager
@@ -135,8 +135,8 @@ class AdapterSet(ABC):
 
     def load(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Raises ValueError with the first difference when the tensors do not fit the adapter."""
-        if found := difference(self.state(name), state):
-            raise ValueError(f"the saved adapter has other tensors than this one ({found})")
+        if fault := difference(self.state(name), state):
+            raise ValueError(f"the saved adapter has other tensors than this one ({fault})")
         self._load(name, dict(state))
 
     def save(self, name: str, directory: Path, base_model: str | None = None) -> None:
@@ -158,15 +158,15 @@ class AdapterSet(ABC):
             raise ValueError(f"{error}; {both(directory, self.model.config)}") from error
 
 
-def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+def difference(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """The first difference in names or shapes, in words; "" where there is none."""
-    for key in sorted({*expected, *found}):
-        if key not in found:
+    for key in sorted({*expected, *given}):
+        if key not in given:
             return f"it lacks {key}"
         if key not in expected:
             return f"it has {key}"
-        if expected[key].shape != found[key].shape:
-            return f"{key} is {list(found[key].shape)}, expected {list(expected[key].shape)}"
+        if expected[key].shape != given[key].shape:
+            return f"{key} is {list(given[key].shape)}, expected {list(expected[key].shape)}"
     return ""
 
 

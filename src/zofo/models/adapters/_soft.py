@@ -10,33 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zofo.errors import InputError
-from zofo.models._transformers import cache_name, fill, passed_cache
+from zofo.models.adapters._front import Front, Weights
 from zofo.models.adapters._peft import wrap_soft
 from zofo.models.adapters._set import AdapterSet
 
-Weights = dict[str, Tensor]  # of one adapter, or stacked over the rows of a batch
-Shift = Callable[[Weights, Tensor], Tensor]  # (weights [R, ...], positions [R, L]) -> what is added, [R, L, D]
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 
-class Front(Protocol):
-    """What an adapter puts before the rows' own tokens. weights: stacked over the rows, [R, ...]."""
-
-    def attach(
-        self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
-    ) -> dict[str, Any]:
-        """Arguments of a forward. ids [R, L]; mask [R, L], or [R, 1, L, L] beside positions [R, L] (packed rows)."""
-        ...
-
-    def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
-        """What to change in a call of `base` that `generate` makes, when the cache holds `read` tokens of the text."""
-        ...
+Encode = tuple[Callable[[Weights], Weights], Callable[[Weights], Weights]]  # to the tensors of a file, and back
 
 
 class SoftModel(nn.Module):
@@ -45,7 +33,7 @@ class SoftModel(nn.Module):
     def __init__(self, base: Any, front: Front, weights: Mapping[str, Weights]) -> None:
         super().__init__()
         self.base, self.front = base, front
-        self.adapters = nn.ModuleDict({name: nn.ParameterDict(own) for name, own in weights.items()})
+        self.adapters = nn.ModuleDict({name: nn.ParameterDict(tensors) for name, tensors in weights.items()})
         self.row_names: list[str] | None = None
         self.current = next(iter(weights))
         self.virtual = 0  # positions in front of a row
@@ -63,9 +51,12 @@ class SoftModel(nn.Module):
         return self.base
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         use_cache: bool = False,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """input_ids, attention_mask: [R, L], padded on the right. Returns the backbone's output.
 
         Of packed rows the mask is [R, 1, L, L], bool, and position_ids [R, L] count without the virtual tokens.
@@ -105,10 +96,10 @@ class SoftModel(nn.Module):
         known = [options.get("pad_token_id"), *(getattr(each, "pad_token_id", None) for each in settings)]
         written = []
         for row, seen in zip(ids, mask.bool()):
-            found = self.generate(row[seen][None], **options)
-            if not isinstance(found, Tensor):
+            text = self.generate(row[seen][None], **options)
+            if not isinstance(text, Tensor):
                 raise ValueError("return_dict_in_generate needs rows of one length")
-            written += [torch.cat([row, one]) for one in found[:, int(seen.sum()) :]]
+            written += [torch.cat([row, one]) for one in text[:, int(seen.sum()) :]]
         return nn.utils.rnn.pad_sequence(written, True, next((pad for pad in known if isinstance(pad, int)), 0))
 
 
@@ -121,7 +112,9 @@ class _Reading:
     def __init__(self, model: SoftModel) -> None:
         self.model, self.read = model, 0  # read: tokens in the cache, the virtual ones left out
 
-    def __call__(self, module: nn.Module, args: tuple, call: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         ids, mask = call["input_ids"], call.get("attention_mask")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             raise ValueError("a static cache is not supported beside a soft prompt: leave out cache_implementation")
@@ -133,76 +126,23 @@ class _Reading:
         return args, {**call, **new}
 
 
-@dataclass(frozen=True)
-class PromptFront:
-    """Embeddings weights["prompt"] [R, n, D] before those of the tokens, which `shift` may move by their positions."""
-
-    shift: Shift | None = None
-
-    def attach(
-        self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
-    ) -> dict[str, Any]:
-        places = arange(ids) if positions is None else positions
-        return prepend(base, weights["prompt"], ids, mask, positions, self._shift(weights, places))
-
-    def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
-        ids, prompt, mask = call["input_ids"], weights["prompt"], call.get("attention_mask")
-        n, length = prompt.shape[1], ids.shape[1]
-        shown = prompt if read == 0 else prompt[:, :0]
-        new = prepend(base, shown, ids, ids.new_ones(ids.shape), shift=self._shift(weights, arange(ids, read)))
-        new |= {"input_ids": None, "attention_mask": None if mask is None else lengthen(mask, n)}
-        if call.get("position_ids") is None:
-            return new
-        span = torch.arange(0 if read == 0 else n + read, n + read + length, device=ids.device)
-        return {**new, "position_ids": span.expand(len(ids), -1)}
-
-    def _shift(self, weights: Weights, positions: Tensor) -> Tensor | None:
-        return None if self.shift is None else self.shift(weights, positions)
-
-
-@dataclass(frozen=True)
-class PrefixFront:
-    """Keys and values in the cache before a row: weights["prefix"] [R, n, layers * 2 * heads * width] (as in PEFT)."""
-
-    layers: int
-    heads: int
-
-    def attach(
-        self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
-    ) -> dict[str, Any]:
-        from transformers import DynamicCache
-
-        n = weights["prefix"].shape[1]
-        places = {} if positions is None else {"position_ids": positions + n}
-        cache = fill(DynamicCache(), self._keys_and_values(base, weights["prefix"]))
-        return {"input_ids": ids, "attention_mask": lengthen(mask, n), str(cache_name(base)): cache, **places}
-
-    def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
-        ids, n = call["input_ids"], weights["prefix"].shape[1]
-        cache = passed_cache(call) if call.get("use_cache") else None  # else it is what an earlier call gave back
-        mask, positions = call.get("attention_mask"), call.get("position_ids")
-        if cache is None:  # the whole text is read anew with each token
-            return self.attach(base, weights, ids, torch.ones_like(ids) if mask is None else mask, positions)
-        if read == 0:
-            fill(cache, self._keys_and_values(base, weights["prefix"]))
-        new = {} if mask is None else {"attention_mask": lengthen(mask, n)}
-        return new if positions is None else {**new, "position_ids": positions + n}
-
-    def _keys_and_values(self, base: Any, prefix: Tensor) -> list[tuple[Tensor, Tensor]]:
-        rows, n, _ = prefix.shape
-        parts = prefix.to(base.dtype).view(rows, n, self.layers * 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return [(parts[2 * i].contiguous(), parts[2 * i + 1].contiguous()) for i in range(self.layers)]
-
-
 class SoftSet(AdapterSet):
     """Named soft adapters; see `SoftModel`."""
 
     mixes = True
 
     def __init__(
-        self, base: Any, front: Front, names: Sequence[str], initial: Weights, peft_config: Any, encode: Any = None,
-        *, virtual: int, draw: Callable[[int], Weights] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        base: Any,
+        front: Front,
+        names: Sequence[str],
+        initial: Weights,
+        peft_config: PeftConfig | Mapping[str, Any],
+        encode: Encode | None = None,
+        *,
+        virtual: int,
+        draw: Callable[[int], Weights] | None = None,
+    ) -> None:
         """initial: fp32 tensors every name starts from. peft_config: what PEFT's file says; a mapping where PEFT does
         not know the adapter. encode: (weights -> tensors of the file, tensors of the file -> weights). virtual:
         positions in front of a row. draw: key -> another start, None where nothing of it is drawn."""
@@ -232,8 +172,7 @@ class SoftSet(AdapterSet):
             self.model.bare = False
 
     def state(self, name: str) -> dict[str, Tensor]:
-        own = {key: p.detach().cpu().contiguous() for key, p in self._parameters[name].items()}
-        return self._to_file(own)
+        return self._to_file({key: p.detach().cpu().contiguous() for key, p in self._parameters[name].items()})
 
     @torch.no_grad()
     def _load(self, name: str, state: dict[str, Tensor]) -> None:
@@ -278,39 +217,5 @@ class SoftSet(AdapterSet):
 
 def is_soft(model: Any) -> bool:
     """Whether virtual tokens stand before its rows: ours, or those of a deployed PEFT model."""
-    own = any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values())
-    return own or isinstance(model, SoftModel)
-
-
-def arange(ids: Tensor, first: int = 0) -> Tensor:
-    """Positions [R, L] of tokens [R, L], counted from `first`."""
-    return torch.arange(first, first + ids.shape[1], device=ids.device).expand(len(ids), -1)
-
-
-def prepend(
-    base: Any, prompt: Tensor, input_ids: Tensor, mask: Tensor, positions: Tensor | None = None,
-    shift: Tensor | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Arguments of a forward with prompt [R, n, D] before the tokens' embeddings (plus `shift` [R, L, D] on them).
-
-    positions: [R, L], of packed rows, whose mask is [R, 1, L, L].
-    """
-    n, embedded = prompt.shape[1], base.get_input_embeddings()(input_ids)
-    if shift is not None:
-        embedded = embedded + shift.to(embedded.dtype)
-    new: dict[str, Any] = {"inputs_embeds": torch.cat([prompt.to(embedded.dtype), embedded], dim=1)}
-    if positions is None:
-        return {**new, "attention_mask": lengthen(mask, n)}
-    rows = len(mask)
-    before = torch.ones(n, mask.shape[-1] + n, dtype=torch.bool, device=mask.device).tril().expand(rows, 1, -1, -1)
-    places = torch.arange(n, device=mask.device).expand(rows, -1)
-    return {
-        **new,
-        "attention_mask": torch.cat([before, lengthen(mask, n)], dim=2),
-        "position_ids": torch.cat([places, positions + n], dim=1),
-    }
-
-
-def lengthen(mask: Tensor, n: int) -> Tensor:
-    """The mask [..., L] with n visible virtual tokens on the left: [..., n + L]."""
-    return torch.cat([mask.new_ones(*mask.shape[:-1], n), mask], dim=-1)
+    in_peft = any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values())
+    return in_peft or isinstance(model, SoftModel)

@@ -24,12 +24,12 @@ def query_value(model: Any) -> list[str]:
     family, names = model.config.model_type, {_last(name) for name in _linear(model)}
     if {"q_proj", "v_proj"} <= names:
         return ["q_proj", "v_proj"]
-    found = lora_targets(family) or [name for name in FUSED if name in names][:1]
-    if not found:
+    targets = lora_targets(family) or [name for name in FUSED if name in names][:1]
+    if not targets:
         raise InputError(
             f"adapter.target_modules: no default for {family!r} models; name some of: {', '.join(candidates(model))}"
         )
-    return list(found)
+    return targets
 
 
 def key_value_feedforward(model: Any) -> tuple[list[str], list[str]]:
@@ -69,16 +69,16 @@ def check(model: Any, targets: Sequence[str], embeddings: bool = False) -> None:
     called = _called(model)
     kinds = (nn.Linear, Conv1D, nn.Embedding) if embeddings else (nn.Linear, Conv1D)
     for target in targets:
-        found = dict(matching(model, target))
+        modules = dict(matching(model, target))
         known = candidates(model, called)
         choose = f"candidates: {', '.join(known)}"
-        if not found:
+        if not modules:
             hint = did_you_mean(target, known)
             raise InputError(f"adapter.target_modules: no module named {target!r}{hint}; {choose}")
-        if not all(isinstance(m, kinds) for m in found.values()):
-            kind = type(next(iter(found.values()))).__name__
+        if not all(isinstance(m, kinds) for m in modules.values()):
+            kind = type(next(iter(modules.values()))).__name__
             raise InputError(f"adapter.target_modules: {target!r} is a {kind}, which is not adapted; {choose}")
-        if not called & set(found) or _in_mixer(model, found):
+        if not called & set(modules) or _in_mixer(model, modules):
             raise InputError(
                 f"adapter.target_modules: {target!r} cannot be adapted, {model.config.model_type!r} models read its "
                 f"weight without calling it; {choose}"
@@ -98,8 +98,8 @@ def has_conv1d(model: Any, targets: Sequence[str]) -> bool:
 def candidates(model: Any, called: set[str] | None = None) -> list[str]:
     """Last parts of the names of the matrices that an adapter can change, the head's left out."""
     called, head = _called(model) if called is None else called, model.get_output_embeddings()
-    found = {path: m for path, m in _linear(model).items() if path in called and m is not head}
-    return sorted({_last(path) for path, m in found.items() if not _in_mixer(model, {path: m})})
+    matrices = {path: m for path, m in _linear(model).items() if path in called and m is not head}
+    return sorted({_last(path) for path, m in matrices.items() if not _in_mixer(model, {path: m})})
 
 
 def _linear(model: Any) -> dict[str, nn.Module]:
@@ -110,10 +110,10 @@ def _last(path: str) -> str:
     return path.rsplit(".", 1)[-1]
 
 
-def _in_mixer(model: Any, found: dict[str, nn.Module]) -> bool:
+def _in_mixer(model: Any, modules: dict[str, nn.Module]) -> bool:
     """A state-space mixer (known by its A_log) hands its output projection's weight to a fused kernel."""
     mixers = {path for path, m in model.named_modules() if hasattr(m, "A_log")}
-    return any(_last(path) == "out_proj" and path.rpartition(".")[0] in mixers for path in found)
+    return any(_last(path) == "out_proj" and path.rpartition(".")[0] in mixers for path in modules)
 
 
 @torch.no_grad()

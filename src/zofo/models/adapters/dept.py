@@ -60,7 +60,8 @@ class Adapter:
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: key of A's draw. tokenizer: the model's."""
-        from zofo.models.adapters._soft import PromptFront, SoftSet
+        from zofo.models.adapters._front import PromptFront
+        from zofo.models.adapters._soft import SoftSet
 
         config, prompt = self.config, real_embeddings(model, tokenizer, self.config.text, self.config.tokens)
 

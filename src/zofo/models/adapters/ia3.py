@@ -49,7 +49,9 @@ class Adapter:
             targets, forward = key_value_feedforward(model)
         check(model, targets)
         config = IA3Config(
-            task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=forward or [],
+            task_type="CAUSAL_LM",
+            target_modules=targets,
+            feedforward_modules=forward or [],
             fan_in_fan_out=has_conv1d(model, targets),
-        )  # fmt: skip
+        )
         return LayerSet.build(model, config, names, seed, mixes=False)

@@ -48,7 +48,11 @@ class Adapter:
         targets = self.config.target_modules or query_value(model)
         check(model, targets, embeddings=True)
         config = LoraConfig(
-            r=self.config.r, lora_alpha=self.config.alpha, lora_dropout=0.0, target_modules=targets,
-            task_type="CAUSAL_LM", fan_in_fan_out=has_conv1d(model, targets),
-        )  # fmt: skip
+            r=self.config.r,
+            lora_alpha=self.config.alpha,
+            lora_dropout=0.0,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+            fan_in_fan_out=has_conv1d(model, targets),
+        )
         return LayerSet.build(model, config, names, seed, mixes=True)

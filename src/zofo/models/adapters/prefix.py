@@ -78,13 +78,18 @@ def soft_set(model: Any, names: Sequence[str], start: Tensor, layers: int, heads
     """A set in which every name starts from these keys and values, fp32 [n, layers * 2 * heads * width]."""
     from peft import PrefixTuningConfig
 
-    from zofo.models.adapters._soft import PrefixFront, SoftSet
+    from zofo.models.adapters._front import PrefixFront
+    from zofo.models.adapters._soft import SoftSet
 
     n, width = start.shape[0], start.shape[1] // (2 * layers * heads)
     config = PrefixTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=n, num_layers=layers, num_attention_heads=heads,
-        token_dim=heads * width, num_transformer_submodules=1,
-    )  # fmt: skip
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=n,
+        num_layers=layers,
+        num_attention_heads=heads,
+        token_dim=heads * width,
+        num_transformer_submodules=1,
+    )
     encode = (lambda w: {"prompt_embeddings": w["prefix"]}, lambda f: {"prefix": f["prompt_embeddings"]})
     return SoftSet(model, PrefixFront(layers, heads), names, {"prefix": start}, config, encode, virtual=n)
 

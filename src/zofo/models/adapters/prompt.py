@@ -46,15 +46,19 @@ def soft_set(model: Any, names: Sequence[str], start: Tensor) -> SoftSet:
     """A set in which every name starts from these embeddings, fp32 [n, D]."""
     from peft import PromptTuningConfig
 
-    from zofo.models.adapters._soft import PromptFront, SoftSet
+    from zofo.models.adapters._front import PromptFront
+    from zofo.models.adapters._soft import SoftSet
 
     n, width = start.shape
     # PEFT takes token_dim for hidden_size (OPT-350M: not so) and needs heads to exist (Mamba)
     config = PromptTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=n, token_dim=width, num_transformer_submodules=1,
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=n,
+        token_dim=width,
+        num_transformer_submodules=1,
         num_layers=getattr(model.config, "num_hidden_layers", 1),
         num_attention_heads=getattr(model.config, "num_attention_heads", 1),
-    )  # fmt: skip
+    )
     encode = (lambda w: {"prompt_embeddings": w["prompt"]}, lambda f: {"prompt": f["prompt_embeddings"]})
     return SoftSet(model, PromptFront(), names, {"prompt": start}, config, encode, virtual=n)
 
@@ -65,7 +69,7 @@ def start_ids(tokenizer: Any, text: str, n: int) -> list[int]:
     return (ids * (n // len(ids) + 1))[:n]
 
 
-def real_embeddings(model: Any, tokenizer: Any, text: str, n: int) -> Any:
+def real_embeddings(model: Any, tokenizer: Any, text: str, n: int) -> Tensor:
     """fp32 [n, D], the input embeddings of the text's tokens."""
     import torch
 
