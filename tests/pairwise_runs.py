@@ -128,7 +128,7 @@ class Play:
         self.method.setup(self.problem)
 
     def listen(self) -> None:
-        """From now on the journal is written to, as `Keeper._listen` does it."""
+        """From now on the journal is written to, as `CheckpointManager._listen` does it."""
 
         def keep(step: int, support: Any) -> None:
             self.journal.append(Record(step, (), 0.0, Outcome.SUPPORT, support.pack()))
@@ -152,7 +152,7 @@ class Play:
         })  # fmt: skip
 
     def resume(self, saved: Mapping[str, Any], snapshot: bool) -> None:
-        """As `Keeper._resume_theta`: from a snapshot of theta and the states, or from the journal alone."""
+        """As `CheckpointManager._resume_theta`: from a snapshot of theta and the states, or from the journal alone."""
         saved = copy.deepcopy(saved)  # a run takes loaded tensors as its own
         if snapshot:
             for name, tensor in saved["theta"].items():

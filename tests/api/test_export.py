@@ -95,7 +95,7 @@ def test_journal_replay_is_the_trained_theta(tmp_path, tiny_model_dir, data):
     finetune(str(tiny_model_dir), str(data), method, **train)
     (out / "again").mkdir()
     loop = Loop(build(config), out / "again")
-    loop.keeper.start()
+    loop.checkpoints.start()
     loop.fit()
     trained = loop.session.problem.theta.sha256()
     replayed = Point(restore(out).model).sha256()

@@ -12,9 +12,9 @@ from zofo import RunError, finetune
 @pytest.mark.parametrize("method", ["mezo", "fo-peft", "bilevel-zofo"])
 def test_a_loss_that_is_nan_stops_with_theta_intact(method, tmp_path, tiny_model_dir, sentiment_file, monkeypatch):
     """One weight of the head's norm becomes NaN after the model is loaded: every loss is NaN from the first step."""
-    from zofo.models import load as models
+    from zofo.train import setup
 
-    real = models.load
+    real = setup.load_model
 
     def broken(config):
         loaded = real(config)
@@ -22,7 +22,7 @@ def test_a_loss_that_is_nan_stops_with_theta_intact(method, tmp_path, tiny_model
             loaded.model.model.norm.weight[0] = float("nan")
         return loaded
 
-    monkeypatch.setattr(models, "load", broken)
+    monkeypatch.setattr(setup, "load_model", broken)
     with pytest.raises(RunError, match=r"step 0: .*nan.*theta is intact"):
         finetune(str(tiny_model_dir), str(sentiment_file), METHODS[method], output_dir=tmp_path / "out", **SMALL)
 

@@ -115,7 +115,7 @@ def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) 
     launched = dataclasses.replace(config.train, resume=None, overwrite=False)  # a saved file must not overwrite
     (out / "config.yaml").write_text(dataclasses.replace(config, train=launched).to_yaml())
     if resume_from is None:
-        loop.keeper.start()
+        loop.checkpoints.start()
     loop.fit()
     with loop.ending():
         return _finish(loop)
@@ -187,7 +187,7 @@ def _finish(loop: Loop) -> Run:
     session, best, out = loop.session, loop.at.best, loop.out
     assert best is not None
     peak = record.peak_bytes(session.loaded.device)
-    loop.keeper.restore_best(best, loop.at.k)
+    loop.checkpoints.restore_best(best, loop.at.k)
     (out / "eval").mkdir(exist_ok=True)
     test = {}
     for name in session.method.candidates:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from zofo.config.layers import brief
@@ -16,7 +17,7 @@ from zofo.models._transformers import CallbackHandler, get_reporting_integration
 EXTRAS = ("tensorboard", "trackio", "wandb")  # of pyproject.toml
 
 
-def check_callbacks(report_to: Sequence[str], callbacks: Sequence[Any]) -> None:
+def check_callbacks(report_to: Sequence[str], callbacks: Sequence[object]) -> None:
     """Before anything is loaded or replaced. Raises InputError for what is no callback, and for a missing package."""
     if not isinstance(callbacks, Sequence):
         raise InputError(f"callbacks: expected a list, got {brief(callbacks)}")
@@ -27,28 +28,53 @@ def check_callbacks(report_to: Sequence[str], callbacks: Sequence[Any]) -> None:
 
 
 def _reporters(names: Sequence[str]) -> list[TrainerCallback]:
-    found = []
+    reporters = []
     for name in names:
         try:
-            found += [make() for make in get_reporting_integration_callbacks([name])]
+            reporters += [make() for make in get_reporting_integration_callbacks([name])]
         except (RuntimeError, ImportError):
             package = f"zofo[{name}]" if name in EXTRAS else name
             raise InputError(f'train.report_to: {name} is not installed; pip install "{package}"') from None
         except ValueError as error:
             raise InputError(f"train.report_to: {error}") from None
-    return found
+    return reporters
+
+
+def _arguments(config: TrainConfig, out: Path, device: torch.device) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=max(1, config.max_steps),
+        seed=config.seed,
+        report_to="none",
+        per_device_train_batch_size=config.batch_size,
+        logging_steps=config.logging_steps,
+        eval_strategy="steps",
+        eval_steps=config.eval_steps,
+        save_steps=config.save_steps,
+        use_cpu=device.type == "cpu",
+        disable_tqdm=True,
+    )
+    arguments.metric_for_best_model, arguments.greater_is_better = "eval_loss", False
+    arguments.load_best_model_at_end = True  # what the loop does; the flag itself would ask for matching cadences
+    return arguments
 
 
 class _OwnCadence(DefaultFlowCallback):
     """HF's handler expects a flow callback; when to log, evaluate and save is decided by zofo's loop."""
 
-    def on_step_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
         return control
 
-    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
         return control
 
-    def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
         return control
 
 
@@ -62,23 +88,20 @@ class Callbacks:
         self,
         config: TrainConfig,
         out: Path,
-        callbacks: Sequence[TrainerCallback],
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
         model: Any,
         tokenizer: Any,
-        device: Any,
+        device: torch.device,
     ) -> None:
-        self.args = TrainingArguments(
-            output_dir=str(out), max_steps=max(1, config.max_steps), seed=config.seed, report_to="none",
-            per_device_train_batch_size=config.batch_size, logging_steps=config.logging_steps, eval_strategy="steps",
-            eval_steps=config.eval_steps, save_steps=config.save_steps, use_cpu=device.type == "cpu", disable_tqdm=True,
-        )  # fmt: skip
-        self.args.metric_for_best_model, self.args.greater_is_better = "eval_loss", False
-        self.args.load_best_model_at_end = True  # what the loop does; the flag itself would ask for matching cadences
+        self.args = _arguments(config, out, device)
         reporters = _reporters(config.report_to)
         self.state = TrainerState(
-            max_steps=config.max_steps, logging_steps=config.logging_steps, eval_steps=config.eval_steps,
-            save_steps=config.save_steps, train_batch_size=config.batch_size,
-        )  # fmt: skip
+            max_steps=config.max_steps,
+            logging_steps=config.logging_steps,
+            eval_steps=config.eval_steps,
+            save_steps=config.save_steps,
+            train_batch_size=config.batch_size,
+        )
         self.control = TrainerControl()
         self._handler = CallbackHandler([_OwnCadence(), *reporters, *callbacks], model, tokenizer, None, None)
         self.call("on_init_end")

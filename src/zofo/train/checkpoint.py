@@ -124,8 +124,8 @@ def read(directory: Path, name: str) -> dict[str, Any]:
 
 def checkpoints(root: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    found = [p for p in root.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+    directories = [p for p in root.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(directories, key=lambda p: int(p.name.removeprefix("checkpoint-")))
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Keeper: the run's files while it trains: journal, checkpoints, the best so far; and the way back from them."""
+"""The run's files while it trains: journal, checkpoints, the best so far; and the way back from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Position:
     best: Best | None = None
 
 
-class Keeper:
+class CheckpointManager:
     """theta is kept as its journal; a snapshot is added where replaying it would take `max_replay_seconds`."""
 
     def __init__(self, session: Session, out: Path) -> None:
@@ -103,7 +103,7 @@ class Keeper:
     def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
         """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted."""
         problem, method, rule = self.session.problem, self.session.method, self.session.rule
-        kept = self._snapshots() or method.theta_of == "adapter"  # else a replay of the journal rebuilds the rule
+        with_state = self._snapshots() or method.theta_of == "adapter"  # else a replay of the journal rebuilds the rule
         state = {
             "k": at.k,
             "evaluated": at.evaluated,
@@ -114,8 +114,8 @@ class Keeper:
             "meter": problem.loss.meter.state_dict(),
             "method": method.state_dict(),
             # An anchor has theta's bytes, Adam two numbers a weight
-            "estimator": problem.estimator.state_dict() if problem.estimator and kept else {},
-            "rule": rule.state_dict() if rule is not None and kept else {},
+            "estimator": problem.estimator.state_dict() if problem.estimator and with_state else {},
+            "rule": rule.state_dict() if rule is not None and with_state else {},
             "journal": self.journal_position,
             "base_sha256": self.session.base_sha256,
             "metrics": metrics_position,
@@ -136,15 +136,15 @@ class Keeper:
         self._prune(at.best)
 
     def _prune(self, best: Best | None) -> None:
-        limit, found = self.config.save_total_limit, checkpoint.checkpoints(self.out)
-        for old in found[: len(found) - limit] if limit is not None else []:
+        limit, present = self.config.save_total_limit, checkpoint.checkpoints(self.out)
+        for old in present[: len(present) - limit] if limit is not None else []:
             shutil.rmtree(old)
-        kept = {best.count} if best else set()
+        counts = {best.count} if best else set()
         for directory in checkpoint.checkpoints(self.out):
             referred = checkpoint.read(directory, "state")["best"]
-            kept |= {referred["count"]} if referred else set()
+            counts |= {referred["count"]} if referred else set()
         for directory in self.out.glob("best-*"):
-            if directory.name.removeprefix("best-") not in {str(n) for n in kept}:
+            if directory.name.removeprefix("best-") not in {str(count) for count in counts}:
                 shutil.rmtree(directory)
 
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
@@ -188,6 +188,7 @@ class Keeper:
         else:
             if self.session.method.theta_of == "backbone":  # an adapter was restored with its file
                 checkpoint.load_theta_(theta, snapshot)
+            assert rule is not None
             rule.load_state_dict(state["rule"])
             assert estimator is not None
             estimator.load_state_dict(state["estimator"])

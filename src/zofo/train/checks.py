@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 
@@ -11,13 +10,14 @@ from zofo.config.resolve import Config
 from zofo.data.example import TaskData
 from zofo.data.multitask.setting import trained_tasks
 from zofo.errors import InputError
+from zofo.methods._base import Base as Method
 from zofo.models import quantization
 from zofo.models.backbone import Loaded
 
 log = logging.getLogger("zofo")
 
 
-def trains_metric(config: Config, method: Any) -> bool:
+def trains_metric(config: Config, method: Method) -> bool:
     """Whether some part of theta's objective is minus the task's metric."""
     return config.task.objective == "metric" or "metric" in method.objectives
 
@@ -26,7 +26,7 @@ def shift_mode(config: Config) -> str:
     return "layer" if config.estimator is None else config.estimator.shift
 
 
-def check(config: Config, data: TaskData, loaded: Loaded, method: Any) -> None:
+def check(config: Config, data: TaskData, loaded: Loaded, method: Method) -> None:
     """Settings that do not go with this model or data; those among themselves are `config.validate.together`'s.
 
     Raises InputError.

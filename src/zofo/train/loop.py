@@ -10,18 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zofo.data.preview import preview
 from zofo.errors import NonFiniteError, RunError
 from zofo.eval.likelihood import Evaluation
 from zofo.train.callbacks import Callbacks
-from zofo.train.checkpoint_manager import Keeper, Position
+from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import trains_metric
 from zofo.train.progress import Divergence, Progress
 from zofo.train.record import MetricsLog, peak_bytes
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 log = logging.getLogger("zofo")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,12 +39,14 @@ class _Break(Exception):
 
 
 class Loop:
-    """Runs a session to its last counted step. `at` is where it is; the keeper saves that and the session's state."""
+    """Runs a session to its last counted step. `at` is where it is; `checkpoints` saves it with the session's state."""
 
-    def __init__(self, session: Session, out: Path, callbacks: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, session: Session, out: Path, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
+    ) -> None:
         self.session, self.out, self.config = session, out, session.config.train
-        self.keeper = Keeper(session, out)
-        self.hf = Callbacks(
+        self.checkpoints = CheckpointManager(session, out)
+        self.callbacks = Callbacks(
             self.config,
             out,
             callbacks,
@@ -63,8 +68,8 @@ class Loop:
 
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
-        self.at, self.hf.state = self.keeper.resume(checkpoint)
-        self.hf.state.max_steps, self.saved = self.config.max_steps, self.count
+        self.at, self.callbacks.state = self.checkpoints.resume(checkpoint)
+        self.callbacks.state.max_steps, self.saved = self.config.max_steps, self.count
 
     def fit(self) -> None:
         """Train. Raises RunError, and Interrupted after a save."""
@@ -74,11 +79,11 @@ class Loop:
             with Progress(
                 self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device)
             ) as self.progress:
-                self.metrics = MetricsLog(self.out / "metrics.jsonl", self.keeper.metrics_position)
-                self.hf.call("on_train_begin")
+                self.metrics = MetricsLog(self.out / "metrics.jsonl", self.checkpoints.metrics_position)
+                self.callbacks.call("on_train_begin")
                 self._say_sizes()
                 self._run()
-                self.hf.call("on_train_end")
+                self.callbacks.call("on_train_end")
         except NonFiniteError as error:
             raise RunError(
                 f"step {self.count}: {error}; stopped before that update, theta is intact. Lower the rates, or set "
@@ -94,7 +99,7 @@ class Loop:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            self.keeper.close()
+            self.checkpoints.close()
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -124,8 +129,8 @@ class Loop:
         data, task = self.session.data, self.session.config.task
         shown = []
         for name, asked in (("train", task.train_examples), ("dev", task.dev_examples), ("test", task.test_examples)):
-            found = len(getattr(data, name))
-            shown.append(f"{name} {found}" + (f" of {asked} asked for" if found < asked else ""))
+            there = len(getattr(data, name))
+            shown.append(f"{name} {there}" + (f" of {asked} asked for" if there < asked else ""))
         self.progress.say(f"examples: {', '.join(shown)}")
         for what, names in (self.session.tasks or {}).items():
             self.progress.say(f"{'training' if what == 'train' else 'held-out (dev)'} tasks: {', '.join(names)}")
@@ -161,25 +166,25 @@ class Loop:
     def _train(self) -> None:
         per_step, config = self.session.counted_per_step, self.config
         while True:
-            if self.count // config.eval_steps > self.at.evaluated // config.eval_steps or self.hf.asked(
+            if self.count // config.eval_steps > self.at.evaluated // config.eval_steps or self.callbacks.asked(
                 "should_evaluate"
             ):
                 self._evaluate()
-            if self.count // config.save_steps > self.saved // config.save_steps or self.hf.asked("should_save"):
+            if self.count // config.save_steps > self.saved // config.save_steps or self.callbacks.asked("should_save"):
                 self._save()
             if self._interrupt:
                 raise _Break
-            if not per_step or self.count + per_step > config.max_steps or self.hf.stopped():
+            if not per_step or self.count + per_step > config.max_steps or self.callbacks.stopped():
                 return
             self._step()
 
     def _step(self) -> None:
-        self.hf.call("on_step_begin")
+        self.callbacks.call("on_step_begin")
         start = time.perf_counter()
         values = self.session.method.step(self.at.k)
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
-        self.hf.state.global_step = self.count
+        self.callbacks.state.global_step = self.count
         self.progress.step(self.count, values, self.at.seconds / self.count)
         warning = self.divergence.check(values["c"]) if "c" in values else None
         if warning:
@@ -188,8 +193,8 @@ class Loop:
         if self.count // every > (self.count - self.session.counted_per_step) // every:
             counts, skipped = self.session.method.updates(self.at.k), self.session.problem.skipped
             self.metrics.write("train", self.count, **counts, **values, skipped=skipped, seconds=self.at.seconds)
-            self.hf.log(values)
-        self.hf.call("on_step_end")
+            self.callbacks.log(values)
+        self.callbacks.call("on_step_end")
 
     def evaluate(self, split: str, adapter: str) -> Evaluation:
         """dev or test with one candidate ("theta": no adapter) at the present theta."""
@@ -210,21 +215,22 @@ class Loop:
             return run()
 
     def _evaluate(self) -> None:
-        found = {name: self.evaluate("dev", name).values for name in self.session.method.candidates}
+        evaluations = {name: self.evaluate("dev", name).values for name in self.session.method.candidates}
         self.at.evaluated = self.count
-        for name, values in found.items():
+        for name, values in evaluations.items():
             self.metrics.write("dev", self.count, candidate=name, **values)
-        self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in found.items()))
+        self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in evaluations.items()))
         self._log_realised()
-        logs = {f"eval_{n}_{key}": value for n, v in found.items() for key, value in v.items()}
-        logs["eval_loss"] = min(v["loss"] for v in found.values())
-        self.hf.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
-        self.hf.log(logs)
-        better = self.selection.better(found, self.at.best, self.count, self.at.k, self.keeper.journal_position)
+        logs = {f"eval_{n}_{key}": value for n, v in evaluations.items() for key, value in v.items()}
+        logs["eval_loss"] = min(v["loss"] for v in evaluations.values())
+        self.callbacks.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
+        self.callbacks.log(logs)
+        position = self.checkpoints.journal_position
+        better = self.selection.better(evaluations, self.at.best, self.count, self.at.k, position)
         if better is not None:
             self.at.best = better
-            self.keeper.save_best(better)
-            self.hf.state.best_metric, self.hf.state.best_global_step = logs["eval_loss"], self.count
+            self.checkpoints.save_best(better)
+            self.callbacks.state.best_metric, self.callbacks.state.best_global_step = logs["eval_loss"], self.count
 
     def _log_realised(self) -> None:
         """In bf16 and fp16: which share of the wanted shift survives the rounding, per tensor (docs/tour.md, 2)."""
@@ -242,8 +248,8 @@ class Loop:
         if self.saved == self.count and self.count:
             return
         self.saved = self.count
-        self.keeper.save(self.at, self.count, self.metrics.position, self.hf.state)
-        self.hf.call("on_save")
+        self.checkpoints.save(self.at, self.count, self.metrics.position, self.callbacks.state)
+        self.callbacks.call("on_save")
 
     def _catch_signals(self) -> dict[int, Any]:
         def handler(number: int, frame: FrameType | None) -> None:

@@ -14,8 +14,18 @@ import torch
 
 from zofo.models.versions import installed
 
-PACKAGES = ("zofo", "torch", "transformers", "peft", "accelerate", "numba", "numpy", "safetensors", "torchao",
-            "bitsandbytes")  # fmt: skip
+PACKAGES = (
+    "zofo",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "numba",
+    "numpy",
+    "safetensors",
+    "torchao",
+    "bitsandbytes",
+)
 FORMAT = 1
 
 
@@ -35,14 +45,14 @@ def environment() -> dict[str, Any]:
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """`packages.torch: 2.12 -> 2.13` for each entry of the environment that changed."""
-    found = []
+    lines = []
     for key in sorted({*then, *now}):
         a, b = then.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += [f"{key}.{line}" for line in differences(a, b)]
+            lines += [f"{key}.{line}" for line in differences(a, b)]
         elif a != b:
-            found.append(f"{key}: {a} -> {b}")
-    return found
+            lines.append(f"{key}: {a} -> {b}")
+    return lines
 
 
 def peak_bytes(device: torch.device) -> int:

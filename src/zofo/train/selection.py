@@ -33,11 +33,11 @@ class Selection:
         return -values[self.metric] if self.by == "metric" and self.metric in values else values["loss"]
 
     def better(
-        self, found: dict[str, dict[str, float]], best: Best | None, count: int, k: int, journal: int | None
+        self, evaluations: dict[str, dict[str, float]], best: Best | None, count: int, k: int, journal: int | None
     ) -> Best | None:
         """The new best, or None where the old one stays."""
-        winner = min(self.candidates, key=lambda name: self.score(found[name]))
-        score = self.score(found[winner])
+        winner = min(self.candidates, key=lambda name: self.score(evaluations[name]))
+        score = self.score(evaluations[winner])
         if best is not None and not score < best.score:
             return None
-        return Best(count, k, winner, score, journal, found)
+        return Best(count, k, winner, score, journal, evaluations)

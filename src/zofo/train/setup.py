@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from torch import Tensor
 from zofo.config import registry
 from zofo.config.instantiate import make_estimator, make_mask, make_method, make_rule
 from zofo.config.resolve import Config
+from zofo.config.sections import ModelConfig
 from zofo.data import TaskData, load_task
 from zofo.data.batch import Batch, collate
 from zofo.data.example import objective_of
@@ -28,12 +29,12 @@ from zofo.errors import InputError
 from zofo.eval.evaluator import Evaluator
 from zofo.methods._base import Base as Method
 from zofo.methods._problem import Problem, Schedule
-from zofo.models import load as models
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import checkpoint_layers
 from zofo.models.adapters._bank import Bank
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
+from zofo.models.load import load as load_model
 from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import share_prompts
 from zofo.objectives._loss import Loss
@@ -42,6 +43,7 @@ from zofo.train.progress import gib
 from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
+from zofo.zo.rules._base import Base as Rule
 
 log = logging.getLogger("zofo")
 
@@ -61,7 +63,7 @@ class Session:
     evaluator: Evaluator
 
     @property
-    def rule(self) -> Any:
+    def rule(self) -> Rule | None:
         """The bare rule, for a replay; None where no zeroth-order update is made."""
         return None if self.problem.rule is None else self.problem.rule.rule
 
@@ -89,26 +91,26 @@ class Session:
 
     def extra_memory(self) -> list[str]:
         """What is quantised, and what moving theta costs beside theta itself, in words; often nothing."""
-        found = quantization.in_words(self.loaded, self.problem.theta.size)
+        lines = quantization.in_words(self.loaded, self.problem.theta.size)
         for name, descent in self.method.optimizers().items():
             if name == "theta":
-                found.append(f"first-order steps of theta: {gib(descent.nbytes)} for gradients and moments")
+                lines.append(f"first-order steps of theta: {gib(descent.nbytes)} for gradients and moments")
         estimator, theta = self.problem.estimator, self.problem.theta
         if self.rule is not None and self.rule.bytes_per_weight:
             share = 1.0 if estimator is None or estimator.mask is None else estimator.mask.state_share
-            found.append(
+            lines.append(
                 f"rule {self.config.names['rule']}: {self.rule.bytes_per_weight:g} bytes a weight"
                 f"{' that moves' if share < 1 else ' of theta'}, "
                 f"{gib(self.rule.bytes_per_weight * theta.size * share)} in all"
             )
         if estimator is not None and estimator.host_bytes(theta):
             what = f"estimator {self.config.names['estimator']}: {gib(estimator.host_bytes(theta))} {estimator.keeps}"
-            found.append(what)
-        return found
+            lines.append(what)
+        return lines
 
 
 def build(
-    config: Config, load: Callable[[Any], Loaded] | None = None, task: Callable[..., TaskData] | None = None
+    config: Config, load: Callable[[ModelConfig], Loaded] | None = None, task: Callable[..., TaskData] | None = None
 ) -> Session:
     """The method's file made ready: the backbone, the data, F, the method. Draws nothing from the global random state.
 
@@ -119,7 +121,7 @@ def build(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
-    loaded = (load or models.load)(config.model)
+    loaded = (load or load_model)(config.model)
     method = make_method(config)
     data = (task or load_task)(config.task, config.train.seed, loaded.tokenizer, None, method.demonstrates)
     check(config, data, loaded, method)
@@ -134,10 +136,10 @@ def build(
         config.train.seed,
         config.train.group_by_length,
     )
-    f = make_losses(config, backbone, data, method)
-    problem = make_problem(config, backbone, f, data, method, streams)
+    losses = make_losses(config, backbone, data, method)
+    problem = make_problem(config, backbone, losses, data, method, streams)
     method.setup(problem)
-    return Session(config, loaded, data, problem, method, encoded, streams, backbone.whole, f.evaluator)
+    return Session(config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator)
 
 
 @dataclass(frozen=True)
@@ -209,18 +211,18 @@ def make_losses(config: Config, backbone: Backbone, data: TaskData, method: Meth
 def make_problem(
     config: Config,
     backbone: Backbone,
-    f: Losses,
+    losses: Losses,
     data: TaskData,
     method: Method,
     streams: Mapping[str, Stream | Mixture],
 ) -> Problem:
     """What the method is given."""
-    gradients = partial(_gradients, f.loss, backbone.theta, streams)
+    gradients = partial(_gradients, losses.loss, backbone.theta, streams)
     estimator = make_estimator(config, gradients) if "estimator" in method.needs else None
     return Problem(
         backbone.theta,
         backbone.adapters,
-        f.metric if config.task.objective == "metric" else f.loss,
+        losses.metric if config.task.objective == "metric" else losses.loss,
         streams,
         config.train.seed,
         rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
@@ -233,7 +235,7 @@ def make_problem(
         skip_nonfinite=config.train.on_nonfinite == "skip",
         tasks=trained_tasks(data),
         among=partial(among, streams),
-        metric=f.metric,
+        metric=losses.metric,
     )
 
 
@@ -250,8 +252,8 @@ def _gradients(
 
 
 def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
-    own = {id(tensor) for tensor in theta.values()}
-    others = [p for p in loss.scorer.model.parameters() if p.requires_grad and id(p) not in own]
+    of_theta = {id(tensor) for tensor in theta.values()}
+    others = [p for p in loss.scorer.model.parameters() if p.requires_grad and id(p) not in of_theta]
     try:
         for param in others:
             param.requires_grad_(False)
