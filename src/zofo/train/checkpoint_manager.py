@@ -181,6 +181,7 @@ class CheckpointManager:
         except (JournalError, OSError) as error:
             raise InputError(f"cannot resume: {error}") from error
         estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"
+        assert estimator is not None
         if self.session.method.theta_of == "backbone":
             check_initial(theta, self.journal.header, path)
         if self.session.method.theta_of == "backbone" and not snapshot.is_dir():
@@ -190,7 +191,6 @@ class CheckpointManager:
                 checkpoint.load_theta_(theta, snapshot)
             assert rule is not None
             rule.load_state_dict(state["rule"])
-            assert estimator is not None
             estimator.load_state_dict(state["estimator"])
             for record in self.journal.records():
                 if record.outcome is Outcome.SUPPORT:

@@ -14,13 +14,26 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 __all__ = [
-    "TorchDispatchMode", "is_traceable_wrapper_subclass", "own_buffers", "own_parameters", "plain_functions",
-    "tree_flatten", "tree_leaves", "tree_map", "wrapper",
-]  # fmt: skip
+    "TorchDispatchMode",
+    "is_traceable_wrapper_subclass",
+    "own_buffers",
+    "own_parameters",
+    "plain_functions",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "wrapper",
+]
 _LAZY = dict.fromkeys(
-    ("DataDependentOutputException", "DynamicOutputShapeException", "FakeTensor", "FakeTensorMode",
-     "UnsupportedOperatorException"), "torch._subclasses.fake_tensor",
-)  # fmt: skip
+    (
+        "DataDependentOutputException",
+        "DynamicOutputShapeException",
+        "FakeTensor",
+        "FakeTensorMode",
+        "UnsupportedOperatorException",
+    ),
+    "torch._subclasses.fake_tensor",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,9 @@ def product_at(law: LowRank, seed: int, at: Address, where: Tensor, store: Store
     left, right, scale = _factors(law, seed, at, slice(None), where.device, store)
     _check(left, right)
     n = at.shape[-1]
-    parts = [(left[some // n] * right[some % n]).sum(1).mul_(scale).to(torch.float32) for some in where.split(chunk)]
+    parts = [
+        (left[numbers // n] * right[numbers % n]).sum(1).mul_(scale).to(torch.float32) for numbers in where.split(chunk)
+    ]
     return torch.cat(parts) if parts else torch.zeros(0, device=where.device)
 
 

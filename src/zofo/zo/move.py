@@ -91,13 +91,25 @@ class Move:
             for start in range(0, given.numel(), SLICE):  # of what is made densely, little at a time
                 here = slice(start, min(start + SLICE, given.numel()))
                 step = self._add_chosen if isinstance(part, Indices) else self._add_dense
-                step(out[here], given[here], None if low is None else low[here], at, lo + start,
-                     None if gauge is None else gauge[here])  # fmt: skip
+                step(
+                    out[here],
+                    given[here],
+                    None if low is None else low[here],
+                    at,
+                    lo + start,
+                    None if gauge is None else gauge[here],
+                )
 
     def _add_dense(
-        self, out: Tensor, given: Tensor, low: Tensor | None, at: Address, lo: int, gauge: Tensor | None,
+        self,
+        out: Tensor,
+        given: Tensor,
+        low: Tensor | None,
+        at: Address,
+        lo: int,
+        gauge: Tensor | None,
         delta: Tensor | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         delta, part = self.dense(at, lo, given.numel(), given.device) if delta is None else delta, self.part(at.name)
         if isinstance(part, (Band, Chance)):
             delta = torch.where(inside(part, given if gauge is None else gauge, at.key, lo), delta, STILL)
@@ -209,9 +221,16 @@ def _copy(dst: Tensor, src: Tensor) -> None:
 
 
 def _add(
-    dst: Tensor, src: Tensor, low: Tensor | None, terms: Sequence[tuple[int, float]], key: int, lo: int,
-    round_seed: int | None, law: str, band: kernels.Band | None,
-) -> None:  # fmt: skip
+    dst: Tensor,
+    src: Tensor,
+    low: Tensor | None,
+    terms: Sequence[tuple[int, float]],
+    key: int,
+    lo: int,
+    round_seed: int | None,
+    law: str,
+    band: kernels.Band | None,
+) -> None:
     if low is None:
         kernels.add(dst, src, terms, key, lo, round_seed, law, band)
         return

@@ -281,8 +281,14 @@ class Point(Mapping[str, Tensor]):
         """The tensors in order as a journal's header lists them (docs/journal.md), their digests those of now."""
         sums = self.sha256()
         return [
-            {"id": i, "name": name, "shape": list(p.shape), "dtype": str(p.dtype)[6:], "sha256": sums[name]}
-            for i, (name, p) in enumerate(self.items())
+            {
+                "id": number,
+                "name": name,
+                "shape": list(param.shape),
+                "dtype": str(param.dtype)[6:],
+                "sha256": sums[name],
+            }
+            for number, (name, param) in enumerate(self.items())
         ]
 
     def digest(self) -> str:

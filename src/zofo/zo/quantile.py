@@ -28,15 +28,15 @@ def smallest(tensors: Sequence[Tensor], ranks: Sequence[int]) -> list[float]:
         raise ValueError(f"ranks go from 1 to {size}, got {list(ranks)}")
     upper = np.cumsum(sum(_counts(t, None) for t in tensors))
     lower: dict[int, np.ndarray] = {}
-    found = []
+    values = []
     for rank in ranks:
         head = int(np.searchsorted(upper, rank))
         if head not in lower:
             lower[head] = np.cumsum(sum(_counts(t, head) for t in tensors))
         before = int(upper[head - 1]) if head else 0
         tail = int(np.searchsorted(lower[head], rank - before))
-        found.append(float(np.array([head << LOW_BITS | tail], np.uint32).view(np.float32)[0]))
-    return found
+        values.append(float(np.array([head << LOW_BITS | tail], np.uint32).view(np.float32)[0]))
+    return values
 
 
 def _counts(tensor: Tensor, head: int | None) -> np.ndarray:

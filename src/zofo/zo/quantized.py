@@ -45,14 +45,14 @@ def frozen(model: nn.Module) -> dict[str, nn.Parameter]:
 
     A layer's bias is not of them. Tied tensors come once, as in `named_parameters`.
     """
-    found = {}
+    params = {}
     for name, param in model.named_parameters():
         path, _, attribute = name.rpartition(".")
         others = own_parameters(model.get_submodule(path)).values()
         beside = not attribute.endswith("bias") and any(p is not None and is_quantized(p) for p in others)
         if beside or is_quantized(param):
-            found[name] = param
-    return found
+            params[name] = param
+    return params
 
 
 class Frozen:
@@ -77,8 +77,9 @@ class Frozen:
         They are read as a checkpoint holds them: a layer may keep its scales elsewhere than in its parameters.
         """
         total = hashlib.sha256()
-        for path, (layer, own) in sorted(self._layers.items()):
-            plain, inside = own_parameters(layer).keys() - own, tuple(f"{name}." for name, _ in layer.named_children())
+        for path, (layer, attributes) in sorted(self._layers.items()):
+            plain = own_parameters(layer).keys() - attributes
+            inside = tuple(f"{name}." for name, _ in layer.named_children())
             for key, tensor in sorted(layer.state_dict().items()):
                 if key not in plain and not key.startswith(inside) and isinstance(tensor, Tensor):
                     for name, part in sorted(parts(tensor)):

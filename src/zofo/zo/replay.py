@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zofo.errors import InputError
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Outcome, Record
 from zofo.zo.point import Point
 from zofo.zo.support import Support
+
+if TYPE_CHECKING:
+    from zofo.zo.estimators._base import Base as Estimator
+    from zofo.zo.masks._base import Base as Mask
+    from zofo.zo.rules._base import Base as Rule
 
 
 def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
@@ -27,7 +32,7 @@ def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
             )
 
 
-def replay(theta: Point, estimator: Any, rule: Any, records: Iterable[Record]) -> int:
+def replay(theta: Point, estimator: Estimator, rule: Rule, records: Iterable[Record]) -> int:
     """Do a journal's updates again, bit for bit. Returns their number. Estimator and rule must be as at their start."""
     count = 0
     for record in records:
@@ -45,7 +50,7 @@ def replay(theta: Point, estimator: Any, rule: Any, records: Iterable[Record]) -
     return count
 
 
-def restore_support(theta: Point, mask: Any, record: Record) -> None:
+def restore_support(theta: Point, mask: Mask, record: Record) -> None:
     """Give a mask the support that a record keeps."""
     device = next(iter(theta.values())).device
     mask.restore(record.step, Support.unpack(record.payload, device))

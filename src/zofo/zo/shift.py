@@ -24,21 +24,67 @@ from zofo.zo.move import Move
 SLAB = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 _METADATA = {
-    torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.stride, torch.Tensor.is_floating_point,
-    torch.Tensor.is_contiguous, torch.Tensor.element_size, torch.Tensor.nelement, torch.Tensor.is_complex,
-    torch.is_floating_point, torch.numel, torch.is_complex,
-}  # fmt: skip
-_METADATA_FIELDS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "is_meta", "layout", "is_quantized",
-                    "is_sparse", "is_leaf", "grad", "nbytes", "itemsize", "is_cpu", "names", "is_nested")  # fmt: skip
+    torch.Tensor.size,
+    torch.Tensor.dim,
+    torch.Tensor.numel,
+    torch.Tensor.stride,
+    torch.Tensor.is_floating_point,
+    torch.Tensor.is_contiguous,
+    torch.Tensor.element_size,
+    torch.Tensor.nelement,
+    torch.Tensor.is_complex,
+    torch.is_floating_point,
+    torch.numel,
+    torch.is_complex,
+}
+_METADATA_FIELDS = (
+    "shape",
+    "dtype",
+    "device",
+    "ndim",
+    "requires_grad",
+    "is_cuda",
+    "is_meta",
+    "layout",
+    "is_quantized",
+    "is_sparse",
+    "is_leaf",
+    "grad",
+    "nbytes",
+    "itemsize",
+    "is_cpu",
+    "names",
+    "is_nested",
+)
 _METADATA |= {getattr(torch.Tensor, name).__get__ for name in _METADATA_FIELDS if hasattr(torch.Tensor, name)}
 
 # Functions whose result never aliases the weight: these may read it from scratch that the next call overwrites.
 _CONSUMERS = {
-    F.linear, F.layer_norm, F.group_norm, F.conv1d, F.rms_norm, torch.addmm, torch.matmul, torch.mm, torch.bmm,
-    torch.mul, torch.add, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, torch.Tensor.mul,
-    torch.Tensor.__mul__, torch.Tensor.__rmul__, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__,
-    torch.conv1d, torch.layer_norm, torch.rms_norm, torch.group_norm,
-}  # fmt: skip
+    F.linear,
+    F.layer_norm,
+    F.group_norm,
+    F.conv1d,
+    F.rms_norm,
+    torch.addmm,
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.mul,
+    torch.add,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.Tensor.__rmatmul__,
+    torch.Tensor.mul,
+    torch.Tensor.__mul__,
+    torch.Tensor.__rmul__,
+    torch.Tensor.add,
+    torch.Tensor.__add__,
+    torch.Tensor.__radd__,
+    torch.conv1d,
+    torch.layer_norm,
+    torch.rms_norm,
+    torch.group_norm,
+}
 
 
 class Scratch:
@@ -99,12 +145,12 @@ class Shifted(torch.Tensor):
         return out
 
     def _fill(self, out: Tensor, rows: slice, lo: int) -> None:
-        own = self.source[rows] if self.source.ndim else self.source
+        weight = self.source[rows] if self.source.ndim else self.source
         if self.anchor is None:
-            self.move.add(out, own, self.at, lo)
+            self.move.add(out, weight, self.at, lo)
         else:
-            values = (self.anchor[rows] if self.source.ndim else self.anchor).to(own.device)
-            self.move.add(out, values, self.at, lo, gauge=own)
+            values = (self.anchor[rows] if self.source.ndim else self.anchor).to(weight.device)
+            self.move.add(out, values, self.at, lo, gauge=weight)
 
     def rows(self, out: Tensor, rows: Tensor) -> None:
         """out[i] <- row rows[i] of a table, shifted."""

@@ -51,12 +51,12 @@ def _sum(theta: Mapping[str, Tensor], z: Direction) -> tuple[int, int]:
     for name, tensor in theta.items():
         part, key = move.part(name), addresses[name].key
         if part is None or isinstance(part, Indices):
-            n = tensor.numel() if part is None else len(part.at)
-            total, size = total + kernels.sum_squares(n, z.seed, key, tensor.device), size + n
+            count = tensor.numel() if part is None else len(part.at)
+            total, size = total + kernels.sum_squares(count, z.seed, key, tensor.device), size + count
         elif part is not RESTS:
             assert isinstance(part, (Band, Chance))
-            some, n = _sum_inside(part, tensor, z.seed, key)
-            total, size = total + some, size + n
+            squares, count = _sum_inside(part, tensor, z.seed, key)
+            total, size = total + squares, size + count
     return total, size
 
 

@@ -96,15 +96,15 @@ class Support:
         end = 4 + _U32.unpack_from(raw)[0]
         data = json.loads(raw[4:end])
         parts: dict[str, Part] = {}
-        for name, found in sorted(data["parts"].items()):
-            if found and "indices" in found:
+        for name, described in sorted(data["parts"].items()):
+            if described and "indices" in described:
                 size = _U32.unpack_from(raw, end)[0]
                 plain = bytearray(zlib.decompress(raw[end + 4 : end + 4 + size]))
                 steps = torch.frombuffer(plain, dtype=torch.int32) if plain else torch.zeros(0, dtype=torch.int32)
                 at = torch.cumsum(steps.to(torch.int64) & 0xFFFFFFFF, 0) - 1
                 parts[name], end = Indices(narrowed(at).to(device)), end + 4 + size
             else:
-                parts[name] = _from_json(found)
+                parts[name] = _from_json(described)
         return cls(parts, data["scale"])
 
 
@@ -116,10 +116,10 @@ def _to_json(part: Part) -> dict | None:
     return {"indices": len(part.at)} if isinstance(part, Indices) else None
 
 
-def _from_json(found: dict | None) -> Part:
-    if not found:
+def _from_json(described: dict | None) -> Part:
+    if not described:
         return None
-    return Band(*found["band"]) if "band" in found else Chance(*found["chance"])
+    return Band(*described["band"]) if "band" in described else Chance(*described["chance"])
 
 
 def narrowed(at: Tensor) -> Tensor:

@@ -51,8 +51,10 @@ class Places:
         """Shifted copies are there inside, made in one pass. Their memory is kept from one use to the next."""
         if not self._copies:
             self._copies = {
-                id(p): nn.Parameter(torch.empty_like(p, memory_format=torch.contiguous_format), requires_grad=False)
-                for p in self._params.values()
+                id(param): nn.Parameter(
+                    torch.empty_like(param, memory_format=torch.contiguous_format), requires_grad=False
+                )
+                for param in self._params.values()
             }
         copies = [(self._copies[id(param)], param, self._addresses[name]) for name, param in self._params.items()]
         if any(standin.anchor is not None for standin in self._standins.values()):

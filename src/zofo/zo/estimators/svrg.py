@@ -94,13 +94,13 @@ class Estimator(_base.Base):
     def _estimate_anchor(self, f: Any, theta: Point, step: int, seed: int) -> int:
         if getattr(f, "further", None) is None:
             raise TypeError("svrg estimates its anchor on further batches: the objective needs a method further()")
-        n, eps, found = self.config.anchor_batches, self.config.eps, []
-        for j in range(n):
+        batches, eps, terms = self.config.anchor_batches, self.config.eps, []
+        for j in range(batches):
             z: Direction = self.direction(theta, step, derive(seed, "anchor", j))
             plus, minus = theta.sides(f.further(), z, eps, self.config.rounding)
-            found.append((z.seed, float32((plus - minus) / (2 * eps) / n)))
-        self._keep(tuple(found))
-        return 2 * n
+            terms.append((z.seed, float32((plus - minus) / (2 * eps) / batches)))
+        self._keep(tuple(terms))
+        return 2 * batches
 
     def _keep(self, terms: tuple[tuple[int, float], ...]) -> None:
         """The anchor's own estimate; one that is not finite is good for this step's refusal alone."""

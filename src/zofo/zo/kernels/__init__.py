@@ -20,9 +20,20 @@ from zofo.zo.kernels.reference import Band, Item, Terms, join, split
 from zofo.zo.laws import RADEMACHER
 
 __all__ = [
-    "Band", "Item", "Terms", "add", "add_dense", "add_dense_split", "add_many", "add_rows", "add_split", "join",
-    "noise", "split", "sum_squares",
-]  # fmt: skip
+    "Band",
+    "Item",
+    "Terms",
+    "add",
+    "add_dense",
+    "add_dense_split",
+    "add_many",
+    "add_rows",
+    "add_split",
+    "join",
+    "noise",
+    "split",
+    "sum_squares",
+]
 log = logging.getLogger("zofo")
 COMPILED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -32,10 +43,10 @@ def _has_triton() -> bool:
     """Triton starts its kernels through a stub that a C compiler makes; without one, plain torch has the same bits."""
     if importlib.util.find_spec("triton") is None:
         return False
-    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if not found:
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
         log.warning("no C compiler for Triton's kernels: directions are made by plain torch, more slowly; set CC")
-    return bool(found)
+    return bool(compiler)
 
 
 def _backend(device: torch.device, dtype: torch.dtype = torch.float32):

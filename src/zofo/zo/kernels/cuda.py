@@ -38,7 +38,7 @@ _LOOSE = ["key_low", "key_high", "round_low", "round_high", "first_group", "leas
 def _move(
     dst, src, low, delta, n, base, group, key_low, key_high, terms, count, table, round_low, round_high, least, most,
     KIND: tl.constexpr, LAW: tl.constexpr, STOCHASTIC: tl.constexpr, BAND: tl.constexpr,
-):  # fmt: skip
+):  # fmt: skip  # values of a launch, then constants of a compilation
     """`move_block`, without masks where the whole group lies inside: loads and stores are then wide."""
     key_low, key_high = key_low.to(tl.uint32, bitcast=True), key_high.to(tl.uint32, bitcast=True)
     round_low, round_high = round_low.to(tl.uint32, bitcast=True), round_high.to(tl.uint32, bitcast=True)
@@ -46,33 +46,33 @@ def _move(
         move_block(
             dst, src, low, delta, n, base, group, key_low, key_high, terms, count, table, round_low, round_high, least,
             most, KIND, LAW, STOCHASTIC, BAND, False,
-        )  # fmt: skip
+        )  # fmt: skip  # the kernel's arguments in its order
     else:
         move_block(
             dst, src, low, delta, n, base, group, key_low, key_high, terms, count, table, round_low, round_high, least,
             most, KIND, LAW, STOCHASTIC, BAND, True,
-        )  # fmt: skip
+        )  # fmt: skip  # the kernel's arguments in its order
 
 
 @triton.jit(do_not_specialize=_LOOSE)
 def _add_kernel(
     dst, src, low, delta, n, first_group, offset, key_low, key_high, terms, count, table, round_low, round_high, least,
     most, KIND: tl.constexpr, LAW: tl.constexpr, STOCHASTIC: tl.constexpr, BAND: tl.constexpr,
-):  # fmt: skip
+):  # fmt: skip  # values of a launch, then constants of a compilation
     """Program i: group first_group + i. offset: of the tensor's or slice's first element in its first group."""
     block = tl.program_id(0)
     base = block.to(tl.int64) * 4096 - offset
     _move(
         dst, src, low, delta, n, base, first_group + block, key_low, key_high, terms, count, table, round_low,
         round_high, least, most, KIND, LAW, STOCHASTIC, BAND,
-    )  # fmt: skip
+    )  # fmt: skip  # the kernel's arguments in its order
 
 
 @triton.jit(do_not_specialize=_LOOSE)
 def _rows_kernel(
     dst, src, rows, width, key_low, key_high, terms, count, table, round_low, round_high, least, most,
     KIND: tl.constexpr, LAW: tl.constexpr, STOCHASTIC: tl.constexpr, BAND: tl.constexpr,
-):  # fmt: skip
+):  # fmt: skip  # values of a launch, then constants of a compilation
     """Program (i, j): of row rows[i] what lies in the j-th group that it touches."""
     i = tl.program_id(0).to(tl.int64)
     lo = tl.load(rows + i) * width
@@ -82,14 +82,14 @@ def _rows_kernel(
         _move(
             dst + i * width, src + lo, dst, src, width, base, group, key_low, key_high, terms, count, table, round_low,
             round_high, least, most, KIND, LAW, STOCHASTIC, BAND,
-        )  # fmt: skip
+        )  # fmt: skip  # the kernel's arguments in its order
 
 
 @triton.jit(do_not_specialize=["round_low", "round_high"])
 def _many_kernel(
     items, blocks, terms, count, table, round_low, round_high, KIND: tl.constexpr, LAW: tl.constexpr,
     STOCHASTIC: tl.constexpr, BAND: tl.constexpr, ALIGNED: tl.constexpr,
-):  # fmt: skip
+):  # fmt: skip  # values of a launch, then constants of a compilation
     """items: int64 [tensors, 7]. blocks: int32, the tensor of each program, which moves one group of it."""
     item = items + tl.load(blocks + tl.program_id(0)) * 7
     dst, src = tl.load(item), tl.load(item + 1)
@@ -106,7 +106,7 @@ def _many_kernel(
     _move(
         dst, src, dst, src, tl.load(item + 2), group * 4096, group, key.to(tl.int32), (key >> 32).to(tl.int32), terms,
         count, table, round_low, round_high, least, most, KIND, LAW, STOCHASTIC, BAND,
-    )  # fmt: skip
+    )  # fmt: skip  # the kernel's arguments in its order
 
 
 @triton.jit(do_not_specialize=["n", "key_low", "key_high", "seed_low", "seed_high"])
@@ -181,9 +181,18 @@ def _sum_arguments(terms: Terms, law: str, device: torch.device) -> tuple:
 
 
 def _launch(
-    dst: Tensor, src: Tensor, low: Tensor | None, delta: Tensor | None, terms: Terms, key: int, lo: int,
-    round_seed: int | None, law: str, band: Band | None, kind: int,
-) -> None:  # fmt: skip
+    dst: Tensor,
+    src: Tensor,
+    low: Tensor | None,
+    delta: Tensor | None,
+    terms: Terms,
+    key: int,
+    lo: int,
+    round_seed: int | None,
+    law: str,
+    band: Band | None,
+    kind: int,
+) -> None:
     n, (first, offset) = src.numel(), divmod(lo, GROUP)
     low, number = dst if low is None else low, LAWS.get(law, -1) if delta is None else DENSE
     stochastic = round_seed is not None and kind in (1, 2)
@@ -192,21 +201,33 @@ def _launch(
             _ints(dst), _ints(src), _ints(low), src if delta is None else delta, n, first, offset, *_halves(key),
             *_sum_arguments(terms, law, src.device), *_halves(round_seed), *_limits(band), kind, number, stochastic,
             band is not None, **OPTIONS,
-        )  # fmt: skip
+        )  # fmt: skip  # the kernel's arguments in its order
 
 
 def add(
-    dst: Tensor, src: Tensor, terms: Terms, key: int, lo: int = 0, round_seed: int | None = None,
-    law: str = RADEMACHER, band: Band | None = None,
-) -> None:  # fmt: skip
+    dst: Tensor,
+    src: Tensor,
+    terms: Terms,
+    key: int,
+    lo: int = 0,
+    round_seed: int | None = None,
+    law: str = RADEMACHER,
+    band: Band | None = None,
+) -> None:
     """`reference.add` for contiguous fp32, bf16 and fp16 tensors on CUDA."""
     _launch(dst, src, None, None, terms, key, lo, round_seed, law, band, KINDS[src.dtype])
 
 
 def add_rows(
-    dst: Tensor, src: Tensor, rows: Tensor, terms: Terms, key: int, round_seed: int | None = None,
-    law: str = RADEMACHER, band: Band | None = None,
-) -> None:  # fmt: skip
+    dst: Tensor,
+    src: Tensor,
+    rows: Tensor,
+    terms: Terms,
+    key: int,
+    round_seed: int | None = None,
+    law: str = RADEMACHER,
+    band: Band | None = None,
+) -> None:
     """`reference.add_rows` for contiguous fp32, bf16 and fp16 tensors on CUDA."""
     kind, width = KINDS[src.dtype], src.shape[1]
     touched = (width + GROUP - 2) // GROUP + 1  # groups, at most
@@ -215,7 +236,7 @@ def add_rows(
         _rows_kernel[(rows.numel(), touched)](
             _ints(dst), _ints(src), rows, width, *_halves(key), *arguments, *_halves(round_seed),
             *_limits(band), kind, LAWS[law], round_seed is not None and kind != 0, band is not None, **OPTIONS,
-        )  # fmt: skip
+        )  # fmt: skip  # the kernel's arguments in its order
 
 
 def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
@@ -250,7 +271,7 @@ def add_many(items: Sequence[Item], terms: Terms, round_seed: int | None = None,
             _many_kernel[(blocks.numel(),)](
                 table, blocks, *_sum_arguments(terms, law, device), *_halves(round_seed), KINDS[dtype], LAWS[law],
                 round_seed is not None and dtype != torch.float32, banded, aligned, **OPTIONS,
-            )  # fmt: skip
+            )  # fmt: skip  # the kernel's arguments in its order
 
 
 def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cuda") -> int:

@@ -59,6 +59,7 @@ def _say(why: str) -> None:
     if not _said:
         log.warning(
             "the kernels are compiled anew in every process, which takes seconds: numba's cache cannot be used (%s); "
-            "NUMBA_CACHE_DIR names a directory for it", why,
-        )  # fmt: skip
+            "NUMBA_CACHE_DIR names a directory for it",
+            why,
+        )
     _said.append(why)

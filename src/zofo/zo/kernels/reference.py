@@ -91,10 +91,10 @@ def round_stochastically(x: Tensor, dtype: torch.dtype, noise: Tensor) -> Tensor
     """
     pattern = x.view(torch.int32).to(torch.int64) & LOW
     if dtype == torch.bfloat16:
-        kept = (pattern + noise) & 0xFFFF0000
+        rounded = (pattern + noise) & 0xFFFF0000
     else:
-        kept = (pattern + (noise >> 3)) & ~0x1FFF & LOW
-    up = torch.where(kept >= 1 << 31, kept - (1 << 32), kept).to(torch.int32).view(torch.float32)
+        rounded = (pattern + (noise >> 3)) & ~0x1FFF & LOW
+    up = torch.where(rounded >= 1 << 31, rounded - (1 << 32), rounded).to(torch.int32).view(torch.float32)
     if dtype == torch.float16:
         scaled = x.abs() * 2.0**24
         whole = scaled.floor()

@@ -96,7 +96,7 @@ def _round_fp16(x, noise):
 def move_block(
     dst, src, low, delta, n, base, group, key_low, key_high, terms, count, table, round_low, round_high, least, most,
     KIND: tl.constexpr, LAW: tl.constexpr, STOCHASTIC: tl.constexpr, BAND: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
+):  # fmt: skip  # values of a launch, then constants of a compilation
     """dst <- round(src + move) for the elements of a group that lie in a tensor or slice of n; base: its first one.
 
     MASKED: the group may reach over the ends of the n elements.

@@ -47,13 +47,13 @@ class Config(Share):
     )
 
     def problems(self) -> list[str]:
-        found = super().problems()
+        problems = super().problems()
         if self.between is not None:
             if not self.between[0] < self.between[1]:
-                found.append(f"between: expected [a, b] with a < b, got {list(self.between)}")
+                problems.append(f"between: expected [a, b] with a < b, got {list(self.between)}")
             if self.sparsity is not None or self.density is not None:
-                found.append("between: has its own share of the weights; leave out sparsity and density")
-        return found
+                problems.append("between: has its own share of the weights; leave out sparsity and density")
+        return problems
 
     @property
     def renewed(self) -> int | None:
@@ -107,13 +107,13 @@ def groups(names: list[str], scope: str) -> list[list[str]]:
     """Tensors that share a threshold."""
     if scope == "tensor":
         return [[name] for name in names]
-    found: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(layer_of(name) if scope == "layer" else "", []).append(name)
-    return list(found.values())
+        layers.setdefault(layer_of(name) if scope == "layer" else "", []).append(name)
+    return list(layers.values())
 
 
 def layer_of(name: str) -> str:
     """The decoder layer of a tensor (`model.layers.3`), or its own name where it is in none."""
-    found = re.match(r"(.*?\.\d+)\.", name)
-    return found[1] if found else name
+    match = re.match(r"(.*?\.\d+)\.", name)
+    return match[1] if match else name

@@ -92,7 +92,7 @@ def largest(scores: dict[str, Tensor], share: float, scope: str, theta: Point) -
 
     from zofo.zo.quantile import smallest
 
-    found = {}
+    chosen = {}
     groups = [list(scores)] if scope == "all" else [[name] for name in scores]
     for names in groups:
         size = sum(scores[name].numel() for name in names)
@@ -107,5 +107,5 @@ def largest(scores: dict[str, Tensor], share: float, scope: str, theta: Point) -
             room -= len(equal)
             at = torch.cat((torch.nonzero(flat > least).view(-1), equal)).sort().values
             if len(at):
-                found[name] = Indices(narrowed(at).to(theta[name].device))
-    return found
+                chosen[name] = Indices(narrowed(at).to(theta[name].device))
+    return chosen

@@ -109,8 +109,8 @@ class Dense(Base):
         """What a step computes once."""
 
     @abstractmethod
-    def formula(self, piece: Piece, **kept: Tensor) -> Tensor:
-        """fp32 [n]: the step of these weights. kept: fp32 [n] each, changed in place to their new values.
+    def formula(self, piece: Piece, **state: Tensor) -> Tensor:
+        """fp32 [n]: the step of these weights. state: fp32 [n] each, changed in place to their new values.
 
         One IEEE operation at a time, so that a replay elsewhere has the same bits: addcmul, lerp and alpha= may be
         fused on one machine and not on another. Only tensors are divided by: a division by a number may become a
@@ -134,10 +134,10 @@ class Dense(Base):
 
         def move(piece: Piece) -> Tensor:
             name, copy = piece.at.name, piece.moves is not None
-            kept = {k: s.read(name, piece.shape, piece.here, piece.g, copy) for k, s in self.states.items()}
-            delta = self.formula(piece, **kept)
+            read = {k: s.read(name, piece.shape, piece.here, piece.g, copy) for k, s in self.states.items()}
+            delta = self.formula(piece, **read)
             for key, state in self.states.items():
-                state.write(name, piece.here, kept[key], piece.moves, piece.at.key, seeds[key])
+                state.write(name, piece.here, read[key], piece.moves, piece.at.key, seeds[key])
             return delta
 
         def room(name: str, shape: tuple[int, ...], like: Tensor) -> None:
@@ -160,5 +160,5 @@ class Dense(Base):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        for name, own in self._made().items():
-            own.load_state_dict(state.get(name, {}))
+        for name, kind in self._made().items():
+            kind.load_state_dict(state.get(name, {}))

@@ -34,14 +34,14 @@ class State:
     @property
     def values(self) -> dict[str, Tensor]:
         """{tensor's name: its numbers}, of fp32 and bf16."""
-        return {name: own["values"] for name, own in self.of.items()}
+        return {name: parts["values"] for name, parts in self.of.items()}
 
     def read(self, name: str, shape: tuple[int, ...], here: slice, like: Tensor, copy: bool) -> Tensor:
         """fp32 [n]: the numbers of `here`, 0 at first. Without `copy` it may be the state itself (fp32)."""
-        own = self.room(name, shape, like)
+        parts = self.room(name, shape, like)
         if self.kind == "8bit":
-            return decode(own["codes"][here], self._scales(own, here), self.signed)
-        part = own["values"].view(-1)[here]
+            return decode(parts["codes"][here], self._scales(parts, here), self.signed)
+        part = parts["values"].view(-1)[here]
         return part.clone() if copy and self.kind == "float32" else part.to(torch.float32)
 
     def write(self, name: str, here: slice, values: Tensor, moves: Tensor | None, key: int, seed: int) -> None:
@@ -49,9 +49,9 @@ class State:
 
         In 8 bits the numbers of a block share a scale, and those that rest are rounded anew when it changes.
         """
-        own = self.of[name]
+        parts = self.of[name]
         if self.kind == "8bit":
-            before, was = own["codes"][here], self._scales(own, here)
+            before, was = parts["codes"][here], self._scales(parts, here)
             if moves is not None:
                 values = torch.where(moves, values, decode(before, was, self.signed))
             noise = kernels.noise(values.numel(), seed, key, here.start, values.device)
@@ -62,7 +62,7 @@ class State:
             before.copy_(codes)
             was.copy_(scales)
             return
-        part = own["values"].view(-1)[here]
+        part = parts["values"].view(-1)[here]
         if self.kind == "bfloat16":
             rounded = torch.empty_like(part)
             kernels.add_dense(rounded, torch.zeros_like(part), values, key, here.start, seed)
@@ -81,41 +81,41 @@ class State:
             else:
                 made = {"values": torch.zeros(shape, dtype=getattr(torch, self.kind))}
             self.of[name] = {part: tensor.to(like.device) for part, tensor in made.items()}
-        own = self.of[name]
-        if next(iter(own.values())).device != like.device:  # a loaded state is on the CPU
-            self.of[name] = own = {part: tensor.to(like.device) for part, tensor in own.items()}
-        return own
+        parts = self.of[name]
+        if next(iter(parts.values())).device != like.device:  # a loaded state is on the CPU
+            self.of[name] = parts = {part: tensor.to(like.device) for part, tensor in parts.items()}
+        return parts
 
     @staticmethod
-    def _scales(own: Mapping[str, Tensor], here: slice) -> Tensor:
-        return own["scales"][here.start // BLOCK : -(-here.stop // BLOCK)]
+    def _scales(parts: Mapping[str, Tensor], here: slice) -> Tensor:
+        return parts["scales"][here.start // BLOCK : -(-here.stop // BLOCK)]
 
     def state_dict(self) -> dict[str, Any]:
         """The tensors themselves, not copies."""
-        return {name: dict(own) for name, own in self.of.items()}
+        return {name: dict(parts) for name, parts in self.of.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.of = {name: {part: tensor.clone() for part, tensor in own.items()} for name, own in state.items()}
+        self.of = {name: {part: tensor.clone() for part, tensor in parts.items()} for name, parts in state.items()}
 
 
 def decode(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
     """codes uint8 [n], scales fp32 [n / 256, up] -> fp32 [n]."""
     levels = 127 if signed else 255
-    k = codes.to(torch.int32)
-    sizes = k & 127 if signed else k
+    codes = codes.to(torch.int32)
+    sizes = codes & 127 if signed else codes
     values = ((1016 - levels + sizes) << 20).view(torch.float32)
     values = torch.where(sizes == 0, 0.0, values) * scales.repeat_interleave(BLOCK)[: len(codes)]
-    return torch.where(k > 127, -values, values) if signed else values
+    return torch.where(codes > 127, -values, values) if signed else values
 
 
 def encode(values: Tensor, noise: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     """fp32 [n], noise int32 [n] in [0, 2^16) -> (codes uint8 [n], scales fp32 [n / 256, up]), right on average."""
-    levels, n = (127 if signed else 255), len(values)
-    size = torch.zeros(-(-n // BLOCK) * BLOCK, dtype=torch.float32, device=values.device)
-    size[:n] = values.abs()
+    levels, count = (127 if signed else 255), len(values)
+    size = torch.zeros(-(-count // BLOCK) * BLOCK, dtype=torch.float32, device=values.device)
+    size[:count] = values.abs()
     scales = size.view(-1, BLOCK).amax(1)
     least = torch.tensor([(1017 - levels) << 20], dtype=torch.int32, device=values.device).view(torch.float32)
-    x = size[:n] / torch.where(scales == 0, 1.0, scales).repeat_interleave(BLOCK)[:n]
+    x = size[:count] / torch.where(scales == 0, 1.0, scales).repeat_interleave(BLOCK)[:count]
     normal = ((x.view(torch.int32) + (noise << 4)) >> 20) - (1016 - levels)
     tiny = (x / least * 65536 > noise).to(torch.int32)
     codes = torch.where(x < least, tiny, normal)

@@ -49,8 +49,8 @@ class Rule(Dense):
         self.rate = float32(-lr / (1 - self.powers[0]))
         self.root = float32(1 / math.sqrt(1 - self.powers[1]))
 
-    def formula(self, piece: Piece, **kept: Tensor) -> Tensor:
-        m, v, g, cfg = kept["m"], kept["v"], piece.g, self.config
+    def formula(self, piece: Piece, **state: Tensor) -> Tensor:
+        m, v, g, cfg = state["m"], state["v"], piece.g, self.config
         m.mul_(float32(cfg.beta1)).add_(g * float32(1 - cfg.beta1))
         v.mul_(float32(cfg.beta2)).add_(g.mul_(g).mul_(float32(1 - cfg.beta2)))
         # torch's fp32 root on CPUs is off by a last bit at every fifth number. One taken in double, off by a last bit

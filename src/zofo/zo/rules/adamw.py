@@ -37,5 +37,5 @@ class Rule(adam.Rule):
         super().begin(lr)
         self.decay = float32(-lr * self.config.weight_decay)
 
-    def formula(self, piece: Piece, **kept: Tensor) -> Tensor:
-        return super().formula(piece, **kept).add_(piece.values() * self.decay)
+    def formula(self, piece: Piece, **state: Tensor) -> Tensor:
+        return super().formula(piece, **state).add_(piece.values() * self.decay)

@@ -36,5 +36,5 @@ class Rule(Dense):
     def begin(self, lr: float) -> None:
         self.rate = float32(-lr)
 
-    def formula(self, piece: Piece, **kept: Tensor) -> Tensor:
-        return kept["m"].mul_(float32(self.config.momentum)).add_(piece.g) * self.rate
+    def formula(self, piece: Piece, **state: Tensor) -> Tensor:
+        return state["m"].mul_(float32(self.config.momentum)).add_(piece.g) * self.rate

@@ -31,5 +31,5 @@ class Rule(Dense):
     def begin(self, lr: float) -> None:
         self.rate = float32(-lr)
 
-    def formula(self, piece: Piece, **kept: Tensor) -> Tensor:
+    def formula(self, piece: Piece, **state: Tensor) -> Tensor:
         return piece.g.sign_().mul_(self.rate)
