@@ -182,6 +182,7 @@ class CheckpointManager:
             raise InputError(f"cannot resume: {error}") from error
         estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"
         assert estimator is not None
+        assert rule is not None
         if self.session.method.theta_of == "backbone":
             check_initial(theta, self.journal.header, path)
         if self.session.method.theta_of == "backbone" and not snapshot.is_dir():
@@ -189,12 +190,11 @@ class CheckpointManager:
         else:
             if self.session.method.theta_of == "backbone":  # an adapter was restored with its file
                 checkpoint.load_theta_(theta, snapshot)
-            assert rule is not None
             rule.load_state_dict(state["rule"])
             estimator.load_state_dict(state["estimator"])
             for record in self.journal.records():
-                if record.outcome is Outcome.SUPPORT:
-                    restore_support(theta, self.session.problem.mask, record)
+                if record.outcome is Outcome.SUPPORT and estimator.mask is not None:
+                    restore_support(theta, estimator.mask, record)
         self._listen()
 
     def _restore_adapters(self, directory: Path) -> None:
