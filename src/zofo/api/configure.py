@@ -27,7 +27,7 @@ def resolve(
     return config.resolve(file, overrides, preset, source=source, files=look, **sections)
 
 
-def named_files(section: Any) -> list[str]:
+def named_files(section: object) -> list[str]:
     """What is wrong with the files that a section names, each line "field: message"."""
     if isinstance(section, ModelConfig):
         return section.files()

@@ -85,7 +85,7 @@ def convert(
     _distinct(source.name for source in sources)
     for source in sources:
         _check_target(out, source, overwrite)
-    found = []
+    results = []
     for source in sources:
         files = tuple(
             _file(source, split, out / source.name / FILES[split], limits.get(split), seed, max_answer)
@@ -94,10 +94,10 @@ def convert(
         )
         if not files:
             raise InputError(f"{source.name}: nothing is left to write: it has rows for {', '.join(source.tables)}")
-        found.append(Converted(source.name, source.template, files, tuple(_notes(source, files))))
-    for converted in found:
+        results.append(Converted(source.name, source.template, files, tuple(_notes(source, files))))
+    for converted in results:
         _write(out / converted.name, converted.files)
-    return found
+    return results
 
 
 # ---------------------------------------------------------------------------------------------------------- the rows
@@ -107,15 +107,15 @@ def _data_of(name: str, data: str | Path | None, several: bool) -> Path | None:
     """A task's own directory in `data`, where there is one, else `data` itself, which then is of this task alone."""
     if data is None:
         return None
-    path, own = Path(data), canonical(Path(name).stem)
+    path, task = Path(data), canonical(Path(name).stem)
     folders = [f for f in path.iterdir() if f.is_dir()] if path.is_dir() else []
-    if found := [f for f in folders if canonical(f.name) == own]:
-        return found[0]
+    if of_task := [f for f in folders if canonical(f.name) == task]:
+        return of_task[0]
     if several and find_spec(name) is not None:
         if not path.is_dir():
             raise InputError(f"{path}: is no directory; for several tasks give one that holds a directory for each")
-        near = did_you_mean(own, [f.name for f in folders])
-        raise InputError(f"{path}: no directory {own} in it{near}; for several tasks it has one of each task's name")
+        near = did_you_mean(task, [f.name for f in folders])
+        raise InputError(f"{path}: no directory {task} in it{near}; for several tasks it has one of each task's name")
     return path
 
 
@@ -125,22 +125,22 @@ def _source(name: str, data: Path | None, template: str | None, seed: int) -> So
         if data is not None:
             raise InputError(f"{name}: already names the data; convert it by itself, without --data")
         return _own_source(Path(name), template)
-    own = canonical(Path(name).stem)
+    task = canonical(Path(name).stem)
     template = template or _best_template(spec)
     make = maker(spec, template)  # first: a wrong name is told before any data is read
-    tables = local_tables(data, spec, own) if data else from_hub(spec, own, None)
+    tables = local_tables(data, spec, task) if data else from_hub(spec, task, None)
     check_columns(spec, template, tables)
     if "train" not in tables and "test" in tables and spec.carve is not None:
-        tables = carved(tables, spec, seed, None, own)  # as a run has it
+        tables = carved(tables, spec, seed, None, task)  # as a run has it
     unread = sorted(_read(spec, "default") - _read(spec, template))
-    return Source(own, tables, make, template, tuple(unread), data)
+    return Source(task, tables, make, template, tuple(unread), data)
 
 
 def _own_source(path: Path, template: str | None) -> Source:
     tables = read_tables(path)
-    own = own_task(tables, template or "plain", None, Chat(None))
+    task = own_task(tables, template or "plain", None, Chat(None))
     name = path.resolve().name  # of "." too
-    return Source(name.partition(".")[0] or name, tables, own.make, template or "plain", path=path)
+    return Source(name.partition(".")[0] or name, tables, task.make, template or "plain", path=path)
 
 
 def _best_template(spec: TaskSpec) -> str:
@@ -184,23 +184,23 @@ def _file(source: Source, split: str, path: Path, limit: int | None, seed: int, 
     order = list(range(len(records)))
     if limit is not None:
         random.Random(f"{seed}/meta/{source.name}/{split}").shuffle(order)
-    found: dict[int, Row] = {}
+    rows: dict[int, Row] = {}
     left: dict[str, list[int]] = {}
-    for i in order:
-        if limit is not None and len(found) == limit:
+    for index in order:
+        if limit is not None and len(rows) == limit:
             break
-        row = meta_row(source.name, _example(source, records[i], split, hopeful=not found))
+        row = meta_row(source.name, _example(source, records[index], split, hopeful=not rows))
         if longest is not None and isinstance(row, dict) and _answer(row) > longest:
             row = f"an answer has more than {longest} characters"
         if isinstance(row, str):
-            left.setdefault(row, []).append(i)
+            left.setdefault(row, []).append(index)
         else:
-            found[i] = row
-    if not found:
+            rows[index] = row
+    if not rows:
         why = "; ".join(left)
         raise InputError(f"{file_of(records)}: no row can be converted: in all {len(records)} {why}")
     counts = {why: (len(those), records[min(those)].place) for why, those in left.items()}
-    return Written(path, [found[i] for i in sorted(found)], counts)
+    return Written(path, [rows[index] for index in sorted(rows)], counts)
 
 
 def _example(source: Source, record: Record, split: str, hopeful: bool) -> Example:
@@ -278,14 +278,14 @@ def _notes(source: Source, files: Sequence[Written]) -> list[str]:
         notes.append("no train rows: it can only be a target task, without demonstrations and without tuning")
     rows = [row for file in files for row in file.rows]
     answers = [_answer(row) for row in rows]
-    if n := sum(len(row["input"]) + answer > LONG for row, answer in zip(rows, answers)):
+    if long := sum(len(row["input"]) + answer > LONG for row, answer in zip(rows, answers)):
         notes.append(
-            f"{n} of {len(rows)} rows are over {LONG} characters: meta-training cuts the end of such an input, so that "
-            "it has 256 tokens with its answer"
+            f"{long} of {len(rows)} rows are over {LONG} characters: meta-training cuts the end of such an input, so "
+            "that it has 256 tokens with its answer"
         )
-    if n := sum(answer > LONG_ANSWER for answer in answers):
+    if long := sum(answer > LONG_ANSWER for answer in answers):
         notes.append(
-            f"{n} of {len(rows)} rows have an answer of over {LONG_ANSWER} characters: meta-training refuses one that "
-            "leaves no room in 256 tokens (--max-answer leaves them out)"
+            f"{long} of {len(rows)} rows have an answer of over {LONG_ANSWER} characters: meta-training refuses one "
+            "that leaves no room in 256 tokens (--max-answer leaves them out)"
         )
     return notes

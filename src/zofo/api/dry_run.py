@@ -10,6 +10,7 @@ from zofo.config.resolve import Config
 from zofo.data.batch import collate
 from zofo.data.preview import preview
 from zofo.data.stream import longest
+from zofo.methods._base import Base as Method
 from zofo.methods._problem import Schedule
 from zofo.train.progress import duration, gib
 from zofo.train.record import peak_bytes
@@ -28,13 +29,14 @@ def dry_run(config: Config) -> dict[str, Any]:
         audit(session)
     problem, method = session.problem, session.method
     problem.streams = {
-        n: repeat(collate(longest(s.encoded, s.batch_size), s.pad_id)) for n, s in session.streams.items()
+        name: repeat(collate(longest(stream.encoded, stream.batch_size), stream.pad_id))
+        for name, stream in session.streams.items()
     }
     problem.rate = Schedule("constant", 1)
     method.setup(problem)
     per_step = session.counted_per_step
     steps = config.train.max_steps // per_step if per_step else 0
-    info: dict = {"steps": steps * per_step}
+    info: dict[str, Any] = {"steps": steps * per_step}
     for line in session.extra_memory():
         print(line)
     if steps:
@@ -49,7 +51,7 @@ def dry_run(config: Config) -> dict[str, Any]:
     return info
 
 
-def _rehearse(method: Any, k: int) -> float:
+def _rehearse(method: Method, k: int) -> float:
     """Seconds of step k, the second time: the first one compiles kernels and fills caches."""
     method.step(k)
     before, now = method.updates(k), method.updates(k + 1)

@@ -57,26 +57,24 @@ def evaluate_target(
         seed = config.train.seed if seed is None else seed
         batch_size = batch_size or config.train.eval_batch_size
     seed, batch_size = seed or 0, batch_size or 32
-    own = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
-    found = load_task(cfg, seed, loaded.tokenizer, None if own else split)
-    loaded.max_length = shorter(loaded.max_length, found.max_length)
-    examples = getattr(found, split)[:limit]
+    same = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
+    data = load_task(cfg, seed, loaded.tokenizer, None if same else split)
+    loaded.max_length = shorter(loaded.max_length, data.max_length)
+    examples = getattr(data, split)[:limit]
     if not examples:
-        raise InputError(f"task {found.name}: no {split} examples")
-    encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, found.encodes, found.ends, True, split)
-    loss = Loss(loaded.scorer(model), objective_of(found.objective)())
+        raise InputError(f"task {data.name}: no {split} examples")
+    encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, data.encodes, data.ends, True, split)
+    loss = Loss(loaded.scorer(model), objective_of(data.objective)())
     encoded = share_prompts(loss.scorer, {split: encoded}, loaded.max_length)[split]
-    evaluator = Evaluator(loss, found, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code)
-    if found.kind == "generation":
+    evaluator = Evaluator(loss, data, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code)
+    if data.kind == "generation":
         evaluator.prepare(examples)
-    facts = {
-        "model": str(target), "adapter": adapter, "task": found.name, "task_version": found.version, "split": split,
-        "template": cfg.template, "num_fewshot": cfg.num_fewshot, "scoring": cfg.scoring, "seed": seed,
-    }  # fmt: skip
-    how = f", {cfg.scoring} scores" if found.kind == "options" else ""
-    rows = f"{len(encoded)} of {len(getattr(found, split))}" if limit else f"{len(encoded)}"
-    with counter(f"evaluating {found.name} ({split})", len(encoded)) as (say, progress):
-        say(f"{found.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
+    facts = {"model": str(target), "adapter": adapter, "task": data.name, "task_version": data.version, "split": split}
+    facts |= {key: getattr(cfg, key) for key in ("template", "num_fewshot", "scoring")} | {"seed": seed}
+    how = f", {cfg.scoring} scores" if data.kind == "options" else ""
+    rows = f"{len(encoded)} of {len(getattr(data, split))}" if limit else f"{len(encoded)}"
+    with counter(f"evaluating {data.name} ({split})", len(encoded)) as (say, progress):
+        say(f"{data.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
         return evaluator(encoded, progress), encoded, facts
 
 
@@ -102,9 +100,7 @@ def task_config(
     return cfg
 
 
-def write_files(
-    output: Path, evaluation: Evaluation, encoded: Sequence[Encoded], facts: Mapping[str, Any]
-) -> None:  # fmt: skip
+def write_files(output: Path, evaluation: Evaluation, encoded: Sequence[Encoded], facts: Mapping[str, Any]) -> None:
     """predictions.jsonl, results.json and, of a classification, report.json in a directory; or the first alone."""
     alone = output.suffix == ".jsonl"
     directory = output.parent if alone else output

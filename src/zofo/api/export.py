@@ -53,6 +53,7 @@ def export(
 
 def _try_peft(restored: Restored, final: Path) -> None:
     """Warns where PEFT's own `generate` would not write what the exported adapter says, as its forward does."""
+    assert restored.adapters is not None
     theirs = restored.adapters.as_peft(restored.adapter)
     if theirs is None:
         return
@@ -62,8 +63,11 @@ def _try_peft(restored: Restored, final: Path) -> None:
     if way != {}:
         log.warning(
             "%s: %s with %s, `generate` does not write what this adapter computes%s; zofo generate and zofo.load do",
-            final, named("peft"), named("transformers"), "" if way is None else ", unless it is given use_cache=False",
-        )  # fmt: skip
+            final,
+            named("peft"),
+            named("transformers"),
+            "" if way is None else ", unless it is given use_cache=False",
+        )
 
 
 def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zofo.api.configure import resolve
 from zofo.api.export import export
@@ -20,6 +20,9 @@ from zofo.train import checkpoint, record
 from zofo.train.callbacks import check_callbacks
 from zofo.train.loop import Loop
 from zofo.train.setup import audit, build
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 __all__ = ["Run", "evaluate", "export", "finetune", "load", "train"]
 
@@ -76,7 +79,7 @@ def finetune(
     *,
     output_dir: str | Path,
     preset: str | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     overrides: Sequence[str] = (),
     dry_run: bool = False,
     **train_options: Any,
@@ -95,7 +98,9 @@ def finetune(
     return train(resolve(None, overrides, preset, train=options, source="caller", **sections), dry_run, callbacks)
 
 
-def train(config: Config, dry_run: bool = False, callbacks: Sequence[Any] = ()) -> Run:
+def train(
+    config: Config, dry_run: bool = False, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
+) -> Run:
     """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files."""
     out = Path(config.train.output_dir)
     if dry_run:
@@ -127,11 +132,11 @@ def _check_directory(config: Config, out: Path) -> Path | None:
     if out.exists() and not out.is_dir():
         raise InputError(f"train.output_dir: {out} is a file")
     if resume is not None:
-        found = checkpoint.checkpoints(out)
-        if resume == "latest" and not found:
+        present = checkpoint.checkpoints(out)
+        if resume == "latest" and not present:
             fix = "start it again with --overwrite" if _old_files(out) else "leave it out to start a new run"
             raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
-        chosen = found[-1] if resume == "latest" else Path(resume)
+        chosen = present[-1] if resume == "latest" else Path(resume)
         if not chosen.is_dir():
             raise InputError(f"train.resume: no such checkpoint: {chosen}")
         _same_run(config, out)
@@ -164,8 +169,17 @@ def _claim(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-_MAY_CHANGE = {"max_steps", "output_dir", "resume", "overwrite", "report_to", "threads", "save_total_limit",
-               "logging_steps", "max_replay_seconds"}  # fmt: skip
+_MAY_CHANGE = {
+    "max_steps",
+    "output_dir",
+    "resume",
+    "overwrite",
+    "report_to",
+    "threads",
+    "save_total_limit",
+    "logging_steps",
+    "max_replay_seconds",
+}
 
 
 def _same_run(config: Config, out: Path) -> None:
@@ -174,10 +188,10 @@ def _same_run(config: Config, out: Path) -> None:
     now = config.to_dict()
     changed = []
     for section in sorted({*saved, *now}):
-        a, b = saved.get(section) or {}, now.get(section) or {}
-        for key in sorted({*a, *b}):
-            if a.get(key) != b.get(key) and not (section == "train" and key in _MAY_CHANGE):
-                changed.append(f"{section}.{key}: the run has {a.get(key)!r}, now {b.get(key)!r}")
+        before, here = saved.get(section) or {}, now.get(section) or {}
+        for key in sorted({*before, *here}):
+            if before.get(key) != here.get(key) and not (section == "train" and key in _MAY_CHANGE):
+                changed.append(f"{section}.{key}: the run has {before.get(key)!r}, now {here.get(key)!r}")
     if changed:
         raise InputError("cannot resume with other settings:\n" + "\n".join(changed))
 

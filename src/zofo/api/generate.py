@@ -49,10 +49,10 @@ def generate(
     not. done: called with each prompt's number and continuation. Raises InputError.
     """
     _check(prompts, max_new_tokens, temperature, top_p, stop)
-    found = [p if isinstance(p, Prompt) else Prompt(p, f"prompt {i}") for i, p in enumerate(prompts, 1)]
+    placed = [p if isinstance(p, Prompt) else Prompt(p, f"prompt {i}") for i, p in enumerate(prompts, 1)]
     loaded, model, _ = open_target(target, adapter)
     requests = []
-    for number, prompt in enumerate(found):  # a wrong one stops before the first is written
+    for number, prompt in enumerate(placed):  # a wrong one stops before the first is written
         ids = _encode(prompt, loaded, chat)
         room = max_new_tokens if loaded.max_length is None else loaded.max_length - len(ids) + 1
         if room < max_new_tokens:
@@ -62,7 +62,9 @@ def generate(
     return decode(model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
 
 
-def _check(prompts: Sequence[Any], max_new_tokens: int, temperature: float, top_p: float, stop: Sequence[str]) -> None:
+def _check(
+    prompts: Sequence[object], max_new_tokens: int, temperature: float, top_p: float, stop: Sequence[str]
+) -> None:
     problems = []
     if isinstance(prompts, str) or not prompts:
         problems.append("prompts: expected a list of at least one prompt")

@@ -24,6 +24,7 @@ from zofo.config import registry
 from zofo.config.layers import Value
 from zofo.config.validate import build
 from zofo.errors import InputError
+from zofo.zo.estimators._base import Base as Estimator
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Journal, read_header, read_records
 from zofo.zo.journalled import Journalled
@@ -31,16 +32,18 @@ from zofo.zo.keys import derive
 from zofo.zo.point import Point
 from zofo.zo.replay import check_initial
 from zofo.zo.replay import replay as replay_records
+from zofo.zo.rules._base import Base as Rule
 from zofo.zo.support import Support
 
 log = logging.getLogger("zofo")
 Part = str | Mapping[str, Any]
+Closure = Callable[[], float | Tensor]  # () -> loss, a number or a tensor of one element
 
 
 class _Objective:
     """The closure as estimators and rules want it: a float, no gradients, and `further` where it was given."""
 
-    def __init__(self, closure: Callable[[], Any], further: Callable[[], Callable[[], Any]] | None) -> None:
+    def __init__(self, closure: Closure, further: Callable[[], Closure] | None) -> None:
         self.closure = closure
         self.further = None if further is None else lambda: _Objective(further(), further)
 
@@ -91,7 +94,7 @@ class ZerothOrder(torch.optim.Optimizer):
             log.warning("the model has dropout in training mode: its noise differs from call to call; use model.eval()")
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, closure: Callable[[], Any], further: Callable[[], Callable[[], Any]] | None = None
+        self, closure: Closure, further: Callable[[], Closure] | None = None
     ) -> float:
         """One estimate and one update. Returns the loss as the estimate saw it: for spsa the mean of its two sides.
 
@@ -136,10 +139,14 @@ class ZerothOrder(torch.optim.Optimizer):
         mask = self.estimator.mask
         support = None if mask is None or mask.now is None else [mask.start, mask.now.pack()]
         return {
-            "steps": self.steps, "seed": self.seed, "lr": self.param_groups[0]["lr"], "support": support,
-            "rule": self.rule.state_dict(), "estimator": self.estimator.state_dict(),
+            "steps": self.steps,
+            "seed": self.seed,
+            "lr": self.param_groups[0]["lr"],
+            "support": support,
+            "rule": self.rule.state_dict(),
+            "estimator": self.estimator.state_dict(),
             "journal": None if self._journalled.journal is None else self._journalled.journal.position,
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; a journal is cut back to there, JournalError if it is shorter."""
@@ -168,11 +175,11 @@ def replay(model: nn.Module, journal: str | Path) -> int:
 
 def _read(**parts: Part | None) -> dict[str, tuple[str, Any] | None]:
     """{section: (name, its Config) or None}. Raises InputError with one line for each thing that is wrong."""
-    found: dict[str, tuple[str, Any] | None] = {}
+    sections: dict[str, tuple[str, Any] | None] = {}
     errors: list[str] = []
     for section, given in parts.items():
         if given is None:
-            found[section] = None
+            sections[section] = None
             continue
         settings = {"name": given} if isinstance(given, str) else dict(given)
         if "name" not in settings:
@@ -180,17 +187,17 @@ def _read(**parts: Part | None) -> dict[str, tuple[str, Any] | None]:
         name = settings.pop("name")
         config = registry.load(f"{section}s", name).Config
         values = {key: Value(value, "caller") for key, value in settings.items()}
-        found[section] = (name, build(section, config, values, errors))
-    configs = {section: part[1] if part else None for section, part in found.items()}
+        sections[section] = (name, build(section, config, values, errors))
+    configs = {section: part[1] if part else None for section, part in sections.items()}
     for config in () if errors else configs.values():
         faults = getattr(config, "faults", None)
         errors += faults({"method": None, **configs}) if faults else []
     if errors:
         raise InputError("\n".join(errors))
-    return found
+    return sections
 
 
-def _build(parts: Mapping[str, tuple[str, Any] | None], seed: int) -> tuple[Any, Any]:
+def _build(parts: Mapping[str, tuple[str, Any] | None], seed: int) -> tuple[Estimator, Rule]:
     def of(section: str, kind: str) -> Any:
         part = parts[section]
         return None if part is None else (getattr(registry.load(f"{section}s", part[0]), kind), part[1])

@@ -14,7 +14,7 @@ from zofo.config.layers import brief
 from zofo.config.resolve import Config, from_dict
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
-from zofo.models.adapters._set import room
+from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.train import checkpoint
@@ -34,7 +34,7 @@ class Restored:
     info: dict[str, Any]
     loaded: Loaded
     model: Any
-    adapters: Any
+    adapters: AdapterSet | None
     adapter: str  # "p", "s" or "theta"
 
 
@@ -158,7 +158,7 @@ def open_target(target: str | Path, adapter: str | None = None) -> tuple[Loaded,
     return *load_export(path), recorded(path)
 
 
-def as_path(target: Any) -> Path:
+def as_path(target: object) -> Path:
     if not isinstance(target, (str, Path)):
         raise InputError(f"expected a run's or a model's directory or a hub id, got {brief(target)}")
     return Path(target)

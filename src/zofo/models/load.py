@@ -35,14 +35,14 @@ def load(config: ModelConfig) -> Loaded:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    where = _source(config.name)
+    where = source_of(config.name)
     options = hub_options(config, where)
     device = _device(config.device)
     try:
         settings = AutoConfig.from_pretrained(where, **options)
         if getattr(settings, "is_encoder_decoder", False):
             raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
-        dtype = _dtype(config.dtype, device, settings)
+        dtype = choose_dtype(config.dtype, device, settings)
         quantized = quantization.options(config, settings, dtype, device)
         with quiet():
             read: Any = AutoModelForCausalLM.from_pretrained(
@@ -50,7 +50,7 @@ def load(config: ModelConfig) -> Loaded:
             )
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {_reason(error)}") from error
+        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error
     model, info = read
     _check_complete(config.name, info["missing_keys"])
     if config.quantization:
@@ -66,13 +66,13 @@ def load(config: ModelConfig) -> Loaded:
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False
-    limit, pad = _max_length(config, settings, tokenizer), _pad_id(tokenizer, settings)
+    limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
     loaded = Loaded(model, tokenizer, device, dtype, limit, pad, Frozen(model))
     quantization.check_loaded(config, loaded)
     return loaded
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
     """A directory's absolute path, or the hub id."""
     path = Path(name)
     if path.is_dir():
@@ -131,7 +131,7 @@ def _check_causal(name: str, model: Any) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
+def why_not_loaded(error: Exception) -> str:
     first = str(error).strip().split("\n")[0]
     if "for this kind of AutoModel" in first:
         return "it is no causal language model (" + first.split("'")[1].rsplit(".", 1)[-1].removesuffix("Config") + ")"
@@ -153,7 +153,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device, settings: PreTrainedConfig) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, settings: PreTrainedConfig) -> torch.dtype:
     if name != "auto":
         return DTYPES[name]
     chosen = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -163,7 +163,7 @@ def _dtype(name: str, device: torch.device, settings: PreTrainedConfig) -> torch
     return chosen
 
 
-def _max_length(config: ModelConfig, settings: PreTrainedConfig, tokenizer: Any) -> int | None:
+def max_length_of(config: ModelConfig, settings: PreTrainedConfig, tokenizer: Any) -> int | None:
     """The user's limit, or the smaller of the model's positions and the tokenizer's (1e30 stands for unknown)."""
     positions = getattr(settings, "max_position_embeddings", None)
     if config.max_length is not None:
@@ -174,7 +174,7 @@ def _max_length(config: ModelConfig, settings: PreTrainedConfig, tokenizer: Any)
     return min(known, default=None)
 
 
-def _pad_id(tokenizer: Any, settings: PreTrainedConfig) -> int:
+def pad_id_of(tokenizer: Any, settings: PreTrainedConfig) -> int:
     """Any id will do: padding is known by the mask, never by the id."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, getattr(settings, "eos_token_id", None)):
         if isinstance(candidate, int):

@@ -207,7 +207,7 @@ class CheckpointManager:
                 raise InputError(f"{directory / name}: {error}") from error
 
     def restore_best(self, best: Best, k: int) -> None:
-        """Bring adapters and theta back to the best evaluation, for the test set and for deployment."""
+        """Bring adapters and theta back to the best evaluation, for the test set and for what is exported."""
         if best.k == k:
             return
         directory = self.out / f"best-{best.count}"

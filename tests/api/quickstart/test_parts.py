@@ -121,11 +121,11 @@ def test_a_zero_shot_record_is_kept_for_the_same_config_only(tmp_path: Path) -> 
             return "abc"
 
     config: Any = Config()
-    assert quickstart._kept(config) is None
+    assert quickstart._earlier(config) is None
     (tmp_path / "run.json").write_text(json.dumps({"config_hash": "abc", "test": {"base": {"accuracy": 0.5}}}))
-    assert quickstart._kept(config) is not None
+    assert quickstart._earlier(config) is not None
     (tmp_path / "run.json").write_text(json.dumps({"config_hash": "abd", "test": {"base": {"accuracy": 0.5}}}))
-    assert quickstart._kept(config) is None
+    assert quickstart._earlier(config) is None
 
 
 def test_the_whole_with_a_tiny_model(

@@ -79,6 +79,7 @@ def test_texts_of_a_trained_prefix(family: str, family_dir: Directories, tiny_to
         family_dir(family), save_rows(tmp_path), tmp_path / "run", "fo-peft", {"name": "prefix"}, steps=4, lr=0.05,
     )  # fmt: skip
     restored = restore(run.path)
+    assert restored.adapters is not None
     want = check_texts(restored.model, restored.adapters.model, tiny_tokenizer, PROMPTS, NEW)
     assert len(set(want)) > 3, "the texts differ"
     plain = load_family(family_dir(family))
@@ -169,7 +170,9 @@ def test_pefts_own_prefix_is_tried_when_it_is_exported(
     run, _ = short_run(
         family_dir("llama"), save_rows(tmp_path), tmp_path / "run", "fo-peft", {"name": "prefix"}, lr=0.05
     )
-    theirs = restore(run.path).adapters.as_peft(run.deployed)
+    restored = restore(run.path)
+    assert restored.adapters is not None
+    theirs = restored.adapters.as_peft(run.deployed)
     ids = [tiny_tokenizer("The answer is")["input_ids"]]
     with caplog.at_level(logging.WARNING, "zofo"):
         exported = run.export(tmp_path / "export")

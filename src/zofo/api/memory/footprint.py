@@ -1,18 +1,19 @@
 """What a run needs in memory, by part: predicted without the model's weights, or measured with them.
 
-Both run the method's own steps on its longest batch under a count of the tensors that are alive (`_memory_live`); a
-prediction runs them on hollow tensors (`_memory_hollow`). So whatever a method, an adapter or the loss does is counted
+Both run the method's own steps on its longest batch under a count of the tensors that are alive (`live`); a
+prediction runs them on hollow tensors (`hollow`). So whatever a method, an adapter or the loss does is counted
 as it is, with no formula to keep up with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from zofo.api.memory.hollow import Hollow, hollow, hollow_model, settings_of, tokenizer_of
 from zofo.api.memory.live import PARTS, REST, Live, Peak
 from zofo.config.resolve import Config
+from zofo.config.sections import ModelConfig
 from zofo.data import Example, TaskData
 from zofo.data.batch import Batch, collate
 from zofo.data.multitask.setting import find_setting
@@ -27,12 +29,16 @@ from zofo.data.stream import eval_batches, longest
 from zofo.data.tokenization import Encoded, Row
 from zofo.errors import InputError
 from zofo.methods._problem import Schedule
-from zofo.models import load as models
 from zofo.models.backbone import Loaded
+from zofo.models.load import load as load_model
+from zofo.models.load import max_length_of, pad_id_of
 from zofo.train import setup
 from zofo.train.checks import trains_metric
 from zofo.zo._torch import tree_leaves
 from zofo.zo.quantized import Frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = ["PARTS", "Footprint", "Peak", "Rows", "measure", "predict"]
 
@@ -41,6 +47,9 @@ DESCENT_ADAPTER, DESCENT_THETA = "first-order update, adapter", "first-order upd
 UPDATE = "zeroth-order update"
 EVALUATION = "evaluation"
 PHASES = (FIRST_ORDER, DESCENT_ADAPTER, DESCENT_THETA, ZEROTH_ORDER, UPDATE, REST, EVALUATION)
+
+
+Loader = Callable[[ModelConfig], Loaded]
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Rows:
 
     def encoded(self, n: int, vocabulary: int) -> list[Encoded]:
         """n examples. Tokens differ as far as the vocabulary goes: most rows of the embedding are looked up."""
-        found = []
+        examples = []
         for example in range(n):
             rows = []
             for option in range(self.options):
@@ -70,8 +79,8 @@ class Rows:
                 last = range(self.length - self.answer, self.length)
                 rows.append(Row(ids, tuple((t, ids[t], option) for t in last)))
             plain = Example(str(example), "", ("",) * self.options, (0,), group=self._group(example))
-            found.append(Encoded(plain, tuple(rows), (0,), self.options))
-        return found
+            examples.append(Encoded(plain, tuple(rows), (0,), self.options))
+        return examples
 
     def task(self, n: int) -> TaskData:
         """Stands for the data while a session is built: n short examples a split."""
@@ -135,22 +144,22 @@ def predict(config: Config, rows: Rows | None = None) -> Footprint:
 
 def measure(config: Config, rows: Rows | None = None) -> Footprint:
     """The same for the real model, which is loaded and makes two real steps of each kind. Raises InputError."""
-    return _trace(config, rows, models.load, True)
+    return _trace(config, rows, load_model, True)
 
 
-def _loader(settings: Any, dtype: torch.dtype, mode: Hollow, rows: Rows | None) -> Any:
+def _loader(settings: PreTrainedConfig, dtype: torch.dtype, mode: Hollow, rows: Rows | None) -> Loader:
     """Stands for `models.load.load`."""
 
-    def load(config: Any) -> Loaded:
+    def load(config: ModelConfig) -> Loaded:
         tokenizer = _Tokenizer() if rows is not None else tokenizer_of(config)
         model = hollow_model(config, settings, dtype, mode)
-        limit, pad = models._max_length(config, settings, tokenizer), models._pad_id(tokenizer, settings)
+        limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
         return Loaded(model, tokenizer, torch.device("cpu"), dtype, limit, pad, Frozen(model))
 
     return load
 
 
-def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprint:
+def _trace(config: Config, rows: Rows | None, load: Loader, real: bool) -> Footprint:
     """Build the session with this loader and run its method under the count.
 
     real: as it comes; otherwise what a step of one kind finds made by the step before is made for it, to save time.
@@ -181,11 +190,9 @@ def _trace(config: Config, rows: Rows | None, load: Any, real: bool) -> Footprin
     sizes = {name: (batch.examples, len(batch.input_ids), batch.input_ids.shape[1]) for name, batch in batches.items()}
     peaks = sorted(live.peaks.values(), key=lambda peak: PHASES.index(peak.phase))
     fullest = max(peaks, key=lambda peak: peak.total)
-    return Footprint(
-        config.names["method"], config.names.get("adapter"), config.model.name, str(built.loaded.dtype)[6:], sizes,
-        tuple(peak for peak in peaks if peak is fullest or peak.phase != REST),
-        process,
-    )  # fmt: skip
+    shown = tuple(peak for peak in peaks if peak is fullest or peak.phase != REST)
+    names, dtype = config.names, str(built.loaded.dtype)[6:]
+    return Footprint(names["method"], names.get("adapter"), config.model.name, dtype, sizes, shown, process)
 
 
 def _made_up(data: TaskData, *_: Any) -> TaskData:
@@ -206,14 +213,19 @@ def _batches(built: setup.Session, rows: Rows | None) -> dict[str, Batch]:
         limit, words = built.loaded.max_length, built.loaded.model.get_input_embeddings().weight.shape[0]
         if limit is not None and rows.length > limit:
             raise InputError(f"--length: {rows.length} is more than the {limit} tokens that the model takes")
-        of = {name: rows.encoded(train.batch_size, words) for name in built.streams}
+        examples = {name: rows.encoded(train.batch_size, words) for name in built.streams}
         evaluated = rows.encoded(train.eval_batch_size, words)
     else:
-        of = {name: longest(stream.encoded, train.batch_size) for name, stream in built.streams.items()}
-        of = {name: [some[i % len(some)] for i in range(train.batch_size)] for name, some in of.items()}
-        evaluated = max((built.encoded["dev"], built.encoded["test"]), key=lambda some: max(e.length for e in some))
-    found = {name: collate(some, pad) for name, some in of.items()}
-    return {**found, EVALUATION: next(eval_batches(evaluated, train.eval_batch_size, pad))[1]}
+        examples = {name: _filled(stream.encoded, train.batch_size) for name, stream in built.streams.items()}
+        evaluated = max((built.encoded["dev"], built.encoded["test"]), key=lambda split: max(e.length for e in split))
+    batches = {name: collate(batch, pad) for name, batch in examples.items()}
+    return {**batches, EVALUATION: next(eval_batches(evaluated, train.eval_batch_size, pad))[1]}
+
+
+def _filled(encoded: Sequence[Encoded], size: int) -> list[Encoded]:
+    """The longest batch, its examples again where there are too few."""
+    batch = longest(encoded, size)
+    return [batch[i % len(batch)] for i in range(size)]
 
 
 def _steps(live: Live, built: setup.Session, batches: dict[str, Batch], real: bool) -> None:
@@ -239,8 +251,8 @@ def _steps(live: Live, built: setup.Session, batches: dict[str, Batch], real: bo
         for _ in range(2 if real or left else 1):
             method.step(k)
             if built.rule is not None and problem.estimator is not None:
-                kept = [built.rule.state_dict(), problem.estimator.state_dict(), dict(problem.theta.bases)]
-                live.claim((t for t in tree_leaves(kept) if isinstance(t, Tensor)), "moments")
+                states = [built.rule.state_dict(), problem.estimator.state_dict(), dict(problem.theta.bases)]
+                live.claim((t for t in tree_leaves(states) if isinstance(t, Tensor)), "moments")
 
 
 def _follow(live: Live, built: setup.Session) -> None:

@@ -12,16 +12,16 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zofo.config.sections import ModelConfig
 from zofo.errors import InputError
-from zofo.models import load as models
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import dequantize_in_backward
+from zofo.models.load import choose_dtype, hub_options, source_of, why_not_loaded
 from zofo.zo import kernels, low_rank_rows, quantile
 from zofo.zo._torch import (
     DataDependentOutputException,
@@ -34,11 +34,21 @@ from zofo.zo._torch import (
     own_parameters,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 aten = torch.ops.aten
 _FACTORIES = {
-    aten.empty.memory_format, aten.empty_strided.default, aten.zeros.default, aten.ones.default, aten.full.default,
-    aten.rand.default, aten.randn.default, aten.rand.generator, aten.randn.generator,
-}  # fmt: skip
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.zeros.default,
+    aten.ones.default,
+    aten.full.default,
+    aten.rand.default,
+    aten.randn.default,
+    aten.rand.generator,
+    aten.randn.generator,
+}
 _ANSWERS = {aten.allclose.default, aten.equal.default, aten.is_nonzero.default}
 _INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
@@ -63,9 +73,8 @@ class Hollow(TorchDispatchMode):
                 return _grouped(*args, **kwargs)
             return func(*args, **kwargs)
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
-        if func in _FACTORIES and (
-            dtype.is_floating_point or dtype == torch.int16
-        ):  # int16: a split weight's residuals
+        # int16: a split weight's residuals
+        if func in _FACTORIES and (dtype.is_floating_point or dtype == torch.int16):
             with self.fake:
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -76,13 +85,13 @@ def _places(index: Any) -> tuple[Any, ...]:
     return index.nonzero().unbind(1) if masks else (index,)
 
 
-def _grouped(a: Tensor, b: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+def _grouped(left: Tensor, right: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
     """The experts' product. torch's own rule for its shape takes bfloat16 alone."""
-    shape = (a.shape[-2], b.shape[-1])
-    if a.ndim == b.ndim:
-        groups = len(offsets) if offsets is not None and a.ndim == 2 else len(a)
+    shape = (left.shape[-2], right.shape[-1])
+    if left.ndim == right.ndim:
+        groups = len(offsets) if offsets is not None and left.ndim == 2 else len(left)
         shape = (groups, *shape)
-    return a.new_empty(shape)
+    return left.new_empty(shape)
 
 
 class _NoKernels:
@@ -148,26 +157,26 @@ def hollow(family: str) -> Iterator[Hollow]:
         quiet.setLevel(level)
 
 
-def settings_of(config: ModelConfig) -> tuple[Any, torch.dtype]:
+def settings_of(config: ModelConfig) -> tuple[PreTrainedConfig, torch.dtype]:
     """(transformers' configuration, the dtype that `models.load.load` would choose). Reads config.json alone.
 
     Raises InputError as `models.load.load` does. CUDA need not be here: what is asked about may be another machine.
     """
     from transformers import AutoConfig
 
-    where = models._source(config.name)
+    where = source_of(config.name)
     try:
-        settings = AutoConfig.from_pretrained(where, **models.hub_options(config, where))
+        settings = AutoConfig.from_pretrained(where, **hub_options(config, where))
         if getattr(settings, "is_encoder_decoder", False):
             raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error
+        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error
     here = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(here if config.device == "auto" else config.device)
-    return settings, models._dtype(config.dtype, device, settings)
+    return settings, choose_dtype(config.dtype, device, settings)
 
 
-def hollow_model(config: ModelConfig, settings: Any, dtype: torch.dtype, mode: Hollow) -> nn.Module:
+def hollow_model(config: ModelConfig, settings: PreTrainedConfig, dtype: torch.dtype, mode: Hollow) -> nn.Module:
     """The model of `settings`, hollow, in eval mode without gradients; no weight is read and nothing is drawn.
 
     Raises InputError as `models.load.load` does.
@@ -179,7 +188,7 @@ def hollow_model(config: ModelConfig, settings: Any, dtype: torch.dtype, mode: H
             model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=config.trust_remote_code)
             quantization.quantize_hollow(model, config, settings, dtype)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error
+        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error
     if getattr(settings, "output_router_logits", False):
         model.config.output_router_logits = False  # as `models.load.load` does
     dequantize_in_backward(model)
@@ -190,8 +199,8 @@ def tokenizer_of(config: ModelConfig) -> Any:
     """The model's tokenizer. Raises InputError."""
     from transformers import AutoTokenizer
 
-    where = models._source(config.name)
+    where = source_of(config.name)
     try:
-        return AutoTokenizer.from_pretrained(where, **models.hub_options(config, where))
+        return AutoTokenizer.from_pretrained(where, **hub_options(config, where))
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {models._reason(error)}") from error
+        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error

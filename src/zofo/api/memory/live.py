@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from zofo.zo._torch import TorchDispatchMode, tree_leaves
 from zofo.zo.quantized import parts
@@ -39,7 +39,7 @@ class Peak:
 class Live(TorchDispatchMode):
     """Inside this context every new storage is counted; `peaks` holds the fullest moment of each phase.
 
-    A mode that replaces what is computed (see `_memory_hollow`) is entered first, so that its results are counted.
+    A mode that replaces what is computed (see `hollow.Hollow`) is entered first, so that its results are counted.
     """
 
     def __init__(self, vocabulary: int) -> None:
@@ -50,7 +50,9 @@ class Live(TorchDispatchMode):
         self._highest: Counter[str] = Counter()  # bytes by phase
         self._bytes: Counter[str] = Counter()  # by part
         self._total = 0
-        self._storages: dict[int, tuple[Any, str, int]] = {}  # id -> (weak reference, part, bytes)
+        self._storages: dict[
+            int, tuple[weakref.ref[UntypedStorage], str, int]
+        ] = {}  # id -> (weak reference, part, bytes)
         self._phase, self._part = REST, "activations"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,10 +72,10 @@ class Live(TorchDispatchMode):
             part = "logits"
         self._add(storage, part)
 
-    def _add(self, storage: Any, part: str) -> None:
+    def _add(self, storage: UntypedStorage, part: str) -> None:
         key, size = id(storage), storage.nbytes()
 
-        def gone(_: Any) -> None:
+        def gone(_: object) -> None:
             _, now, _ = self._storages.pop(key)  # not `part`: it may have been claimed since
             self._bytes[now] -= size
             self._total -= size
@@ -114,7 +116,7 @@ class Live(TorchDispatchMode):
 
     def follow(self, owner: Any, method: str, phase: str | None = None, part: str | None = None) -> None:
         """From now on a call of owner's method is a phase (None: part of the phase it is made in); see `during`."""
-        inner: Callable = getattr(owner, method)
+        inner: Callable[..., Any] = getattr(owner, method)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with self.during(phase or self._phase, part):

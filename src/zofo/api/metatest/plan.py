@@ -42,9 +42,11 @@ class Plan:
             if way not in WAYS:
                 hint = did_you_mean(way, WAYS) or ";"
                 raise InputError(f'--ways: unknown "{way}"{hint} known: {", ".join(WAYS)}')
-        for name, some in (("--ways", self.ways), ("--seeds", self.seeds), ("--rates", self.rates)):
-            if not some or len(set(some)) < len(some):
-                raise InputError(f"{name}: expected one or more, each once, got {', '.join(map(str, some)) or 'none'}")
+        for name, values in (("--ways", self.ways), ("--seeds", self.seeds), ("--rates", self.rates)):
+            if not values or len(set(values)) < len(values):
+                raise InputError(
+                    f"{name}: expected one or more, each once, got {', '.join(map(str, values)) or 'none'}"
+                )
         if any(not (math.isfinite(rate) and rate > 0) for rate in self.rates):
             raise InputError(f"--rates: each is more than 0, got {', '.join(map(str, self.rates))}")
         for name in ("k", "each", "steps", "batch_size", "rate_runs", "test_examples"):

@@ -52,32 +52,32 @@ class Protocol:
         Raises RunError where a tuning diverges on a target task.
         """
         tuned = [way for way in self.plan.ways if is_tuned(way)]
-        found = self._measure([way for way in self.plan.ways if way not in tuned], {})
-        found += self._measure(tuned, {way: self.rate(way) for way in tuned})
-        return sorted(found, key=lambda part: self.plan.ways.index(part["way"]))
+        parts = self._measure([way for way in self.plan.ways if way not in tuned], {})
+        parts += self._measure(tuned, {way: self.rate(way) for way in tuned})
+        return sorted(parts, key=lambda part: self.plan.ways.index(part["way"]))
 
     @property
     def total(self) -> int:
         """How many parts there are, those that choose the rates included."""
         plan, targets = self.plan, len(self.setting.target)
-        found = sum(targets * len(self._seeds(way)) for way in plan.ways)
+        count = sum(targets * len(self._seeds(way)) for way in plan.ways)
         if len(plan.rates) > 1:
             trials = len(plan.rates) * len(plan.rate_seeds) * len(self.setting.held_out)
-            found += trials * sum(is_tuned(way) for way in plan.ways)
-        return found
+            count += trials * sum(is_tuned(way) for way in plan.ways)
+        return count
 
     def _seeds(self, way: str) -> tuple[int, ...]:
         """Without demonstrations there is nothing that a seed decides."""
         return self.plan.seeds[:1] if way.startswith("zero-shot") else self.plan.seeds
 
     def _measure(self, ways: Sequence[str], rates: Mapping[str, float]) -> list[Part]:
-        found = []
+        parts = []
         for name, pool in self.setting.target.items():
             for way in ways:
                 for seed in self._seeds(way):
-                    found.append(self._kept(f"{way}/{name}", way, pool, seed, rates.get(way)))
+                    parts.append(self._stored(f"{way}/{name}", way, pool, seed, rates.get(way)))
             self._tests.clear()
-        return found
+        return parts
 
     def read(self) -> None:
         """Read and check every row that is needed. Raises InputError."""
@@ -99,7 +99,7 @@ class Protocol:
         for rate in self.plan.rates:
             try:
                 parts = [
-                    self._kept(f"{way}/rates/{name}/{rate!r}", way, pool, seed, rate)
+                    self._stored(f"{way}/rates/{name}/{rate!r}", way, pool, seed, rate)
                     for name, pool in self.setting.held_out.items()
                     for seed in self.plan.rate_seeds
                 ]
@@ -115,7 +115,7 @@ class Protocol:
         self.say(f"{way}: rate {best:g} is taken")
         return best
 
-    def _kept(self, name: str, way: str, pool: Pool, seed: int, rate: float | None) -> Part:
+    def _stored(self, name: str, way: str, pool: Pool, seed: int, rate: float | None) -> Part:
         """The part from its file, or made and written."""
         part, made = self.store.part(f"{name}-{seed}", lambda: self.part(way, pool, seed, rate))
         self._done += 1
@@ -136,11 +136,11 @@ class Protocol:
             self.subject.begin(way)
         tests = self._encoded(way, pool, shown, seed)
         start = time.perf_counter()
-        found = self.subject.measure(tests, self._data(pool), limit(len(shown)), way)
-        facts |= {"seconds": time.perf_counter() - start, "n": len(tests), "loss": found.loss}
-        facts["value"] = found.values[TASK_MEAN]
+        evaluation = self.subject.measure(tests, self._data(pool), limit(len(shown)), way)
+        facts |= {"seconds": time.perf_counter() - start, "n": len(tests), "loss": evaluation.loss}
+        facts["value"] = evaluation.values[TASK_MEAN]
         if pool.name not in self.setting.held_out:
-            self.store.predictions(f"{way}/{pool.name}-{seed}", as_rows(found, tests))
+            self.store.predictions(f"{way}/{pool.name}-{seed}", as_rows(evaluation, tests))
         return facts
 
     def _tune(self, way: str, pool: Pool, seed: int, rate: float) -> Part:
@@ -173,7 +173,5 @@ class Protocol:
 
     def _data(self, pool: Pool) -> TaskData:
         """What an evaluator asks of a task."""
-        return TaskData(
-            pool.name, 1, "lm", (TASK_MEAN,), [], [], [], (), scoring=self.task.scoring,
-            groups={pool.name: pool.metric},
-        )  # fmt: skip
+        groups = {pool.name: pool.metric}
+        return TaskData(pool.name, 1, "lm", (TASK_MEAN,), [], [], [], (), scoring=self.task.scoring, groups=groups)

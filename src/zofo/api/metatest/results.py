@@ -13,19 +13,19 @@ def summary(parts: Sequence[dict[str, Any]], unseen: Iterable[str] = ()) -> dict
     Each "...": {"seeds": {seed: score}, "mean", "sd" (of a sample; None for one seed), "worst"}; scores up to 1.
     unseen: the target tasks of a domain that no training task is of.
     """
-    found = {}
+    ways = {}
     for way in dict.fromkeys(part["way"] for part in parts):
-        own = [part for part in parts if part["way"] == way]
-        tasks = list(dict.fromkeys(part["task"] for part in own))
+        measured = [part for part in parts if part["way"] == way]
+        tasks = list(dict.fromkeys(part["task"] for part in measured))
         apart = [task for task in tasks if task in set(unseen)]
-        found[way] = {
-            "all": _over_seeds(own, tasks),
-            "unseen_domain": _over_seeds(own, apart) if apart else None,
-            "tasks": {task: {"metric": _metric(own, task), **_over_seeds(own, [task])} for task in tasks},
-            "seconds_per_example": sum(p["seconds"] for p in own) / sum(p["n"] for p in own),
-            "rate": own[0].get("rate"),
+        ways[way] = {
+            "all": _over_seeds(measured, tasks),
+            "unseen_domain": _over_seeds(measured, apart) if apart else None,
+            "tasks": {task: {"metric": _metric(measured, task), **_over_seeds(measured, [task])} for task in tasks},
+            "seconds_per_example": sum(p["seconds"] for p in measured) / sum(p["n"] for p in measured),
+            "rate": measured[0].get("rate"),
         }
-    return found
+    return ways
 
 
 def _metric(parts: Sequence[dict[str, Any]], task: str) -> str:
@@ -47,10 +47,10 @@ def _over_seeds(parts: Sequence[dict[str, Any]], tasks: Sequence[str]) -> dict[s
     }
 
 
-def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows(ways: dict[str, Any]) -> list[tuple[str, ...]]:
     """A line for each way: name, mean (sd), worst seed, unseen domain; in per cent."""
     lines = []
-    for way, values in found.items():
+    for way, values in ways.items():
         apart = values["unseen_domain"]
         worst = percent(values["all"]["worst"]) if values["all"]["sd"] is not None else "-"
         lines.append((way, with_sd(values["all"]), worst, with_sd(apart) if apart else "-"))

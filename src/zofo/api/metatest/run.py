@@ -68,21 +68,19 @@ def meta_test(
     cut goes on from, and the predictions. overrides: "task.key=value", such as task.template=channel or
     task.scoring=pmi. Returns the contents of results.json. Raises InputError, RunError.
     """
-    found = _target(as_path(target))
-    cfg, setting = _task(found, task, data, overrides)
-    settled = _plan(found, cfg, ways.split(",") if isinstance(ways, str) else ways, plan)
-    seed = found.config.train.seed if found.config else 0
-    opened = _open(found, cfg, setting, settled, seed)
-    batch = eval_batch_size or (found.config.train.eval_batch_size if found.config else 32)
+    known = _target(as_path(target))
+    cfg, setting = _task(known, task, data, overrides)
+    settled = _plan(known, cfg, ways.split(",") if isinstance(ways, str) else ways, plan)
+    seed = known.config.train.seed if known.config else 0
+    opened = _open(known, cfg, setting, settled, seed)
+    batch = eval_batch_size or (known.config.train.eval_batch_size if known.config else 32)
     with counter(f"meta-test on {setting.name}", len(opened.target)) as (say, _):
         for line in opened.coverage:
             say(line)
-        subject = open_subject(target, found.config, settled.ways, batch, seed)
-        facts = {
-            "target": str(target), "model_sha256": subject.sha256, "setting": setting.name, "data": str(cfg.data),
-            "data_sha256": digest(opened), "template": cfg.template, "scoring": cfg.scoring,
-            "held_out": sorted(opened.held_out), "seed": seed, **dataclasses.asdict(settled),
-        }  # fmt: skip
+        subject = open_subject(target, known.config, settled.ways, batch, seed)
+        facts = {"target": str(target), "model_sha256": subject.sha256, "setting": setting.name, "data": str(cfg.data)}
+        facts |= {"data_sha256": digest(opened), "template": cfg.template, "scoring": cfg.scoring}
+        facts |= {"held_out": sorted(opened.held_out), "seed": seed, **dataclasses.asdict(settled)}
         store = Store(None if output is None else Path(output))
         protocol = Protocol(subject, opened, cfg, settled, seed, store, say)
         protocol.read()  # what is wrong with the rows is said before anything is written
@@ -104,13 +102,13 @@ def _target(path: Path) -> Target:
     """Raises InputError for a run or an export that is more than a backbone, and no meta-training's."""
     if is_run(path):
         info = json.loads((path / "run.json").read_text())
-        found = Target(path, load_config(path / "config.yaml"), info.get("tasks"))
-        if not found.has_s and info["deployed"] != "theta":
+        target = Target(path, load_config(path / "config.yaml"), info.get("tasks"))
+        if not target.has_s and info["deployed"] != "theta":
             raise InputError(
                 f"{path}: the run deploys an adapter, without which it is the plain model; merge it "
                 f"(zofo export RUN OUT --merge) and test that"
             )
-        return found
+        return target
     if (path / "config.yaml").is_file():  # a run that did not finish: said as everywhere
         restore(path, "theta")
     config = recorded(path)
@@ -150,8 +148,8 @@ def _plan(target: Target, cfg: TaskConfig, ways: Sequence[str] | None, given: di
         if name not in known:
             raise InputError(f"{name}: unknown{did_you_mean(name, known) or '; known: ' + ', '.join(known)}")
     chosen = default_ways(target.method, target.has_s, target.shared) if ways is None else tuple(ways)
-    own = {"k": cfg.num_fewshot} if target.method in ("metaicl", "icl") else {}
-    settled = Plan(chosen, **{**own, **{key: value for key, value in given.items() if value is not None}})
+    shots = {"k": cfg.num_fewshot} if target.method in ("metaicl", "icl") else {}
+    settled = Plan(chosen, **{**shots, **{key: value for key, value in given.items() if value is not None}})
     check_ways(chosen, target.has_s, target.shared)
     return settled
 

@@ -65,10 +65,10 @@ class Store:
 
 def digest(opened: OpenSetting) -> str:
     """SHA-256 of the files that a measurement reads: those of the target and the held-out tasks."""
-    found = hashlib.sha256()
+    sums = hashlib.sha256()
     for name, pool in sorted({**opened.target, **opened.held_out}.items()):
         for path in pool.paths:
-            found.update(f"{name}/{path.name}\n".encode())
+            sums.update(f"{name}/{path.name}\n".encode())
             with path.open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
+                sums.update(hashlib.file_digest(file, "sha256").digest())
+    return sums.hexdigest()

@@ -67,10 +67,10 @@ class Subject:
         longest = max(e.length for e in encoded)
         if longest <= self._probed:
             return option_trees(encoded, length)
-        found = share_prompts(self.loss.scorer, {what: encoded}, length)[what]
-        if any(after is not before for before, after in zip(encoded, found)):
+        packed = share_prompts(self.loss.scorer, {what: encoded}, length)[what]
+        if any(after is not before for before, after in zip(encoded, packed)):
             self._probed = longest
-        return found
+        return packed
 
     def measure(self, encoded: Sequence[Encoded], data: TaskData, limit: int, way: str) -> Evaluation:
         """Options scored by the backbone alone; with the adapter as it stands where the way has one."""
@@ -112,12 +112,12 @@ def open_subject(target: str | Path, config: Config | None, ways: Sequence[str],
             raise InputError(f"{target}: an adapter's directory; give the run it is of, or the backbone alone")
     needed = [way for way in ways if way in ("zero-shot-s", "tuned", "tuned-fresh")]
     adapters, starts, scorer = None, dict[str, State](), loaded.scorer()
-    found = hashlib.sha256(loaded.base_sha256(Point(loaded.model)).encode())
+    digest = hashlib.sha256(loaded.base_sha256(Point(loaded.model)).encode())
     if needed:
         name = config.names.get("adapter", "lora") if config else "lora"
         module = registry.load("adapters", name)
-        own = config.adapter if config and config.adapter is not None else module.Config()
-        adapters = module.Adapter(own).build(loaded.model, (TUNED,), derive(seed, "adapter"), loaded.tokenizer)
+        settings = config.adapter if config and config.adapter is not None else module.Config()
+        adapters = module.Adapter(settings).build(loaded.model, (TUNED,), derive(seed, "adapter"), loaded.tokenizer)
         fresh = _copy(adapters)
         for way in needed:
             starts[way] = fresh if way == "tuned-fresh" else _trained(adapters, Path(target), fresh)
@@ -125,8 +125,8 @@ def open_subject(target: str | Path, config: Config | None, ways: Sequence[str],
         scorer = replace(scorer, model=adapters.model)
     loss = Loss(scorer, lm.Objective(), adapters)
     for way, state in starts.items():
-        found.update(way.encode() + b"".join(value.cpu().numpy().tobytes() for value in state.values()))
-    return Subject(loaded, loss, adapters, starts, batch_size, found.hexdigest())
+        digest.update(way.encode() + b"".join(value.cpu().numpy().tobytes() for value in state.values()))
+    return Subject(loaded, loss, adapters, starts, batch_size, digest.hexdigest())
 
 
 def _copy(adapters: AdapterSet) -> State:
@@ -135,10 +135,10 @@ def _copy(adapters: AdapterSet) -> State:
 
 def _trained(adapters: AdapterSet, run: Path, fresh: State) -> State:
     """The run's s; where each training task has its own, their mean."""
-    found = run / f"best-{json.loads((run / 'run.json').read_text())['best_step']}" / "s"
-    folders = [found] if (found / CONFIG).is_file() else sorted(p for p in found.glob("*") if p.is_dir())
+    directory = run / f"best-{json.loads((run / 'run.json').read_text())['best_step']}" / "s"
+    folders = [directory] if (directory / CONFIG).is_file() else sorted(p for p in directory.glob("*") if p.is_dir())
     if not folders:
-        raise InputError(f"{found}: missing, so there is no s to start from")
+        raise InputError(f"{directory}: missing, so there is no s to start from")
     states = []
     for folder in folders:
         try:

@@ -75,8 +75,8 @@ def data_dir(cache: Path, say: Say, seed: int = 0) -> Path:
         requirement = f"{DATA} --hash=sha256:{DATA_SHA256}"
         sdist = _download(requirement, Path(scratch), "--no-binary", "vaderSentiment")
         rows = list(labelled(_snippets(sdist)))
-        for split, some in split_by_review(rows, seed).items():
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in some)
+        for split, examples in split_by_review(rows, seed).items():
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in examples)
             (made / f"{split}.jsonl").write_text(text, encoding="utf-8")
         _stamp(made, source=DATA, file=SNIPPETS, seed=seed)
     return target
@@ -146,9 +146,9 @@ def _convert(gguf: Path, target: Path) -> None:
 
 def _check_sha256(path: Path, expected: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise InputError(f"{path.name}: sha256 is {found}, expected {expected}: the download is damaged; run it again")
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected:
+        raise InputError(f"{path.name}: sha256 is {actual}, expected {expected}: the download is damaged; run it again")
 
 
 # -------------------------------------------------------------------------------------------------------- downloads
@@ -161,12 +161,12 @@ def _download(requirement: str, folder: Path, *options: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     command += [*options, "--dest", str(target), "--requirement", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = sorted(target.glob("*")) if target.is_dir() else []
-    if done.returncode or len(found) != 1:
+    files = sorted(target.glob("*")) if target.is_dir() else []
+    if done.returncode or len(files) != 1:
         reason = _last_line(done.stderr) or "no file came back"
         package = requirement.split()[0]
         raise InputError(f"cannot download {package} with pip ({reason}); check the network or pip's index")
-    return found[0]
+    return files[0]
 
 
 def _last_line(text: str) -> str:

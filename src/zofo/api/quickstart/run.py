@@ -1,6 +1,6 @@
 """The quick start: a real model, real data, Bilevel ZOFO on the CPU, accuracy before and after.
 
-Model and data come from PyPI (see `_pypi`) and are kept, converted, in the cache: a second start goes on to training.
+Model and data come from PyPI (see `pypi`) and are kept, converted, in the cache: a second start goes on to training.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run(cache_dir: str | Path = CACHE, output_dir: str | Path = OUTPUT, steps: i
     model, data = prepare(cache)
     bilevel, zero_shot = configs(model, data, output, steps)
 
-    before = _kept(zero_shot)
+    before = _earlier(zero_shot)
     if before is None:
         _say(f"zero-shot: the model as it is, on {zero_shot.task.test_examples} held-out sentences")
         train(zero_shot)
@@ -121,7 +121,7 @@ def _record(config: Config) -> dict[str, Any]:
     return json.loads((Path(config.train.output_dir) / "run.json").read_text("utf-8"))
 
 
-def _kept(config: Config) -> dict[str, Any] | None:
+def _earlier(config: Config) -> dict[str, Any] | None:
     """run.json of the same zero-shot evaluation from an earlier start: it would give the same numbers."""
     try:
         record = _record(config)
