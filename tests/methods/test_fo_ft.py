@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
 from tests.float64_llama import gradient, widen
 from tests.tiny_bilevel import leaves, ready, values, world
 from zofo.methods import fo_ft
+from zofo.zo.masks import magnitude
+from zofo.zo.support import members
 
 
 def test_fo_ft_descends_the_loss_of_every_weight() -> None:
@@ -23,3 +28,27 @@ def test_fo_ft_descends_the_loss_of_every_weight() -> None:
         torch.testing.assert_close((before[name] - value).double() / 0.5, want[name], rtol=1e-4, atol=1e-4 * scale)
         assert value.grad is None
         assert not value.requires_grad
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_with_a_mask_what_rests_does_not_move(optimizer: Any) -> None:
+    """Those that move are the mask's, of every tensor; a tensor without a share of it rests as a whole."""
+    w = world("options")
+    mask = magnitude.Mask(magnitude.Config(sparsity=0.75), 0)
+    problem = w.problem(mask=mask)
+    support, before = mask.at(w.theta, 0), values(w.theta)
+    member = {
+        name: members(support.parts[name], tensor, w.theta.addresses[name].key)
+        for name, tensor in w.theta.items()
+        if name in support.parts
+    }
+    assert 0 < len(member) < len(before), "norms have no share"
+    method = ready(fo_ft.Method(fo_ft.Config(lr=0.1, optimizer=optimizer)), problem)
+    method.step(0)
+    for name, tensor in w.theta.items():
+        moved = tensor != before[name]
+        if name not in member:
+            assert not moved.any(), name
+        else:
+            assert not (moved & ~member[name]).any(), name
+            assert (moved & member[name]).any(), name
