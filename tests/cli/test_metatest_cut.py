@@ -35,7 +35,9 @@ def ends_like(out: Path, uncut_output: Path) -> None:
     assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_cut_in_the_middle_and_started_again(
     sent: int, code: int, metatest_args: Callable[[Path], list[str]], uncut_output: Path, tmp_path: Path
 ) -> None:

@@ -78,7 +78,11 @@ def uncut(tmp_path_factory, tiny_model_dir, module_sentiment_file):
     return get
 
 
-@pytest.mark.parametrize("method", METHODS)
+# One method of each kind in every run of the suite; the others with `make test-slow`
+SLOW_ONES = ("mezo", "fo-peft", "bilevel-fo", "two-stage")
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow if m in SLOW_ONES else ()) for m in METHODS])
 def test_kill_in_the_middle_and_resume(method, tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
     args = arguments(tiny_model_dir, module_sentiment_file, out, method)
@@ -159,7 +163,9 @@ def test_other_settings_are_refused_on_resume(tmp_path, tiny_model_dir, module_s
     assert "method.lr: the run has 0.0001, now 0.0003" in done.stderr
 
 
-@pytest.mark.parametrize("method", ["bilevel-zofo", "mezo", "fo-peft", "bilevel-fo"])
+@pytest.mark.parametrize(
+    "method", ["bilevel-zofo", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mezo", "fo-peft", "bilevel-fo"))]
+)
 def test_a_full_disk_is_one_line_and_the_run_goes_on(method, tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     """A file-size limit makes the kernel refuse writes part of the way into a run, as a full disk does."""
     uncut(method)  # compiled kernels are cached by now: only the run itself writes

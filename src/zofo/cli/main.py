@@ -159,7 +159,7 @@ def ls(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="methods, adapters, estimators, masks, rules, tasks, settings or presets; all if left out."
+            help="methods, adapters, objectives, estimators, masks, rules, tasks, settings or presets; all if left out."
         ),
     ] = None,
 ) -> None:
