@@ -24,6 +24,7 @@ from zofo.data.metrics.text import drop_exact_match, drop_f1
         ("the Tom-Brady", [["tom brady"]], 1, 1),  # hyphens cut, articles go
         ("5 yards", [["5"]], 0, 0.67),  # precision 1/2, recall 1: 2/3, to two digits
         ("6 yards", [["5 yards"]], 0, 0),  # the right number is missing
+        ("3 yards", [["from 3 to 5 yards"]], 0, 0.57),  # one of its numbers is enough
         ("5 yards", [["yards"]], 0, 0.67),  # a number too many is only a word too many
         ("Brady", [["Tom Brady", "Moss"]], 0, 0.33),  # (2/3 + 0) / 2
         ("Brady", [["Moss"], ["Brady"]], 1, 1),  # the better annotator
