@@ -134,6 +134,21 @@ def test_at_the_anchor_the_estimate_is_the_anchors(dtype: torch.dtype, mode: str
     assert all(torch.equal(estimate.anchor[name], t) for name, t in theta.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_away_from_the_anchor_modes_give_equal_bits(dtype: torch.dtype) -> None:
+    """Of the four evaluations two are at the anchor: in mode copy, too."""
+    ends = []
+    for mode in ("layer", "copy"):
+        tree, theta = world(dtype, mode)
+        config = svrg.Config(eps=1e-2, refresh=50, anchor_batches=2, shift=mode)  # pyright: ignore[reportArgumentType]
+        estimate = svrg.Estimator(config, 1)
+        steps(tree, theta, estimate, sgd.Rule(sgd.Config(), 1), 0, 4)
+        f = Objective(tree, 4 % BATCHES, [400])
+        ends.append((theta.sha256(), [c for c, _ in estimate(f, theta, 4, derive(0, "z", 4)).terms]))
+    assert ends[0] == ends[1]
+    assert ends[0][1][0] != 0
+
+
 def test_near_the_anchor_it_varies_less_than_spsa() -> None:
     """Over batches and directions; given an anchor with many directions it is nearer to the gradient, too."""
     tree, theta = world()
