@@ -128,13 +128,13 @@ class Play:
         self.method.setup(self.problem)
 
     def listen(self) -> None:
-        """From now on the journal is written to, as `CheckpointManager._listen` does it."""
+        """From now on the journal is written to, as `CheckpointManager` does it."""
 
         def keep(step: int, support: Any) -> None:
             self.journal.append(Record(step, (), 0.0, Outcome.SUPPORT, support.pack()))
 
         assert self.problem.rule is not None
-        self.problem.rule.journal = self.journal
+        self.problem.rule.records = self.journal
         if self.estimator.mask is not None:
             self.estimator.mask.listen = keep
 

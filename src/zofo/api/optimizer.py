@@ -26,7 +26,7 @@ from zofo.config.validate import build
 from zofo.errors import InputError
 from zofo.zo.estimators._base import Base as Estimator
 from zofo.zo.grad import ZOGrad
-from zofo.zo.journal import Journal, read_header, read_records
+from zofo.zo.journal import Journal, Records, read_header, read_records
 from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
@@ -83,13 +83,14 @@ class ZerothOrder(torch.optim.Optimizer):
             raise InputError(f"names: the model has no parameter {odd[0]}")
         self._parts = _read(estimator=estimator, rule=rule, mask=mask)
         self.seed, self.steps = seed, 0
-        self.estimator, self.rule = _build(self._parts, seed)
+        self._records = Records()
+        self.estimator, self.rule = _build(self._parts, seed, self._records)
         self.theta = Point(model, None if names is None else set(names), mode=self.estimator.config.shift)
         if not self.theta:
             raise InputError("names: nothing is left to move")
         super().__init__([{"params": list(self.theta.values())}], {"lr": lr})
         self._path = None if journal is None else Path(journal)
-        self._journalled = Journalled(self.rule, None)
+        self._journalled = Journalled(self.rule, self._records)
         if any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules()):
             log.warning("the model has dropout in training mode: its noise differs from call to call; use model.eval()")
 
@@ -101,8 +102,8 @@ class ZerothOrder(torch.optim.Optimizer):
         closure: () -> loss, a number or a tensor of one element. further: () -> the closure of another batch, for
         `svrg`. Raises NonFiniteError, before anything moves, where the estimate is NaN or infinite.
         """
-        if self._path is not None and self._journalled.journal is None:
-            self._write_to(Journal.create(self._path, self._header()))
+        if self._path is not None and self._records.journal is None:
+            self._records.open(Journal.create(self._path, self._header()))
         f = _Objective(closure, further)
         g: ZOGrad = self.estimator(f, self.theta, self.steps, derive(self.seed, "z", self.steps))
         self._journalled.update_(self.theta, g, self.param_groups[0]["lr"], self.steps, f)
@@ -129,11 +130,6 @@ class ZerothOrder(torch.optim.Optimizer):
             **{key: _plain(part) for key, part in self._parts.items()},
         }
 
-    def _write_to(self, journal: Journal) -> None:
-        self._journalled.journal = journal
-        if self.estimator.mask is not None:
-            self.estimator.mask.listen = journal.append_support
-
     def state_dict(self) -> dict[str, Any]:
         """With theta's own state_dict all that a later `step` needs. The tensors are the optimizer's own."""
         mask = self.estimator.mask
@@ -145,13 +141,13 @@ class ZerothOrder(torch.optim.Optimizer):
             "support": support,
             "rule": self.rule.state_dict(),
             "estimator": self.estimator.state_dict(),
-            "journal": None if self._journalled.journal is None else self._journalled.journal.position,
+            "journal": None if self._records.journal is None else self._records.journal.position,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; a journal is cut back to there, JournalError if it is shorter."""
         if self._path is not None and state_dict["journal"] is not None:
-            self._write_to(Journal.open(self._path, state_dict["journal"]))
+            self._records.open(Journal.open(self._path, state_dict["journal"]))
         self.steps, self.seed, self.param_groups[0]["lr"] = (state_dict[key] for key in ("steps", "seed", "lr"))
         self.rule.load_state_dict(state_dict["rule"])
         self.estimator.load_state_dict(state_dict["estimator"])
@@ -167,7 +163,9 @@ def replay(model: nn.Module, journal: str | Path) -> int:
     """
     path = Path(journal)
     header, start = read_header(path)
-    estimator, rule = _build(_read(**{key: header[key] for key in ("estimator", "rule", "mask")}), header["seed"])
+    estimator, rule = _build(
+        _read(**{key: header[key] for key in ("estimator", "rule", "mask")}), header["seed"], Records()
+    )
     theta = Point(model, {tensor["name"] for tensor in header["tensors"]}, mode=estimator.config.shift)
     check_initial(theta, header, path)
     return replay_records(theta, estimator, rule, read_records(path, start))
@@ -197,13 +195,13 @@ def _read(**parts: Part | None) -> dict[str, tuple[str, Any] | None]:
     return sections
 
 
-def _build(parts: Mapping[str, tuple[str, Any] | None], seed: int) -> tuple[Estimator, Rule]:
+def _build(parts: Mapping[str, tuple[str, Any] | None], seed: int, records: Records) -> tuple[Estimator, Rule]:
     def of(section: str, kind: str) -> Any:
         part = parts[section]
         return None if part is None else (getattr(registry.load(f"{section}s", part[0]), kind), part[1])
 
     mask, (estimator, settings), (rule, of_rule) = of("mask", "Mask"), of("estimator", "Estimator"), of("rule", "Rule")
-    made = None if mask is None else mask[0](mask[1], seed)
+    made = None if mask is None else mask[0](mask[1], seed, None, records.append_support)
     return estimator(settings, seed, made), rule(of_rule, seed)
 
 

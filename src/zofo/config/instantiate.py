@@ -8,20 +8,21 @@ from zofo.config import registry
 from zofo.config.resolve import Config
 
 
-def make_mask(config: Config, gradients: Any = None) -> Any:
+def make_mask(config: Config, gradients: Any = None, listen: Any = None) -> Any:
     """The mask as at the start of a run; None where there is no such section.
 
-    gradients: what some masks are made of, see `zo.masks._base.Base`; a replay has no need of them.
+    gradients, listen: what some masks are made of, and who is told of them, see `zo.masks._base.Base`; a replay needs
+    neither.
     """
     if config.mask is None:
         return None
-    return registry.load("masks", config.names["mask"]).Mask(config.mask, config.train.seed, gradients)
+    return registry.load("masks", config.names["mask"]).Mask(config.mask, config.train.seed, gradients, listen)
 
 
-def make_estimator(config: Config, gradients: Any = None) -> Any:
-    """The estimator as at the start of a run, with its mask; gradients: see `make_mask`."""
+def make_estimator(config: Config, gradients: Any = None, listen: Any = None) -> Any:
+    """The estimator as at the start of a run, with its mask; gradients, listen: see `make_mask`."""
     module = registry.load("estimators", config.names["estimator"])
-    return module.Estimator(config.estimator, config.train.seed, make_mask(config, gradients))
+    return module.Estimator(config.estimator, config.train.seed, make_mask(config, gradients, listen))
 
 
 def make_rule(config: Config) -> Any:

@@ -53,15 +53,8 @@ class CheckpointManager:
         _ = self.session.base_sha256  # while theta is still the base
         if self.session.journals:
             self.journal = Journal.create(self.out / "journal.bin", journal_header(self.session))
-            self._listen()
+            self.session.records.open(self.journal)
         self.metrics_position = 0
-
-    def _listen(self) -> None:
-        assert self.session.problem.rule is not None
-        self.session.problem.rule.journal = self.journal
-        if self.session.problem.mask is not None:
-            assert self.journal is not None
-            self.session.problem.mask.listen = self.journal.append_support
 
     def _replay_seconds(self) -> float:
         """Estimated from the time of the fastest update so far; before any, from that of a pass over theta."""
@@ -195,7 +188,7 @@ class CheckpointManager:
             for record in self.journal.records():
                 if record.outcome is Outcome.SUPPORT and estimator.mask is not None:
                     restore_support(theta, estimator.mask, record)
-        self._listen()
+        self.session.records.open(self.journal)
 
     def _restore_adapters(self, directory: Path) -> None:
         adapters = self.session.problem.adapters

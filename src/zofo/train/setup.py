@@ -40,6 +40,7 @@ from zofo.models.tree_probe import share_prompts
 from zofo.objectives._loss import Loss
 from zofo.train.checks import check, shift_mode, trains_metric
 from zofo.train.progress import gib
+from zofo.zo.journal import Records
 from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
@@ -61,6 +62,7 @@ class Session:
     streams: dict[str, Stream | Mixture]
     backbone: Point
     evaluator: Evaluator
+    records: Records  # of the updates and supports of theta
 
     @property
     def rule(self) -> Rule | None:
@@ -137,9 +139,10 @@ def build(
         config.train.group_by_length,
     )
     losses = make_losses(config, backbone, data, method)
-    problem = make_problem(config, backbone, losses, data, method, streams)
+    records = Records()
+    problem = make_problem(config, backbone, losses, data, method, streams, records)
     method.setup(problem)
-    return Session(config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator)
+    return Session(config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator, records)
 
 
 @dataclass(frozen=True)
@@ -215,10 +218,12 @@ def make_problem(
     data: TaskData,
     method: Method,
     streams: Mapping[str, Stream | Mixture],
+    records: Records,
 ) -> Problem:
     """What the method is given."""
     gradients = partial(_gradients, losses.loss, backbone.theta, streams)
-    estimator = make_estimator(config, gradients) if "estimator" in method.needs else None
+    told = (gradients, records.append_support)
+    estimator = make_estimator(config, *told) if "estimator" in method.needs else None
     return Problem(
         backbone.theta,
         backbone.adapters,
@@ -229,8 +234,8 @@ def make_problem(
         total=config.train.max_steps,
         count=config.train.count,
         estimator=estimator,
-        rule=Journalled(make_rule(config), None) if estimator is not None else None,
-        mask=make_mask(config, gradients) if estimator is None else estimator.mask,
+        rule=Journalled(make_rule(config), records) if estimator is not None else None,
+        mask=make_mask(config, *told) if estimator is None else estimator.mask,
         max_grad_norm=config.train.max_grad_norm,
         skip_nonfinite=config.train.on_nonfinite == "skip",
         tasks=trained_tasks(data),

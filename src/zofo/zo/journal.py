@@ -129,6 +129,26 @@ class Journal:
         self._file.close()
 
 
+class Records:
+    """Where a run's updates and supports are written: nowhere, until its journal is open."""
+
+    def __init__(self) -> None:
+        self.journal: Journal | None = None
+
+    def open(self, journal: Journal) -> None:
+        """From now on records go into this journal."""
+        self.journal = journal
+
+    def append(self, record: Record) -> None:
+        if self.journal is not None:
+            self.journal.append(record)
+
+    def append_support(self, step: int, support: Support) -> None:
+        """The support of the directions from this step on."""
+        if self.journal is not None:
+            self.journal.append_support(step, support)
+
+
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """(header, offset of the first record). Raises JournalError."""
     with path.open("rb") as file:

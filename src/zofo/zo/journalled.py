@@ -12,7 +12,7 @@ from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome, Record
 
 if TYPE_CHECKING:
-    from zofo.zo.journal import Journal
+    from zofo.zo.journal import Journal, Records
     from zofo.zo.point import Point
     from zofo.zo.rules import _base
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Journalled:
     """A rule whose every update is written down. The estimate is checked here, before theta moves."""
 
-    def __init__(self, rule: _base.Base, journal: Journal | None) -> None:
-        self.rule, self.journal = rule, journal
+    def __init__(self, rule: _base.Base, records: Records | Journal | None) -> None:
+        """records: where the updates are written; None: nowhere."""
+        self.rule, self.records = rule, records
         self.seconds = math.inf  # of the fastest update
 
     def update_(self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None) -> Outcome:
@@ -35,9 +36,9 @@ class Journalled:
         else:
             outcome = self.rule.update_(theta, g, lr, step, f)
             self.seconds = min(self.seconds, time.perf_counter() - start)
-        if self.journal is not None:
+        if self.records is not None:
             terms = tuple((z.seed, c) for c, z in g.terms)
-            self.journal.append(Record(step, terms, lr, outcome))
+            self.records.append(Record(step, terms, lr, outcome))
         if bad:
             raise NonFiniteError(f"the estimate's coefficient is {bad[0]}, at a rate of {lr:g}")
         return outcome

@@ -64,14 +64,21 @@ class Base(ABC):
 
     recorded: ClassVar[bool] = True
 
-    def __init__(self, config: Any, seed: int, gradients: Gradients | None = None) -> None:
+    def __init__(
+        self,
+        config: Any,
+        seed: int,
+        gradients: Gradients | None = None,
+        listen: Callable[[int, Support], None] | None = None,
+    ) -> None:
         """seed: the run's seed. gradients: `number` calls, each of which adds F's gradient on one training batch to
-        `.grad` of theta's tensors, for masks that are made of them."""
+        `.grad` of theta's tensors, for masks that are made of them. listen: told each recorded support, with the step
+        from which it holds."""
         self.config, self.seed, self.gradients = config, seed, gradients
         self.start: int | None = None  # the step from which the support holds
         self.now: Support | None = None
         self.seconds = 0.0  # of making the last one
-        self.listen: Callable[[int, Support], None] | None = None  # told each recorded support
+        self.listen = listen
         self.say: Callable[[str], None] = log.info
 
     @property
