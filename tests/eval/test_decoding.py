@@ -209,6 +209,9 @@ def test_each_row_ends_where_its_own_end_is() -> None:
     assert spelled(model, starts, Decoding(20, stop=("de",))) == ["bc", "fgh", "", "h", "efgh"], "of two tokens"
     assert spelled(model, starts, Decoding(20, stop=("gh", "d"))) == ["bc", "f", "", "h", "ef"]
     assert spelled(model, ["a", "c"], Decoding(20, stop=("b",))) == ["", "defgh"]
+    assert spelled(model, ["a"], Decoding(20, stop=("c", "bc"))) == [""], (
+        "of two that end together the one that began first"
+    )
     model.generation_config.eos_token_id = [1, IDS["g"]]
     assert spelled(model, ["a", "e", "g"], Decoding(20)) == ["bcdef", "f", "h"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from zofo.zo.laws import LAWS, gaussian_table
 from zofo.zo.point import Point
 from zofo.zo.replay import replay
 from zofo.zo.rules import sgd
+from zofo.zo.support import Chance, Indices, Support
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KEY, SEED = 0x0123456789ABCDEF, 0xFEDCBA9876543210
@@ -45,6 +47,19 @@ def test_sum_of_squares(monkeypatch: pytest.MonkeyPatch) -> None:
         assert cpu.sum_squares(n, SEED, KEY) == reference.sum_squares(n, SEED, KEY) == expected
     monkeypatch.setattr(reference, "CHUNK", 77)
     assert reference.sum_squares(5000, SEED, KEY) == expected
+
+
+@pytest.mark.parametrize("part", [Indices(torch.arange(0, 700, 3, dtype=torch.int32)), Chance(KEY, 1000)])
+def test_the_sphere_of_what_moves_has_radius_root_of_their_number(part: Any) -> None:
+    """Read off the shifted weights, which are 0 at rest; the other tensor rests as a whole."""
+    model = nn.ParameterDict({"a": nn.Parameter(torch.zeros(700)), "b": nn.Parameter(torch.zeros(13))})
+    theta = Point(model)
+    with theta.shifted(Direction(SEED, "sphere", Support({"a": part})), 1.0):
+        moved, rests = (model[name] * 1.0 for name in ("a", "b"))
+    number = int((moved != 0).sum())
+    assert 0 < number < 700
+    assert float(moved.double().square().sum()) == pytest.approx(number, rel=1e-5)
+    assert not rests.any()
 
 
 def test_the_sphere_has_radius_root_d() -> None:
