@@ -34,8 +34,14 @@ def configured(args: argparse.Namespace, name: str, inner_steps: int) -> Any:
 
     sections = METHODS[name]
     method = dict(sections.get("method", {"name": "meta-bilevel-zofo"}))
-    task = {"name": args.setting, "data": args.data, "train_examples": args.train_examples, "dev_examples": 4,
-            "test_examples": 4, **sections.get("task", {})}  # fmt: skip
+    task = {
+        "name": args.setting,
+        "data": args.data,
+        "train_examples": args.train_examples,
+        "dev_examples": 4,
+        "test_examples": 4,
+        **sections.get("task", {}),
+    }
     if method["name"] == "meta-bilevel-zofo":
         method["inner_steps"] = inner_steps
     if method["name"] == "metaicl":

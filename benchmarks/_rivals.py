@@ -65,11 +65,21 @@ class TrainerSteps:
         from transformers import Trainer, TrainingArguments
 
         args = TrainingArguments(
-            self.out, per_device_train_batch_size=self.batch_size, max_steps=steps, learning_rate=1e-3,
-            weight_decay=0.0, lr_scheduler_type="constant", optim="adamw_torch_fused", report_to=[],
-            save_strategy="no", use_cpu=True,
-            logging_strategy="no", disable_tqdm=True, dataloader_num_workers=0, max_grad_norm=0.0,
-        )  # fmt: skip
+            self.out,
+            per_device_train_batch_size=self.batch_size,
+            max_steps=steps,
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            lr_scheduler_type="constant",
+            optim="adamw_torch_fused",
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+            max_grad_norm=0.0,
+        )
         return Trainer(self.model, args, train_dataset=self.rows, data_collator=self.collator)  # pyright: ignore
 
     def timed(self, steps: int) -> Callable[[], float]:

@@ -42,11 +42,14 @@ def measure(
     found = interleaved({"once": once, "each": each}, rounds)
     furthest = max(abs(a - b) for one, other in zip(*scores.values()) for a, b in zip(one, other))
     return {
-        "task": task, "k": k, "examples": len(encoded), "tokens": sum(e.size for e in encoded),
+        "task": task,
+        "k": k,
+        "examples": len(encoded),
+        "tokens": sum(e.size for e in encoded),
         "seconds": {name: summary(values) for name, values in found.items()},
         "each / once": ratio(found, "each", "once"),
         "largest difference of a score": furthest,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -142,11 +142,13 @@ def passes(device: Device, args: argparse.Namespace) -> dict[str, Any]:
         device_copy = device.seconds(copy, args.repeats)
         nearest = device.seconds(lambda theta=theta, g=g: theta.add_(g, 0.0, None), args.repeats)
         found[f"{model} {str(dtype)[6:]}"] = {
-            "weights": theta.size, "device copy s": device_copy, "nearest s": nearest,
+            "weights": theta.size,
+            "device copy s": device_copy,
+            "nearest s": nearest,
             **{f"{law} s": s for law, s in ours.items()},
             **{f"{law} / copy": s / device_copy for law, s in ours.items()},
             "gb_per_s": 2 * theta.nbytes / ours[RADEMACHER] / 1e9,
-        }  # fmt: skip
+        }
         del w, theta, params, other
     return found
 
@@ -203,9 +205,15 @@ def run(device: Device, args: argparse.Namespace) -> Any:
 
     overrides = [f"model.device={device.name}", *([f"task.data={args.data}"] if args.data else [])]
     finished = finetune(
-        args.model, args.task, "bilevel-zofo", preset="quickstart", output_dir="out/gpu", overwrite=True,
-        max_steps=22 if device.rehearse else 330, overrides=overrides,
-    )  # fmt: skip
+        args.model,
+        args.task,
+        "bilevel-zofo",
+        preset="quickstart",
+        output_dir="out/gpu",
+        overwrite=True,
+        max_steps=22 if device.rehearse else 330,
+        overrides=overrides,
+    )
     return {"test": finished.test, "seconds": finished.info["seconds"]}
 
 

@@ -59,15 +59,17 @@ def steps(methods: dict[str, Trained], ids: list[str], rounds: int) -> dict[str,
     return {
         name: {
             "counted_steps": of.counted,
-            "tokens_of_a_row": {"here": mean(of.rows[i].size for i in ids),
-                                "all": mean(e.size for e in of.rows.values())},
+            "tokens_of_a_row": {
+                "here": mean(of.rows[i].size for i in ids),
+                "all": mean(e.size for e in of.rows.values()),
+            },
             "seconds_an_iteration": summary(found[name]),
             "seconds_a_step": summary(counted[name]),
             "a_step": of.cost(rounds + 1),  # the first round warms up
             **({"step / metaicl direct": ratio(counted, name, DIRECT)} if DIRECT in counted else {}),
         }
         for name, of in methods.items()
-    }  # fmt: skip
+    }
 
 
 def said(part: str) -> Callable[[str], None]:
@@ -86,16 +88,26 @@ def child(args: argparse.Namespace) -> None:
     session, batch = of.session, collate([of.rows[i] for i in ids], 0)
     weights = sum(t.numel() * t.element_size() for t in session.backbone.values())
     shape = [batch.input_ids.shape[1], 1, round(batch.labels.numel() / len(batch.input_ids))]
-    print(json.dumps({
-        "peak": status("VmHWM"), "over": over, "weights": weights, "shape": shape, "tasks": session.problem.tasks,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "peak": status("VmHWM"),
+                "over": over,
+                "weights": weights,
+                "shape": shape,
+                "tasks": session.problem.tasks,
+            }
+        )
+    )
 
 
 def memory(args: argparse.Namespace, ids: list[str]) -> dict[str, Any]:
     """{method: measured and predicted MiB}. Measured in turns, each time in a new process."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in args.only}
-    more = [f"--{key.replace('_', '-')}={getattr(args, key)}" for key in
-            ("model", "data", "setting", "shots", "batch_size", "train_examples")]  # fmt: skip
+    more = [
+        f"--{key.replace('_', '-')}={getattr(args, key)}"
+        for key in ("model", "data", "setting", "shots", "batch_size", "train_examples")
+    ]
     more += [] if args.threads is None else [f"--threads={args.threads}"]
     for turn in range(args.repeats):
         for name in found:
@@ -108,13 +120,15 @@ def memory(args: argparse.Namespace, ids: list[str]) -> dict[str, Any]:
         said("memory")(f"process {turn + 1} of {args.repeats} of each method")
     return {
         name: {
-            **{f"{key}_mib": {k: round(v / MIB, 1) for k, v in summary([r[key] for r in runs]).items()}
-               for key in ("peak", "over")},
+            **{
+                f"{key}_mib": {k: round(v / MIB, 1) for k, v in summary([r[key] for r in runs]).items()}
+                for key in ("peak", "over")
+            },
             "weights_mib": round(runs[0]["weights"] / MIB, 1),
             "predicted_mib": predicted(args, name, runs[0]),
         }
         for name, runs in found.items()
-    }  # fmt: skip
+    }
 
 
 def predicted(args: argparse.Namespace, name: str, run: dict[str, Any]) -> dict[str, Any]:
@@ -151,11 +165,13 @@ def inference(args: argparse.Namespace) -> dict[str, Any]:
     )
     pairs = (("k, with each", "zero-shot"), ("k, read once", "zero-shot"), ("k, with each", "k, read once"))
     return {
-        "k": args.shots, "examples": n, "tasks": tasks,
+        "k": args.shots,
+        "examples": n,
+        "tasks": tasks,
         "seconds_an_example": {name: summary([s / n for s in seconds]) for name, seconds in found.items()},
         "ratios": {f"{top} / {below}": ratio(found, top, below) for top, below in pairs},
         "largest difference of a score": max(abs(a - b) for a, b in zip(scores["once"], scores["each"])),
-    }  # fmt: skip
+    }
 
 
 def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], dict[str, Any]]:
@@ -186,8 +202,12 @@ def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], di
         tokens = {f"k={k}": mean(e.size for e in some[-1][1]) for k, some in encoded.items()}
         last = encoded[args.shots][-1][1]
         start = read_start(subject.loss.scorer, last)  # what is cut at its beginning shares none
-        tasks[pool.name] = {"rows": len(rows), "cut": sum(e.cut for e in last), "tokens_of_an_example": tokens,
-                            "tokens_read_once": 0 if start is None else start.length}  # fmt: skip
+        tasks[pool.name] = {
+            "rows": len(rows),
+            "cut": sum(e.cut for e in last),
+            "tokens_of_an_example": tokens,
+            "tokens_read_once": 0 if start is None else start.length,
+        }
 
     def measure(k: int) -> list[float]:
         found = [subject.measure(some, data, limit(k), "zero-shot") for data, some in encoded[k]]

@@ -39,9 +39,11 @@ def child(args: argparse.Namespace) -> None:
 
     task = {"name": args.task, "data": args.data} if args.data else args.task
     config = resolve(
-        model=args.model, task=task, method=METHODS[args.child],
+        model=args.model,
+        task=task,
+        method=METHODS[args.child],
         train={"output_dir": "unused", "batch_size": args.batch_size, "threads": args.threads},
-    )  # fmt: skip
+    )
     session = build(config)
     problem, method = session.problem, session.method
     if args.child != "bilevel-zofo":  # the batches that Bilevel ZOFO draws from the same seed, in its order

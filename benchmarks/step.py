@@ -202,9 +202,11 @@ def epoch(bench: Bench, rounds: int, size: int = 8, steps: int = 16) -> dict[str
     found = interleaved({"ours": ours, "trainer": TrainerClock(trainer, steps)}, rounds)
     per_step = [s * steps for s in found["trainer"]]
     return {
-        "batch_size": size, "steps": steps, "seconds": {"ours": summary(found["ours"]), "trainer": summary(per_step)},
+        "batch_size": size,
+        "steps": steps,
+        "seconds": {"ours": summary(found["ours"]), "trainer": summary(per_step)},
         "trainer / ours": summary([t / o for t, o in zip(per_step, found["ours"])]),
-    }  # fmt: skip
+    }
 
 
 RATIOS = {

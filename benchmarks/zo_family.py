@@ -121,8 +121,11 @@ def main() -> None:
         print(f"\n{size} tokens, {args.rounds} rounds: seconds, ratio to MeZO (range), peak of the first step")
         for name, row in table["sizes"][size].items():
             r, seconds = row["of mezo"], row["seconds"]["median"]
-            print(f"  {name:<18}{seconds:>14.3f}   {r['median']:>6.3f}  ({r['min']:.3f} to {r['max']:.3f})"
-                  f"{row['peak_mib']:>18.0f} MiB", flush=True)  # fmt: skip
+            print(
+                f"  {name:<18}{seconds:>14.3f}   {r['median']:>6.3f}  ({r['min']:.3f} to {r['max']:.3f})"
+                f"{row['peak_mib']:>18.0f} MiB",
+                flush=True,
+            )
         if args.json:
             Path(args.json).write_text(json.dumps(table, indent=2) + "\n")
 

@@ -21,8 +21,26 @@ from typing import Any
 
 from zofo.config.yaml_reader import read_yaml
 
-KEPT = ("method", "adapter", "task", "seed", "steps", "best_step", "forwards", "backward_passes", "examples_seen",
-        "tokens", "dev", "test", "deployed", "seconds", "peak_bytes", "examples", "skipped", "environment")  # fmt: skip
+KEPT = (
+    "method",
+    "adapter",
+    "task",
+    "seed",
+    "steps",
+    "best_step",
+    "forwards",
+    "backward_passes",
+    "examples_seen",
+    "tokens",
+    "dev",
+    "test",
+    "deployed",
+    "seconds",
+    "peak_bytes",
+    "examples",
+    "skipped",
+    "environment",
+)
 
 
 @dataclass(frozen=True)
@@ -118,11 +136,15 @@ def run(plan: Plan, cell: Cell, model: str, data: str | None, work: Path) -> Non
     info = finetune.train(from_dict(nested)).info
     lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     curves = {
-        "dev_curve": [{k: v for k, v in line.items() if k not in ("event", "n")} for line in lines
-                      if line["event"] == "dev"],
-        "train_curve": [{k: v for k, v in line.items() if k in ("step", "loss", "loss_s", "loss_p", "G", "c")}
-                        for line in lines if line["event"] == "train"],
-    }  # fmt: skip
+        "dev_curve": [
+            {k: v for k, v in line.items() if k not in ("event", "n")} for line in lines if line["event"] == "dev"
+        ],
+        "train_curve": [
+            {k: v for k, v in line.items() if k in ("step", "loss", "loss_s", "loss_p", "G", "c")}
+            for line in lines
+            if line["event"] == "train"
+        ],
+    }
     kept = {key: info[key] for key in KEPT}
     plan.results.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"settings": cell.settings, **kept, **curves}, indent=1, sort_keys=True)

@@ -80,9 +80,14 @@ def run(plan: Plan, job: Job, model: str, data: Path, work: Path) -> None:
     else:
         output = work / job.name
         values = zofo.evaluate(
-            model, task=job.task, data=str(folder), limit=job.limit, batch_size=plan.data.get("batch_size", 8),
-            output=output, **job.settings,
-        )  # fmt: skip
+            model,
+            task=job.task,
+            data=str(folder),
+            limit=job.limit,
+            batch_size=plan.data.get("batch_size", 8),
+            output=output,
+            **job.settings,
+        )
         found |= {"values": values}
         if (output / "report.json").is_file():
             found["report"] = json.loads((output / "report.json").read_text())

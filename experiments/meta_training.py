@@ -21,8 +21,19 @@ from typing import Any
 from zofo.config.yaml_reader import read_yaml
 
 HERE = Path(__file__).parent
-KEPT = ("steps", "best_step", "forwards", "backward_passes", "examples_seen", "tokens", "seconds", "seconds_per_step",
-        "peak_bytes", "examples", "environment")  # fmt: skip
+KEPT = (
+    "steps",
+    "best_step",
+    "forwards",
+    "backward_passes",
+    "examples_seen",
+    "tokens",
+    "seconds",
+    "seconds_per_step",
+    "peak_bytes",
+    "examples",
+    "environment",
+)
 
 
 class Plan:
@@ -64,9 +75,14 @@ def run(plan: Plan, setting: str, row: str, model: str, data: str, work: Path) -
     for number, test in enumerate(spec["tests"]):
         begun, own = time.process_time(), out / f"test-{number}"
         result = meta_test(
-            target, task=name if target == model else None, data=data, ways=list(test["lines"]), output=own,
-            overrides=test.get("overrides", ()), **plan.size["test"],
-        )  # fmt: skip
+            target,
+            task=name if target == model else None,
+            data=data,
+            ways=list(test["lines"]),
+            output=own,
+            overrides=test.get("overrides", ()),
+            **plan.size["test"],
+        )
         kept = {key: result[key] for key in ("ways", "held_out", "template", "scoring", "k", "each", "steps", "rates")}
         found["tests"].append({**kept, "lines": test["lines"], "cpu_seconds": time.process_time() - begun})
     found["cpu_seconds"] = time.process_time() - start
@@ -101,8 +117,10 @@ def table(plan: Plan) -> str:
     from zofo.api.metatest.results import percent, with_sd
 
     settings = plan.data["settings"]
-    lines = [f"| method | {' | '.join(s.replace('_to_', ' -> ') for s in settings)} | worst seed | CPU seconds |",
-             "|---" * (len(settings) + 3) + "|"]  # fmt: skip
+    lines = [
+        f"| method | {' | '.join(s.replace('_to_', ' -> ') for s in settings)} | worst seed | CPU seconds |",
+        "|---" * (len(settings) + 3) + "|",
+    ]
     for row, spec in plan.data["rows"].items():
         runs = [plan.load(setting, row) for setting in settings]
         seconds = ", ".join("-" if r is None else f"{r['cpu_seconds']:.0f}" for r in runs)

@@ -34,9 +34,23 @@ BEGIN, END = "<!-- made by `python -m tests.compatibility --table` -->", "<!-- e
 OF_THE_RECORD = ROOT / "tests" / "unit" / "test_compatibility_files.py"  # these read what this run is about to write
 # The libraries of pyproject's dependencies in the order of their weight, then the optional ones that tests need
 LIBRARIES = (
-    "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numba", "numpy", "typer",
-    "rich", "pydantic", "pyyaml", "jinja2", "psutil", "packaging",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numba",
+    "numpy",
+    "typer",
+    "rich",
+    "pydantic",
+    "pyyaml",
+    "jinja2",
+    "psutil",
+    "packaging",
+)
 OPTIONAL = ("torchao", "triton", "gguf")
 SHOWN = ("torch", "transformers", "peft", "accelerate", "datasets", "numba", "typer", "torchao")  # in the table
 
@@ -126,12 +140,18 @@ def table(found: list[dict[str, Any]]) -> str:
     head = ["environment", "date", "Python", "on", *SHOWN, "passed", "failed", "skipped", "minutes"]
     rows = [
         [
-            line["environment"], line["date"], line["python"], line["platform"],
+            line["environment"],
+            line["date"],
+            line["python"],
+            line["platform"],
             *(line["versions"].get(name, "-") for name in SHOWN),
-            str(line["passed"]), str(line["failed"]), str(line["skipped"]), f"{line['seconds'] / 60:.1f}",
+            str(line["passed"]),
+            str(line["failed"]),
+            str(line["skipped"]),
+            f"{line['seconds'] / 60:.1f}",
         ]
         for line in sorted(found, key=lambda line: line["date"], reverse=True)
-    ]  # fmt: skip
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 

@@ -25,14 +25,20 @@ ROWS = 24
 # Adapters that a family's defaults cannot build: the reason, and the settings that make it fit (None: nothing does).
 # Whether Mamba's dt_proj is called, so that an adapter reaches it, hangs on the version of transformers.
 REFUSED: dict[tuple[str, str], tuple[str, dict[str, Any] | None]] = {
-    ("mamba", "lora"): ("no default for 'mamba' models; name some of: (dt_proj, )?in_proj, x_proj$",
-                        {"target_modules": ["in_proj", "x_proj"]}),
-    ("mamba", "ia3"): ("no default for 'mamba' models; .* feed-forward modules, of: (dt_proj, )?in_proj, x_proj$",
-                       {"target_modules": ["in_proj"]}),
+    ("mamba", "lora"): (
+        "no default for 'mamba' models; name some of: (dt_proj, )?in_proj, x_proj$",
+        {"target_modules": ["in_proj", "x_proj"]},
+    ),
+    ("mamba", "ia3"): (
+        "no default for 'mamba' models; .* feed-forward modules, of: (dt_proj, )?in_proj, x_proj$",
+        {"target_modules": ["in_proj"]},
+    ),
     ("mamba", "prefix"): ("prefix needs a model that caches keys and values; mamba does not", None),
-    ("mixtral", "ia3"): (r"weights of all experts in one tensor.*target_modules=\[k_proj, v_proj\]",
-                         {"target_modules": ["k_proj", "v_proj"]}),
-}  # fmt: skip
+    ("mixtral", "ia3"): (
+        r"weights of all experts in one tensor.*target_modules=\[k_proj, v_proj\]",
+        {"target_modules": ["k_proj", "v_proj"]},
+    ),
+}
 
 NOT_PEFTS = ("dept",)  # adapters that PEFT does not know: an export of theirs is for zofo.load
 
@@ -121,16 +127,31 @@ class Watch(TrainerCallback):
 
 
 def short_run(
-    model: Path, rows: Path, out: Path, method: str = "bilevel-zofo", adapter: dict[str, Any] | None = None,
-    steps: int = 6, overrides: Sequence[str] = (), **settings: Any,
-) -> tuple[Run, Watch]:  # fmt: skip
+    model: Path,
+    rows: Path,
+    out: Path,
+    method: str = "bilevel-zofo",
+    adapter: dict[str, Any] | None = None,
+    steps: int = 6,
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> tuple[Run, Watch]:
     """Six counted steps, evaluated once at the end: what is deployed is the last step. settings: the method's."""
     watch = Watch()
     run = finetune(
-        str(model), str(rows), {"name": method, **METHODS.get(method, {}), **settings}, adapter, output_dir=out,
-        max_steps=steps, batch_size=4, eval_steps=steps, save_steps=steps, logging_steps=1,
-        callbacks=[watch], overrides=["model.device=cpu", *overrides],
-    )  # fmt: skip
+        str(model),
+        str(rows),
+        {"name": method, **METHODS.get(method, {}), **settings},
+        adapter,
+        output_dir=out,
+        max_steps=steps,
+        batch_size=4,
+        eval_steps=steps,
+        save_steps=steps,
+        logging_steps=1,
+        callbacks=[watch],
+        overrides=["model.device=cpu", *overrides],
+    )
     return run, watch
 
 

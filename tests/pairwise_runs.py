@@ -145,11 +145,17 @@ class Play:
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds, copied."""
         adapters = {} if self.adapters is None else {n: self.adapters.state(n) for n in ("p", "s")}
-        return copy.deepcopy({
-            "position": self.journal.position, "adapters": adapters, "method": self.method.state_dict(),
-            "streams": {n: s.state_dict() for n, s in self.streams.items()}, "rule": self.rule.state_dict(),
-            "theta": {n: t.detach() for n, t in self.theta.items()}, "estimator": self.estimator.state_dict(),
-        })  # fmt: skip
+        return copy.deepcopy(
+            {
+                "position": self.journal.position,
+                "adapters": adapters,
+                "method": self.method.state_dict(),
+                "streams": {n: s.state_dict() for n, s in self.streams.items()},
+                "rule": self.rule.state_dict(),
+                "theta": {n: t.detach() for n, t in self.theta.items()},
+                "estimator": self.estimator.state_dict(),
+            }
+        )
 
     def resume(self, saved: Mapping[str, Any], snapshot: bool) -> None:
         """As `CheckpointManager._resume_theta`: from a snapshot of theta and the states, or from the journal alone."""

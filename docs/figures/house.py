@@ -27,7 +27,7 @@ SAYS = {
     "zo": "steps on torch alone",
     "config": "how settings are read",
     "errors": "what a user is told",
-}  # fmt: skip  (a table)
+}  # fmt: skip  # a table
 
 
 def floors() -> list[list[str]]:

@@ -25,9 +25,16 @@ def run(request, tmp_path_factory, tiny_model_dir, data):
     """A Bilevel run whose theta moved a lot, so that a forgotten backbone cannot pass."""
     method = {"name": "bilevel-zofo", "inner_steps": 2, "lr_s": 1e-2, "lr_theta": 1e-3, "lam": 1.0}
     return finetune(
-        str(tiny_model_dir), str(data), method, output_dir=tmp_path_factory.mktemp("run") / "out",
-        max_steps=24, batch_size=4, eval_steps=12, save_steps=12, overrides=[f"model.dtype={request.param}"],
-    )  # fmt: skip
+        str(tiny_model_dir),
+        str(data),
+        method,
+        output_dir=tmp_path_factory.mktemp("run") / "out",
+        max_steps=24,
+        batch_size=4,
+        eval_steps=12,
+        save_steps=12,
+        overrides=[f"model.dtype={request.param}"],
+    )
 
 
 def logits(model) -> torch.Tensor:
@@ -143,9 +150,15 @@ def test_a_changed_base_model_is_refused(run, tmp_path, tiny_model_dir):
 @pytest.mark.parametrize(("adapter", "kind"), [("prompt", "prompt tuning"), ("prefix", "prefix tuning")])
 def test_a_merge_of_what_changes_no_weights_is_refused(adapter, kind, tmp_path, tiny_model_dir, data):
     made = finetune(
-        str(tiny_model_dir), str(data), {"name": "fo-peft", "lr": 1e-2}, adapter, output_dir=tmp_path / "run",
-        max_steps=2, batch_size=4, eval_steps=2,
-    )  # fmt: skip
+        str(tiny_model_dir),
+        str(data),
+        {"name": "fo-peft", "lr": 1e-2},
+        adapter,
+        output_dir=tmp_path / "run",
+        max_steps=2,
+        batch_size=4,
+        eval_steps=2,
+    )
     with pytest.raises(InputError, match=f"^--merge: a {kind} adapter adds to the text and changes no weights"):
         made.export(tmp_path / "merged", merge=True)
     assert {path.name for path in tmp_path.iterdir()} == {"run"}

@@ -21,9 +21,29 @@ def test_each_method_on_each_family(method, family, request, tmp_path, sentiment
     model = request.getfixturevalue(family)
     run = finetune(str(model), str(sentiment_file), METHODS[method], output_dir=tmp_path / "out", **SMALL)
     info = json.loads((tmp_path / "out" / "run.json").read_text())
-    expected = {"zofo", "format", "method", "adapter", "task", "model", "seed", "steps", "examples_seen", "tokens",
-                "forwards", "backward_passes", "dev", "test", "deployed", "seconds", "seconds_per_step", "peak_bytes",
-                "world_size", "config_hash", "environment"}  # fmt: skip
+    expected = {
+        "zofo",
+        "format",
+        "method",
+        "adapter",
+        "task",
+        "model",
+        "seed",
+        "steps",
+        "examples_seen",
+        "tokens",
+        "forwards",
+        "backward_passes",
+        "dev",
+        "test",
+        "deployed",
+        "seconds",
+        "seconds_per_step",
+        "peak_bytes",
+        "world_size",
+        "config_hash",
+        "environment",
+    }
     assert expected <= set(info)
     counts = {"zero-shot": (0, 0), "fo-peft": (8, 0), "mezo": (0, 8), "bilevel-zofo": (4, 4)}
     assert (info["steps"]["lower"], info["steps"]["upper"]) == counts[method]
@@ -186,9 +206,13 @@ def test_bilevel_with_each_adapter_exports(adapter, tmp_path, tiny_model_dir, se
     from zofo import evaluate
 
     run = finetune(
-        str(tiny_model_dir), str(sentiment_file), METHODS["bilevel-zofo"], adapter, output_dir=tmp_path / "out",
+        str(tiny_model_dir),
+        str(sentiment_file),
+        METHODS["bilevel-zofo"],
+        adapter,
+        output_dir=tmp_path / "out",
         **{**SMALL, "max_steps": 16},
-    )  # fmt: skip
+    )
     assert evaluate(run.path) == pytest.approx(run.test, rel=1e-5)
     out = run.export(tmp_path / "export")
     assert (out / "adapter_config.json").is_file()

@@ -21,8 +21,16 @@ from zofo.api.generate import Prompt, generate
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its own settings ask for sampling, a penalty and an early stop, which `generate` is not to follow unasked."""
     folder = save_family("llama", tmp_path_factory.mktemp("model"), positions=64, initializer_range=0.2)
-    own = {"do_sample": True, "temperature": 3.0, "top_k": 3, "repetition_penalty": 2.0, "max_length": 5,
-           "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 2}  # fmt: skip
+    own = {
+        "do_sample": True,
+        "temperature": 3.0,
+        "top_k": 3,
+        "repetition_penalty": 2.0,
+        "max_length": 5,
+        "eos_token_id": 1,
+        "bos_token_id": 0,
+        "pad_token_id": 2,
+    }
     (folder / "generation_config.json").write_text(json.dumps(own))
     return folder
 
@@ -37,9 +45,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Callable[
         if adapter not in made:
             method = {"name": "bilevel-zofo", "inner_steps": 2, "lr_s": 5e-2, "lr_theta": 1e-3, "lam": 1.0}
             made[adapter] = finetune(
-                str(model_dir), str(root / "rows.jsonl"), method, adapter, output_dir=root / adapter, max_steps=12,
-                batch_size=4, eval_steps=12, save_steps=12,
-            )  # fmt: skip
+                str(model_dir),
+                str(root / "rows.jsonl"),
+                method,
+                adapter,
+                output_dir=root / adapter,
+                max_steps=12,
+                batch_size=4,
+                eval_steps=12,
+                save_steps=12,
+            )
         return made[adapter]
 
     return run
@@ -182,8 +197,12 @@ def test_all_wrong_settings_at_once(model_dir: Path) -> None:
     with pytest.raises(InputError) as caught:
         generate(model_dir, [], max_new_tokens=0, temperature=-1, top_p=0, stop="\n")
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
-        "prompts", "max_new_tokens", "temperature", "top_p", "stop",
-    ]  # fmt: skip
+        "prompts",
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "stop",
+    ]
     with pytest.raises(InputError, match="temperature"):
         generate(model_dir, ["a"], temperature=float("nan"))
 

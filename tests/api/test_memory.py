@@ -50,12 +50,14 @@ def test_what_a_backward_pass_keeps() -> None:
 # ---- predicted beside measured
 
 CASES = [
-    ("fo-peft", "lora", []), ("mezo", None, ["rule.name=adam"]),
-    ("mezo", None, ["rule.rounding=split", "model.dtype=bfloat16"]), ("mezo", None, ["estimator.shift=copy"]),
+    ("fo-peft", "lora", []),
+    ("mezo", None, ["rule.name=adam"]),
+    ("mezo", None, ["rule.rounding=split", "model.dtype=bfloat16"]),
+    ("mezo", None, ["estimator.shift=copy"]),
     ("fo-peft", "lora", ["train.gradient_checkpointing=true"]),
     ("bilevel-zofo", "lora", []),
     ("fo-ft", None, []),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("method", "adapter", "overrides"), CASES)

@@ -81,8 +81,15 @@ def test_saved_and_resumed_and_replayed_is_the_same(rule: str, estimator: str, t
         settings |= {"refresh": 3, "anchor_batches": 2}
 
     def optimizer(model: nn.Module, journal: Path | None = None) -> ZerothOrder:
-        return ZerothOrder(model, lr=1e-2, estimator=settings, rule=rule, mask={"name": "magnitude", "density": 0.6},
-                           seed=3, journal=journal)  # fmt: skip
+        return ZerothOrder(
+            model,
+            lr=1e-2,
+            estimator=settings,
+            rule=rule,
+            mask={"name": "magnitude", "density": 0.6},
+            seed=3,
+            journal=journal,
+        )
 
     def steps(opt: ZerothOrder, model: nn.Module, start: int, stop: int) -> None:
         for k in range(start, stop):

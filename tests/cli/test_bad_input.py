@@ -264,9 +264,12 @@ def test_another_base_model(
 
 
 def test_an_interrupt_while_the_test_set_is_measured(
-    tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_model_dir: Path,
+    sentiment_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Training is saved already: it says how to go on, also on SIGTERM, and what follows is the run as it would be."""
 
     def stopped(loop: Any) -> Any:

@@ -29,9 +29,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_rows(root / "data" / f"{name}.jsonl", rows)
     method = {"name": "bilevel-zofo", "inner_steps": 1, "lr_s": 1e-2, "lr_theta": 1e-4}
     run = finetune(
-        str(root / "model"), "sst2", method, "lora", output_dir=root / "run", max_steps=4, batch_size=4, eval_steps=4,
-        save_steps=4, overrides=[f"task.data={root / 'data'}", "model.device=cpu"],
-    )  # fmt: skip
+        str(root / "model"),
+        "sst2",
+        method,
+        "lora",
+        output_dir=root / "run",
+        max_steps=4,
+        batch_size=4,
+        eval_steps=4,
+        save_steps=4,
+        overrides=[f"task.data={root / 'data'}", "model.device=cpu"],
+    )
     run.export(root / "export")
     run.export(root / "merged", merge=True)
     shutil.copytree(root / "export", root / "peft", ignore=shutil.ignore_patterns("zofo.json"))
@@ -40,9 +48,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_of_an_evaluation(root: Path, tmp_path: Path) -> None:
     done = zofo(
-        "eval", root / "model", "--task", "sst2", "--data", root / "data", "--num-fewshot", "2",
-        "task.scoring=calibrated", "task.fewshot=fixed", "--output", f"{tmp_path / 'new' / 'out'}/",
-    )  # fmt: skip
+        "eval",
+        root / "model",
+        "--task",
+        "sst2",
+        "--data",
+        root / "data",
+        "--num-fewshot",
+        "2",
+        "task.scoring=calibrated",
+        "task.fewshot=fixed",
+        "--output",
+        f"{tmp_path / 'new' / 'out'}/",
+    )
     assert done.returncode == 0, done.stderr
     out = tmp_path / "new" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["predictions.jsonl", "report.json", "results.json"]
@@ -79,11 +97,15 @@ def test_a_misspelt_setting(root: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        (["task.scoring=summ"],
-         ['task.scoring: expected one of "mean", "sum", "characters", "calibrated", "pmi", got']),
+        (
+            ["task.scoring=summ"],
+            ['task.scoring: expected one of "mean", "sum", "characters", "calibrated", "pmi", got'],
+        ),
         (["model.dtype=float16"], ["model: an evaluation takes task.key=value alone"]),
-        (["train.seed=1", "estimator.eps=3"], ["estimator: an evaluation takes task.key=value alone",
-                                               "train: an evaluation takes task.key=value alone"]),
+        (
+            ["train.seed=1", "estimator.eps=3"],
+            ["estimator: an evaluation takes task.key=value alone", "train: an evaluation takes task.key=value alone"],
+        ),
         (["modle.x=1"], ["modle.x: an evaluation takes task.key=value alone"]),
         (["scoring"], ['scoring: expected "section.key=value"']),
         (["--num-fewshot", "-1"], ["task.num_fewshot: must be >= 0, got -1"]),
@@ -92,7 +114,7 @@ def test_a_misspelt_setting(root: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--split", "valid"], ["split: unknown 'valid'; known: train, dev, test"]),
         (["--adapter", "p"], ["{root}/model is no run, so it has no adapters to choose from"]),
     ],
-)  # fmt: skip
+)
 def test_every_fault_is_a_line(
     settings: list[str], found: list[str], root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

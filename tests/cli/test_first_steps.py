@@ -120,9 +120,12 @@ def test_adapters_that_are_drawn_may_start_apart(name: str) -> None:
 def test_every_fault_of_that_kind_at_once() -> None:
     with pytest.raises(InputError) as caught:
         resolve(
-            model="no/model", task="sst2", method={"name": "bilevel-ablations", "apart": True}, adapter="ia3",
+            model="no/model",
+            task="sst2",
+            method={"name": "bilevel-ablations", "apart": True},
+            adapter="ia3",
             train={"output_dir": "out", "max_steps": 3},
-        )  # fmt: skip
+        )
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["train.max_steps", "method.apart"]
 
 

@@ -133,9 +133,14 @@ def test_chats(tiny_model_dir: Path, chat_tokenizer: Any, tmp_path: Path, capsys
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(
-    options: list[str], file: tuple[str, str | bytes] | None, line: str, tiny_model_dir: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    options: list[str],
+    file: tuple[str, str | bytes] | None,
+    line: str,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -41,11 +41,17 @@ def test_light_verbs_import_nothing_heavy() -> None:
     run = ["model=m", "task=sst2", "train.output_dir=o"]
     adapters = [["validate", *run, "method=bilevel-zofo", f"adapter={name}"] for name in registry.names("adapters")]
     verbs = [
-        ["--help"], ["train", "--help"], ["generate", "--help"], ["ls"], *(["ls", kind] for kind in registry.KINDS),
-        ["env"], *(["show", name] for name in (*entries, "model", "task", "train")),
-        *(["validate", *run, f"method={name}"] for name in registry.names("methods")), *adapters,
+        ["--help"],
+        ["train", "--help"],
+        ["generate", "--help"],
+        ["ls"],
+        *(["ls", kind] for kind in registry.KINDS),
+        ["env"],
+        *(["show", name] for name in (*entries, "model", "task", "train")),
+        *(["validate", *run, f"method={name}"] for name in registry.names("methods")),
+        *adapters,
         *(["validate", "--preset", name, *run] for name in registry.names("presets")),
-    ]  # fmt: skip
+    ]
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"  # None there makes an import an ImportError
         f"from zofo.cli.main import run\nfor args in {verbs}: assert run(args) == 0, args"

@@ -49,11 +49,13 @@ def test_json(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_errors_of_validate(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = tmp_path / "gone"
-    for wrong in (["--model", gone, "--task", "sst2", "--method", "mezo"],
-                  ["--model", tiny_model_dir, "--task", "sst3", "--method", "mezo"],
-                  ["--model", tiny_model_dir, "--task", "sst2", "--method", "mezoo"],
-                  ["--model", tiny_model_dir, "--task", "sst2", "--preset", "papper"],
-                  ["--model", tiny_model_dir, "--task", "sst2", "--method", "mezo", "method.lrr=1"]):  # fmt: skip
+    for wrong in (
+        ["--model", gone, "--task", "sst2", "--method", "mezo"],
+        ["--model", tiny_model_dir, "--task", "sst3", "--method", "mezo"],
+        ["--model", tiny_model_dir, "--task", "sst2", "--method", "mezoo"],
+        ["--model", tiny_model_dir, "--task", "sst2", "--preset", "papper"],
+        ["--model", tiny_model_dir, "--task", "sst2", "--method", "mezo", "method.lrr=1"],
+    ):
         _, error = run(capsys, *wrong, code=2)
         assert cli.run([str(a) for a in ("validate", *wrong, "--output-dir", "x")]) == 2
         assert error == capsys.readouterr().err

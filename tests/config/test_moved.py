@@ -13,9 +13,17 @@ from zofo.config.resolve import Config, from_dict
 from zofo.methods import bilevel_ablations, bilevel_zofo
 
 OTHER: dict[str, Any] = {
-    "stratified": True, "upper_objective": "metric", "upper_data": "dev", "lam_schedule": "linear", "lam_start": 1.0,
-    "s_start": "reset", "p_start": "s", "p_steps": 3, "apart": True, "independent_z": True,
-}  # fmt: skip
+    "stratified": True,
+    "upper_objective": "metric",
+    "upper_data": "dev",
+    "lam_schedule": "linear",
+    "lam_start": 1.0,
+    "s_start": "reset",
+    "p_start": "s",
+    "p_steps": 3,
+    "apart": True,
+    "independent_z": True,
+}
 
 
 def resolved(method: dict[str, Any]) -> Config:

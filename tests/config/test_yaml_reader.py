@@ -17,10 +17,32 @@ from zofo.data.multitask.setting import find_setting
 from zofo.data.spec import load_spec
 
 SCALARS: dict[str, Any] = {
-    "yes": "yes", "no": "no", "On": "On", "off": "off", "y": "y", "true": True, "False": False, "~": None, "null": None,
-    "1e-3": 1e-3, "1.5E+2": 150.0, "-.5e3": -500.0, ".5": 0.5, "1.": 1.0, ".inf": math.inf, "12": 12, "+1": 1, "-7": -7,
-    "0123": "0123", "0o17": "0o17", "1:30": "1:30", "2024-01-01": "2024-01-01", "'1'": "1", "1e": "1e", "0x1F": "0x1F",
-}  # fmt: skip
+    "yes": "yes",
+    "no": "no",
+    "On": "On",
+    "off": "off",
+    "y": "y",
+    "true": True,
+    "False": False,
+    "~": None,
+    "null": None,
+    "1e-3": 1e-3,
+    "1.5E+2": 150.0,
+    "-.5e3": -500.0,
+    ".5": 0.5,
+    "1.": 1.0,
+    ".inf": math.inf,
+    "12": 12,
+    "+1": 1,
+    "-7": -7,
+    "0123": "0123",
+    "0o17": "0o17",
+    "1:30": "1:30",
+    "2024-01-01": "2024-01-01",
+    "'1'": "1",
+    "1e": "1e",
+    "0x1F": "0x1F",
+}
 
 
 @pytest.mark.parametrize("text", SCALARS)

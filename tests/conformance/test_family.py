@@ -20,12 +20,21 @@ from zofo.config import registry
 from zofo.zo.journal import Journal, Outcome, read_header, read_records
 
 ESTIMATORS, RULES, MASKS = (registry.names(kind) for kind in ("estimators", "rules", "masks"))
-COVER = Cover({
-    "family": FAMILIES, "rule": RULES, "estimator": ESTIMATORS, "mask": ["none", *MASKS], "dtype": list(DTYPES),
-    "method": ["mezo", "bilevel-zofo"], "shift": ["layer", "copy"], "q": [1, 2],
-    "law": ["rademacher", "gaussian", "sphere"],
-    "stored": [("float32", "stochastic"), ("bfloat16", "nearest"), ("8bit", "split")],
-}, lambda row: not Case(**row).refused)  # fmt: skip
+COVER = Cover(
+    {
+        "family": FAMILIES,
+        "rule": RULES,
+        "estimator": ESTIMATORS,
+        "mask": ["none", *MASKS],
+        "dtype": list(DTYPES),
+        "method": ["mezo", "bilevel-zofo"],
+        "shift": ["layer", "copy"],
+        "q": [1, 2],
+        "law": ["rademacher", "gaussian", "sphere"],
+        "stored": [("float32", "stochastic"), ("bfloat16", "nearest"), ("8bit", "split")],
+    },
+    lambda row: not Case(**row).refused,
+)
 
 
 # ----------------------------------------------------------------------------------------------------- models in memory
@@ -79,11 +88,17 @@ def test_the_gradients_of_a_mask_stay_out_of_the_adapters(tmp_path: Path) -> Non
     assert ends[0][0] != ends[1][0]
 
 
-@pytest.mark.parametrize(("estimator", "rule", "mask", "law"), [
-    ("spsa", "adam", "random", "gaussian"), ("spsa", "sgd", "blocks", "sphere"), ("lozo", "sgd", "random", "-"),
-    ("one-sided", "sign", "none", "sphere"), ("one-sided", "momentum", "sensitivity", "rademacher"),
-    ("subzero", "adamw", "none", "-"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("estimator", "rule", "mask", "law"),
+    [
+        ("spsa", "adam", "random", "gaussian"),
+        ("spsa", "sgd", "blocks", "sphere"),
+        ("lozo", "sgd", "random", "-"),
+        ("one-sided", "sign", "none", "sphere"),
+        ("one-sided", "momentum", "sensitivity", "rademacher"),
+        ("subzero", "adamw", "none", "-"),
+    ],
+)
 def test_in_place_the_drift_is_replayed_too(estimator: str, rule: str, mask: str, law: str, tmp_path: Path) -> None:
     check(Case(estimator=estimator, rule=rule, mask=mask, law=law, q=2, shift="inplace"), tmp_path, [False])
 
@@ -105,25 +120,67 @@ def test_the_cover_is_one() -> None:
 # --------------------------------------------------------------------------------------------------------- real runs
 
 RUNS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "sparse-mezo": ({"method": {"name": "sparse-mezo", "lr": 1e-3}}, [
-        "rule=adam", "rule.state=bfloat16", "mask.refresh=2", "mask.scope=all", "estimator.q=2", "model.dtype=bfloat16",
-    ]),
-    "svrg": ({"method": {"name": "mezo", "lr": 1e-4}}, [
-        "estimator=svrg", "estimator.anchor=disk", "estimator.refresh=4", "estimator.law=sphere", "mask=magnitude",
-        "estimator.anchor_batches=2", "rule=momentum", "rule.state=8bit", "train.max_replay_seconds=0",
-    ]),
-    "bilevel": ({"method": {"name": "bilevel-zofo", "inner_steps": 1, "lr_theta": 1e-4}, "adapter": "lora"}, [
-        "estimator=subzero", "estimator.rank=3", "estimator.refresh=2", "mask=sensitivity", "mask.density=0.1",
-        "rule=conservative", "rule.rounding=split", "model.dtype=bfloat16",
-    ]),
-    "adapter": ({"method": {"name": "mezo", "lr": 1e-2}, "adapter": "prefix"}, [
-        "estimator=svrg", "estimator.refresh=4", "mask=magnitude", "estimator.law=sphere", "estimator.anchor_batches=1",
-        "rule=sign",
-    ]),
-    "blocks": ({"method": {"name": "mezo", "lr": 1e-3}}, [
-        "estimator=lozo", "estimator.refresh=3", "mask=blocks", "mask.order=random", "rule=adamw", "rule.state=8bit",
-    ]),
-}  # fmt: skip
+    "sparse-mezo": (
+        {"method": {"name": "sparse-mezo", "lr": 1e-3}},
+        [
+            "rule=adam",
+            "rule.state=bfloat16",
+            "mask.refresh=2",
+            "mask.scope=all",
+            "estimator.q=2",
+            "model.dtype=bfloat16",
+        ],
+    ),
+    "svrg": (
+        {"method": {"name": "mezo", "lr": 1e-4}},
+        [
+            "estimator=svrg",
+            "estimator.anchor=disk",
+            "estimator.refresh=4",
+            "estimator.law=sphere",
+            "mask=magnitude",
+            "estimator.anchor_batches=2",
+            "rule=momentum",
+            "rule.state=8bit",
+            "train.max_replay_seconds=0",
+        ],
+    ),
+    "bilevel": (
+        {"method": {"name": "bilevel-zofo", "inner_steps": 1, "lr_theta": 1e-4}, "adapter": "lora"},
+        [
+            "estimator=subzero",
+            "estimator.rank=3",
+            "estimator.refresh=2",
+            "mask=sensitivity",
+            "mask.density=0.1",
+            "rule=conservative",
+            "rule.rounding=split",
+            "model.dtype=bfloat16",
+        ],
+    ),
+    "adapter": (
+        {"method": {"name": "mezo", "lr": 1e-2}, "adapter": "prefix"},
+        [
+            "estimator=svrg",
+            "estimator.refresh=4",
+            "mask=magnitude",
+            "estimator.law=sphere",
+            "estimator.anchor_batches=1",
+            "rule=sign",
+        ],
+    ),
+    "blocks": (
+        {"method": {"name": "mezo", "lr": 1e-3}},
+        [
+            "estimator=lozo",
+            "estimator.refresh=3",
+            "mask=blocks",
+            "mask.order=random",
+            "rule=adamw",
+            "rule.state=8bit",
+        ],
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +193,18 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def train(places: tuple[Path, Path], out: Path, name: str, steps: int, **more: Any) -> Any:
     sections, overrides = RUNS[name]
     return finetune(
-        str(places[0]), str(places[1]), **sections, output_dir=out, max_steps=steps, eval_steps=6, save_steps=6,
-        batch_size=4, logging_steps=1, overrides=["model.device=cpu", *overrides], **more,
-    )  # fmt: skip
+        str(places[0]),
+        str(places[1]),
+        **sections,
+        output_dir=out,
+        max_steps=steps,
+        eval_steps=6,
+        save_steps=6,
+        batch_size=4,
+        logging_steps=1,
+        overrides=["model.device=cpu", *overrides],
+        **more,
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -161,8 +227,18 @@ def test_a_killed_sparse_stateful_run_ends_with_the_bytes_of_one_that_was_not(
     places: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """SIGKILL behind the checkpoint at 20, in a real process; Adam's moments and the bands' thresholds are rebuilt."""
-    options = ["rule=adam", "rule.state=8bit", "mask.refresh=7", "estimator.q=2", "method.lr=1e-3", "train.threads=1",
-               "train.max_steps=90", "train.eval_steps=45", "train.save_steps=20", "train.batch_size=4"]  # fmt: skip
+    options = [
+        "rule=adam",
+        "rule.state=8bit",
+        "mask.refresh=7",
+        "estimator.q=2",
+        "method.lr=1e-3",
+        "train.threads=1",
+        "train.max_steps=90",
+        "train.eval_steps=45",
+        "train.save_steps=20",
+        "train.batch_size=4",
+    ]
 
     def run(out: Path, **more: Any) -> Path:
         model, rows = map(str, places)
@@ -179,21 +255,24 @@ def test_a_killed_sparse_stateful_run_ends_with_the_bytes_of_one_that_was_not(
 # ---------------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize(("overrides", "place", "reason"), [
-    (["mask=magnitude", "estimator.shift=inplace"], "mask.name", "use estimator.shift=layer"),
-    (["estimator=svrg", "estimator.shift=inplace"], "estimator.shift", "inplace"),
-    (["estimator=svrg", "mask=magnitude", "mask.refresh=5"], "estimator.name", "without refresh"),
-    (["estimator=svrg", "mask=blocks"], "estimator.name", "without refresh"),
-    (["rule=conservative", "estimator.shift=inplace"], "rule.name", "estimator.shift=layer"),
-    (["mask=magnitude", "mask.sparsity=0.5", "mask.density=0.4"], "mask.density", "do not add up to 1"),
-    (["mask=magnitude", "mask.between=[0.5, 0.25]"], "mask.between", "a < b"),
-    (["mask=magnitude", "mask.between=[0.5, 1.5]"], "mask.between", "<= 1"),
-    (["mask=random", "mask.sparsity=1.0"], "mask.sparsity", "< 1"),
-    (["mask=random", "mask.density=0"], "mask.density", "> 0"),
-    (["estimator=spsa", "estimator.q=0"], "estimator.q", ">= 1"),
-    (["rule=sgd", "rule.scalar_sign=true", "rule.clip=1"], "rule.scalar_sign", "leave out"),
-    (["mask=magnitud"], "mask", "magnitude"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("overrides", "place", "reason"),
+    [
+        (["mask=magnitude", "estimator.shift=inplace"], "mask.name", "use estimator.shift=layer"),
+        (["estimator=svrg", "estimator.shift=inplace"], "estimator.shift", "inplace"),
+        (["estimator=svrg", "mask=magnitude", "mask.refresh=5"], "estimator.name", "without refresh"),
+        (["estimator=svrg", "mask=blocks"], "estimator.name", "without refresh"),
+        (["rule=conservative", "estimator.shift=inplace"], "rule.name", "estimator.shift=layer"),
+        (["mask=magnitude", "mask.sparsity=0.5", "mask.density=0.4"], "mask.density", "do not add up to 1"),
+        (["mask=magnitude", "mask.between=[0.5, 0.25]"], "mask.between", "a < b"),
+        (["mask=magnitude", "mask.between=[0.5, 1.5]"], "mask.between", "<= 1"),
+        (["mask=random", "mask.sparsity=1.0"], "mask.sparsity", "< 1"),
+        (["mask=random", "mask.density=0"], "mask.density", "> 0"),
+        (["estimator=spsa", "estimator.q=0"], "estimator.q", ">= 1"),
+        (["rule=sgd", "rule.scalar_sign=true", "rule.clip=1"], "rule.scalar_sign", "leave out"),
+        (["mask=magnitud"], "mask", "magnitude"),
+    ],
+)
 def test_what_makes_no_sense_is_refused_with_the_reason(
     overrides: list[str], place: str, reason: str, places: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -205,20 +284,33 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     assert reason in lines[0]
 
 
-@pytest.mark.parametrize(("sections", "overrides", "reason"), [
-    ({"method": {"name": "mezo"}, "adapter": "lora"}, ["mask=magnitude"], "is 0 in more than"),
-    ({"method": {"name": "bilevel-zofo", "independent_z": True, "inner_steps": 1}, "adapter": "lora"},
-     ["estimator=svrg"], "independent_z"),
-    ({"method": "mezo"}, ["mask=blocks", "mask.per_step=99"], "mask.per_step: 99 is more than"),
-    ({"method": "mezo"}, ["rule=adam", "rule.rounding=split"], "rule.rounding: split"),
-    ({"method": "fo-peft", "adapter": "lora"}, ["mask=magnitude"], "mask"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sections", "overrides", "reason"),
+    [
+        ({"method": {"name": "mezo"}, "adapter": "lora"}, ["mask=magnitude"], "is 0 in more than"),
+        (
+            {"method": {"name": "bilevel-zofo", "independent_z": True, "inner_steps": 1}, "adapter": "lora"},
+            ["estimator=svrg"],
+            "independent_z",
+        ),
+        ({"method": "mezo"}, ["mask=blocks", "mask.per_step=99"], "mask.per_step: 99 is more than"),
+        ({"method": "mezo"}, ["rule=adam", "rule.rounding=split"], "rule.rounding: split"),
+        ({"method": "fo-peft", "adapter": "lora"}, ["mask=magnitude"], "mask"),
+    ],
+)
 def test_what_the_model_refuses(
     sections: dict[str, Any], overrides: list[str], reason: str, places: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """A fresh LoRA's zeros have no small weights; a model has only so many blocks."""
     with pytest.raises(InputError) as refused:
-        finetune(str(places[0]), str(places[1]), **sections, output_dir=tmp_path / "x", max_steps=4, batch_size=4,
-                 overrides=["model.device=cpu", *overrides])  # fmt: skip
+        finetune(
+            str(places[0]),
+            str(places[1]),
+            **sections,
+            output_dir=tmp_path / "x",
+            max_steps=4,
+            batch_size=4,
+            overrides=["model.device=cpu", *overrides],
+        )
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -138,7 +138,7 @@ def test_a_run_with_it(name: str, method: str, tiny_model_dir: Path, tmp_path: P
             max_steps=2,
             batch_size=4,
             overrides=[f"task.objective={name}", "task.dev_examples=4", "task.test_examples=4"],
-        )  # fmt: skip  (a call's few words)
+        )
 
     if method == "fo-peft" and name not in GRADIENTS:
         with pytest.raises(InputError, match="first-order steps"):
@@ -158,4 +158,4 @@ def test_an_objective_that_is_none_is_named(tiny_model_dir: Path, tmp_path: Path
             "mezo",
             output_dir=tmp_path / "out",
             overrides=["task.objective=option"],
-        )  # fmt: skip  (a call's few words)
+        )

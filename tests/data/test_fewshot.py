@@ -240,9 +240,12 @@ def test_the_method_icl(sst2: Path, model_dir: Path, tmp_path: Path, capsys: pyt
     assert evaluate(run.path, num_fewshot=0) == pytest.approx(bare.test, rel=1e-6)
     assert run.test["loss"] != pytest.approx(bare.test["loss"], rel=1e-3)
     two = finetune(
-        str(model_dir), "sst2", "icl", output_dir=tmp_path / "two",
+        str(model_dir),
+        "sst2",
+        "icl",
+        output_dir=tmp_path / "two",
         overrides=[f"task.data={sst2}", "task.num_fewshot=2"],
-    )  # fmt: skip
+    )
     assert [row["prompt"].count("\n\n") for row in read_rows(two.path / "eval" / "predictions-theta.jsonl")] == [2] * 4
     shown = re.findall(r"^examples: .*$", capsys.readouterr().err, re.MULTILINE)
     assert shown == ["examples: train 12 of 1000 asked for, dev 3 of 500 asked for, test 4 of 1000 asked for"] * 3

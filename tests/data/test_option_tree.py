@@ -44,9 +44,16 @@ def test_a_packed_row_by_hand() -> None:
     seen = inputs["attention_mask"]
     assert seen.shape == (2, 1, 9, 9)
     assert [row.nonzero().flatten().tolist() for row in seen[0, 0]] == [
-        [0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 6],
-        [0, 1, 2, 3], [0, 1, 2, 3],  # padding sees something, and nothing sees it
-    ]  # fmt: skip
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4, 5],
+        [0, 1, 2, 3, 6],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3],  # padding sees something, and nothing sees it
+    ]
     assert torch.equal(seen[1, 0], torch.ones(9, 9, dtype=torch.bool).tril())
 
 

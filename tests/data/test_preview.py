@@ -48,10 +48,16 @@ def test_three_prompts_and_their_answers() -> None:
     train = [option(i, f"film {i} was", i % 2) for i in range(5)]
     lines = of(made("options", train=train))
     assert lines[:9] == [
-        "--- t/0", "film 0 was", "    answers: *' bad' | ' good'",
-        "--- t/1", "film 1 was", "    answers: ' bad' | *' good'",
-        "--- t/2", "film 2 was", "    answers: *' bad' | ' good'",
-    ]  # fmt: skip
+        "--- t/0",
+        "film 0 was",
+        "    answers: *' bad' | ' good'",
+        "--- t/1",
+        "film 1 was",
+        "    answers: ' bad' | *' good'",
+        "--- t/2",
+        "film 2 was",
+        "    answers: *' bad' | ' good'",
+    ]
     assert len(lines) == 10, "and a line about train"
     assert of(made("options", train=[], test=train[:1]))[:2] == ["--- t/0", "film 0 was"], "of test without train"
 
@@ -72,8 +78,10 @@ def test_long_ones_are_shortened_in_the_middle() -> None:
     assert compared == f"    compared with: '{'r' * 299} ..."
     whole = text[:600]
     assert list(shown(Example("x", whole, (" y",), (0,), reference="r" * 298)))[1:] == [
-        whole, "    answer: *' y'", f"    compared with: '{'r' * 298}'",
-    ]  # fmt: skip
+        whole,
+        "    answer: *' y'",
+        f"    compared with: '{'r' * 298}'",
+    ]
 
 
 def test_lengths_and_what_is_cut() -> None:
@@ -94,8 +102,10 @@ def test_balance_of_labels() -> None:
     train = [option(i, f"film {i}", int(i > 2)) for i in range(10)]
     lines = of(made("options", train=train, dev=train[:2], test=train[5:], labels=("negative", "positive")))
     assert [line.partition("; ")[2] for line in lines[-3:]] == [
-        "right: negative 3, positive 7", "right: negative 2, positive 0", "right: negative 0, positive 5",
-    ]  # fmt: skip
+        "right: negative 3, positive 7",
+        "right: negative 2, positive 0",
+        "right: negative 0, positive 5",
+    ]
     own = [Example(f"t/{i}", f"p {i}", (f" a{i}", f" b{i}", f" c{i}")[: 2 + i % 2], (i % 2,)) for i in range(5)]
     assert of(made("options", train=own))[-1].endswith("; right: answer 0: 3, answer 1: 2")
     several = [*train, Example("t/x", "film x", (" bad", " good"), (0, 1))]
@@ -172,9 +182,15 @@ def test_a_run_shows_it(
     for name in ("validation", "test"):
         write_jsonl(f"{name}.jsonl", rows[:2])
     finetune(
-        str(tiny_model_dir), "sst2", "bilevel-zofo", output_dir=tmp_path / "out", dry_run=dry_run, max_steps=2,
-        batch_size=2, overrides=[f"task.data={tmp_path}", "model.max_length=20", "method.inner_steps=1"],
-    )  # fmt: skip
+        str(tiny_model_dir),
+        "sst2",
+        "bilevel-zofo",
+        output_dir=tmp_path / "out",
+        dry_run=dry_run,
+        max_steps=2,
+        batch_size=2,
+        overrides=[f"task.data={tmp_path}", "model.max_length=20", "method.inner_steps=1"],
+    )
     found = capsys.readouterr()
     text = found.out if dry_run else found.err
     assert len(re.findall(r"^--- sst2/train/\d$", text, re.MULTILINE)) == 3
@@ -217,9 +233,12 @@ def test_texts_that_cannot_fit_are_found_before_a_run(tiny_model_dir: Path, squa
     options: dict[str, Any] = {"output_dir": tmp_path / "out", "max_steps": 2, "batch_size": 2}
     with pytest.raises(InputError, match=r"-?\d+ tokens are left for the prompt beside what may be written"):
         finetune(
-            str(tiny_model_dir), "squad", "mezo", **options,
+            str(tiny_model_dir),
+            "squad",
+            "mezo",
+            **options,
             overrides=[f"task.data={squad}", "task.max_new_tokens=140"],
-        )  # fmt: skip
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -178,9 +178,17 @@ def chain(follows: dict[str, dict[str, float]]) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = LlamaConfig(
-        vocab_size=SIZE, hidden_size=SIZE, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, max_position_embeddings=32, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-    )  # fmt: skip
+        vocab_size=SIZE,
+        hidden_size=SIZE,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
     with torch.random.fork_rng(devices=[]):
         model: Any = LlamaForCausalLM(settings).eval().requires_grad_(False)
     model.model.layers[0].self_attn.o_proj.weight.zero_()  # so a layer adds nothing

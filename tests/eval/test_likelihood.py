@@ -67,8 +67,12 @@ def by_hand(plain: tuple[Any, Any], scoring: str, prompt: str, answer: str, null
 
 
 # Of the first demonstration under each template, what is left without its input
-NULLS = {("copa", "default"): "because", ("copa", "plain"): None, ("record", "default"): "-",
-         ("sst2", "default"): "It was"}  # fmt: skip
+NULLS = {
+    ("copa", "default"): "because",
+    ("copa", "plain"): None,
+    ("record", "default"): "-",
+    ("sst2", "default"): "It was",
+}
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
@@ -114,9 +118,13 @@ def test_calibrated_scores_in_a_chat(plain: Any, model_dir: Path, write_jsonl: W
     """The prompt without input is a user's turn as well."""
     write_jsonl("test.jsonl", demonstrations("sst2")[:2])
     evaluate(
-        model_dir, task="sst2", data=str(tmp_path), apply_chat_template=True, scoring="calibrated",
+        model_dir,
+        task="sst2",
+        data=str(tmp_path),
+        apply_chat_template=True,
+        scoring="calibrated",
         output=tmp_path / "out.jsonl",
-    )  # fmt: skip
+    )
     model, tokenizer = plain
 
     def log_p(prompt: str, answer: str) -> float:
@@ -144,9 +152,11 @@ def test_any_of_several_right_answers_counts(model_dir: Path, write_jsonl: Write
     right = {tuple(sorted(row["gold"])): row["correct"] for row in read_rows(tmp_path / "out.jsonl")}
     at = {name: names.index(name) for name in names}
     assert right == {
-        tuple(sorted((at[others[0]], at[chosen]))): True, tuple(sorted(at[name] for name in others[1:3])): False,
-        (at[chosen],): True, (0, 1, 2, 3, 4): True,
-    }  # fmt: skip
+        tuple(sorted((at[others[0]], at[chosen]))): True,
+        tuple(sorted(at[name] for name in others[1:3])): False,
+        (at[chosen],): True,
+        (0, 1, 2, 3, 4): True,
+    }
     assert found["accuracy"] == 0.75
 
 
@@ -213,8 +223,10 @@ def before(tokenizer: Any, ids: Sequence[int], prompt: str) -> bool:
 
 def test_scores_with_a_trained_sentencepiece_model(stories_dir: Path, write_jsonl: Write, tmp_path: Path) -> None:
     starts = ("", "Hello. ", "Tom said: ", "The end. ")
-    asked = {"Once upon a time there was a little girl named": ["Lily", "the", "dog"],
-             "Once upon a time, there was a little": ["girl", "was", "upon a time"]}  # fmt: skip
+    asked = {
+        "Once upon a time there was a little girl named": ["Lily", "the", "dog"],
+        "Once upon a time, there was a little": ["girl", "was", "upon a time"],
+    }
     rows = [{"text": start + text, "label": c[0], "choices": c} for start in starts for text, c in asked.items()]
     path = write_jsonl("rows.jsonl", rows)
     trained = AutoModelForCausalLM.from_pretrained(stories_dir).eval(), AutoTokenizer.from_pretrained(stories_dir)
@@ -278,8 +290,16 @@ def test_lines_of_generated_answers(plain: Any, model_dir: Path, write_jsonl: Wr
     assert set(by_question) == {"the brothers Kuhn", "1896"}
     kuhn = by_question["the brothers Kuhn"]
     assert list(kuhn) == [
-        "id", "prompt", "answers", "gold", "reference", "generated", "token_f1", "exact_match", "loss",
-    ]  # fmt: skip
+        "id",
+        "prompt",
+        "answers",
+        "gold",
+        "reference",
+        "generated",
+        "token_f1",
+        "exact_match",
+        "loss",
+    ]
     assert kuhn["reference"] == ["the brothers Kuhn", "brothers Kuhn"]
     for row in rows:
         assert len(set(row["generated"])) == 2

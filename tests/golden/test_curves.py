@@ -37,9 +37,17 @@ def curve(method: str, model: Path, folder: Path) -> list[dict[str, float]]:
     if method in MANY:
         data, overrides = write_setting(folder), [f"task.data={folder}"]
     finetune(
-        str(model), str(data), METHODS[method], output_dir=folder / "out", max_steps=24, batch_size=4, eval_steps=8,
-        logging_steps=1, threads=1, overrides=overrides,
-    )  # fmt: skip
+        str(model),
+        str(data),
+        METHODS[method],
+        output_dir=folder / "out",
+        max_steps=24,
+        batch_size=4,
+        eval_steps=8,
+        logging_steps=1,
+        threads=1,
+        overrides=overrides,
+    )
     kept = ("loss", "loss_s", "loss_p", "c", "G")
     lines = read_rows(folder / "out" / "metrics.jsonl")
     return [{k: round(v, 6) for k, v in line.items() if k in kept} for line in lines]

@@ -20,16 +20,26 @@ HOMES = {
 }
 # Modules below a library's top that it documents as places to import from
 DOCUMENTED = {
-    "torch.nn", "torch.nn.functional", "torch.overrides", "torch.utils.checkpoint", "torch.autograd",
-}  # fmt: skip
+    "torch.nn",
+    "torch.nn.functional",
+    "torch.overrides",
+    "torch.utils.checkpoint",
+    "torch.autograd",
+}
 # Attributes of other objects that no documentation names
 HIDDEN = {
-    "_parameters": "zo/_torch.py", "_buffers": "zo/_torch.py", "_modules": "zo/_torch.py",
-    "_make_wrapper_subclass": "zo/_torch.py", "_C": "zo/_torch.py",
-    "_active_adapter": "models/adapters/_peft.py", "_disable_adapters": "models/adapters/_peft.py",
-    "_forward_pre_hooks": "models/adapters/_peft.py", "_forward_pre_hooks_with_kwargs": "models/adapters/_peft.py",
-    "_is_stateful": "models/_transformers.py", "_cache": "zo/kernels/jit.py",
-}  # fmt: skip
+    "_parameters": "zo/_torch.py",
+    "_buffers": "zo/_torch.py",
+    "_modules": "zo/_torch.py",
+    "_make_wrapper_subclass": "zo/_torch.py",
+    "_C": "zo/_torch.py",
+    "_active_adapter": "models/adapters/_peft.py",
+    "_disable_adapters": "models/adapters/_peft.py",
+    "_forward_pre_hooks": "models/adapters/_peft.py",
+    "_forward_pre_hooks_with_kwargs": "models/adapters/_peft.py",
+    "_is_stateful": "models/_transformers.py",
+    "_cache": "zo/kernels/jit.py",
+}
 ADAPTER_MODULES = {home for home in HOMES.values() if home}
 
 

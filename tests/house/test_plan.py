@@ -16,9 +16,21 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "src" / "zofo"
 PLAN = {
-    "__init__.py", "__main__.py", "py.typed", "errors.py", "cli", "api", "train", "eval", "methods", "objectives",
-    "models", "data", "zo", "config",
-}  # fmt: skip
+    "__init__.py",
+    "__main__.py",
+    "py.typed",
+    "errors.py",
+    "cli",
+    "api",
+    "train",
+    "eval",
+    "methods",
+    "objectives",
+    "models",
+    "data",
+    "zo",
+    "config",
+}
 
 
 def test_the_listing_is_the_plan() -> None:

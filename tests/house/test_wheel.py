@@ -73,9 +73,21 @@ def rows_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(zofo: Path, model: Path, data: Path, out: Path) -> list[object]:
     return [
-        zofo, "train", "--model", model, "--task", data, "--method", "mezo", "--output-dir", out, "train.max_steps=6",
-        "train.batch_size=4", "train.eval_steps=3", "train.threads=1",
-    ]  # fmt: skip
+        zofo,
+        "train",
+        "--model",
+        model,
+        "--task",
+        data,
+        "--method",
+        "mezo",
+        "--output-dir",
+        out,
+        "train.max_steps=6",
+        "train.batch_size=4",
+        "train.eval_steps=3",
+        "train.threads=1",
+    ]
 
 
 def test_every_file_of_the_package_is_in_it(installed: Path) -> None:

@@ -14,9 +14,14 @@ from zofo.errors import InputError
 def test_an_adapter_that_draws_nothing_cannot_be_apart(tiny_model_dir, sentiment_file, tmp_path) -> None:
     with pytest.raises(InputError, match="apart"):
         finetune(
-            str(tiny_model_dir), str(sentiment_file), {"name": "bilevel-zofo", "apart": True, "inner_steps": 1},
-            "prompt", output_dir=tmp_path / "out", max_steps=4, batch_size=2,
-        )  # fmt: skip
+            str(tiny_model_dir),
+            str(sentiment_file),
+            {"name": "bilevel-zofo", "apart": True, "inner_steps": 1},
+            "prompt",
+            output_dir=tmp_path / "out",
+            max_steps=4,
+            batch_size=2,
+        )
 
 
 def test_where_the_levels_data_comes_from(tiny_model_dir, write_jsonl, tmp_path) -> None:
@@ -53,9 +58,13 @@ def test_the_papers_presets_run(preset: str, tiny_model_dir, sentiment_file, tmp
     """One iteration of each, in bf16, with Adam on theta: finite numbers, and the same again from the run's files."""
     overrides = ["method.inner_steps=2", "train.batch_size=4", "train.eval_steps=3", "train.count=all"]
     run = finetune(
-        str(tiny_model_dir), str(sentiment_file), output_dir=tmp_path / "out", preset=preset, max_steps=6,
+        str(tiny_model_dir),
+        str(sentiment_file),
+        output_dir=tmp_path / "out",
+        preset=preset,
+        max_steps=6,
         overrides=overrides,
-    )  # fmt: skip
+    )
     assert "rule adam: 8 bytes a weight of theta" in capsys.readouterr().err
     assert all(map(math.isfinite, run.test.values()))
     assert evaluate(tmp_path / "out") == pytest.approx(run.test, rel=1e-6)
@@ -70,9 +79,16 @@ def test_counting_iterations_alone(tiny_model_dir, sentiment_file, tmp_path) -> 
     for count, steps, every in (("outer", 4, 2), ("all", 12, 6)):
         out = tmp_path / count
         run = finetune(
-            str(tiny_model_dir), str(sentiment_file), {"name": "bilevel-zofo", "inner_steps": 2}, output_dir=out,
-            max_steps=steps, eval_steps=every, save_steps=every, batch_size=4, count=count,
-        )  # fmt: skip
+            str(tiny_model_dir),
+            str(sentiment_file),
+            {"name": "bilevel-zofo", "inner_steps": 2},
+            output_dir=out,
+            max_steps=steps,
+            eval_steps=every,
+            save_steps=every,
+            batch_size=4,
+            count=count,
+        )
         runs.append(run.info)
         assert [p.name for p in sorted(out.glob("checkpoint-*"))] == sorted(f"checkpoint-{n}" for n in (every, steps))
     assert runs[0]["steps"] == runs[1]["steps"] == {"lower": 8, "upper": 4}

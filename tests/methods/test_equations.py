@@ -142,9 +142,12 @@ class Spy:
             return update(rule, *args)
 
         for owner, name, spy in (
-            (Loss, "each", spy_each), (Loss, "backward", spy_backward), (Descent, "step", spy_step),
-            (Point, "shifted", spy_shifted), (Journalled, "update_", spy_update),
-        ):  # fmt: skip
+            (Loss, "each", spy_each),
+            (Loss, "backward", spy_backward),
+            (Descent, "step", spy_step),
+            (Point, "shifted", spy_shifted),
+            (Journalled, "update_", spy_update),
+        ):
             monkeypatch.setattr(owner, name, spy)
 
 
@@ -156,10 +159,19 @@ def test_order_of_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(w, problem, monkeypatch)
     method.step(0)
     assert spy.events == [
-        "backward #0s x1", "step s 0.3", "backward #1s x1", "step s 0.3",
-        "backward #2p x1", "backward #3p x7",
-        "shift +0.01 zTrue", "each #2p #3p #3s", "shift -0.01 zTrue", "each #2p #3p #3s", "move theta", "step p 0.2",
-    ]  # fmt: skip
+        "backward #0s x1",
+        "step s 0.3",
+        "backward #1s x1",
+        "step s 0.3",
+        "backward #2p x1",
+        "backward #3p x7",
+        "shift +0.01 zTrue",
+        "each #2p #3p #3s",
+        "shift -0.01 zTrue",
+        "each #2p #3p #3s",
+        "move theta",
+        "step p 0.2",
+    ]
     drawn = list(spy.batches.values())
     for batch, source in zip(drawn, [w.p[0], w.p[1], w.f[0], w.p[2]], strict=True):
         assert torch.equal(batch.input_ids, collate(source, PAD).input_ids)

@@ -57,9 +57,16 @@ def test_mezo_on_every_adapter_trains_and_is_found_again(adapter, tiny_model_dir
     """The whole way: a run, its journal, its adapter's file, and the same numbers from the run's directory."""
     out = tmp_path / "out"
     run = finetune(
-        str(tiny_model_dir), str(sentiment_file), "mezo", adapter, output_dir=out, max_steps=6, batch_size=4,
-        eval_steps=3, overrides=["method.lr=1e-2"],
-    )  # fmt: skip
+        str(tiny_model_dir),
+        str(sentiment_file),
+        "mezo",
+        adapter,
+        output_dir=out,
+        max_steps=6,
+        batch_size=4,
+        eval_steps=3,
+        overrides=["method.lr=1e-2"],
+    )
     assert run.deployed == "p"
     assert run.info["parameters"]["theta"] == run.info["parameters"]["adapter"] > 0
     header, start = read_header(out / "journal.bin")

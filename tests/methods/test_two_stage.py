@@ -61,7 +61,12 @@ def test_a_run_without_a_second_stage_is_refused(tiny_model_dir, sentiment_file,
 def test_stages_are_no_iterations_to_count(tiny_model_dir, sentiment_file, tmp_path) -> None:
     with pytest.raises(InputError, match=r"train\.count: outer counts iterations, and method two-stage has stages"):
         finetune(
-            str(tiny_model_dir), str(sentiment_file), "two-stage", "lora", output_dir=tmp_path / "out", max_steps=22,
+            str(tiny_model_dir),
+            str(sentiment_file),
+            "two-stage",
+            "lora",
+            output_dir=tmp_path / "out",
+            max_steps=22,
             count="outer",
-        )  # fmt: skip
+        )
     assert not (tmp_path / "out").exists()

@@ -149,8 +149,15 @@ def test_other_codes_are_another_base(llama: Path, rows: Path, tmp_path: Path, m
     with pytest.raises(InputError, match=r"the base model .* is not the one this run started from, or is quantised"):
         restore(run.path)
     with pytest.raises(InputError, match=r"cannot resume: the base model .* is not the one this run started from"):
-        short_run(base, rows, run.path, method, adapter, 12, [INT8, "train.eval_steps=6", "train.save_steps=6",
-                                                              "train.resume=latest"])  # fmt: skip
+        short_run(
+            base,
+            rows,
+            run.path,
+            method,
+            adapter,
+            12,
+            [INT8, "train.eval_steps=6", "train.save_steps=6", "train.resume=latest"],
+        )
 
 
 def test_what_is_quantised_is_said(llama: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,8 +205,16 @@ def test_first_order_steps_of_theta_are_refused_before_anything_is_loaded(llama:
     for method, adapter in (("fo-ft", None), ("bilevel-fo", "lora")):
         expected = rf"^model.quantization: int8: {method} moves every weight by its gradient.*use fo-peft"
         with pytest.raises(InputError, match=expected):
-            resolve(None, [INT8], None, train={"output_dir": "unused"}, model=str(llama), task=str(rows), method=method,
-                    adapter=adapter)  # fmt: skip
+            resolve(
+                None,
+                [INT8],
+                None,
+                train={"output_dir": "unused"},
+                model=str(llama),
+                task=str(rows),
+                method=method,
+                adapter=adapter,
+            )
 
 
 def test_a_model_that_cannot_be_quantised(root: Path) -> None:

@@ -142,18 +142,21 @@ def other(family: str, **changes: Any) -> Any:
     configs = {
         "bloom": lambda: t.BloomConfig(**sizes, n_layer=2, n_head=4),
         "mpt": lambda: t.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=400, max_seq_len=64),
-        "gpt_neox": lambda: t.GPTNeoXConfig(
-            **sizes, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
-        ),
+        "gpt_neox": lambda: t.GPTNeoXConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64),
         "gpt_neo": lambda: t.GPTNeoConfig(
             **sizes, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], **changes
         ),
         "falcon": lambda: t.FalconConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, **changes),
         "gemma3": lambda: t.Gemma3TextConfig(
-            **sizes, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-            intermediate_size=64, **changes,
+            **sizes,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            intermediate_size=64,
+            **changes,
         ),
-            }  # fmt: skip
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = t.AutoModelForCausalLM.from_config(configs[family]())
@@ -163,8 +166,11 @@ def other(family: str, **changes: Any) -> Any:
 
 
 OTHERS: list[tuple[str, dict[str, Any]]] = [
-    ("gpt_neox", {}), ("falcon", {}), ("gpt_neo", {"window_size": 64}), ("gemma3", {"sliding_window": 64}),
-]  # fmt: skip
+    ("gpt_neox", {}),
+    ("falcon", {}),
+    ("gpt_neo", {"window_size": 64}),
+    ("gemma3", {"sliding_window": 64}),
+]
 
 
 @pytest.mark.parametrize(("family", "changes"), OTHERS)
@@ -273,10 +279,17 @@ def test_a_run_with_packed_rows(
 
         monkeypatch.setattr(tree_probe, "option_trees", spy)
         run = zofo.finetune(
-            str(directory), str(file), {"name": "bilevel-zofo", "inner_steps": 2, "lr_theta": 1e-4, "lr_s": 1e-2},
-            adapter, output_dir=tmp_path / name, max_steps=6, batch_size=4, eval_steps=6, save_steps=6,
+            str(directory),
+            str(file),
+            {"name": "bilevel-zofo", "inner_steps": 2, "lr_theta": 1e-4, "lr_s": 1e-2},
+            adapter,
+            output_dir=tmp_path / name,
+            max_steps=6,
+            batch_size=4,
+            eval_steps=6,
+            save_steps=6,
             overrides=["model.device=cpu"],
-        )  # fmt: skip
+        )
         assert bool(sum(calls)) == (name == "packed")
         assert zofo.evaluate(run.path)["loss"] == pytest.approx(run.test["loss"], rel=1e-5)
         losses.append(run.test["loss"])

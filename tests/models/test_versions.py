@@ -17,16 +17,30 @@ from zofo.models.versions import Library
 
 def line(name: str = "tested", failed: int = 0, python: str = "3.11.7", **found: str) -> dict[str, Any]:
     return {
-        "environment": name, "date": "2026-11-28", "python": python, "platform": "Linux x86_64", "passed": 9,
-        "failed": failed, "skipped": 1, "seconds": 90, "versions": found,
-    }  # fmt: skip
+        "environment": name,
+        "date": "2026-11-28",
+        "python": python,
+        "platform": "Linux x86_64",
+        "passed": 9,
+        "failed": failed,
+        "skipped": 1,
+        "seconds": 90,
+        "versions": found,
+    }
 
 
 @pytest.mark.parametrize(
     ("here", "standing"),
-    [("2.9.9", "older"), ("2.10.0", "tested"), ("2.13.0+cpu", "tested"), ("2.13.0rc1", "tested"), ("2.13.1", "newer"),
-     ("3.0", "newer"), (None, "missing")],
-)  # fmt: skip
+    [
+        ("2.9.9", "older"),
+        ("2.10.0", "tested"),
+        ("2.13.0+cpu", "tested"),
+        ("2.13.0rc1", "tested"),
+        ("2.13.1", "newer"),
+        ("3.0", "newer"),
+        (None, "missing"),
+    ],
+)
 def test_where_a_version_stands(here: str | None, standing: str) -> None:
     assert Library("torch", here, "2.10.0", "2.13.0").standing == standing
 
@@ -35,9 +49,11 @@ def test_env_shows_the_tested_versions_beside_those_here(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = (
-        Library("torch", "2.13.0+cpu", "2.10.0", "2.13.0"), Library("peft", "99.0", "0.20.0", "0.21.2"),
-        Library("numba", "0.1", "0.61.0", "0.68.1"), Library("datasets", None, "4.0.0", "5.2.0"),
-    )  # fmt: skip
+        Library("torch", "2.13.0+cpu", "2.10.0", "2.13.0"),
+        Library("peft", "99.0", "0.20.0", "0.21.2"),
+        Library("numba", "0.1", "0.61.0", "0.68.1"),
+        Library("datasets", None, "4.0.0", "5.2.0"),
+    )
     monkeypatch.setattr(versions, "libraries", lambda: known)
     monkeypatch.setattr(versions, "pythons", lambda: ("3.2", "3.3"))
     assert cli.run(["env"]) == 0
@@ -81,8 +97,9 @@ def test_a_line_replaces_the_one_about_the_same_environment(tmp_path: Path, monk
     compatibility.write([*(each for each in compatibility.lines() if not compatibility._same(each, new)), new])
     assert compatibility.lines() == [new]
     assert json.loads((tmp_path / "TESTED").read_text()) == {
-        "pythons": ["3.11"], "libraries": {"torch": ["2.13.0", "2.13.0"]}
-    }  # fmt: skip
+        "pythons": ["3.11"],
+        "libraries": {"torch": ["2.13.0", "2.13.0"]},
+    }
     page = (tmp_path / "PAGE").read_text()
     assert page.startswith("a\n")
     assert page.endswith(f"{compatibility.END}\nb\n")

@@ -60,6 +60,6 @@ def test_a_run_descends_it(page: Any, method: str, tiny_model_dir: Path, tmp_pat
         max_steps=11,
         batch_size=4,
         overrides=["task.objective=margin"],
-    )  # fmt: skip  (a call's few words)
+    )
     assert run.dev["loss"] >= 0
     assert (run.path / "config.yaml").read_text().count("objective: margin") == 1

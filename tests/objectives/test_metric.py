@@ -146,7 +146,7 @@ def test_mezo_on_generated_answers(model_dir: Path, squad: Path, tmp_path: Path)
         str(model_dir), "squad", {"name": "mezo", "lr": 2e-4}, output_dir=tmp_path / "run", max_steps=6, batch_size=4,
         eval_steps=2, save_steps=6, logging_steps=1, callbacks=[watch],
         overrides=settings(squad, "estimator.shift=copy", f"estimator.eps={SHIFT}"),
-    )  # fmt: skip
+    )  # fmt: skip  # the words of one call
     rows = read_rows(run.path / "metrics.jsonl")
     train, dev = ([row for row in rows if row["event"] == event] for event in ("train", "dev"))
     assert any(row["c"] for row in train if -1 <= row["loss"] < 0)
@@ -166,7 +166,7 @@ def test_mezo_on_options(model_dir: Path, write_jsonl: Write, tmp_path: Path) ->
         str(model_dir), "sst2", {"name": "mezo", "lr": 0.01}, output_dir=tmp_path / "run", max_steps=6, batch_size=4,
         eval_steps=3, save_steps=6, logging_steps=1,
         overrides=[f"task.data={tmp_path}", "task.objective=metric", "estimator.eps=0.05", "model.device=cpu"],
-    )  # fmt: skip
+    )  # fmt: skip  # the words of one call
     lines = read_rows(run.path / "metrics.jsonl")
     train = [line for line in lines if line["event"] == "train"]
     assert all(line["loss"] * 8 == pytest.approx(round(line["loss"] * 8)) for line in train), "two counts of 4"
@@ -234,7 +234,7 @@ def test_p_and_s_descend_the_loss_as_ever() -> None:
         w, problem = options_world()
         w.method(problem, upper_objective=upper, inner_steps=2, lr_theta=1e-3, lam=2.0).step(0)
         found.append([{k: v.clone() for k, v in part.items()}
-                      for part in (w.adapters.state("p"), w.adapters.state("s"), dict(w.theta))])  # fmt: skip
+                      for part in (w.adapters.state("p"), w.adapters.state("s"), dict(w.theta))])  # fmt: skip  # one call
     (p, s, theta), (p2, s2, theta2) = found
     assert all(torch.equal(p[k], p2[k]) and torch.equal(s[k], s2[k]) for k in p)
     assert not any(torch.equal(theta[k], theta2[k]) for k in theta)
@@ -246,7 +246,7 @@ def test_bilevel_zofo_with_a_metric_of_texts(model_dir: Path, squad: Path, tmp_p
         {"name": "bilevel-ablations", "inner_steps": 1, "upper_objective": "metric", "lam": 0.0}, "lora",
         output_dir=tmp_path / "run", max_steps=8, batch_size=4, eval_steps=4, save_steps=8,
         logging_steps=1, overrides=[*settings(squad)[:3], "estimator.shift=copy", f"estimator.eps={SHIFT}"],
-    )  # fmt: skip
+    )  # fmt: skip  # the words of one call
     lines = read_rows(run.path / "metrics.jsonl")
     train = [line for line in lines if line["event"] == "train"]
     assert all(-1 <= line["G"] <= 0 for line in train), "lam = 0: the metric alone"
@@ -279,7 +279,7 @@ def test_what_cannot_be(method: str, more: list[str], words: str, model_dir: Pat
         finetune(
             str(model_dir), "squad", method, output_dir=tmp_path / "out", max_steps=22,
             overrides=[f"task.data={squad}", "task.max_new_tokens=6", *more],
-        )  # fmt: skip
+        )  # fmt: skip  # the words of one call
     assert not (tmp_path / "out").exists()
 
 

@@ -93,9 +93,17 @@ def exports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if adapter not in runs:
             method = {"name": "bilevel-zofo", "inner_steps": 2, "lr_s": 1e-2, "lr_theta": 1e-4, "lam": 1.0}
             runs[adapter] = finetune(
-                str(model), "sst2", method, adapter, output_dir=root / adapter, max_steps=12, batch_size=4,
-                eval_steps=12, save_steps=12, overrides=[f"task.data={data / 'sst2'}", "model.device=cpu"],
-            )  # fmt: skip
+                str(model),
+                "sst2",
+                method,
+                adapter,
+                output_dir=root / adapter,
+                max_steps=12,
+                batch_size=4,
+                eval_steps=12,
+                save_steps=12,
+                overrides=[f"task.data={data / 'sst2'}", "model.device=cpu"],
+            )
         out = root / f"{adapter}-{'merged' if merged else 'export'}"
         return out if out.exists() else runs[adapter].export(out, merge=merged)
 
@@ -123,9 +131,15 @@ def run(export: Path, folder: Path, **tasks: dict[str, Any]) -> tuple[dict[str, 
         task["dataset_kwargs"]["cache_dir"] = str(folder / "cache")
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
     found: Any = simple_evaluate(
-        model="hf", model_args=arguments(export), tasks=list(tasks), device="cpu", batch_size=1, log_samples=True,
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False), bootstrap_iters=0,
-    )  # fmt: skip
+        model="hf",
+        model_args=arguments(export),
+        tasks=list(tasks),
+        device="cpu",
+        batch_size=1,
+        log_samples=True,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        bootstrap_iters=0,
+    )
     samples = {name: sorted(some, key=lambda s: s["doc_id"]) for name, some in found["samples"].items()}
     metrics = {name: {k.removesuffix(",none"): v for k, v in own.items()} for name, own in found["results"].items()}
     return metrics, samples
@@ -236,9 +250,13 @@ def test_the_command(exports: Exports, data: Path, tmp_path: Path) -> None:
     command = line[1].replace("out/copa-export", str(export)).split()
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", *command], cwd=tmp_path, env=os.environ | offline, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "lm_eval", *command],
+        cwd=tmp_path,
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (file,) = (tmp_path / "harness" / "results").glob("*/results_*.json")
     assert json.loads(file.read_text())["results"]["zofo_options"]["acc,none"] == pytest.approx(values["accuracy"])

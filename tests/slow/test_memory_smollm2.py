@@ -46,11 +46,15 @@ def test_smollm2(method: str, batch_size: int, rows: Rows | None) -> None:
 
 
 CASES = [
-    ("zero-shot", None, []), ("mezo", None, []), ("mezo", "lora", ["model.dtype=bfloat16"]),
-    ("two-stage", "lora", ["train.micro_batch_size=2"]), ("bilevel-zofo", "prefix", []),
-    ("bilevel-zofo", "dept", ["method.optimizer=sgd"]), ("bilevel-fo", "ia3", []),
+    ("zero-shot", None, []),
+    ("mezo", None, []),
+    ("mezo", "lora", ["model.dtype=bfloat16"]),
+    ("two-stage", "lora", ["train.micro_batch_size=2"]),
+    ("bilevel-zofo", "prefix", []),
+    ("bilevel-zofo", "dept", ["method.optimizer=sgd"]),
+    ("bilevel-fo", "ia3", []),
     ("bilevel-zofo", "lora", ["method.inner_steps=2", "rule.name=adam"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("method", "adapter", "overrides"), CASES)

@@ -56,7 +56,11 @@ def test_hf_callbacks_see_the_run(tmp_path, tiny_model_dir, sentiment_file):
 def test_hf_early_stopping_stops(tmp_path, tiny_model_dir, sentiment_file):
     """With all rates 0 the dev loss never improves: patience 2 ends the run at the third evaluation."""
     run = finetune(
-        str(tiny_model_dir), str(sentiment_file), {"name": "mezo", "lr": 0.0}, output_dir=tmp_path / "out",
-        callbacks=[EarlyStoppingCallback(2)], **{**SMALL, "max_steps": 100},
-    )  # fmt: skip
+        str(tiny_model_dir),
+        str(sentiment_file),
+        {"name": "mezo", "lr": 0.0},
+        output_dir=tmp_path / "out",
+        callbacks=[EarlyStoppingCallback(2)],
+        **{**SMALL, "max_steps": 100},
+    )
     assert run.info["steps"]["upper"] == 12

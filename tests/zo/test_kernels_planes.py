@@ -84,9 +84,16 @@ def test_a_band_is_of_fp32_numbers() -> None:
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
-    dtype=st.sampled_from(DTYPES), law=st.sampled_from(LAWS), terms=term_lists, key=words64, lo=offsets, n=sizes,
-    round_seed=st.none() | words64, band=st.sampled_from(BANDS), data=st.integers(0, 2**32),
-)  # fmt: skip
+    dtype=st.sampled_from(DTYPES),
+    law=st.sampled_from(LAWS),
+    terms=term_lists,
+    key=words64,
+    lo=offsets,
+    n=sizes,
+    round_seed=st.none() | words64,
+    band=st.sampled_from(BANDS),
+    data=st.integers(0, 2**32),
+)
 def test_compiled_equals_reference_in_a_band(dtype, law, terms, key, lo, n, round_seed, band, data) -> None:
     src = patterns(n, dtype, torch.Generator().manual_seed(data))
     one, two = torch.empty_like(src), torch.empty_like(src)
@@ -120,11 +127,20 @@ def test_rows_in_a_band_are_slices(dtype: torch.dtype, law: str) -> None:
 def test_split_by_hand() -> None:
     """Nearest with ties away from zero; what is left is signed; past the largest bf16 the high plane is infinite."""
     for u, high, low in [
-        (0x3F800000, 0x3F80, 0), (0x3F807FFF, 0x3F80, 0x7FFF), (0x3F808000, 0x3F81, -0x8000),
-        (0x3F80FFFF, 0x3F81, -1), (0xBF808000, 0xBF81, -0x8000), (0x00000001, 0, 1), (0x80000000, 0x8000, 0),
-        (0x7F7FFFFF, 0x7F80, -1), (0xFF7F8000, 0xFF80, -0x8000), (0x7F800000, 0x7F80, 0), (0xFF800000, 0xFF80, 0),
-        (0x7F800001, 0x7FC0, 0), (0xFFFFFFFF, 0x7FC0, 0),
-    ]:  # fmt: skip
+        (0x3F800000, 0x3F80, 0),
+        (0x3F807FFF, 0x3F80, 0x7FFF),
+        (0x3F808000, 0x3F81, -0x8000),
+        (0x3F80FFFF, 0x3F81, -1),
+        (0xBF808000, 0xBF81, -0x8000),
+        (0x00000001, 0, 1),
+        (0x80000000, 0x8000, 0),
+        (0x7F7FFFFF, 0x7F80, -1),
+        (0xFF7F8000, 0xFF80, -0x8000),
+        (0x7F800000, 0x7F80, 0),
+        (0xFF800000, 0xFF80, 0),
+        (0x7F800001, 0x7FC0, 0),
+        (0xFFFFFFFF, 0x7FC0, 0),
+    ]:
         x = torch.tensor([u - (u >> 31 << 32)], dtype=torch.int32).view(torch.float32)
         one, two = split(x)
         assert (int(one.view(torch.int16)) & 0xFFFF, int(two)) == (high, low), hex(u)
@@ -149,9 +165,14 @@ def test_join_undoes_split() -> None:
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
-    law=st.sampled_from(LAWS), terms=term_lists, key=words64, lo=offsets, n=sizes, band=st.sampled_from(BANDS),
+    law=st.sampled_from(LAWS),
+    terms=term_lists,
+    key=words64,
+    lo=offsets,
+    n=sizes,
+    band=st.sampled_from(BANDS),
     data=st.integers(0, 2**32),
-)  # fmt: skip
+)
 def test_a_split_weight_moves_as_the_fp32_number(law, terms, key, lo, n, band, data) -> None:
     """add_split is fp32 `add` on the joined numbers with the band of the high plane; compiled equals reference."""
     planes = split(any_pattern(n, data))

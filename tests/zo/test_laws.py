@@ -83,9 +83,13 @@ def test_moments_and_independence() -> None:
     assert abs(float(z.pow(3).mean())) < bound * 15**0.5
     assert abs(float(z.pow(4).mean()) - 2.9915) < bound * 96**0.5
     others = {
-        "next seed": (SEED + 1, KEY, 0), "next tensor": (SEED, KEY + 1, 0), "next element": (SEED, KEY, 1),
-        "next lane": (SEED, KEY, 32), "other half": (SEED, KEY, 128), "next group": (SEED, KEY, 256),
-    }  # fmt: skip
+        "next seed": (SEED + 1, KEY, 0),
+        "next tensor": (SEED, KEY + 1, 0),
+        "next element": (SEED, KEY, 1),
+        "next lane": (SEED, KEY, 32),
+        "other half": (SEED, KEY, 128),
+        "next group": (SEED, KEY, 256),
+    }
     for name, (seed, key, lo) in others.items():
         other = reference.entries("gaussian", seed, key, lo, lo + N).double()
         assert abs(float((z * other).mean())) < bound, name
@@ -177,9 +181,12 @@ def test_the_kernels_know_two_laws(law: str) -> None:
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
-    dtype=st.sampled_from(DTYPES), lo=st.integers(0, 9000), n=st.integers(1, 9000), round_seed=st.none() | words64,
+    dtype=st.sampled_from(DTYPES),
+    lo=st.integers(0, 9000),
+    n=st.integers(1, 9000),
+    round_seed=st.none() | words64,
     data=st.integers(0, 2**32),
-)  # fmt: skip
+)
 def test_a_dense_step_is_rounded_as_the_same_sum(dtype, lo, n, round_seed, data) -> None:
     src = patterns(n, dtype, torch.Generator().manual_seed(data))
     expected, delta = torch.empty_like(src), reference.signs(SEED, KEY, lo, lo + n) * float32(1e-3)

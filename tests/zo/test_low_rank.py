@@ -116,9 +116,15 @@ def test_shifted_logits_are_those_of_replaced_weights(
     assert not torch.equal(found[0], logits(build("llama", dtype)))
 
 
-@pytest.mark.parametrize("support", [
-    None, Support({"q": Band(0.0, 0.05), "k": Chance(3, 2000)}, 2.0), Support({"q": Indices(torch.arange(3, 999, 7))}),
-], ids=["all", "band", "indices"])  # fmt: skip
+@pytest.mark.parametrize(
+    "support",
+    [
+        None,
+        Support({"q": Band(0.0, 0.05), "k": Chance(3, 2000)}, 2.0),
+        Support({"q": Indices(torch.arange(3, 999, 7))}),
+    ],
+    ids=["all", "band", "indices"],
+)
 @pytest.mark.parametrize("law", [LAWS[0], LAWS[3]], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_update_is_the_dense_sum(dtype: torch.dtype, law: LowRank, support: Support | None) -> None:
@@ -245,10 +251,18 @@ SPARSE = Indices(torch.arange(0, math.prod(BIG), 1000, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("how", ["add", "adam", "copy"])
-@pytest.mark.parametrize(("law", "support"), [
-    (LAWS[0], None), (LAWS[2], None), ("rademacher", Support({"a": Chance(3, 1024)})),
-    ("gaussian", Support({"a": SPARSE})), (LAWS[2], Support({"a": Chance(3, 1024)})), (LAWS[0], Support({"a": SPARSE})),
-], ids=["lozo", "subzero", "random", "indices", "subzero-random", "lozo-indices"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("law", "support"),
+    [
+        (LAWS[0], None),
+        (LAWS[2], None),
+        ("rademacher", Support({"a": Chance(3, 1024)})),
+        ("gaussian", Support({"a": SPARSE})),
+        (LAWS[2], Support({"a": Chance(3, 1024)})),
+        (LAWS[0], Support({"a": SPARSE})),
+    ],
+    ids=["lozo", "subzero", "random", "indices", "subzero-random", "lozo-indices"],
+)
 def test_no_temporary_has_a_whole_tensors_size(law: Any, support: Support | None, how: str) -> None:
     """At most 8 bytes for each weight of a slice of 2^20, and of the rows that it begins and ends in."""
     theta = Point(nn.ParameterDict({"a": nn.Parameter(torch.full(BIG, 0.5, dtype=torch.bfloat16))}), mode="copy")

@@ -60,8 +60,13 @@ def fp32(pattern: str) -> float:
 
 def test_all_kinds_are_there(vectors: dict[str, Any]) -> None:
     assert {name: len(values) for name, values in vectors.items() if isinstance(values, list)} == {
-        "philox": 3, "keys": 5, "signs": 5, "noise": 3, "rounding": 2, "gaussian": 5,
-    }  # fmt: skip
+        "philox": 3,
+        "keys": 5,
+        "signs": 5,
+        "noise": 3,
+        "rounding": 2,
+        "gaussian": 5,
+    }
     assert {"update", "record", "table", "sphere", "adam"} < set(vectors)
 
 

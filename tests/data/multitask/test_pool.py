@@ -165,7 +165,7 @@ def test_metaicls_demonstrations_are_of_the_smallest_file_that_has_enough(tmp_pa
         ("riddles", [riddle(0), riddle(1)], riddle(2) | {"options": []}, "options none; .* have two or more"),
         ("sums", [free(0), free(1)], free(2) | {"options": ["4", "5"]}, "options 4, 5; .* have none"),
     ],
-)  # fmt: skip
+)
 def test_a_test_row_of_another_kind(tmp_path: Path, name: str, rows: list[Any], odd: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^{name}/test.jsonl:1: {message}"):
         plain(tmp_path, name, train=rows, test=[odd]).test(1, 0)

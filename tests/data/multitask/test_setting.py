@@ -92,7 +92,7 @@ def test_what_is_no_setting(tmp_path: Path) -> None:
         ({"held_out": ["fish"]}, r'held_out: no task "fish" in train'),
         ({"held_out": ["fruit", "tools"]}, r"held_out: holds every task of train; leave one to train on"),
     ],
-)  # fmt: skip
+)
 def test_bad_files(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=rf"my_setting.yaml: {message}"):
         find_setting(own_file(tmp_path, **content))

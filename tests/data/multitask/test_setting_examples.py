@@ -149,7 +149,7 @@ def test_repeated_rows_are_counted(cfg: Change, data: Path) -> None:
         ({"template": "chanel"}, r'task.template: settings have no template "chanel"; did you mean "channel"\?'),
         ({"template": "channel", "scoring": "pmi"}, "task.scoring: a channel model has no prompt without the input"),
     ],
-)  # fmt: skip
+)
 def test_what_a_setting_cannot_have(data: Path, changes: dict[str, Any], message: str) -> None:
     cfg = TaskConfig(**{"name": "ours", "data": str(data), **changes})
     with pytest.raises(InputError, match="^" + message):

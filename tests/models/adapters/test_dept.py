@@ -36,8 +36,10 @@ def by_hand(base: Any, state: dict[str, Tensor], ids: Tensor, scale: float = 1.0
     p, a, b = (state[key].double() for key in ("prompt", "A", "B"))
     table, found = base.get_input_embeddings().weight, []
     for row in ids:
-        words = [table[token] + (scale * sum(a[t, k] * b[k] for k in range(a.shape[1])) if t < len(a) else 0.0)
-                 for t, token in enumerate(row)]  # fmt: skip
+        words = [
+            table[token] + (scale * sum(a[t, k] * b[k] for k in range(a.shape[1])) if t < len(a) else 0.0)
+            for t, token in enumerate(row)
+        ]
         with torch.no_grad():
             found.append(base(inputs_embeds=torch.cat([p, torch.stack(words)])[None]).logits[0, len(p) :])
     return torch.stack(found)
@@ -101,9 +103,14 @@ def test_what_is_written_is_read_back_with_the_shift_of_its_position(family: str
     found = adapted(base, max_length=11)
     model = found.deployable("s")
     out = model.generate(
-        IDS, max_new_tokens=9, do_sample=False, eos_token_id=None, use_cache=cache, return_dict_in_generate=True,
+        IDS,
+        max_new_tokens=9,
+        do_sample=False,
+        eos_token_id=None,
+        use_cache=cache,
+        return_dict_in_generate=True,
         output_logits=True,
-    )  # fmt: skip
+    )
     assert out.sequences.shape == (2, 16)
     with torch.no_grad():
         whole = found.model(input_ids=out.sequences).logits[:, 3:]
@@ -152,9 +159,16 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Any:
     write_rows(root / "rows.jsonl", sentiment_rows(80))
     method = {"name": "bilevel-zofo", "inner_steps": 2, "lr_s": 1e-2, "lr_theta": 1e-3, "lam": 1.0}
     return finetune(
-        str(tiny_model_dir), str(root / "rows.jsonl"), method, {"name": "dept", "r": 3}, output_dir=root / "out",
-        max_steps=12, batch_size=4, eval_steps=12, save_steps=12,
-    )  # fmt: skip
+        str(tiny_model_dir),
+        str(root / "rows.jsonl"),
+        method,
+        {"name": "dept", "r": 3},
+        output_dir=root / "out",
+        max_steps=12,
+        batch_size=4,
+        eval_steps=12,
+        save_steps=12,
+    )
 
 
 def test_a_run_its_export_and_their_scores(run: Any, tmp_path: Path, tiny_model_dir: Path) -> None:

@@ -51,10 +51,21 @@ def _config(family: str) -> Any:
     if family == "mpt":
         return t.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=400, max_seq_len=64)
     return t.Qwen2MoeConfig(
-        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, moe_intermediate_size=16, shared_expert_intermediate_size=32, num_experts=4,
-        num_experts_per_tok=2, max_position_embeddings=64, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-    )  # fmt: skip
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
 
 
 def wrap(model: Any, targets: tuple[str, ...] | None, names: tuple[str, ...] = ("p", "s")) -> Any:

@@ -115,9 +115,14 @@ def test_peft_writes_on_as_training_computes(family: str, directories: dict[str,
         found.save("p", tmp_path / name, str(directory))
         _, deployed = load_export(tmp_path / name)
         out = deployed.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, eos_token_id=None,
-            return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
         with torch.no_grad():
             whole = found.model(input_ids=out.sequences).logits[:, -out.sequences.shape[1] :]
         torch.testing.assert_close(torch.stack(out.logits, 1), whole[:, 4:-1], rtol=1e-5, atol=1e-5)

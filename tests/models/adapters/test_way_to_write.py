@@ -76,8 +76,14 @@ def check_texts(model: Any, training: Any, tokenizer: Any, prompts: list[str], n
 def test_texts_of_a_trained_prefix(family: str, family_dir: Directories, tiny_tokenizer: Any, tmp_path: Path) -> None:
     """20 prompts, 60 tokens, from a run and from its export: the text of a plain loop over the forward that trained."""
     run, _ = short_run(
-        family_dir(family), save_rows(tmp_path), tmp_path / "run", "fo-peft", {"name": "prefix"}, steps=4, lr=0.05,
-    )  # fmt: skip
+        family_dir(family),
+        save_rows(tmp_path),
+        tmp_path / "run",
+        "fo-peft",
+        {"name": "prefix"},
+        steps=4,
+        lr=0.05,
+    )
     restored = restore(run.path)
     assert restored.adapters is not None
     want = check_texts(restored.model, restored.adapters.model, tiny_tokenizer, PROMPTS, NEW)

@@ -95,9 +95,13 @@ def test_bands_that_share_an_end_share_no_weight_and_miss_none(make: Any, dtype:
     assert set(total.tolist()) == {1.0}
 
 
-@pytest.mark.parametrize(("scope", "groups"), [
-    ("layer", [["layers.0.q", "layers.0.k"], ["layers.1.q"], ["head"]]), ("all", [MATRICES]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scope", "groups"),
+    [
+        ("layer", [["layers.0.q", "layers.0.k"], ["layers.1.q"], ["head"]]),
+        ("all", [MATRICES]),
+    ],
+)
 def test_a_threshold_of_a_layer_or_of_all(scope: Any, groups: list[list[str]]) -> None:
     theta = Point(random_tree(torch.bfloat16, **SHAPES))
     with torch.no_grad():

@@ -36,8 +36,10 @@ def strided(tree: Tree) -> Tree:
 
 @pytest.mark.parametrize("layout", [lambda tree: tree, strided])
 @pytest.mark.parametrize("mode", ["layer", "copy"])
-@pytest.mark.parametrize(("dtype", "rounding"), [*((d, "stochastic") for d in DTYPES), (torch.bfloat16, "split"),
-                                                 (torch.bfloat16, "nearest")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "rounding"),
+    [*((d, "stochastic") for d in DTYPES), (torch.bfloat16, "split"), (torch.bfloat16, "nearest")],
+)
 @pytest.mark.parametrize("best", [Outcome.APPLIED, Outcome.STAYED, Outcome.REVERSED])
 def test_conservative_is_the_best_of_the_points_that_it_would_write(
     best: Outcome, dtype: torch.dtype, rounding: Any, mode: str, layout: Callable[[Tree], Tree]
@@ -70,12 +72,19 @@ def test_conservative_is_the_best_of_the_points_that_it_would_write(
         assert all(torch.equal(rule.low[n], plane) for n, plane in points[best][1].items())  # pyright: ignore
 
 
-@pytest.mark.parametrize(("values", "expected"), [
-    ((1.0, 1.0, 1.0), Outcome.APPLIED), ((2.0, 1.0, 1.0), Outcome.STAYED), ((1.0, 2.0, 1.0), Outcome.APPLIED),
-    ((math.nan, 2.0, 1.0), Outcome.REVERSED), ((math.nan, math.nan, 5.0), Outcome.REVERSED),
-    ((math.nan, 1.0, math.inf), Outcome.STAYED), ((-math.inf, 1.0, 2.0), Outcome.STAYED),
-    ((math.nan, math.nan, math.nan), Outcome.STAYED),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((1.0, 1.0, 1.0), Outcome.APPLIED),
+        ((2.0, 1.0, 1.0), Outcome.STAYED),
+        ((1.0, 2.0, 1.0), Outcome.APPLIED),
+        ((math.nan, 2.0, 1.0), Outcome.REVERSED),
+        ((math.nan, math.nan, 5.0), Outcome.REVERSED),
+        ((math.nan, 1.0, math.inf), Outcome.STAYED),
+        ((-math.inf, 1.0, 2.0), Outcome.STAYED),
+        ((math.nan, math.nan, math.nan), Outcome.STAYED),
+    ],
+)
 def test_conservative_ties_and_values_that_are_not_finite(values: tuple[float, ...], expected: Outcome) -> None:
     theta = Point(random_tree(**SHAPES))
     before, rule = theta.sha256(), conservative.Rule(conservative.Config(), 1)

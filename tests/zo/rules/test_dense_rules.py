@@ -31,8 +31,12 @@ SUPPORTS: dict[str, Support | None] = {
     "indices": Support({"w": Indices(torch.arange(1, 768, 5)), "norm": Indices(torch.tensor([0, 39]))}),
     "blocks": Support({}),  # another one each step, see `support_at`
 }
-RULES = {"momentum": {"momentum": 0.8}, "sign": {}, "adam": {"beta2": 0.9, "adam_eps": 1e-3},
-         "adamw": {"beta2": 0.9, "adam_eps": 1e-3, "weight_decay": 0.3}}  # fmt: skip
+RULES = {
+    "momentum": {"momentum": 0.8},
+    "sign": {},
+    "adam": {"beta2": 0.9, "adam_eps": 1e-3},
+    "adamw": {"beta2": 0.9, "adam_eps": 1e-3, "weight_decay": 0.3},
+}
 STATES = ["float32", "bfloat16", "8bit"]
 
 
