@@ -233,8 +233,8 @@ def test_p_and_s_descend_the_loss_as_ever() -> None:
     for upper in ("loss", "metric"):
         w, problem = options_world()
         w.method(problem, upper_objective=upper, inner_steps=2, lr_theta=1e-3, lam=2.0).step(0)
-        found.append([{k: v.clone() for k, v in part.items()}
-                      for part in (w.adapters.state("p"), w.adapters.state("s"), dict(w.theta))])  # fmt: skip  # one call
+        parts = (w.adapters.state("p"), w.adapters.state("s"), dict(w.theta))
+        found.append([{name: value.clone() for name, value in part.items()} for part in parts])
     (p, s, theta), (p2, s2, theta2) = found
     assert all(torch.equal(p[k], p2[k]) and torch.equal(s[k], s2[k]) for k in p)
     assert not any(torch.equal(theta[k], theta2[k]) for k in theta)
