@@ -39,9 +39,21 @@ _HOMES = {
     "resolve": "zofo.api.configure",
 }
 __all__ = [
-    "InputError", "Run", "RunError", "ZerothOrder", "ZofoError", "evaluate", "export", "finetune", "generate", "load",
-    "meta_test", "replay", "resolve", "train",
-]  # fmt: skip
+    "InputError",
+    "Run",
+    "RunError",
+    "ZerothOrder",
+    "ZofoError",
+    "evaluate",
+    "export",
+    "finetune",
+    "generate",
+    "load",
+    "meta_test",
+    "replay",
+    "resolve",
+    "train",
+]
 
 
 def __dir__() -> list[str]:
