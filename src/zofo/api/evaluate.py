@@ -15,14 +15,12 @@ from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
 from zofo.config.validate import build
 from zofo.data import load_task
-from zofo.data.example import objective_of
 from zofo.data.loader import shorter
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
-from zofo.eval.evaluator import Evaluator
+from zofo.eval.evaluator import make_evaluator
 from zofo.eval.likelihood import Evaluation, as_rows
 from zofo.models.tree_probe import share_prompts
-from zofo.objectives._loss import Loss
 from zofo.train.progress import counter
 
 SPLITS = ("train", "dev", "test")
@@ -64,9 +62,9 @@ def evaluate_target(
     if not examples:
         raise InputError(f"task {data.name}: no {split} examples")
     encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, data.encodes, data.ends, True, split)
-    loss = Loss(loaded.scorer(model), objective_of(data.objective)())
-    encoded = share_prompts(loss.scorer, {split: encoded}, loaded.max_length)[split]
-    evaluator = Evaluator(loss, data, loaded.tokenizer, loaded.max_length, batch_size, seed, cfg.run_generated_code)
+    scorer = loaded.scorer(model)
+    encoded = share_prompts(scorer, {split: encoded}, loaded.max_length)[split]
+    evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, cfg.run_generated_code)
     if data.kind == "generation":
         evaluator.prepare(examples)
     facts = {"model": str(target), "adapter": adapter, "task": data.name, "task_version": data.version, "split": split}

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 
 from zofo.data import Example, TaskData
-from zofo.data.example import TASK_MEAN
+from zofo.data.example import TASK_MEAN, objective_of
 from zofo.data.metrics import METRICS
 from zofo.data.metrics.text import TEXT_METRICS
 from zofo.data.tokenization import Encoded, tokenize_prompt
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode
 from zofo.eval.likelihood import NULLED, Evaluation, evaluate, null_scores
+from zofo.models.backbone import Loaded
+from zofo.models.scorer import Scorer
 from zofo.objectives import metric
 from zofo.objectives._base import Objective
 from zofo.objectives._loss import Loss
@@ -137,6 +139,20 @@ class Evaluator:
         passed = iter([outcome.passed for outcome in sandbox.run_all(programs, workers=min(8, os.cpu_count() or 1))])
         counts = [(len(samples), sum(next(passed) for _ in samples)) for samples in texts]
         return [{f"pass_at_{k}": humaneval.pass_at_k(n, c, k) for k in PASS_AT if k <= n} for n, c in counts]
+
+
+def make_evaluator(
+    scorer: Scorer,
+    data: TaskData,
+    loaded: Loaded,
+    batch_size: int,
+    seed: int,
+    run_code: bool = False,
+    **settings: Any,
+) -> Evaluator:
+    """The evaluator of a task's data; its `loss` is F with the task's objective. settings: of `Loss`."""
+    loss = Loss(scorer, objective_of(data.objective)(), **settings)
+    return Evaluator(loss, data, loaded.tokenizer, loaded.max_length, batch_size, seed, run_code)
 
 
 def by_task(evaluation: Evaluation, encoded: Sequence[Encoded], metrics: Mapping[str, str]) -> Evaluation:

@@ -19,14 +19,13 @@ from zofo.config.resolve import Config
 from zofo.config.sections import ModelConfig
 from zofo.data import TaskData, load_task
 from zofo.data.batch import Batch, collate
-from zofo.data.example import objective_of
 from zofo.data.loader import shorter, streams_of, tokenize_task
 from zofo.data.multitask.mixture import Mixture, among
 from zofo.data.multitask.setting import trained_tasks
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded
 from zofo.errors import InputError
-from zofo.eval.evaluator import Evaluator
+from zofo.eval.evaluator import Evaluator, make_evaluator
 from zofo.methods._base import Base as Method
 from zofo.methods._problem import Problem, Schedule
 from zofo.models import quantization
@@ -188,27 +187,22 @@ class Losses:
 
 def make_losses(config: Config, backbone: Backbone, data: TaskData, method: Method) -> Losses:
     """Raises InputError for prompts that leave no room for a text: now, and not when the run is over."""
-    loaded, accelerator = backbone.loaded, Accelerator(cpu=config.model.device == "cpu")
-    loss = Loss(
+    accelerator = Accelerator(cpu=config.model.device == "cpu")
+    evaluator = make_evaluator(
         backbone.scorer,
-        objective_of(data.objective)(),
-        backbone.adapters,
-        config.train.micro_batch_size,
-        reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
-        checkpointed=config.train.gradient_checkpointing,
-    )
-    evaluator = Evaluator(
-        loss,
         data,
-        loaded.tokenizer,
-        loaded.max_length,
+        backbone.loaded,
         config.train.eval_batch_size,
         config.train.seed,
         config.task.run_generated_code,
+        adapters=backbone.adapters,
+        micro_batch_size=config.train.micro_batch_size,
+        reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
+        checkpointed=config.train.gradient_checkpointing,
     )
     if data.kind == "generation":
         evaluator.prepare([*data.dev, *data.test, *(data.train if trains_metric(config, method) else ())])
-    return Losses(loss, loss.of(evaluator.objective()), evaluator)
+    return Losses(evaluator.loss, evaluator.loss.of(evaluator.objective()), evaluator)
 
 
 def make_problem(
