@@ -79,6 +79,16 @@ def test_one_rate_for_theta_and_p(method: str) -> None:
     assert from_dict(config.to_dict()) == config
 
 
+@pytest.mark.parametrize(("settings", "line"), [
+    ({"tie_upper": True, "lr_p": 1e-3}, "method.tie_upper: is lr_p=lr_theta now, and lr_p has another value"),
+    ({"tie_upper": "yes"}, "method.tie_upper: unknown field"),
+])  # fmt: skip  # a table
+def test_a_rate_that_contradicts_it_or_is_none_is_refused(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolved({"name": "bilevel-zofo", **settings})
+    assert str(caught.value).startswith(line)
+
+
 def test_other_methods_know_nothing_of_it() -> None:
     with pytest.raises(InputError, match=r"^method.p_steps: unknown field"):
         resolved({"name": "mezo", "p_steps": 3})

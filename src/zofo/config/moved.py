@@ -7,7 +7,7 @@ from typing import Any
 from zofo.config import registry
 from zofo.config.layers import Merged, Value
 
-# Until 0.1 options of bilevel-zofo, and by inheritance of these two others; with their defaults.
+# Once options of bilevel-zofo, and by inheritance of these two others; with their defaults.
 DEPARTURES: dict[str, Any] = {
     "stratified": False,
     "upper_objective": "loss",
@@ -33,7 +33,7 @@ def settle(merged: Merged, errors: list[str], opened: bool) -> None:
     method = registry.canonical(str(given["name"].value)) if "name" in given else ""
     if method not in ("bilevel-zofo", "bilevel-ablations", *FORMER_HEIRS):
         return
-    _tie(given, merged)
+    _tie(given, merged, errors)
     if method == "bilevel-ablations":
         return
     departures = {key: given.pop(key) for key in DEPARTURES if key in given}
@@ -50,15 +50,19 @@ def settle(merged: Merged, errors: list[str], opened: bool) -> None:
     else:
         errors.extend(
             f"method.{key}: {method} has no departures from its algorithm any more; leave it out, or use "
-            f"bilevel-ablations (a run that was begun with it goes on with zofo 0.1.0)"
+            f"bilevel-ablations (a run goes on with the version that began it)"
             for key in asked
         )
 
 
-def _tie(given: dict[str, Value], merged: Merged) -> None:
-    """tie_upper, which made p move at theta's rate, is a value of lr_p now."""
-    tie = given.pop("tie_upper", None)
-    if tie is None or tie.value is not True:
+def _tie(given: dict[str, Value], merged: Merged, errors: list[str]) -> None:
+    """tie_upper, which made p move at theta's rate, is a value of lr_p now. Anything but true or false is refused later."""
+    if "tie_upper" not in given or not isinstance(given["tie_upper"].value, bool):
         return
+    tie = given.pop("tie_upper")
+    if not tie.value:
+        return
+    if "lr_p" in given and given["lr_p"].value not in (None, "lr_theta"):
+        errors.append("method.tie_upper: is lr_p=lr_theta now, and lr_p has another value; leave one of them out")
     given["lr_p"] = Value("lr_theta", tie.source, tie.layer)
     merged.notes.append("method.tie_upper=true is method.lr_p=lr_theta now")
