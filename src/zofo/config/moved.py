@@ -56,7 +56,7 @@ def settle(merged: Merged, errors: list[str], opened: bool) -> None:
 
 
 def _tie(given: dict[str, Value], merged: Merged, errors: list[str]) -> None:
-    """tie_upper, which made p move at theta's rate, is a value of lr_p now. Anything but true or false is refused later."""
+    """tie_upper, which made p move at theta's rate, is a value of lr_p now. Neither true nor false: refused later."""
     if "tie_upper" not in given or not isinstance(given["tie_upper"].value, bool):
         return
     tie = given.pop("tie_upper")
