@@ -161,7 +161,7 @@ def test_plug_in_config_is_checked_like_ours() -> None:
     assert config.reasons["method.rate"] == "default: a rate (line 3)"
     assert from_dict(config.to_dict()) == config
     assert from_dict(config.to_dict()).hash() == config.hash()
-    assert errors_of("method.rate=10", method="my-method") == ["method.rate: must be < 10, got 10"]
+    assert errors_of("method.rate=10", method="my-method") == ["method.rate: must be > 0 and < 10, got 10"]
     assert errors_of("method.betas=[-1, 0]", method="my-method") == ["method.betas: must be >= 0, got [-1, 0]"]
     assert errors_of("method.betas=[1]", method="my-method") == ["method.betas: expected a list of 2 numbers, got [1]"]
     assert errors_of("method.kind=b", method="my-method") == ["method.kind: b wants a rate above 1"]

@@ -66,8 +66,8 @@ def test_all_errors_of_a_task_file_at_once(tmp_path: Path) -> None:
     path = own_yaml(tmp_path, prompt="{{ qq }}", objective="lm")
     path.write_text(path.read_text().replace("metric:", "metrik:"))
     text = error(task(path), 0)
-    assert 'unknown key "metrik"; did you mean "metric"?' in text
-    assert "missing key" not in text, "it is the one that was meant"
+    assert 'metrik: unknown field; did you mean "metric"?' in text
+    assert "required" not in text, "it is the one that was meant"
     assert 'template "default": no column "qq"; columns: q, a, b, right' in text
 
 
@@ -91,16 +91,16 @@ def test_broken_task_files(tmp_path: Path, content: str, expected: str) -> None:
 
 
 CHANGES = [
-    ({"metric": None}, 'missing key "metric"'),
-    ({"templates": {"default": {"prompt": "{{ q }}"}}}, 'missing key "templates.default.answers"'),
+    ({"metric": None}, "metric: required"),
+    ({"templates": {"default": {"prompt": "{{ q }}"}}}, "templates.default.answers: required"),
     (
         {"templates": {"default": {"prompt": "{{ q }}", "answers": ["a", "b"], "promt": "x"}}},
-        'unknown key "templates.default.promt"; did you mean "prompt"?',
+        'templates.default.promt: unknown field; did you mean "prompt"?',
     ),
-    ({"hub": {"path": "x", "nmae": "y"}}, 'unknown key "hub.nmae"; did you mean "name"?'),
+    ({"hub": {"path": "x", "nmae": "y"}}, 'hub.nmae: unknown field; did you mean "name"?'),
     (
         {"templates": {"default": {"prompt": "{{ q }}", "answers": ["a", True]}}},
-        "templates.default.answers.1: true is no text: quote it",
+        "templates.default.answers.1: expected a string, got true; quote it",
     ),
     ({"labels": ["x", "y", "z"]}, 'template "default": 2 answers for 3 labels'),
     ({"labels": ["x", "x"]}, "labels: one occurs twice: x, x"),
@@ -111,8 +111,17 @@ CHANGES = [
         'has no "accuracy"; use loss',
     ),
     ({"templates": {"default": {"prompt": "{{ q }}", "answers": ["a"]}}}, "kind options has two answers or more"),
-    ({"gold": None}, 'missing key "gold": which option is right'),
-    ({"version": "x"}, "version: expected a valid integer"),
+    ({"gold": None}, "gold: required: which option is right"),
+    ({"version": "x"}, 'version: expected an integer, got "x"'),
+    ({"generation": {"samples": 0}}, "generation.samples: must be >= 1, got 0"),
+    ({"generation": {"max_new_tokens": -1}}, "generation.max_new_tokens: must be >= 1, got -1"),
+    ({"generation": {"temperature": float("nan")}}, "generation.temperature: expected a finite number, got nan"),
+    ({"generation": {"top_p": 2}}, "generation.top_p: must be > 0 and <= 1, got 2"),
+    ({"generation": {"stop": [""]}}, "generation.stop: expected a list of texts, none of them empty"),
+    ({"generation": [1]}, "generation: expected a mapping of fields, got [1]"),
+    ({"templates": {"default": "x"}}, 'templates.default: expected a mapping of fields, got "x"'),
+    ({"metric": ["accuracy", 1]}, "metric.1: expected a string, got 1; quote it"),
+    ({"file": "other.yaml"}, "file: unknown field"),
 ]
 
 

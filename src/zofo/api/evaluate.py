@@ -13,7 +13,7 @@ from zofo.api.restore import is_run, open_target, recorded
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
-from zofo.config.validate import build
+from zofo.config.typed import build
 from zofo.data import load_task
 from zofo.data.loader import shorter
 from zofo.data.tokenization import Encoded, tokenize_all
@@ -91,7 +91,7 @@ def task_config(
     layer.add_overrides(overrides, errors)
     errors += [f"{key}: an evaluation takes task.key=value alone" for key in layer.unknown]
     errors += [f"{section}: an evaluation takes task.key=value alone" for section in layer.sections.keys() - {"task"}]
-    cfg = build("task", TaskConfig, layer.sections["task"], errors, named_files)
+    cfg = build("task.", TaskConfig, layer.sections["task"], errors, named_files)
     if errors or cfg is None:
         other = "" if task or config is None else "; --task names other data"
         raise InputError("\n".join(f"{error}{other}" for error in errors))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zofo.api.restore import open_target
+from zofo.config.typed import build
 from zofo.data import Decoding
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode, prompt_ids
@@ -48,7 +49,11 @@ def generate(
     a run's ("p", "s", "theta"). batch_size: prompts written at once; the texts are the same, their order of `done` is
     not. done: called with each prompt's number and continuation. Raises InputError.
     """
-    _check(prompts, max_new_tokens, temperature, top_p, stop)
+    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop}
+    errors = [] if prompts and not isinstance(prompts, str) else ["prompts: expected a list of at least one prompt"]
+    decoding = build("", Decoding, given, errors)
+    if errors or decoding is None:
+        raise InputError("\n".join(errors))
     placed = [p if isinstance(p, Prompt) else Prompt(p, f"prompt {i}") for i, p in enumerate(prompts, 1)]
     loaded, model, _ = open_target(target, adapter)
     requests = []
@@ -58,26 +63,7 @@ def generate(
         if room < max_new_tokens:
             log.warning("%s: room for %d new tokens, not %d", prompt.place, room, max_new_tokens)
         requests.append(Request(ids, room, derive(seed, "generate", number)))
-    decoding = Decoding(max_new_tokens, tuple(stop), temperature, top_p)
     return decode(model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
-
-
-def _check(
-    prompts: Sequence[object], max_new_tokens: int, temperature: float, top_p: float, stop: Sequence[str]
-) -> None:
-    problems = []
-    if isinstance(prompts, str) or not prompts:
-        problems.append("prompts: expected a list of at least one prompt")
-    if max_new_tokens < 1:
-        problems.append(f"max_new_tokens: must be >= 1, got {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        problems.append(f"temperature: must be >= 0, got {temperature}")
-    if not 0 < top_p <= 1:
-        problems.append(f"top_p: must be > 0 and <= 1, got {top_p}")
-    if isinstance(stop, str) or not all(stop):
-        problems.append("stop: expected a list of texts, none of them empty")
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def _encode(prompt: Prompt, loaded: Loaded, chat: bool) -> list[int]:

@@ -133,7 +133,7 @@ def _print_one(kind: str, name: str) -> None:
 
 
 def _print_fields(section: str, cls: type) -> None:
-    from zofo.config.validate import show, type_name
+    from zofo.config.typed import BOUNDS, show, type_name
 
     hints, rows = typing.get_type_hints(cls), []
     for spec in dataclasses.fields(cls):
@@ -142,16 +142,13 @@ def _print_fields(section: str, cls: type) -> None:
         else:
             default = "required" if spec.default is dataclasses.MISSING else _plain_default(spec.default, show)
         meta = spec.metadata
-        bounds = [f"{sign} {meta[key]}" for key, sign in _BOUND_SIGNS.items() if key in meta]
+        bounds = [f"{sign} {meta[key]}" for key, (sign, _) in BOUNDS.items() if key in meta]
         kind = type_name(hints[spec.name]) + (f", {' and '.join(bounds)}" if bounds else "")
         rows.append((f"{section}.{spec.name}", kind, default, meta.get("help", ""), meta.get("paper", "")))
     if rows:
         table(("field", "type", "default", "what it does", "in the paper"), rows)
     else:
         print("no settings")
-
-
-_BOUND_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def _plain_default(value: Any, show: Callable[[Any], str]) -> str:

@@ -27,7 +27,8 @@ from zofo.config.layers import (
 )
 from zofo.config.moved import settle
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
-from zofo.config.validate import Files, build, together
+from zofo.config.typed import Files, build
+from zofo.config.validate import together
 from zofo.config.yaml_reader import dump, read_yaml
 from zofo.errors import InputError, did_you_mean
 
@@ -139,7 +140,7 @@ def _assemble(merged: Merged, errors: list[str], files: Files | None = None, ope
         given = merged.values.get(section, {})
         if section in classes and section not in refused:
             fields = {k: v for k, v in given.items() if not (k == "name" and section in MODULE_SECTIONS)}
-            parts[section] = build(section, classes[section], fields, errors, files)
+            parts[section] = build(f"{section}.", classes[section], fields, errors, files)
             reasons |= _reasons(section, classes[section], given)
     _unknown_sections(merged, classes, errors)
     errors += [] if errors else together(parts, names)

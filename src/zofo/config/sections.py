@@ -64,7 +64,9 @@ class TaskConfig:
     dev_examples: int = _f(500, "examples that select the checkpoint", paper="section 4: 500", ge=1)
     test_examples: int = _f(1000, "examples of the reported numbers", paper="section 4: 1000", ge=1)
     held_out: int = _f(1, "of a setting: training tasks that are not trained on; they select and tune", ge=1)
-    choices: list[str] | None = _f(None, "the answers of a local file, in order, where it has no choices column")
+    choices: list[str] | None = _f(
+        None, "the answers of a local file, in order, where it has no choices column", separated=True
+    )
     objective: str = _f(
         "auto", "auto: the task's; options: cross-entropy; lm: answer tokens; metric: minus the metric, no gradient"
     )
@@ -136,7 +138,7 @@ class TrainConfig:
     seed: int = _f(0, "samples, splits, batches, adapters and directions derive from it", ge=0, lt=2**63)
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = _f("constant", "schedule of every rate")
     warmup_steps: int = _f(0, "steps of linear warm-up", ge=0)
-    report_to: list[str] = _f([], "where TrainerCallbacks send metrics: tensorboard, wandb, trackio")
+    report_to: list[str] = _f([], "where TrainerCallbacks send metrics: tensorboard, wandb, trackio", separated=True)
     on_nonfinite: Literal["stop", "skip"] = _f("stop", "what a loss that is NaN or infinite does to the run")
     max_grad_norm: float | None = _f(None, "clips the norm of first-order gradients; null: no clipping", gt=0)
     max_replay_seconds: float = _f(60.0, "a snapshot of theta is kept when replaying the journal takes longer", ge=0)

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import ConfigDict
-
 from zofo.config import registry
 from zofo.errors import InputError
 
@@ -46,12 +44,15 @@ class Example:
 class Decoding:
     """How a text is generated. temperature 0: greedy. stop: texts that end it and are no part of it."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    max_new_tokens: int = 50
+    max_new_tokens: int = field(default=50, metadata={"ge": 1})
     stop: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    samples: int = 1
+    temperature: float = field(default=0.0, metadata={"ge": 0})
+    top_p: float = field(default=1.0, metadata={"gt": 0, "le": 1})
+    samples: int = field(default=1, metadata={"ge": 1})
+
+    def problems(self) -> list[str]:
+        """As `config.typed.build` asks for it."""
+        return ["stop: expected a list of texts, none of them empty"] if not all(self.stop) else []
 
 
 TASK_MEAN = "task_mean"  # of many tasks' examples: the mean of the tasks' own metrics

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zofo.config import registry
+from zofo.config.typed import build
 from zofo.config.yaml_reader import read_yaml
 from zofo.data.chat import Make
 from zofo.data.example import Decoding, Example, objective_of
 from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
 from zofo.data.jinja import ENV
 from zofo.data.metrics.text import TEXT_METRICS
-from zofo.errors import InputError, did_you_mean, nearest
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from zofo.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Hub:
-    __pydantic_config__ = ConfigDict(extra="forbid")
     path: str
     name: str | None = None
     revision: str | None = None
@@ -38,7 +34,6 @@ class Template:
     null_prompt: the prompt without the row's input, for calibrated scores; None: a single start token.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
     prompt: str
     answers: list[str] | str
     null_prompt: str | None = None
@@ -66,41 +61,20 @@ class TaskSpec:
     missing: str = "give task.data=DIR"  # the fix where there is neither task.data nor a hub
     file: str = ""
 
+    def problems(self) -> list[str]:
+        """What is wrong with several fields together, as `config.typed.build` asks for it."""
+        return _check(self)
+
 
 def load_spec(path: Path) -> TaskSpec:
     """Raises InputError with everything that is wrong, one line each."""
     content = read_yaml(path, "", "keys such as version, columns, templates")
-    known = [f.name for f in fields(TaskSpec) if f.name != "file"]
-    problems = [f'unknown key "{k}"{did_you_mean(str(k), known)}' for k in content if k not in known]
-    # A key misspelt is read as the one that was meant: that one is not missing, and what else is wrong is said too
-    meant = {k: nearest(str(k), [key for key in known if key not in content]) for k in content if k not in known}
-    known_part = {meant.get(k) or k: v for k, v in content.items() if k in known or meant[k]}
-    try:
-        spec = TypeAdapter(TaskSpec).validate_python({**known_part, "file": path.name})
-        problems += _check(spec)
-    except ValidationError as e:
-        errors = e.errors()
-        listed = {error["loc"][:-2] for error in errors if error["loc"][-2:-1] == ("list[str]",)}
-        faults = [error for error in errors if error["loc"][:-1] not in listed]  # a list need not be a text as well
-        problems += dict.fromkeys(_fault(error) for error in faults)
-        raise InputError("\n".join(f"{path}: {p}" for p in problems)) from None
-    if problems:
-        raise InputError("\n".join(f"{path}: {p}" for p in problems))
+    errors = [f"{path}: file: unknown field"] if "file" in content else []
+    spec = build(f"{path}: ", TaskSpec, {**content, "file": path.name}, errors)
+    if errors:
+        raise InputError("\n".join(errors))
+    assert spec is not None
     return spec
-
-
-def _fault(error: ErrorDetails) -> str:
-    """One fault that pydantic found, in words: missing and unknown keys, wrong types."""
-    *outer, last = [str(part) for part in error["loc"] if part not in ("list[str]", "str")]  # branches of a union
-    where = "".join(f"{part}." for part in outer)
-    if error["type"] == "missing":
-        return f'missing key "{where}{last}"'
-    if error["type"] == "unexpected_keyword_argument":
-        known = [f.name for f in fields(Hub if outer == ["hub"] else Template)]
-        return f'unknown key "{where}{last}"{did_you_mean(last, known) or "; known: " + ", ".join(known)}'
-    if isinstance(error["input"], bool):
-        return f"{where}{last}: {str(error['input']).lower()} is no text: quote it"
-    return f"{where}{last}: {error['msg'].replace('Input should be', 'expected')}, got {error['input']!r}"
 
 
 METRICS = {
@@ -142,7 +116,7 @@ def _check(spec: TaskSpec) -> list[str]:
     if "default" not in spec.templates:
         problems.append('templates: needs one called "default"')
     if spec.kind == "options" and spec.gold is None:
-        problems.append('missing key "gold": which option is right')
+        problems.append("gold: required: which option is right")
     if spec.objective not in registry.names("objectives"):
         known = registry.names("objectives")
         near = did_you_mean(spec.objective, known)

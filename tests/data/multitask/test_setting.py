@@ -43,7 +43,7 @@ def test_the_four_settings(name: str, counts: tuple[int, int, int]) -> None:
     setting = find_setting(name)
     assert setting == find_setting(name.replace("-", "_"))
     assert setting is not None
-    assert (len(setting.train), len(setting.target), len(setting.unseen)) == counts
+    assert (len(setting.train), len(setting.target), len(setting.unseen_domain)) == counts
     assert setting.name == name
     assert "MetaICL (Min et al., NAACL 2022, arXiv 2110.15943)" in setting.source
     assert registry.describe("settings", name) == setting.description
@@ -59,7 +59,7 @@ def test_the_settings_of_one_kind_share_their_targets() -> None:
         assert b is not None
         assert set(a.target) == set(b.target)
     assert {"glue-cola", "trec"} <= set(settings["class-to-class"].train)  # type: ignore[union-attr]
-    assert settings["qa-to-qa"].unseen == ("unifiedqa:mctest",)  # type: ignore[union-attr]
+    assert settings["qa-to-qa"].unseen_domain == ("unifiedqa:mctest",)  # type: ignore[union-attr]
 
 
 def test_own_file(tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_what_is_no_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"tran": ["fruit"]}, r'unknown key "tran"; did you mean "train"\?'),
-        ({"train": None}, r'missing key "train": a list of tasks'),
-        ({"target": []}, r'missing key "target": a list of tasks'),
-        ({"train": ["fruit", False]}, r"train: expected a list of tasks' names; quote one that YAML takes"),
-        ({"train": "fruit"}, r"train: expected a list of tasks' names"),
+        ({"tran": ["fruit"]}, r'tran: unknown field; did you mean "train"\?'),
+        ({"train": None}, r"train: required: a list of tasks"),
+        ({"target": []}, r"target: required: a list of tasks"),
+        ({"train": ["fruit", False]}, r"train.1: expected a string, got false; quote it"),
+        ({"train": "fruit"}, r'train: expected a list of strings, got "fruit"'),
         ({"train": ["glue-rte", "fruit", "glue_rte"]}, r"train: two tasks of one name: glue-rte, glue_rte"),
         ({"train": ["fruit", "fruit"]}, r"train: two tasks of one name: fruit, fruit"),
         ({"train": ["my-fish", "fruit"], "target": ["my_fish"]}, r"target: .* trained on is not new: my_fish"),

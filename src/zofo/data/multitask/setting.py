@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zofo.config import registry
 from zofo.config.registry import canonical
+from zofo.config.typed import build
 from zofo.config.yaml_reader import read_yaml
 from zofo.data.example import TASK_MEAN, Example, TaskData, objective_of
 from zofo.data.multitask.layout import Layout, limit, make_layout
@@ -27,20 +28,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zofo")
 LISTS = ("train", "target", "unseen_domain", "held_out")  # keys of a file, in the order of Setting's fields
+_TASKS = {"missing": "a list of tasks"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Names of tasks. unseen: targets of a domain that no training task has. held_out: of train, (): drawn."""
+    """Names of tasks. unseen_domain: targets of a domain that no training task has. held_out: of train, (): drawn."""
 
     name: str
-    train: tuple[str, ...]
-    target: tuple[str, ...]
-    unseen: tuple[str, ...] = ()
+    train: tuple[str, ...] = field(metadata=_TASKS)
+    target: tuple[str, ...] = field(metadata=_TASKS)
+    unseen_domain: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     description: str = ""
     source: str = ""
     file: str = ""
+
+    def problems(self) -> list[str]:
+        """As `config.typed.build` asks for it."""
+        names = {key: {canonical(name): name for name in reversed(getattr(self, key))} for key in LISTS}
+        problems = [f"{key}: required: a list of tasks" for key in ("train", "target") if not names[key]]
+        for key in LISTS:
+            listed = getattr(self, key)
+            twice = [n for i, n in enumerate(listed) if canonical(n) in map(canonical, listed[:i])]
+            problems += [f"{key}: two tasks of one name: {names[key][canonical(n)]}, {n}" for n in twice]
+            problems += [f"{key}: a task's name is empty"] if "" in listed else []
+        both = [names["target"][n] for n in names["target"] if n in names["train"]]
+        if both:
+            problems.append(f"target: a task that is trained on is not new: {', '.join(both)}")
+        for key, of in (("unseen_domain", "target"), ("held_out", "train")):
+            for n, name in names[key].items():
+                if n not in names[of]:
+                    problems.append(f'{key}: no task "{name}" in {of}{did_you_mean(n, list(names[of]))}')
+        if names["train"] and len(names["held_out"]) == len(names["train"]):
+            problems.append("held_out: holds every task of train; leave one to train on")
+        return problems
 
 
 def find_setting(name: str) -> Setting | None:
@@ -59,39 +81,13 @@ def find_setting(name: str) -> Setting | None:
         return None
     if not ("target" in content or ("train" in content and "columns" not in content)):
         return None
-    if problems := _problems(content):
-        raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
-    spelling = {canonical(name): name for name in (*content["train"], *content["target"])}
-    lists = [tuple(spelling[canonical(name)] for name in content.get(key) or ()) for key in LISTS]
-    description, source = (str(content.get(key, "")).strip() for key in ("description", "source"))
-    return Setting(canonical(path.stem), *lists, description=description, source=source, file=path.name)
-
-
-def _problems(content: dict[str, Any]) -> list[str]:
-    known = ["description", "source", *LISTS]
-    problems = [f'unknown key "{key}"{did_you_mean(str(key), known)}' for key in content if key not in known]
-    problems += [f'missing key "{key}": a list of tasks' for key in ("train", "target") if not content.get(key)]
-    for key in LISTS:
-        names = content.get(key) or []
-        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            problems.append(f"{key}: expected a list of tasks' names; quote one that YAML takes for something else")
-    if problems:
-        return problems
-    names = {key: {canonical(name): name for name in reversed(content.get(key) or [])} for key in LISTS}
-    for key in LISTS:
-        listed = content.get(key) or []
-        twice = [n for i, n in enumerate(listed) if canonical(n) in map(canonical, listed[:i])]
-        problems += [f"{key}: two tasks of one name: {names[key][canonical(n)]}, {n}" for n in twice]
-    both = [names["target"][n] for n in names["target"] if n in names["train"]]
-    if both:
-        problems.append(f"target: a task that is trained on is not new: {', '.join(both)}")
-    for key, of in (("unseen_domain", "target"), ("held_out", "train")):
-        for n, name in names[key].items():
-            if n not in names[of]:
-                problems.append(f'{key}: no task "{name}" in {of}{did_you_mean(n, list(names[of]))}')
-    if names["train"] and len(names["held_out"]) == len(names["train"]):
-        problems.append("held_out: holds every task of train; leave one to train on")
-    return problems
+    errors: list[str] = []
+    setting = build(f"{path}: ", Setting, {**content, "name": canonical(path.stem), "file": path.name}, errors)
+    if errors or setting is None:
+        raise InputError("\n".join(errors))
+    spelling = {canonical(name): name for name in (*setting.train, *setting.target)}
+    lists = {key: tuple(spelling[canonical(name)] for name in getattr(setting, key)) for key in LISTS}
+    return replace(setting, **lists, description=setting.description.strip(), source=setting.source.strip())
 
 
 @dataclass
