@@ -201,7 +201,7 @@ def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], di
             encoded[k].append((data, subject.encode(examples, limit(k), "zero-shot", True, pool.name)))
         tokens = {f"k={k}": mean(e.size for e in some[-1][1]) for k, some in encoded.items()}
         last = encoded[args.shots][-1][1]
-        start = read_start(subject.loss.scorer, last)  # what is cut at its beginning shares none
+        start = read_start(subject.scorer, last)  # what is cut at its beginning shares none
         tasks[pool.name] = {
             "rows": len(rows),
             "cut": sum(e.cut for e in last),

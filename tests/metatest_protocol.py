@@ -45,13 +45,13 @@ class SubjectCalls:
         real_tune, real_measure = Subject.tune, Subject.measure
 
         def tune(
-            subject: Subject, way: str, encoded: Any, steps: int, batch_size: int, rate: float, seed: int
+            subject: Subject, way: str, encoded: Any, data: Any, steps: int, batch_size: int, rate: float, seed: int
         ) -> float:
             texts = [(e.example.prompt, e.example.answers[e.example.gold[0]]) for e in encoded]
             task = encoded[0].example.group
             call = {"task": task, "texts": texts, "steps": steps, "batch": batch_size, "rate": rate, "seed": seed}
             self.tunings.append(call)
-            return real_tune(subject, way, encoded, steps, batch_size, rate, seed)
+            return real_tune(subject, way, encoded, data, steps, batch_size, rate, seed)
 
         def measure(subject: Subject, encoded: Any, *args: Any) -> Any:
             self.measured.append({"way": args[-1], "examples": [e.example for e in encoded]})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from zofo.config import registry
 from zofo.config.layers import Value
-from zofo.config.validate import build
+from zofo.config.typed import build
 from zofo.errors import InputError
 from zofo.zo.estimators._base import Base as Estimator
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Journal, Records, read_header, read_records
 from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
+from zofo.zo.masks._base import Gradients
 from zofo.zo.point import Point
 from zofo.zo.replay import check_initial
 from zofo.zo.replay import replay as replay_records
@@ -84,7 +85,8 @@ class ZerothOrder(torch.optim.Optimizer):
         self._parts = _read(estimator=estimator, rule=rule, mask=mask)
         self.seed, self.steps = seed, 0
         self._records = Records()
-        self.estimator, self.rule = _build(self._parts, seed, self._records)
+        self._closures: list[Callable[[], Tensor]] = []
+        self.estimator, self.rule = _build(self._parts, seed, self._records, self._gradients)
         self.theta = Point(model, None if names is None else set(names), mode=self.estimator.config.shift)
         if not self.theta:
             raise InputError("names: nothing is left to move")
@@ -108,13 +110,19 @@ class ZerothOrder(torch.optim.Optimizer):
         g: ZOGrad = self.estimator(f, self.theta, self.steps, derive(self.seed, "z", self.steps))
         self._journalled.update_(self.theta, g, self.param_groups[0]["lr"], self.steps, f)
         self.steps += 1
+        if self.estimator.mask is not None and (words := self.estimator.mask.words()):
+            log.info("%s", words)
         return g.value
 
     def sensitivities(self, closures: Iterable[Callable[[], Tensor]]) -> None:
         """For the mask `sensitivity`, before the first step: closures () -> loss with a gradient, one a batch."""
-        calls = list(closures)
-        if self.estimator.mask is not None:
-            self.estimator.mask.gradients = lambda number: (_backward(call) for call in calls[:number])
+        self._closures = list(closures)
+
+    def _gradients(self, number: int) -> Iterator[Callable[[], object]]:
+        """As masks ask for them, see `zo.masks._base.Base`."""
+        if not self._closures:
+            raise InputError("mask.name: it needs gradients once: call sensitivities() before the first step")
+        return (_backward(closure) for closure in self._closures[:number])
 
     @property
     def bytes_per_weight(self) -> float:
@@ -185,7 +193,7 @@ def _read(**parts: Part | None) -> dict[str, tuple[str, Any] | None]:
         name = settings.pop("name")
         config = registry.load(f"{section}s", name).Config
         values = {key: Value(value, "caller") for key, value in settings.items()}
-        sections[section] = (name, build(section, config, values, errors))
+        sections[section] = (name, build(f"{section}.", config, values, errors))
     configs = {section: part[1] if part else None for section, part in sections.items()}
     for config in () if errors else configs.values():
         faults = getattr(config, "faults", None)
@@ -195,13 +203,15 @@ def _read(**parts: Part | None) -> dict[str, tuple[str, Any] | None]:
     return sections
 
 
-def _build(parts: Mapping[str, tuple[str, Any] | None], seed: int, records: Records) -> tuple[Estimator, Rule]:
+def _build(
+    parts: Mapping[str, tuple[str, Any] | None], seed: int, records: Records, gradients: Gradients | None = None
+) -> tuple[Estimator, Rule]:
     def of(section: str, kind: str) -> Any:
         part = parts[section]
         return None if part is None else (getattr(registry.load(f"{section}s", part[0]), kind), part[1])
 
     mask, (estimator, settings), (rule, of_rule) = of("mask", "Mask"), of("estimator", "Estimator"), of("rule", "Rule")
-    made = None if mask is None else mask[0](mask[1], seed, None, records.append_support)
+    made = None if mask is None else mask[0](mask[1], seed, gradients, records.append_support)
     return estimator(settings, seed, made), rule(of_rule, seed)
 
 

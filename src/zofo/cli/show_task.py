@@ -43,8 +43,8 @@ def print_setting(name: str, data: str | None) -> None:
     for what, names in (("training", setting.train), ("held out", setting.held_out), ("target", setting.target)):
         if names:
             print(f"\n{what} tasks ({len(names)}): {', '.join(names)}")
-    if setting.unseen:
-        print(f"{apart}: {', '.join(setting.unseen)}")
+    if setting.unseen_domain:
+        print(f"{apart}: {', '.join(setting.unseen_domain)}")
     if data is not None:
         opened = open_setting(setting, Path(data), 0, 0)
         print(f"\nin {data}:")

@@ -138,9 +138,6 @@ class Loop:
             self.progress.say(line)
         for line in self.session.extra_memory():
             self.progress.say(line)
-        mask = self.session.problem.mask
-        if mask is not None:
-            mask.say = self.progress.say
         per_step = self.session.counted_per_step
         left = self.config.max_steps % per_step if per_step else 0
         if left:
@@ -186,6 +183,9 @@ class Loop:
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step = self.count
         self.progress.step(self.count, values, self.at.seconds / self.count)
+        mask = self.session.problem.mask
+        if mask is not None and (words := mask.words()):
+            self.progress.say(words)
         warning = self.divergence.check(values["c"]) if "c" in values else None
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")

@@ -253,7 +253,7 @@ class Point(Mapping[str, Tensor]):
         The sum is one of integers, exact; it takes a pass over theta's elements and is remembered for the last seeds.
         """
         scale = 1.0 if z.support is None else z.support.scale
-        return scale * self._stretches(self, z) if z.law == SPHERE else scale
+        return scale * self._stretches(self, self.addresses, z) if z.law == SPHERE else scale
 
     def audit(self, forward: Callable[[], object]) -> set[str]:
         """Run `forward` shifted and check that no weight of theta is read unshifted. Returns the names never read.

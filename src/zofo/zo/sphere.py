@@ -31,11 +31,11 @@ class Stretches:
         if self._support is not None:
             self._known = {}
 
-    def __call__(self, theta: object, z: Direction) -> float:
+    def __call__(self, theta: Mapping[str, Tensor], addresses: Mapping[str, Address], z: Direction) -> float:
         if z.support is not self._support:
             self._known, self._support = {}, z.support
         if z.seed not in self._known:
-            total, size = _sum(theta, z)  # pyright: ignore[reportArgumentType]
+            total, size = _sum(theta, addresses, z)
             # An integer quotient and a square root, each rounded once: the same double everywhere
             self._known[z.seed] = math.sqrt(size * TABLE_ONE**2 / total) if total else 1.0
             if len(self._known) > REMEMBERED:
@@ -43,9 +43,8 @@ class Stretches:
         return self._known[z.seed]
 
 
-def _sum(theta: Mapping[str, Tensor], z: Direction) -> tuple[int, int]:
+def _sum(theta: Mapping[str, Tensor], addresses: Mapping[str, Address], z: Direction) -> tuple[int, int]:
     """(sum of q^2, number of weights) of what moves."""
-    addresses: Mapping[str, Address] = theta.addresses  # pyright: ignore[reportAttributeAccessIssue]
     move, total, size = Move(), 0, 0
     move.set([(z.seed, 1.0)], z, None)
     for name, tensor in theta.items():

@@ -24,7 +24,7 @@ from zofo.api.metatest.subject import Subject
 def theta_of(subject: Subject) -> dict[str, torch.Tensor]:
     """The backbone's tensors: all but those of the adapter."""
     of_adapter = {id(p) for p in subject.adapters.parameters("tuned").values()} if subject.adapters else set()
-    return {name: p for name, p in subject.loss.scorer.model.named_parameters() if id(p) not in of_adapter}
+    return {name: p for name, p in subject.scorer.model.named_parameters() if id(p) not in of_adapter}
 
 
 def hash_of(tensors: Iterable[torch.Tensor]) -> str:
@@ -38,13 +38,13 @@ def hash_of(tensors: Iterable[torch.Tensor]) -> str:
 def test_theta_does_not_move(name: str, run_of: Any, small_setting: Path) -> None:
     protocol = protocol_on(run_of(name), small_setting, ALL_TUNED)
     before = {key: value.clone() for key, value in theta_of(protocol.subject).items()}
-    buffers = hash_of(protocol.subject.loss.scorer.model.buffers())
+    buffers = hash_of(protocol.subject.scorer.model.buffers())
     protocol.run()
     after = theta_of(protocol.subject)
     assert len(before) == len(after) > 10
     for key, value in before.items():
         assert torch.equal(value, after[key]), key
-    assert hash_of(protocol.subject.loss.scorer.model.buffers()) == buffers
+    assert hash_of(protocol.subject.scorer.model.buffers()) == buffers
 
 
 def test_theta_is_that_of_the_run_and_no_base(run_of: Any, small_setting: Path, tiny_model_dir: Path) -> None:
@@ -52,7 +52,7 @@ def test_theta_is_that_of_the_run_and_no_base(run_of: Any, small_setting: Path, 
     model, _ = zofo.load(run_of("bank"), adapter="theta")
     base, _ = zofo.load(tiny_model_dir)
     protocol = protocol_on(run_of("bank"), small_setting, Plan(("zero-shot",)))
-    measured = dict(protocol.subject.loss.scorer.model.named_parameters())
+    measured = dict(protocol.subject.scorer.model.named_parameters())
     loaded = dict(model.named_parameters())
     assert all(torch.equal(measured[key], loaded[key]) for key in loaded)
     assert any(not torch.equal(measured[key], value) for key, value in base.named_parameters())

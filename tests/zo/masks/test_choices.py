@@ -140,13 +140,13 @@ def test_sparsity_and_density_are_one_number() -> None:
         assert len(config.problems()) == 1
     assert magnitude.Config().moving == 0.25
     assert magnitude.Mask(magnitude.Config(rescale=True), 0).make(Point(random_tree(a=(8, 8))), 0).scale == 2.0
-    said: list[str] = []
     mask = magnitude.Mask(magnitude.Config(sparsity=0.9), 0)
-    mask.say = said.append
     mask.at(Point(random_tree(a=(100, 100))), 0)
-    assert "1,000 of 10,000" in said[0]
-    assert "density 0.1" in said[0]
-    assert "sparsity 0.9" in said[0]
+    words = mask.words()
+    assert "1,000 of 10,000" in words
+    assert "density 0.1" in words
+    assert "sparsity 0.9" in words
+    assert mask.words() == "", "said once"
 
 
 # --------------------------------------------------------------------------------------------------------------- random

@@ -149,7 +149,7 @@ class Protocol:
         encoded = self.subject.encode(examples, limit(0), way, False, "tuning")
         start = time.perf_counter()
         try:
-            loss = self.subject.tune(way, encoded, plan.steps, plan.batch_size, rate, seed)
+            loss = self.subject.tune(way, encoded, self._data(pool), plan.steps, plan.batch_size, rate, seed)
         except NonFiniteError as error:
             raise RunError(
                 f"{way} on {pool.name}, seed {seed}, rate {rate:g}: {error}; give smaller --rates"

@@ -91,7 +91,7 @@ def meta_test(
             if store.out is not None:
                 say(f"what is measured is kept in {store.out}: the same command goes on from there")
             raise
-    unseen = [name for name in opened.target if name in setting.unseen]
+    unseen = [name for name in opened.target if name in setting.unseen_domain]
     result = {**facts, "coverage": opened.coverage, "ways": summary(parts, unseen)}
     if store.out is not None:
         checkpoint.write_json(store.out / "results.json", result)

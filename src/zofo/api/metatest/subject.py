@@ -19,15 +19,14 @@ from zofo.data.option_tree import option_trees
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
-from zofo.eval.evaluator import Evaluator
+from zofo.eval.evaluator import Evaluator, make_evaluator
 from zofo.eval.likelihood import Evaluation
 from zofo.methods._first_order import Descent
 from zofo.models.adapters._bank import mean
 from zofo.models.adapters._set import CONFIG, AdapterSet, room
 from zofo.models.backbone import Loaded
+from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import share_prompts
-from zofo.objectives import lm
-from zofo.objectives._loss import Loss
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 
@@ -43,7 +42,7 @@ class Subject:
     """
 
     loaded: Loaded
-    loss: Loss
+    scorer: Scorer
     adapters: AdapterSet | None
     starts: dict[str, State]
     batch_size: int
@@ -67,25 +66,38 @@ class Subject:
         longest = max(e.length for e in encoded)
         if longest <= self._probed:
             return option_trees(encoded, length)
-        packed = share_prompts(self.loss.scorer, {what: encoded}, length)[what]
+        packed = share_prompts(self.scorer, {what: encoded}, length)[what]
         if any(after is not before for before, after in zip(encoded, packed)):
             self._probed = longest
         return packed
 
     def measure(self, encoded: Sequence[Encoded], data: TaskData, limit: int, way: str) -> Evaluation:
         """Options scored by the backbone alone; with the adapter as it stands where the way has one."""
-        evaluator = Evaluator(self.loss, data, self.loaded.tokenizer, self._room(way, limit), self.batch_size, 0)
+        evaluator = self._evaluator(data, self._room(way, limit))
         if self.adapters is None:
             return evaluator(encoded)
         with self.adapters.active(TUNED) if way in self.starts else self.adapters.without():
             return evaluator(encoded)
+
+    def _evaluator(self, data: TaskData, length: int | None) -> Evaluator:
+        loaded = replace(self.loaded, max_length=length)
+        return make_evaluator(self.scorer, data, loaded, self.batch_size, 0, adapters=self.adapters)
 
     def begin(self, way: str) -> None:
         """The adapter is where tunings of this way start."""
         assert self.adapters is not None
         self.adapters.put(TUNED, self.starts[way])
 
-    def tune(self, way: str, encoded: Sequence[Encoded], steps: int, batch_size: int, rate: float, seed: int) -> float:
+    def tune(
+        self,
+        way: str,
+        encoded: Sequence[Encoded],
+        data: TaskData,
+        steps: int,
+        batch_size: int,
+        rate: float,
+        seed: int,
+    ) -> float:
         """AdamW steps of the adapter from the way's start, on a few examples. Returns the last batch's loss.
 
         seed: of the order in which the examples come.
@@ -93,11 +105,11 @@ class Subject:
         assert self.adapters is not None
         self.begin(way)
         descent = Descent(self.adapters.parameters(TUNED))
-        batches = Stream(encoded, min(batch_size, len(encoded)), self.loss.scorer.pad_id, seed, "tune")
-        value = 0.0
+        batches = Stream(encoded, min(batch_size, len(encoded)), self.scorer.pad_id, seed, "tune")
+        loss, value = self._evaluator(data, None).loss, 0.0
         with self.adapters.active(TUNED):
             for _ in range(steps):
-                value = self.loss.backward(next(batches))
+                value = loss.backward(next(batches))
                 descent.step(rate)
         return value
 
@@ -123,10 +135,9 @@ def open_subject(target: str | Path, config: Config | None, ways: Sequence[str],
             starts[way] = fresh if way == "tuned-fresh" else _trained(adapters, Path(target), fresh)
     if adapters:
         scorer = replace(scorer, model=adapters.model)
-    loss = Loss(scorer, lm.Objective(), adapters)
     for way, state in starts.items():
         digest.update(way.encode() + b"".join(value.cpu().numpy().tobytes() for value in state.values()))
-    return Subject(loaded, loss, adapters, starts, batch_size, digest.hexdigest())
+    return Subject(loaded, scorer, adapters, starts, batch_size, digest.hexdigest())
 
 
 def _copy(adapters: AdapterSet) -> State:

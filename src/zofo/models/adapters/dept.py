@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from zofo.models.adapters._base import Base
 from zofo.models.adapters.prompt import real_embeddings
 
 if TYPE_CHECKING:
@@ -52,11 +53,10 @@ class Config:
     )
 
 
-class Adapter:
+class Adapter(Base):
     """p and s start equal: the prompt from a text, A from a generator of its own, B at 0."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: key of A's draw. tokenizer: the model's."""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from zofo.models.adapters._base import Base
+
 if TYPE_CHECKING:
     from zofo.models.adapters._set import AdapterSet
 
@@ -29,13 +31,12 @@ class Config:
         return [f"feedforward_modules: {extra[0]!r} is not in target_modules; name it there too"] if extra else []
 
 
-class Adapter:
+class Adapter(Base):
     """Vectors of ones at the start: the model is unchanged, p and s are equal, and nothing is drawn."""
 
-    fixed_start: ClassVar = "ones"  # method.apart is refused
+    fixed_start: ClassVar[str | None] = "ones"
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> AdapterSet:
         """Raises InputError where the family is unknown and no modules are named, or one of them cannot be scaled."""

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from zofo.models.adapters._base import Base
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -29,11 +31,10 @@ class Config:
     )
 
 
-class Adapter:
+class Adapter(Base):
     """Builds the set: fp32 copies that start equal, drawn from a generator of their own."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def build(self, model: PreTrainedModel, names: Sequence[str], seed: int, tokenizer: Any = None) -> AdapterSet:
         """Wrap `model` with one LoRA for each name, all equal. seed: key of A's initialisation.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zofo.errors import InputError
+from zofo.models.adapters._base import Base
 from zofo.models.adapters.prompt import start_ids
 
 if TYPE_CHECKING:
@@ -30,13 +31,12 @@ class Config:
     )
 
 
-class Adapter:
+class Adapter(Base):
     """Keys and values that start as the activations of real tokens: the same for p and s, and nothing is drawn."""
 
-    fixed_start: ClassVar = "a text"  # method.apart is refused
+    fixed_start: ClassVar[str | None] = "a text"
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: unused, the start is a text. tokenizer: the model's.

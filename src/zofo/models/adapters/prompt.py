@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from zofo.models.adapters._base import Base
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -29,13 +31,12 @@ class Config:
     )
 
 
-class Adapter:
+class Adapter(Base):
     """Embeddings that start as those of real tokens: the same for p and s, and nothing is drawn."""
 
-    fixed_start: ClassVar = "a text"  # method.apart is refused
+    fixed_start: ClassVar[str | None] = "a text"
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    config: Config
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: unused, the start is a text. tokenizer: the model's."""

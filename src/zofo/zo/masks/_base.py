@@ -79,7 +79,7 @@ class Base(ABC):
         self.now: Support | None = None
         self.seconds = 0.0  # of making the last one
         self.listen = listen
-        self.say: Callable[[str], None] = log.info
+        self._words = ""
 
     @property
     def every(self) -> int | None:
@@ -99,8 +99,13 @@ class Base(ABC):
             if self.recorded and self.listen is not None:
                 self.listen(start, self.now)
             if start == 0 or self.recorded:
-                self.say(self.describe(theta, step))
+                self._words = self.describe(theta, step)
         return self.now
+
+    def words(self) -> str:
+        """What is to be said of a support made since the last call; "" mostly."""
+        words, self._words = self._words, ""
+        return words
 
     def restore(self, start: int, support: Support) -> None:
         """A journal's support, in a replay or a resumed run."""

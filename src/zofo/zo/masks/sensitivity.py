@@ -50,7 +50,7 @@ class Mask(Base):
 
     def make(self, theta: Point, step: int) -> Support:
         if self.gradients is None:
-            raise InputError("mask.name: sensitivity needs gradients once: call sensitivities() before the first step")
+            raise InputError("mask.name: sensitivity needs gradients of the loss, and there are none to take")
         scores = squared_gradients(theta, self.gradients(self.config.batches))
         return Support(
             largest(scores, self.config.moving, self.config.scope, theta),
