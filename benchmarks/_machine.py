@@ -21,7 +21,7 @@ def facts() -> dict[str, Any]:
     import psutil
     import transformers
 
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": psutil.cpu_count(logical=False),
@@ -34,8 +34,8 @@ def facts() -> dict[str, Any]:
         "transformers": transformers.__version__,
     }
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
 
 
 def _processor() -> str:
@@ -74,7 +74,7 @@ def interleaved(
     A variant with an attribute `clocked` returns its own seconds. peaks: filled by the first round, see `peak_over`.
     """
     names = list(variants)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    timings: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             run = variants[name]
@@ -85,9 +85,9 @@ def interleaved(
             told = run()
             seconds = time.perf_counter() - start
             if turn:
-                found[name].append(float(told) if getattr(run, "clocked", False) else seconds)  # pyright: ignore
+                timings[name].append(float(told) if getattr(run, "clocked", False) else seconds)  # pyright: ignore
         say(f"round {turn} of {rounds}")
-    return found
+    return timings
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
@@ -95,6 +95,6 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"median": median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
-def ratio(found: Mapping[str, list[float]], top: str, *below: str) -> dict[str, float]:
+def ratio(timings: Mapping[str, list[float]], top: str, *below: str) -> dict[str, float]:
     """Of each round's top / sum of below: median, smallest and largest. A round's own jobs beside it cancel."""
-    return summary([t / sum(parts) for t, *parts in zip(found[top], *(found[name] for name in below))])
+    return summary([t / sum(parts) for t, *parts in zip(timings[top], *(timings[name] for name in below))])

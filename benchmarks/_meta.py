@@ -92,11 +92,11 @@ def choose(methods: dict[str, Trained], size: int) -> list[str]:
         sizes = {name: mean(of.rows[i].size for i in ids) for name, of in methods.items()}
         return max(abs(sizes[name] / means[name] - 1) for name in methods)
 
-    rng, found = random.Random("benchmarks.meta_training"), []
+    rng, draws = random.Random("benchmarks.meta_training"), []
     for _ in range(DRAWS):
         tasks = rng.sample(sorted(groups), len(groups))
-        found.append([rng.choice(groups[tasks[i % len(tasks)]]) for i in range(size)])
-    return min(found, key=lambda ids: (len(set(ids)) < size, off(ids)))  # a row twice only where there are too few
+        draws.append([rng.choice(groups[tasks[i % len(tasks)]]) for i in range(size)])
+    return min(draws, key=lambda ids: (len(set(ids)) < size, off(ids)))  # a row twice only where there are too few
 
 
 @dataclass(frozen=True)

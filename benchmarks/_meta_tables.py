@@ -18,20 +18,20 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(flush=True)
 
 
-def print_steps(found: dict[str, Any]) -> None:
+def print_steps(steps: dict[str, Any]) -> None:
     header = ("a counted step", "seconds", "of MetaICL direct", "an iteration")
     keys = {"forwards": "forwards", "backward": "backward_passes", "tokens": "tokens", "examples": "examples_seen"}
     rows = []
-    for name, row in found.items():
+    for name, row in steps.items():
         whole = f"{row['counted_steps']} in {row['seconds_an_iteration']['median']:.3f} s"
         counts = [f"{row['a_step'][key]:.2f}" for key in keys.values()]
         rows.append((name, spread(row["seconds_a_step"]), spread(row.get("step / metaicl direct")), whole, *counts))
     print_table((*header, *keys), rows)
 
 
-def print_memory(found: dict[str, Any]) -> None:
+def print_memory(memory: dict[str, Any]) -> None:
     rows = []
-    for name, row in found.items():
+    for name, row in memory.items():
         guess = row["predicted_mib"]
         large = [f"{key} {v:.0f}" for key, v in guess.items() if isinstance(v, float) and v >= 0.5 and key != "total"]
         peak, over = spread(row["peak_mib"], 0), spread(row["over_mib"], 0)
@@ -39,10 +39,10 @@ def print_memory(found: dict[str, Any]) -> None:
     print_table(("memory, MiB", "process peak", "over the start", "tensors predicted", "at its fullest"), rows)
 
 
-def print_inference(found: dict[str, Any]) -> None:
-    for name, task in found["tasks"].items():
+def print_inference(inference: dict[str, Any]) -> None:
+    for name, task in inference["tasks"].items():
         cut = f", {task['cut']} cut" if task["cut"] else ""
         print(f"{name}: {task['rows']} examples, {task['tokens_read_once']} tokens read once{cut}")
-    seconds = [(name, spread(s, 4)) for name, s in found["seconds_an_example"].items()]
-    print_table((f"inference, k = {found['k']}", "seconds an example"), seconds)
-    print_table(("ratio of a round", ""), [(name, spread(r, 2)) for name, r in found["ratios"].items()])
+    seconds = [(name, spread(s, 4)) for name, s in inference["seconds_an_example"].items()]
+    print_table((f"inference, k = {inference['k']}", "seconds an example"), seconds)
+    print_table(("ratio of a round", ""), [(name, spread(r, 2)) for name, r in inference["ratios"].items()])

@@ -124,9 +124,9 @@ def one_forward_per_option(model: Any, encoded: Sequence[Encoded]) -> list[int]:
         scores = []
         for option in range(e.n_options):
             row = next(r for r in e.rows if any(o == option for _, _, o in r.labels))
-            own = [(at, token) for at, token, o in row.labels if o == option]
-            ids = torch.tensor([row.ids[: own[-1][0] + 1]])
+            labels = [(at, token) for at, token, o in row.labels if o == option]
+            ids = torch.tensor([row.ids[: labels[-1][0] + 1]])
             logp = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0].float(), -1)
-            scores.append(sum(float(logp[at, token]) for at, token in own) / len(own))
+            scores.append(sum(float(logp[at, token]) for at, token in labels) / len(labels))
         predicted.append(max(range(e.n_options), key=scores.__getitem__))
     return predicted

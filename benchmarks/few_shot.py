@@ -39,15 +39,15 @@ def measure(
         finally:
             prefix_cache.LEAST = least
 
-    found = interleaved({"once": once, "each": each}, rounds)
+    timings = interleaved({"once": once, "each": each}, rounds)
     furthest = max(abs(a - b) for one, other in zip(*scores.values()) for a, b in zip(one, other))
     return {
         "task": task,
         "k": k,
         "examples": len(encoded),
         "tokens": sum(e.size for e in encoded),
-        "seconds": {name: summary(values) for name, values in found.items()},
-        "each / once": ratio(found, "each", "once"),
+        "seconds": {name: summary(values) for name, values in timings.items()},
+        "each / once": ratio(timings, "each", "once"),
         "largest difference of a score": furthest,
     }
 
@@ -63,11 +63,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = measure(args.model, args.task, args.data, args.shots, args.examples, args.rounds, args.threads)
-    found = {"machine": facts(), **found}
-    print(json.dumps(found, indent=1))
+    results = measure(args.model, args.task, args.data, args.shots, args.examples, args.rounds, args.threads)
+    results = {"machine": facts(), **results}
+    print(json.dumps(results, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

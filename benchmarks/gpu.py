@@ -45,15 +45,15 @@ class Device:
 
     def seconds(self, run: Callable[[], object], repeats: int) -> float:
         """Median of `repeats`, after one that compiles."""
-        found = []
+        times = []
         for turn in range(repeats + 1):
             self._wait()
             start = time.perf_counter()
             run()
             self._wait()
             if turn:
-                found.append(time.perf_counter() - start)
-        return median(found)
+                times.append(time.perf_counter() - start)
+        return median(times)
 
     def peak(self, run: Callable[[], object]) -> float | None:
         """MiB over what is allocated before."""
@@ -128,7 +128,7 @@ def _same(here: Tensor, there: Tensor, case: object) -> None:
 
 
 def passes(device: Device, args: argparse.Namespace) -> dict[str, Any]:
-    found = {}
+    results = {}
     for model, dtype in product(MODELS, (torch.float32, torch.bfloat16)):
         w = world(model, dtype, device.name, tiny=device.rehearse)
         theta, g = w.problem.theta, ZOGrad(((1.0, Direction(7)),), 0.0, 0)
@@ -141,7 +141,7 @@ def passes(device: Device, args: argparse.Namespace) -> dict[str, Any]:
         ours = {law: device.seconds(_Update(theta, law), args.repeats) for law in (RADEMACHER, GAUSSIAN)}
         device_copy = device.seconds(copy, args.repeats)
         nearest = device.seconds(lambda theta=theta, g=g: theta.add_(g, 0.0, None), args.repeats)
-        found[f"{model} {str(dtype)[6:]}"] = {
+        results[f"{model} {str(dtype)[6:]}"] = {
             "weights": theta.size,
             "device copy s": device_copy,
             "nearest s": nearest,
@@ -150,7 +150,7 @@ def passes(device: Device, args: argparse.Namespace) -> dict[str, Any]:
             "gb_per_s": 2 * theta.nbytes / ours[RADEMACHER] / 1e9,
         }
         del w, theta, params, other
-    return found
+    return results
 
 
 class _Update:
@@ -165,7 +165,7 @@ class _Update:
 
 def steps(device: Device, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds, ratios and peaks of one step of each method. The rates are 0, so every repeat is the same."""
-    found = {}
+    results = {}
     for model, tokens in product(MODELS, (1024, 4096)):
         rows, length = (2, 16) if device.rehearse else (tokens // 256, 256)
         w = world(model, torch.bfloat16, device.name, tiny=device.rehearse)
@@ -185,16 +185,16 @@ def steps(device: Device, args: argparse.Namespace) -> dict[str, Any]:
         seconds = {
             name: device.seconds(run, args.repeats if name != "bilevel" else 2) for name, run in variants.items()
         }
-        found[f"{model} {rows}x{length}"] = {
+        results[f"{model} {rows}x{length}"] = {
             "seconds": seconds,
             "mezo / limit": seconds["mezo"] / seconds["limit"],
             "peak_mib": {
                 n: None if b is None else b / 2**20 for n, b in ((n, device.peak(r)) for n, r in variants.items())
             },
         }
-        print(json.dumps({f"{model} {rows}x{length}": found[f"{model} {rows}x{length}"]}), flush=True)
+        print(json.dumps({f"{model} {rows}x{length}": results[f"{model} {rows}x{length}"]}), flush=True)
         del w, variants, loss, limit, mixed
-    return found
+    return results
 
 
 def run(device: Device, args: argparse.Namespace) -> Any:
@@ -236,15 +236,15 @@ def main() -> None:
         if file is not None and not file.exists():
             file.write_text(json.dumps({"gpu": "not measured"}) + "\n")
         return
-    found: dict[str, Any] = json.loads(file.read_text()) if file is not None and file.exists() else {}
-    found = {"machine": facts(), **{k: v for k, v in found.items() if k not in ("gpu", "machine")}}
+    results: dict[str, Any] = json.loads(file.read_text()) if file is not None and file.exists() else {}
+    results = {"machine": facts(), **{k: v for k, v in results.items() if k not in ("gpu", "machine")}}
     device = Device(args.rehearse)
     for name in args.parts.split(","):
-        if name not in found:
-            found[name] = PARTS[name](device, args)
-            print(json.dumps({name: found[name]}, indent=2), flush=True)
+        if name not in results:
+            results[name] = PARTS[name](device, args)
+            print(json.dumps({name: results[name]}, indent=2), flush=True)
             if file is not None and not args.rehearse:
-                file.write_text(json.dumps(found, indent=2) + "\n")
+                file.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def steps(methods: dict[str, Trained], ids: list[str], rounds: int) -> dict[str,
     """Seconds and costs of each method's iteration and counted step."""
     for of in methods.values():
         of.at(ids)
-    found = interleaved({name: of.step for name, of in methods.items()}, rounds, said("steps"))
-    counted = {name: [s / methods[name].counted for s in seconds] for name, seconds in found.items()}
+    timings = interleaved({name: of.step for name, of in methods.items()}, rounds, said("steps"))
+    counted = {name: [s / methods[name].counted for s in seconds] for name, seconds in timings.items()}
     return {
         name: {
             "counted_steps": of.counted,
@@ -63,7 +63,7 @@ def steps(methods: dict[str, Trained], ids: list[str], rounds: int) -> dict[str,
                 "here": mean(of.rows[i].size for i in ids),
                 "all": mean(e.size for e in of.rows.values()),
             },
-            "seconds_an_iteration": summary(found[name]),
+            "seconds_an_iteration": summary(timings[name]),
             "seconds_a_step": summary(counted[name]),
             "a_step": of.cost(rounds + 1),  # the first round warms up
             **({"step / metaicl direct": ratio(counted, name, DIRECT)} if DIRECT in counted else {}),
@@ -103,20 +103,20 @@ def child(args: argparse.Namespace) -> None:
 
 def memory(args: argparse.Namespace, ids: list[str]) -> dict[str, Any]:
     """{method: measured and predicted MiB}. Measured in turns, each time in a new process."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in args.only}
+    by_method: dict[str, list[dict[str, Any]]] = {name: [] for name in args.only}
     more = [
         f"--{key.replace('_', '-')}={getattr(args, key)}"
         for key in ("model", "data", "setting", "shots", "batch_size", "train_examples")
     ]
     more += [] if args.threads is None else [f"--threads={args.threads}"]
     for turn in range(args.repeats):
-        for name in found:
+        for name in by_method:
             child = [*more, "--child", name, "--rows", json.dumps(ids)]
             command = [sys.executable, "-m", "benchmarks.meta_training", *child]
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"{name}, memory: {done.stderr.strip()}")
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            by_method[name].append(json.loads(done.stdout.splitlines()[-1]))
         said("memory")(f"process {turn + 1} of {args.repeats} of each method")
     return {
         name: {
@@ -127,7 +127,7 @@ def memory(args: argparse.Namespace, ids: list[str]) -> dict[str, Any]:
             "weights_mib": round(runs[0]["weights"] / MIB, 1),
             "predicted_mib": predicted(args, name, runs[0]),
         }
-        for name, runs in found.items()
+        for name, runs in by_method.items()
     }
 
 
@@ -136,8 +136,8 @@ def predicted(args: argparse.Namespace, name: str, run: dict[str, Any]) -> dict[
     from zofo.api.memory.footprint import predict
 
     rows = Grouped(*run["shape"], tasks=tuple(run["tasks"]))
-    found = predict(configured(args, name, 1), rows)
-    peak = max((p for p in found.peaks if p.phase != EVALUATION), key=lambda p: p.total)
+    footprint = predict(configured(args, name, 1), rows)
+    peak = max((p for p in footprint.peaks if p.phase != EVALUATION), key=lambda p: p.total)
     parts = {part: round(n / MIB, 1) for part, n in peak.parts.items()}
     return {"phase": peak.phase, "tokens": run["shape"][0], **parts, "total": round(peak.total / MIB, 1)}
 
@@ -160,7 +160,7 @@ def inference(args: argparse.Namespace) -> dict[str, Any]:
         scores["once"] = measure(args.shots)
 
     n = sum(task["rows"] for task in tasks.values())
-    found = interleaved(
+    timings = interleaved(
         {"zero-shot": lambda: measure(0), "k, read once": once, "k, with each": each}, args.rounds, said("inference")
     )
     pairs = (("k, with each", "zero-shot"), ("k, read once", "zero-shot"), ("k, with each", "k, read once"))
@@ -168,8 +168,8 @@ def inference(args: argparse.Namespace) -> dict[str, Any]:
         "k": args.shots,
         "examples": n,
         "tasks": tasks,
-        "seconds_an_example": {name: summary([s / n for s in seconds]) for name, seconds in found.items()},
-        "ratios": {f"{top} / {below}": ratio(found, top, below) for top, below in pairs},
+        "seconds_an_example": {name: summary([s / n for s in seconds]) for name, seconds in timings.items()},
+        "ratios": {f"{top} / {below}": ratio(timings, top, below) for top, below in pairs},
         "largest difference of a score": max(abs(a - b) for a, b in zip(scores["once"], scores["each"])),
     }
 
@@ -199,7 +199,7 @@ def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], di
         for k in encoded:
             examples = [layout.example(row, shown[:k], group=pool.name) for row in rows]
             encoded[k].append((data, subject.encode(examples, limit(k), "zero-shot", True, pool.name)))
-        tokens = {f"k={k}": mean(e.size for e in some[-1][1]) for k, some in encoded.items()}
+        tokens = {f"k={k}": mean(e.size for e in pools[-1][1]) for k, pools in encoded.items()}
         last = encoded[args.shots][-1][1]
         start = read_start(subject.scorer, last)  # what is cut at its beginning shares none
         tasks[pool.name] = {
@@ -210,8 +210,8 @@ def prepared(args: argparse.Namespace) -> tuple[Callable[[int], list[float]], di
         }
 
     def measure(k: int) -> list[float]:
-        found = [subject.measure(some, data, limit(k), "zero-shot") for data, some in encoded[k]]
-        return [score for evaluation in found for p in evaluation.predictions for score in p.scores]
+        evaluations = [subject.measure(pool_encoded, data, limit(k), "zero-shot") for data, pool_encoded in encoded[k]]
+        return [score for evaluation in evaluations for p in evaluation.predictions for score in p.scores]
 
     return measure, tasks
 

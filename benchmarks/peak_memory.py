@@ -89,12 +89,12 @@ def main() -> None:
     if args.child:
         child(args)
         return
-    found: dict[str, list[dict]] = {name: [] for name in METHODS}
+    by_method: dict[str, list[dict]] = {name: [] for name in METHODS}
     for _ in range(args.repeats):
         for name in METHODS:
             command = [sys.executable, "-m", "benchmarks.peak_memory", *sys.argv[1:], "--child", name]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            by_method[name].append(json.loads(done.stdout.splitlines()[-1]))
     mib = 2**20
     rows = {
         name: {
@@ -102,7 +102,7 @@ def main() -> None:
             "over_weights_mib": round(median(r["peak"] - r["before"] for r in runs) / mib, 1),
             "spread_mib": round((max(r["peak"] for r in runs) - min(r["peak"] for r in runs)) / mib, 1),
         }
-        for name, runs in found.items()
+        for name, runs in by_method.items()
     }
     base = rows["fo-peft"]
     print(f"batches of {args.batch_size}, {args.rounds} rounds, {args.repeats} processes each, medians")

@@ -68,13 +68,13 @@ class Bench:
 
     def examples(self, n: int, length: int, start: int = 0) -> list[Encoded]:
         """n examples of one row each, `length` tokens of the task's texts, answered as the task's first example."""
-        found = []
+        examples = []
         for i in range(start, start + n):
             ids = tuple(self.text[(i * length + j) % len(self.text)] for j in range(length))
             tokens = [token for _, token, _ in self.like.rows[0].labels]
             labels = tuple((length - 1, token, option) for option, token in enumerate(tokens))
-            found.append(Encoded(self.like.example, (Row(ids, labels),), (i % len(labels),), len(labels)))
-        return found
+            examples.append(Encoded(self.like.example, (Row(ids, labels),), (i % len(labels),), len(labels)))
+        return examples
 
     def at(self, n: int, length: int) -> Variants:
         """The variants at one size."""
@@ -141,24 +141,24 @@ def passes(bench: Bench, rounds: int) -> dict[str, Any]:
         for param in params:
             param.mul_(1.0)
 
-    found = interleaved(
+    timings = interleaved(
         {"ours": lambda: theta.add_(g, 0.0, None), "scale": scale, "mezo": lambda: paper.move(0.0)}, rounds
     )
     return {
         "weights": theta.size,
-        "seconds": {name: summary(s) for name, s in found.items()},
-        "ours / in-place scale": ratio(found, "ours", "scale"),
-        "mezo / ours": ratio(found, "mezo", "ours"),
+        "seconds": {name: summary(s) for name, s in timings.items()},
+        "ours / in-place scale": ratio(timings, "ours", "scale"),
+        "mezo / ours": ratio(timings, "mezo", "ours"),
     }
 
 
 def scoring(bench: Bench, rounds: int, n: int = 32) -> dict[str, Any]:
     """Examples a second of an evaluation against one forward for each option: the task's, and --score-task's."""
-    found = {bench.args.task: _score(bench.plain, rounds, n)}
+    by_task = {bench.args.task: _score(bench.plain, rounds, n)}
     if bench.args.score_task:
         task = {"name": bench.args.score_task, "data": bench.args.score_data, "train_examples": 64, "dev_examples": 64}
-        found[bench.args.score_task] = _score(bench._build(task=task, method={"name": "zero-shot"}), rounds, n)
-    return found
+        by_task[bench.args.score_task] = _score(bench._build(task=task, method={"name": "zero-shot"}), rounds, n)
+    return by_task
 
 
 def _score(session: Any, rounds: int, n: int) -> dict[str, Any]:
@@ -166,15 +166,15 @@ def _score(session: Any, rounds: int, n: int) -> dict[str, Any]:
 
     encoded = session.encoded["test"][:n]
     plain = _plain(session)[:n]
-    found = interleaved(
+    timings = interleaved(
         {
             "ours": lambda: evaluate(session.problem.loss, encoded, session.data.metric, 32),
             "each": lambda: one_forward_per_option(session.loaded.model, plain),
         },
         rounds,
     )
-    seconds = {name: summary(values) for name, values in found.items()}
-    return {"examples": len(encoded), "seconds": seconds, "each / ours": ratio(found, "each", "ours")}
+    seconds = {name: summary(values) for name, values in timings.items()}
+    return {"examples": len(encoded), "seconds": seconds, "each / ours": ratio(timings, "each", "ours")}
 
 
 def _plain(session: Any) -> list[Encoded]:
@@ -199,13 +199,13 @@ def epoch(bench: Bench, rounds: int, size: int = 8, steps: int = 16) -> dict[str
         for k in range(steps):
             fo.method.step(k)
 
-    found = interleaved({"ours": ours, "trainer": TrainerClock(trainer, steps)}, rounds)
-    per_step = [s * steps for s in found["trainer"]]
+    timings = interleaved({"ours": ours, "trainer": TrainerClock(trainer, steps)}, rounds)
+    per_step = [s * steps for s in timings["trainer"]]
     return {
         "batch_size": size,
         "steps": steps,
-        "seconds": {"ours": summary(found["ours"]), "trainer": summary(per_step)},
-        "trainer / ours": summary([t / o for t, o in zip(per_step, found["ours"])]),
+        "seconds": {"ours": summary(timings["ours"]), "trainer": summary(per_step)},
+        "trainer / ours": summary([t / o for t, o in zip(per_step, timings["ours"])]),
     }
 
 
@@ -230,11 +230,11 @@ def sizes(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
             variants.pop("authors", None)
         rounds = min(2, args.rounds) if n * length >= args.heavy else args.rounds
         start, peaks = time.perf_counter(), dict[str, int]()
-        found = interleaved(variants, rounds, lambda line, size=size: print(f"{size}: {line}", flush=True), peaks)
+        timings = interleaved(variants, rounds, lambda line, size=size: print(f"{size}: {line}", flush=True), peaks)
         table[size] = {
             "rounds": rounds,
-            "seconds": {name: summary(s) for name, s in found.items()},
-            "ratios": {name: ratio(found, *parts) for name, parts in RATIOS.items() if set(parts) <= set(found)},
+            "seconds": {name: summary(s) for name, s in timings.items()},
+            "ratios": {name: ratio(timings, *parts) for name, parts in RATIOS.items() if set(parts) <= set(timings)},
             "peak_mib": {name: round(peaks[name] / MIB, 1) for name in variants if name in PEAKS},
         }
         print_size(size, table[size])

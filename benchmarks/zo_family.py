@@ -109,14 +109,14 @@ def main() -> None:
         n, length = map(int, size.split("x"))
         batch, peaks = collate(family.examples(n, length), family.session.loaded.pad_id), dict[str, int]()
         variants = {name: family.step(overrides, batch) for name, overrides in chosen.items()}
-        found = interleaved(variants, args.rounds, peaks=peaks)
+        timings = interleaved(variants, args.rounds, peaks=peaks)
         table["sizes"][size] = {
             name: {
                 "seconds": summary(s),
-                "of mezo": ratio(found, name, "mezo"),
+                "of mezo": ratio(timings, name, "mezo"),
                 "peak_mib": round(peaks[name] / MIB, 1),
             }
-            for name, s in found.items()
+            for name, s in timings.items()
         }
         print(f"\n{size} tokens, {args.rounds} rounds: seconds, ratio to MeZO (range), peak of the first step")
         for name, row in table["sizes"][size].items():

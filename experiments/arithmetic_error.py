@@ -75,27 +75,27 @@ def updates(args: argparse.Namespace, dtype: str, shift: str, rounding: str) -> 
         if shift == "inplace":
             estimator.drift_(theta, Direction(seed))
         rule.update_(theta, ZOGrad(((c, Direction(seed)),), 0.0, 2), args.lr, k)
-    found = Dots()
+    dots = Dots()
     for n, p in theta.items():
         wanted = torch.zeros(p.shape)
         kernels.add(wanted, wanted, [(seed, -args.lr * c) for seed, c in steps], tensor_key(n))
         end = kernels.join(p, rule.low[n]) if rule.low is not None else p.float()
-        found.add(end.double() - start[n].double(), wanted.double(), quarters(start[n]))
-    return found
+        dots.add(end.double() - start[n].double(), wanted.double(), quarters(start[n]))
+    return dots
 
 
 def shifts(args: argparse.Namespace, dtype: str, rounding: str) -> Dots:
     """One perturbation of 1e-3 along signs."""
     model = load(ModelConfig(name=args.model, dtype=dtype)).model  # pyright: ignore
-    theta, found, z = Point(model), Dots(), Direction(derive(0, "z", 0))
+    theta, dots, z = Point(model), Dots(), Direction(derive(0, "z", 0))
     move = Move()
     move.set(theta.terms(z, 1e-3), z, z.rounding_seed if rounding == "stochastic" else None)
     for n, p in theta.items():
         moved, wanted = torch.empty_like(p), torch.zeros(p.shape)
         move.add(moved, p.detach(), theta.addresses[n])
         kernels.add(wanted, wanted, [(z.seed, 1e-3)], tensor_key(n))
-        found.add(moved.double() - p.double(), wanted.double(), quarters(p.detach()))
-    return found
+        dots.add(moved.double() - p.double(), wanted.double(), quarters(p.detach()))
+    return dots
 
 
 @torch.no_grad()

@@ -71,8 +71,8 @@ class Plan:
         small = data["smoke"] if smoke else {}
         self.shared, self.rows = self.full | small.get("shared", {}), data["rows"]
         if "trials" in small:
-            kept = {row: [spec["trials"][i] for i in small["trials"]] for row, spec in self.rows.items()}
-            self.rows = {row: {**spec, "trials": kept[row]} for row, spec in self.rows.items()}
+            trials = {row: [spec["trials"][i] for i in small["trials"]] for row, spec in self.rows.items()}
+            self.rows = {row: {**spec, "trials": trials[row]} for row, spec in self.rows.items()}
         self.full_trials = {row: len(spec["trials"]) for row, spec in data["rows"].items()}
         self.full_seeds, self.seeds = data["seeds"], small.get("seeds", data["seeds"])
         self.extra = data.get("extra", [])
@@ -83,8 +83,8 @@ class Plan:
         if "forwards" in spec:  # equal forwards: fewer steps, and evaluations at the same shares of them
             for key in ("train.max_steps", "train.eval_steps", "train.save_steps"):
                 shared[key] = max(1, int(shared[key] * 2 / spec["forwards"]))
-        own = {key: value for key, value in spec.items() if key not in ("trials", "seeds", "forwards")}
-        return Cell(row, trial, seed, {**shared, **own, **spec["trials"][trial]})
+        settings = {key: value for key, value in spec.items() if key not in ("trials", "seeds", "forwards")}
+        return Cell(row, trial, seed, {**shared, **settings, **spec["trials"][trial]})
 
     def trials(self, order: list[str] | None = None) -> Iterator[Cell]:
         for row in order or self.rows:
@@ -145,9 +145,9 @@ def run(plan: Plan, cell: Cell, model: str, data: str | None, work: Path) -> Non
             if line["event"] == "train"
         ],
     }
-    kept = {key: info[key] for key in KEPT}
+    numbers = {key: info[key] for key in KEPT}
     plan.results.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"settings": cell.settings, **kept, **curves}, indent=1, sort_keys=True)
+    text = json.dumps({"settings": cell.settings, **numbers, **curves}, indent=1, sort_keys=True)
     plan.file(cell).write_text(text + "\n")
     shutil.rmtree(out)
 
@@ -197,13 +197,13 @@ def table(plan: Plan) -> str:
 def _extra_lines(plan: Plan) -> Iterator[str]:
     for spec in plan.extra:
         for file in sorted(plan.results.glob(f"{spec['name']}-0-seed*.json")):
-            found = json.loads(file.read_text())
-            for name, test in found["test"].items():
-                what = f"extra: {spec['name']}, seed {found['seed']}, (theta, {name})"
-                steps, cost = sum(found["steps"].values()), _forwards(found)
+            result = json.loads(file.read_text())
+            for name, test in result["test"].items():
+                what = f"extra: {spec['name']}, seed {result['seed']}, (theta, {name})"
+                steps, cost = sum(result["steps"].values()), _forwards(result)
                 yield (
                     f"| {what} | {spec['change']} | {test['accuracy']:.3f} | {test['loss']:.3f} | {steps} | {cost:.0f} "
-                    f"| {found['seconds']:.0f} | - |"
+                    f"| {result['seconds']:.0f} | - |"
                 )
 
 

@@ -46,14 +46,14 @@ class Plan:
         self.results = Path(__file__).parents[1] / "results" / path.stem
 
     def jobs(self, only: str | None) -> Iterator[Job]:
-        shots, own = self.data["shots"], self.data.get("settings", {})
+        shots, common = self.data["shots"], self.data.get("settings", {})
         for task, limits in self.data["evaluate"].items() if only != "finetune" else ():
             for k, limit in zip((0, shots), limits):
                 settings = {"num_fewshot": k, **self.data.get("decoding", {}).get(task, {})}
                 yield Job(f"{task}-{k}shot", task, settings, limit)
         for task, changes in self.data["finetune"].items() if only != "evaluate" else ():
             for method, spec in self.data["methods"].items():
-                yield Job(f"{task}-{method}", task, {**own, **spec, **changes})
+                yield Job(f"{task}-{method}", task, {**common, **spec, **changes})
 
     def file(self, job: Job) -> Path:
         return self.results / f"{job.name}.json"
@@ -65,7 +65,7 @@ def run(plan: Plan, job: Job, model: str, data: Path, work: Path) -> None:
     from zofo.train import record
 
     folder = data / plan.data.get("folders", {}).get(job.task, job.task)
-    start, found = time.perf_counter(), {"task": job.task, "model": Path(model).name, "settings": job.settings}
+    start, result = time.perf_counter(), {"task": job.task, "model": Path(model).name, "settings": job.settings}
     if job.trains:
         out = work / job.name
         shutil.rmtree(out, ignore_errors=True)
@@ -74,9 +74,9 @@ def run(plan: Plan, job: Job, model: str, data: Path, work: Path) -> None:
             model, job.task, job.settings["method.name"], output_dir=out, overrides=[f"task.data={folder}", *overrides]
         )
         curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        kept = ("steps", "dev", "test", "deployed", "seconds", "peak_bytes", "examples", "best_step")
-        found |= {key: done.info[key] for key in kept}
-        found["dev_curve"] = [{k: v for k, v in line.items() if k != "event"} for line in curve if "candidate" in line]
+        keys = ("steps", "dev", "test", "deployed", "seconds", "peak_bytes", "examples", "best_step")
+        result |= {key: done.info[key] for key in keys}
+        result["dev_curve"] = [{k: v for k, v in line.items() if k != "event"} for line in curve if "candidate" in line]
     else:
         output = work / job.name
         values = zofo.evaluate(
@@ -88,12 +88,12 @@ def run(plan: Plan, job: Job, model: str, data: Path, work: Path) -> None:
             output=output,
             **job.settings,
         )
-        found |= {"values": values}
+        result |= {"values": values}
         if (output / "report.json").is_file():
-            found["report"] = json.loads((output / "report.json").read_text())
-    found |= {"wall_seconds": round(time.perf_counter() - start, 1), "environment": record.environment()}
+            result["report"] = json.loads((output / "report.json").read_text())
+    result |= {"wall_seconds": round(time.perf_counter() - start, 1), "environment": record.environment()}
     plan.results.mkdir(parents=True, exist_ok=True)
-    plan.file(job).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    plan.file(job).write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
 
 
 def table(plan: Plan) -> str:
@@ -101,23 +101,23 @@ def table(plan: Plan) -> str:
     shots = plan.data["shots"]
     lines = [f"| task | metric | chance | zero-shot | {shots}-shot |", "|---|---|---|---|---|"]
     for task in plan.data["evaluate"]:
-        found = {k: _load(plan, f"{task}-{k}shot") for k in (0, shots)}
-        done = next((f for f in found.values() if f), None)
+        results = {k: _load(plan, f"{task}-{k}shot") for k in (0, shots)}
+        done = next((f for f in results.values() if f), None)
         for metric in [name for name in done["values"] if name not in ("loss", "n")] if done else ():
             chance = plan.data.get("chance", {}).get(task, "") if metric == "accuracy" else ""
-            cells = [_score(f["values"], metric) if f else "not run" for f in found.values()]
+            cells = [_score(f["values"], metric) if f else "not run" for f in results.values()]
             lines.append(f"| {task} | {metric} | {chance} | {' | '.join(cells)} |")
     lines += ["", "| task | method | before | test | loss before | test loss | steps | seconds |", "|" + "---|" * 8]
     for job in plan.jobs("finetune"):
-        if found := _load(plan, job.name):
-            start, end = found["dev_curve"][0], found["test"][found["deployed"]]
+        if result := _load(plan, job.name):
+            start, end = result["dev_curve"][0], result["test"][result["deployed"]]
             metric = next((m for m in end if m not in ("loss", "n")), "loss")
             base = _load(plan, f"{job.task}-before")
             before = base["test"][base["deployed"]] if base else {}
             lines.append(
                 f"| {job.task} | {job.name.removeprefix(job.task + '-')} | {before.get(metric, math.nan):.3f} | "
                 f"{_score(end, metric)} | {before.get('loss', start['loss']):.3f} | {end['loss']:.3f} | "
-                f"{sum(found['steps'].values())} | {found['seconds']:.0f} |"
+                f"{sum(result['steps'].values())} | {result['seconds']:.0f} |"
             )
     return "\n".join(lines)
 

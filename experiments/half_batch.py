@@ -43,8 +43,8 @@ class Runner:
         random.Random(derive(self.seed, "half-batch/order", task)).shuffle(encoded)
         # At every theta the trials draw from the same rows, which no theta was trained on
         used = max(t["steps"] * t.get("batch_size", 0) for t in plan.data["thetas"].values())
-        self.pool, own, size = encoded[used:], encoded[:used], how.get("batch_size", 0)
-        batches = [self.batch(own[k * size : (k + 1) * size]) for k in range(how["steps"])]
+        self.pool, train_examples, size = encoded[used:], encoded[:used], how.get("batch_size", 0)
+        batches = [self.batch(train_examples[k * size : (k + 1) * size]) for k in range(how["steps"])]
         loss, point = self.session.problem.loss, self.session.backbone
         self.train_losses = train(point, loss, batches, how["lr"]) if batches else []
         self.digest = point.digest()
@@ -73,14 +73,14 @@ class Runner:
             if other["sha256"] != self.digest:
                 raise RuntimeError(f"{part.name}: theta differs from that of the finished parts; delete those")
         cpu, trials = time.process_time(), [self.trial(i) for i in range(part.start, part.stop)]
-        found: dict[str, Any] = {"task": part.task, "theta": part.theta, "model": self.model, "sha256": self.digest}
-        found |= {"settings": self.plan.data["shared"], "spec": self.spec, "how": self.plan.data["thetas"][part.theta]}
-        found |= {"law": self.session.config.estimator.law, "weights": self.bench.theta.size, "pool": len(self.pool)}
-        found |= {"train_losses": self.train_losses, "environment": record.environment(), "trials": trials}
-        found |= {"cpu_seconds": round(time.process_time() - cpu, 1)}
+        result: dict[str, Any] = {"task": part.task, "theta": part.theta, "model": self.model, "sha256": self.digest}
+        result |= {"settings": self.plan.data["shared"], "spec": self.spec, "how": self.plan.data["thetas"][part.theta]}
+        result |= {"law": self.session.config.estimator.law, "weights": self.bench.theta.size, "pool": len(self.pool)}
+        result |= {"train_losses": self.train_losses, "environment": record.environment(), "trials": trials}
+        result |= {"cpu_seconds": round(time.process_time() - cpu, 1)}
         self.plan.results.mkdir(parents=True, exist_ok=True)
         partial = self.plan.file(part).with_suffix(".partial")
-        partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        partial.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
         partial.replace(self.plan.file(part))
 
 

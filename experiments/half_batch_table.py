@@ -76,11 +76,11 @@ def _slopes(plan: Plan) -> Iterator[str]:
         differ = statistics.mean(math.acos(max(-1.0, min(1.0, c))) / math.pi for c in cos)
         c = statistics.mean(trial["c"] ** 2 for trial in trials) ** 0.5
         norm, loss = statistics.mean(s["norm_a"] ** 2 for s in slopes) ** 0.5, [t["before"][0] for t in trials]
-        found = share([raises(trial, zo, min(zo.rates), 1) for trial in trials]) if zo else "-"
+        raised = share([raises(trial, zo, min(zo.rates), 1) for trial in trials]) if zo else "-"
         yield (
             f"| {task} | {theta} | {plan.data['tasks'][task]['half']} | {len(trials)} | {statistics.mean(loss):.3f} "
             f"| {norm:.1f} | {c:.1f} | {statistics.mean(cos):.2f} ({min(cos):.2f} to {max(cos):.2f}) | {differ:.2f} "
-            f"| {found} |"
+            f"| {raised} |"
         )
 
 

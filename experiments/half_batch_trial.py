@@ -125,15 +125,15 @@ class Trial:
         self.bench.check()
         # z'Hz from three values on the line; a quadratic loss rises at rates beyond 2 / z'Hz, whatever c is
         curvature = (plus + minus - 2 * before[0]) / self.eps**2
-        found = {"before": before, "plus": plus, "minus": minus, "c": self.c, "curvature": curvature}
-        return {**found, "gradients": self.gradients, "steps": steps}
+        estimate = {"before": before, "plus": plus, "minus": minus, "c": self.c, "curvature": curvature}
+        return {**estimate, "gradients": self.gradients, "steps": steps}
 
     def _both(self) -> list[float]:
         return [self.bench.loss(self.a), self.bench.loss(self.b)]
 
     def _compare(self) -> dict[str, dict[str, float]]:
         """Norms and inner product of the halves' gradients, on all weights and in each band."""
-        other, found = self.bench.gradient(self.b), {}
+        other, by_band = self.bench.gradient(self.b), {}
         for band in (None, *self.bench.bands):
             dots = torch.zeros(3, dtype=torch.float64)
             for name, g in self.grad.items():
@@ -141,8 +141,8 @@ class Trial:
                 h = self.bench.masked(name, other[name], band).flatten()
                 dots += torch.stack([g @ g, h @ h, g @ h]).double()
             a, b, ab = dots.tolist()
-            found[_label(band)] = {"norm_a": a**0.5, "norm_b": b**0.5, "dot": ab, "cos": ab / (a * b) ** 0.5}
-        return found
+            by_band[_label(band)] = {"norm_a": a**0.5, "norm_b": b**0.5, "dot": ab, "cos": ab / (a * b) ** 0.5}
+        return by_band
 
     def _step(self, arm: Arm, rate: float) -> dict[str, Any]:
         """Both losses after the step, its norm, and the decrease on a that the gradient (ZO: c) predicts."""

@@ -68,26 +68,28 @@ def run(plan: Plan, setting: str, row: str, model: str, data: str, work: Path) -
 
     spec, out, name = plan.data["rows"][row], work / f"{setting}-{row}", str(HERE / "meta_settings" / f"{setting}.yaml")
     print(f"=== {setting}, {row}", flush=True)
-    start, target, found = time.process_time(), model, dict[str, Any](tests=[])
+    start, target, results = time.process_time(), model, dict[str, Any](tests=[])
     if "train" in spec:
-        target, found["train"] = str(out / "run"), _train(plan, row, model, name, data, out / "run")
-        found["train_cpu_seconds"] = time.process_time() - start
+        target, results["train"] = str(out / "run"), _train(plan, row, model, name, data, out / "run")
+        results["train_cpu_seconds"] = time.process_time() - start
     for number, test in enumerate(spec["tests"]):
-        begun, own = time.process_time(), out / f"test-{number}"
+        begun, folder = time.process_time(), out / f"test-{number}"
         result = meta_test(
             target,
             task=name if target == model else None,
             data=data,
             ways=list(test["lines"]),
-            output=own,
+            output=folder,
             overrides=test.get("overrides", ()),
             **plan.size["test"],
         )
-        kept = {key: result[key] for key in ("ways", "held_out", "template", "scoring", "k", "each", "steps", "rates")}
-        found["tests"].append({**kept, "lines": test["lines"], "cpu_seconds": time.process_time() - begun})
-    found["cpu_seconds"] = time.process_time() - start
+        fields = {
+            key: result[key] for key in ("ways", "held_out", "template", "scoring", "k", "each", "steps", "rates")
+        }
+        results["tests"].append({**fields, "lines": test["lines"], "cpu_seconds": time.process_time() - begun})
+    results["cpu_seconds"] = time.process_time() - start
     plan.results.mkdir(parents=True, exist_ok=True)
-    plan.file(setting, row).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    plan.file(setting, row).write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(out)
 
 
@@ -103,8 +105,13 @@ def _train(plan: Plan, row: str, model: str, name: str, data: str, out: Path) ->
         section, _, field = key.partition(".")
         nested.setdefault(section, {})[field] = value
     resume = "latest" if list(out.glob("checkpoint-*")) else None
-    own = {"output_dir": str(out), "max_steps": plan.size["steps"][row], "resume": resume, "overwrite": resume is None}
-    nested["train"] = {**nested.get("train", {}), **own}
+    train_settings = {
+        "output_dir": str(out),
+        "max_steps": plan.size["steps"][row],
+        "resume": resume,
+        "overwrite": resume is None,
+    }
+    nested["train"] = {**nested.get("train", {}), **train_settings}
     return _kept(finetune.train(from_dict(nested)).info)
 
 
@@ -126,9 +133,9 @@ def table(plan: Plan) -> str:
         seconds = ", ".join("-" if r is None else f"{r['cpu_seconds']:.0f}" for r in runs)
         for number, test in enumerate(spec["tests"]):
             for way, label in test["lines"].items():
-                own = [r and r["tests"][number]["ways"][way]["all"] for r in runs]
-                worst = ", ".join(percent(o["worst"]) if o and o["sd"] is not None else "-" for o in own)
-                cells = " | ".join(with_sd(o) if o else "-" for o in own)
+                summaries = [r and r["tests"][number]["ways"][way]["all"] for r in runs]
+                worst = ", ".join(percent(o["worst"]) if o and o["sd"] is not None else "-" for o in summaries)
+                cells = " | ".join(with_sd(o) if o else "-" for o in summaries)
                 lines.append(f"| {label} | {cells} | {worst} | {seconds} |")
                 seconds = ""
     return "\n".join(lines)
@@ -138,15 +145,15 @@ def cost(plan: Plan) -> str:
     """Hours of the full plan on the machine of the smoke runs, on one core, and the smoke's own CPU seconds."""
     full, spent, extra, train, test = plan.data["full"], 0.0, 0.0, 0.0, 0.0
     for setting, row in plan.jobs():
-        if (found := plan.load(setting, row)) is None:
+        if (result := plan.load(setting, row)) is None:
             return "the smoke is not complete"
-        spent += 0 if "extra" in plan.data["rows"][row] else found["cpu_seconds"]
-        extra += found["cpu_seconds"] if "extra" in plan.data["rows"][row] else 0
-        if "train" in found:
+        spent += 0 if "extra" in plan.data["rows"][row] else result["cpu_seconds"]
+        extra += result["cpu_seconds"] if "extra" in plan.data["rows"][row] else 0
+        if "train" in result:
             larger = plan.data["rows"][row]["train"]["train.batch_size"] / plan.training(row)["train.batch_size"]
-            train += found["train"]["seconds_per_step"] * full["steps"][row] * larger
+            train += result["train"]["seconds_per_step"] * full["steps"][row] * larger
         share = full["test"]["test_examples"] / plan.data["smoke"]["test"]["test_examples"]
-        test += share * sum(own["cpu_seconds"] for own in found["tests"])
+        test += share * sum(meta_test["cpu_seconds"] for meta_test in result["tests"])
     return (
         f"{spent:.0f} CPU seconds in all, and {extra:.0f} of the extra rows. The full plan on these tasks, this model "
         f"and one core: "

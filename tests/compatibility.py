@@ -91,20 +91,20 @@ def lines() -> list[dict[str, Any]]:
     return json.loads(LINES.read_text("utf-8")) if LINES.is_file() else []
 
 
-def write(found: list[dict[str, Any]]) -> None:
-    text = ",\n".join(json.dumps(line) for line in found)
+def write(records: list[dict[str, Any]]) -> None:
+    text = ",\n".join(json.dumps(line) for line in records)
     _whole(LINES, f"[\n{text}\n]\n")
-    tabulate(found)
+    tabulate(records)
 
 
-def tabulate(found: list[dict[str, Any]]) -> None:
+def tabulate(records: list[dict[str, Any]]) -> None:
     """tested.json and the page's table from the lines."""
-    spans = ",\n".join(f'    "{name}": {json.dumps(list(span))}' for name, span in tested(found).items())
-    pythons = json.dumps(sorted({minor(line) for line in found if counts(line)}, key=Version))
+    spans = ",\n".join(f'    "{name}": {json.dumps(list(span))}' for name, span in tested(records).items())
+    pythons = json.dumps(sorted({minor(line) for line in records if counts(line)}, key=Version))
     _whole(TESTED, f'{{\n  "pythons": {pythons},\n  "libraries": {{\n{spans}\n  }}\n}}\n')
     page = PAGE.read_text("utf-8")
     before, rest = page.split(BEGIN)
-    _whole(PAGE, f"{before}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}")
+    _whole(PAGE, f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{rest.split(END)[1]}")
 
 
 def counts(line: dict[str, Any]) -> bool:
@@ -120,9 +120,9 @@ def requirements() -> list[Requirement]:
     return [Requirement(text) for text in project["dependencies"]]
 
 
-def tested(found: Iterable[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+def tested(records: Iterable[dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """{library: (oldest, newest) version} over the lines that `counts`."""
-    green = [line["versions"] for line in found if counts(line)]
+    green = [line["versions"] for line in records if counts(line)]
     spans = {}
     for name in LIBRARIES:
         versions = sorted({versions[name].split("+")[0] for versions in green if name in versions}, key=Version)
@@ -136,7 +136,7 @@ def minor(line: dict[str, Any]) -> str:
     return ".".join(line["python"].split(".")[:2])
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(records: list[dict[str, Any]]) -> str:
     head = ["environment", "date", "Python", "on", *SHOWN, "passed", "failed", "skipped", "minutes"]
     rows = [
         [
@@ -150,7 +150,7 @@ def table(found: list[dict[str, Any]]) -> str:
             str(line["skipped"]),
             f"{line['seconds'] / 60:.1f}",
         ]
-        for line in sorted(found, key=lambda line: line["date"], reverse=True)
+        for line in sorted(records, key=lambda line: line["date"], reverse=True)
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 

@@ -88,9 +88,9 @@ def moves(part: Part | str, name: str, values: Tensor) -> Tensor:
     if isinstance(part, Chance):
         return _drawn(part, name, n).view(values.shape)
     if isinstance(part, Indices):
-        found = torch.zeros(n, dtype=torch.bool)
-        found[part.at.long()] = True
-        return found.view(values.shape)
+        mask = torch.zeros(n, dtype=torch.bool)
+        mask[part.at.long()] = True
+        return mask.view(values.shape)
     return torch.ones(values.shape, dtype=torch.bool)
 
 
@@ -108,7 +108,7 @@ def moved_by(support: Support | None, theta: Mapping[str, Tensor]) -> Whole:
 
 def whole(theta: Mapping[str, Tensor], z: Direction) -> Whole:
     """z in float64, 0 where it moves nothing."""
-    where, found = moved_by(z.support, theta), {}
+    where, tensors = moved_by(z.support, theta), {}
     for name, tensor in theta.items():
         part = None if z.support is None else z.support.parts.get(name)
         values = _entries(z, name, tuple(tensor.shape))
@@ -117,12 +117,12 @@ def whole(theta: Mapping[str, Tensor], z: Direction) -> Whole:
             values = torch.zeros(tensor.numel(), dtype=torch.float64)
             values[part.at.long()] = stream
             values = values.view(tensor.shape)
-        found[name] = torch.where(where[name], values, 0.0)
+        tensors[name] = torch.where(where[name], values, 0.0)
     scale = 1.0 if z.support is None else z.support.scale
     if z.law == "sphere":
         size = sum(int(w.sum()) for w in where.values())
-        scale *= math.sqrt(size / sum(float(t.square().sum()) for t in found.values()))
-    return {name: scale * t for name, t in found.items()}
+        scale *= math.sqrt(size / sum(float(t.square().sum()) for t in tensors.values()))
+    return {name: scale * t for name, t in tensors.items()}
 
 
 def dense(theta: Mapping[str, Tensor], g: ZOGrad) -> Whole:
@@ -183,11 +183,11 @@ def basis_by_hand(law: LowRank, name: str, m: int) -> Tensor:
 
 def gram_schmidt_by_hand(columns: list[list[float]]) -> list[list[float]]:
     """Each against those before it, twice; every sum from the first element to the last."""
-    found: list[list[float]] = []
+    basis: list[list[float]] = []
     for column in columns:
         x = list(column)
         for _ in range(2):
-            for q in found:
+            for q in basis:
                 dot = 0.0
                 for a, b in zip(q, x):
                     dot += a * b
@@ -195,8 +195,8 @@ def gram_schmidt_by_hand(columns: list[list[float]]) -> list[list[float]]:
         square = 0.0
         for b in x:
             square += b * b
-        found.append([b / math.sqrt(square) for b in x])
-    return found
+        basis.append([b / math.sqrt(square) for b in x])
+    return basis
 
 
 # ----------------------------------------------------------------------------------------------- every pattern of signs
@@ -211,10 +211,10 @@ def signs_of(seed: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
 def seeds_of_all_signs(sizes: tuple[tuple[str, int], ...], *purposes: tuple[str, int]) -> tuple[int, ...]:
     """One seed for each pattern of signs; with purposes, for each combination of those of `derive(seed, *purpose)`."""
     combinations = 2 ** (max(1, len(purposes)) * sum(n for _, n in sizes))
-    found: dict[tuple, int] = {}
+    seeds: dict[tuple, int] = {}
     for seed in count(1):
         keys = [derive(seed, *purpose) if purpose else seed for purpose in purposes or ((),)]
-        found.setdefault(tuple(signs_of(key, dict(sizes)) for key in keys), seed)
-        if len(found) == combinations:
-            return tuple(found.values())
+        seeds.setdefault(tuple(signs_of(key, dict(sizes)) for key in keys), seed)
+        if len(seeds) == combinations:
+            return tuple(seeds.values())
     raise AssertionError

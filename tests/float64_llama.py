@@ -37,12 +37,12 @@ class Wide:
         return torch.stack(each).mean()
 
     def _options(self, weights: Weights, e: Encoded) -> list[Tensor]:
-        found: list[list[Tensor]] = [[] for _ in range(e.n_options)]
+        by_option: list[list[Tensor]] = [[] for _ in range(e.n_options)]
         for row in e.rows:
             logp = torch.log_softmax(self._logits(weights, row.ids), -1)
             for position, token, option in row.labels:
-                found[option].append(logp[position, token])
-        return [torch.stack(tokens) for tokens in found]
+                by_option[option].append(logp[position, token])
+        return [torch.stack(tokens) for tokens in by_option]
 
     def _logits(self, w: Weights, ids: Sequence[int]) -> Tensor:
         c, n = self.config, len(ids)

@@ -65,8 +65,10 @@ class Case:
     def make_estimator(self, gradients: Any = None) -> Any:
         mask, refresh = None, None if self.estimator == "svrg" else REFRESH
         if self.mask != "none":
-            own = {"refresh": 1 if self.mask == "blocks" else refresh, "batches": 1, "density": 0.4}
-            mask = registry.load("masks", self.mask).Mask(self.settings("masks", self.mask, **own), SEED, gradients)
+            mask_settings = {"refresh": 1 if self.mask == "blocks" else refresh, "batches": 1, "density": 0.4}
+            mask = registry.load("masks", self.mask).Mask(
+                self.settings("masks", self.mask, **mask_settings), SEED, gradients
+            )
         wanted = {"eps": 1e-2, "q": self.q, "shift": self.shift, "law": self.law, "rank": 2, "refresh": REFRESH}
         config = self.settings("estimators", self.estimator, **wanted, anchor_batches=2, anchor="disk")
         return registry.load("estimators", self.estimator).Estimator(config, SEED, mask)

@@ -33,6 +33,6 @@ def test_finetune_takes_the_presets_method(preset: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(api, "resolve", partial(resolve, files=False))
     api.finetune("no/model", "sst2", output_dir="out", preset=preset)
     api.finetune("no/model", "sst2", output_dir="out")
-    own = read_yaml(registry.load("presets", preset), "preset")["method"]["name"]
-    assert [config.names["method"] for config in configs] == [own, "bilevel-zofo"]
+    method = read_yaml(registry.load("presets", preset), "preset")["method"]["name"]
+    assert [config.names["method"] for config in configs] == [method, "bilevel-zofo"]
     assert configs[0].notes == ()

@@ -21,7 +21,7 @@ from zofo.api.generate import Prompt, generate
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its own settings ask for sampling, a penalty and an early stop, which `generate` is not to follow unasked."""
     folder = save_family("llama", tmp_path_factory.mktemp("model"), positions=64, initializer_range=0.2)
-    own = {
+    settings = {
         "do_sample": True,
         "temperature": 3.0,
         "top_k": 3,
@@ -31,7 +31,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bos_token_id": 0,
         "pad_token_id": 2,
     }
-    (folder / "generation_config.json").write_text(json.dumps(own))
+    (folder / "generation_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -84,12 +84,12 @@ PROMPTS = ["a warm and funny film", "the plot", "Question:"]
 def test_greedy_is_the_likeliest_token_each_time(model_dir: Path) -> None:
     model, tokenizer = load(model_dir)
     before = torch.get_rng_state()
-    found = generate(model_dir, PROMPTS, max_new_tokens=12)
+    completions = generate(model_dir, PROMPTS, max_new_tokens=12)
     assert torch.equal(torch.get_rng_state(), before)
-    for prompt, text in zip(PROMPTS, found):
+    for prompt, text in zip(PROMPTS, completions):
         assert prompt + text == decoded(tokenizer, likeliest(model, tokenizer(prompt)["input_ids"], 12))
-    assert generate(model_dir, PROMPTS, max_new_tokens=12, seed=5) == found
-    assert len(set(found)) == 3
+    assert generate(model_dir, PROMPTS, max_new_tokens=12, seed=5) == completions
+    assert len(set(completions)) == 3
 
 
 @pytest.mark.parametrize("adapter", ["lora", "prompt", "prefix", "dept", "ia3"])
@@ -98,10 +98,10 @@ def test_a_run_and_its_export_write_what_their_models_compute(
 ) -> None:
     run = runs(adapter)
     model, tokenizer = load(run.path)
-    found = generate(run.path, PROMPTS, max_new_tokens=10)
-    for prompt, text in zip(PROMPTS, found):
+    completions = generate(run.path, PROMPTS, max_new_tokens=10)
+    for prompt, text in zip(PROMPTS, completions):
         assert prompt + text == decoded(tokenizer, likeliest(model, tokenizer(prompt)["input_ids"], 10))
-    assert generate(run.export(tmp_path / "export"), PROMPTS, max_new_tokens=10) == found
+    assert generate(run.export(tmp_path / "export"), PROMPTS, max_new_tokens=10) == completions
     assert not [w for w in recwarn if "Position ids" in str(w.message)]
 
 
@@ -119,11 +119,11 @@ def test_which_adapter(runs: Callable[[str], Any], tmp_path: Path) -> None:
 def test_sampling_is_keyed_by_seed_and_prompt(model_dir: Path) -> None:
     before = torch.get_rng_state()
     options: dict[str, Any] = {"max_new_tokens": 15, "temperature": 1.0}
-    found = generate(model_dir, ["the plot"] * 3, **options)
+    samples = generate(model_dir, ["the plot"] * 3, **options)
     torch.manual_seed(123)
-    assert generate(model_dir, ["the plot"] * 3, **options) == found
-    assert len(set(found)) == 3
-    assert generate(model_dir, ["the plot"] * 3, seed=1, **options) != found
+    assert generate(model_dir, ["the plot"] * 3, **options) == samples
+    assert len(set(samples)) == 3
+    assert generate(model_dir, ["the plot"] * 3, seed=1, **options) != samples
     torch.set_rng_state(before)
     generate(model_dir, ["the plot"], **options)
     assert torch.equal(torch.get_rng_state(), before)
@@ -141,8 +141,8 @@ def test_sampled_tokens_have_the_models_probabilities(model_dir: Path) -> None:
     token = int(chances.argmax())
     word = decoded(tokenizer, [*ids, token])[len("the plot") :]
     same = sum(float(c) for i, c in enumerate(chances) if decoded(tokenizer, [*ids, i])[len("the plot") :] == word)
-    found = generate(model_dir, ["the plot"] * 300, max_new_tokens=1, temperature=0.5)
-    share, deviation = found.count(word) / 300, (same * (1 - same) / 300) ** 0.5
+    samples = generate(model_dir, ["the plot"] * 300, max_new_tokens=1, temperature=0.5)
+    share, deviation = samples.count(word) / 300, (same * (1 - same) / 300) ** 0.5
     assert 0.05 < same < 0.95
     assert abs(share - same) < 4 * deviation
 
@@ -189,8 +189,8 @@ def test_lengths(model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_completions_come_as_they_are_done(model_dir: Path) -> None:
     seen: list[tuple[int, str]] = []
-    found = generate(model_dir, PROMPTS, max_new_tokens=3, done=lambda i, text: seen.append((i, text)))
-    assert seen == list(enumerate(found))
+    completions = generate(model_dir, PROMPTS, max_new_tokens=3, done=lambda i, text: seen.append((i, text)))
+    assert seen == list(enumerate(completions))
 
 
 def test_all_wrong_settings_at_once(model_dir: Path) -> None:
@@ -218,6 +218,6 @@ def test_a_space_that_a_tokenizer_drops_at_the_start_of_a_text_stays(tmp_path: P
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
     assert tokenizer.decode([4, 5]) == "is good"
     folder = save_tiny(tmp_path / "model", family_config("llama", vocab=6), tokenizer)
-    found = generate(folder, ["the film"] * 8, max_new_tokens=2, temperature=5.0)
-    assert all(text == "" or text.startswith(" ") for text in found)
-    assert any(found)
+    samples = generate(folder, ["the film"] * 8, max_new_tokens=2, temperature=5.0)
+    assert all(text == "" or text.startswith(" ") for text in samples)
+    assert any(samples)

@@ -45,8 +45,8 @@ def test_without_the_flag_no_program_runs(
 ) -> None:
     monkeypatch.setattr(sandbox, "run_all", lambda *args, **kwargs: pytest.fail("a program was run"))
     with caplog.at_level("WARNING", logger="zofo"):
-        found = score(model_dir, problems, output=problems / "out.jsonl")
-    assert set(found) == {"loss", "n"}
+        result = score(model_dir, problems, output=problems / "out.jsonl")
+    assert set(result) == {"loss", "n"}
     assert "--run-generated-code" in caplog.text
     rows = read_rows(problems / "out.jsonl")
     assert all(len(row["generated"]) == 1 and "pass_at_1" not in row for row in rows)
@@ -82,7 +82,7 @@ def test_pass_at_k_of_known_programs() -> None:
     )
     unused: Any = None
     evaluator = Evaluator(unused, data, unused, None, 8, 0, run_code=True)
-    found = evaluator.measure(texts, examples)
-    assert [m["pass_at_1"] for m in found] == pytest.approx([1.0, 0.3, 0.0])
-    assert [m["pass_at_10"] for m in found] == [1.0, 1.0, 0.0]
+    metrics = evaluator.measure(texts, examples)
+    assert [m["pass_at_1"] for m in metrics] == pytest.approx([1.0, 0.3, 0.0])
+    assert [m["pass_at_10"] for m in metrics] == [1.0, 1.0, 0.0]
     assert data.metric == "pass_at_1"

@@ -79,8 +79,8 @@ def test_parts_by_hand(tiny_model_dir: Path, tiny_llama_untied_dir: Path) -> Non
     """AdamW on theta: a gradient and two moments a weight (and a step count a tensor); tied weights count once."""
     sizes = []
     for folder in (tiny_model_dir, tiny_llama_untied_dir):
-        found = predict(configuration(folder, "sst2", method="fo-ft"), Rows(24))
-        (update,) = (peak for peak in found.peaks if peak.phase == "first-order update, theta")
+        footprint = predict(configuration(folder, "sst2", method="fo-ft"), Rows(24))
+        (update,) = (peak for peak in footprint.peaks if peak.phase == "first-order update, theta")
         weights = update.parts["weights"]
         assert update.parts["gradients"] == pytest.approx(weights, rel=0.01)  # buffers have none
         assert update.parts["moments"] == pytest.approx(2 * weights, rel=0.01)

@@ -27,11 +27,11 @@ def fake(sizes: dict[str, int]) -> Any:
 def test_the_rows_are_the_nearest_to_an_average_batch_in_every_methods_text() -> None:
     lengths = {f"{task}/{i}": 10 for task in "abc" for i in range(4)} | {"a/9": 100, "b/9": 1}
     plain, shown = fake(lengths), fake({i: 5 * n for i, n in lengths.items()})
-    found = choose({"plain": plain, "shown": shown}, 6)  # type: ignore[dict-item]
-    assert found == choose({"plain": plain, "shown": shown}, 6)  # type: ignore[dict-item]
-    assert len(set(found)) == 6
-    assert sorted(i[0] for i in found) == ["a", "a", "b", "b", "c", "c"]
-    assert "a/9" not in found
+    ids = choose({"plain": plain, "shown": shown}, 6)  # type: ignore[dict-item]
+    assert ids == choose({"plain": plain, "shown": shown}, 6)  # type: ignore[dict-item]
+    assert len(set(ids)) == 6
+    assert sorted(i[0] for i in ids) == ["a", "a", "b", "b", "c", "c"]
+    assert "a/9" not in ids
 
 
 def test_made_up_rows_are_of_all_tasks_in_turn() -> None:
@@ -51,14 +51,16 @@ def test_it_runs_through(tmp_path: Path, stories_dir: Path, shared_data: Path) -
     command += ["--only", "bilevel, bank", "--only", "metaicl, direct"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(file.read_text())
-    bank, metaicl = found["steps"]["bilevel, bank"], found["steps"]["metaicl, direct"]
+    results = json.loads(file.read_text())
+    bank, metaicl = results["steps"]["bilevel, bank"], results["steps"]["metaicl, direct"]
     assert bank["counted_steps"] == 3
     assert bank["a_step"]["backward_passes"] == pytest.approx(4 / 3)  # T, and two of p
     assert metaicl["a_step"]["forwards"] == metaicl["a_step"]["backward_passes"] == 1
     assert metaicl["a_step"]["examples_seen"] == 4
-    assert set(found["memory"]) == {"bilevel, bank", "metaicl, direct"}
-    assert all(row["predicted_mib"]["total"] > 0 and row["over_mib"]["median"] > 0 for row in found["memory"].values())
-    assert found["inference"]["tasks"]["hate_speech18"]["tokens_read_once"] >= 32
-    assert found["inference"]["largest difference of a score"] < 1e-3
+    assert set(results["memory"]) == {"bilevel, bank", "metaicl, direct"}
+    assert all(
+        row["predicted_mib"]["total"] > 0 and row["over_mib"]["median"] > 0 for row in results["memory"].values()
+    )
+    assert results["inference"]["tasks"]["hate_speech18"]["tokens_read_once"] >= 32
+    assert results["inference"]["largest difference of a score"] < 1e-3
     assert "inference, k = 1" in done.stdout

@@ -64,17 +64,17 @@ def test_files_of_an_evaluation(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     out = tmp_path / "new" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["predictions.jsonl", "report.json", "results.json"]
-    result, found = json.loads(done.stdout), read_rows(out / "predictions.jsonl")
+    result, predictions = json.loads(done.stdout), read_rows(out / "predictions.jsonl")
     recorded = json.loads((out / "results.json").read_text())
     assert recorded == {**recorded, **result}
     assert {"task", "task_version", "template", "split", "seed", "model"} <= recorded.keys()
     assert (recorded["num_fewshot"], recorded["scoring"]) == (2, "calibrated")
     assert set(result) == {"loss", "n", "accuracy"}
-    assert len(found) == result["n"] == 6
-    assert all(row["prompt"].startswith("two hours of rain on a window") for row in found)
-    assert all(row["prompt"].count("\n\n") == 2 for row in found)
+    assert len(predictions) == result["n"] == 6
+    assert all(row["prompt"].startswith("two hours of rain on a window") for row in predictions)
+    assert all(row["prompt"].count("\n\n") == 2 for row in predictions)
     report = json.loads((out / "report.json").read_text())
-    assert report["accuracy"] == result["accuracy"] == sum(row["correct"] for row in found) / 6
+    assert report["accuracy"] == result["accuracy"] == sum(row["correct"] for row in predictions) / 6
     expected = evaluate(
         root / "model", task="sst2", data=str(root / "data"), num_fewshot=2, scoring="calibrated", fewshot="fixed"
     )
@@ -83,7 +83,7 @@ def test_files_of_an_evaluation(root: Path, tmp_path: Path) -> None:
     evaluate(
         root / "model", task="sst2", data=str(root / "data"), num_fewshot=2, scoring="sum", fewshot="fixed", output=sums
     )
-    less = [[a - b for a, b in zip(one["scores"], two["scores"])] for one, two in zip(read_rows(sums), found)]
+    less = [[a - b for a, b in zip(one["scores"], two["scores"])] for one, two in zip(read_rows(sums), predictions)]
     assert all(each == pytest.approx(less[0], abs=1e-4) for each in less), "one prompt without input for all"
 
 

@@ -24,8 +24,8 @@ def lines(text: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def expected(tiny_model_dir: Path) -> list[dict[str, Any]]:
-    found = generate(tiny_model_dir, TEXTS, max_new_tokens=5)
-    return [{"prompt": prompt, "completion": text} for prompt, text in zip(TEXTS, found)]
+    completions = generate(tiny_model_dir, TEXTS, max_new_tokens=5)
+    return [{"prompt": prompt, "completion": text} for prompt, text in zip(TEXTS, completions)]
 
 
 def test_a_process_of_its_own(tiny_model_dir: Path, expected: list[dict[str, Any]]) -> None:
@@ -152,9 +152,9 @@ def test_what_is_wrong_is_one_line_and_exit_2(
         path.write_bytes(file[1] if isinstance(file[1], bytes) else file[1].encode())
         extra = ["--file", str(path)]
     assert cli.run(["generate", str(tiny_model_dir), *extra, *options, "--output", str(out)]) == 2
-    found = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
-    assert len(found) == 1
-    assert found[0].startswith("error: " + line.format(file=tmp_path / (file or ("",))[0], model=tiny_model_dir))
+    errors = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: " + line.format(file=tmp_path / (file or ("",))[0], model=tiny_model_dir))
     assert not out.exists()
 
 

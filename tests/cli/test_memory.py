@@ -40,11 +40,11 @@ def test_json(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(
         capsys, "--model", tiny_model_dir, "--length", "16", "--method", "mezo", "--method", "fo-peft", *SMALL, "--json"
     )
-    found = json.loads(out)
-    mezo, fo = found["predicted"]
+    report = json.loads(out)
+    mezo, fo = report["predicted"]
     assert (mezo["method"], fo["method"], fo["adapter"]) == ("mezo", "fo-peft", "lora")
     assert mezo["peak_bytes"] == max(phase["total"] for phase in mezo["phases"].values())
-    assert found["process_bytes"] > 100 * 2**20
+    assert report["process_bytes"] > 100 * 2**20
 
 
 def test_the_errors_of_validate(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,8 +216,8 @@ def test_a_run_goes_on_and_its_files_give_the_model(name: str, places: tuple[Pat
     journals = [(tmp_path / part / "journal.bin").read_bytes() for part in ("whole", "cut")]
     assert journals[0] == journals[1]
     assert (whole.info["dev"], whole.info["test"]) == (resumed.info["dev"], resumed.info["test"])
-    found = [hashes(load(run.path)[0]) for run in (whole, resumed)]
-    assert found[0] == found[1]
+    digests = [hashes(load(run.path)[0]) for run in (whole, resumed)]
+    assert digests[0] == digests[1]
     header, start = read_header(whole.path / "journal.bin")
     outcomes = {record.outcome for record in read_records(whole.path / "journal.bin", start)}
     assert (Outcome.SUPPORT in outcomes) == (header["mask"]["name"] in ("magnitude", "sensitivity"))

@@ -64,8 +64,8 @@ def test_a_batch_is_its_examples(name: str) -> None:
     logp = random_logp(batch)
     labels = logp.split([sum(len(row.labels) for row in e.rows) for e in encoded])
     sums, weights = of(name, encoded, logp)
-    for i, (e, own) in enumerate(zip(encoded, labels, strict=True)):
-        alone = of(name, [e], own)
+    for i, (e, label_logp) in enumerate(zip(encoded, labels, strict=True)):
+        alone = of(name, [e], label_logp)
         assert float(alone[0]) == pytest.approx(float(sums[i]), rel=1e-5, abs=1e-6)
         assert float(alone[1]) == float(weights[i])
     turned = of(name, encoded[::-1], torch.cat(labels[::-1]))

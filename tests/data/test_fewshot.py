@@ -37,8 +37,8 @@ def sentence(row: dict[str, Any]) -> str:
 @pytest.fixture
 def sst2(write_jsonl: Write, tmp_path: Path) -> Path:
     """A directory of 12 training, 3 dev and 4 test rows."""
-    for name, some in (("train", rows(12)), ("validation", rows(3, "dev")), ("test", rows(4, "test"))):
-        write_jsonl(f"sst2/{name}.jsonl", some)
+    for name, split_rows in (("train", rows(12)), ("validation", rows(3, "dev")), ("test", rows(4, "test"))):
+        write_jsonl(f"sst2/{name}.jsonl", split_rows)
     return tmp_path / "sst2"
 
 
@@ -55,8 +55,8 @@ def task(data: Path, name: str = "sst2", **changes: Any) -> TaskConfig:
 
 def split(example: Example) -> tuple[list[str], str]:
     """(the demonstrations, the example's own prompt)"""
-    *shown, own = example.prompt.split("\n\n")
-    return shown, own
+    *shown, prompt = example.prompt.split("\n\n")
+    return shown, prompt
 
 
 # ---------------------------------------------------------------------------------------------------- the prompts
@@ -93,27 +93,29 @@ def test_random_ones_are_one_draw_of_the_training_rows(sst2: Path) -> None:
 
 def test_a_draw_for_each_example_goes_by_its_id(sst2: Path) -> None:
     cfg = task(sst2, num_fewshot=3, fewshot="per-example")
-    found = {e.id: split(e)[0] for e in load_task(cfg, 0).test}
+    demonstrations = {e.id: split(e)[0] for e in load_task(cfg, 0).test}
     known = {sentence(row) for row in rows(12)}
-    assert all(len(set(shown)) == 3 and set(shown) <= known for shown in found.values())
-    assert len({tuple(shown) for shown in found.values()}) > 1
+    assert all(len(set(shown)) == 3 and set(shown) <= known for shown in demonstrations.values())
+    assert len({tuple(shown) for shown in demonstrations.values()}) > 1
     fewer = load_task(replace(cfg, test_examples=2), 0).test
     assert len(fewer) == 2
-    assert all(split(e)[0] == found[e.id] for e in fewer)
-    assert {e.id: split(e)[0] for e in load_task(cfg, 1).test} != found
+    assert all(split(e)[0] == demonstrations[e.id] for e in fewer)
+    assert {e.id: split(e)[0] for e in load_task(cfg, 1).test} != demonstrations
 
 
 def test_several_right_answers_show_the_first(write_jsonl: Write, tmp_path: Path) -> None:
     write_jsonl("test.jsonl", load_spec(registry.load("tasks", "record")).demonstrations)
     data = load_task(task(tmp_path, "record", num_fewshot=1, fewshot="fixed"), 0, only="test")
-    shown = {own[:8]: text for e in data.test for (text,), own in [split(e)]}  # the other one: not among its own
+    shown = {prompt[:8]: text for e in data.test for (text,), prompt in [split(e)]}  # the other one: not among its own
     assert shown["Lindholm"].endswith("\n- Cars will cross the river on the Talbrücke a day later.")
     assert shown["Oberau ("].endswith("wait for their post, said Agnes Brandt.")
 
 
 def test_generated_answers_show_the_trained_one(write_jsonl: Write, tmp_path: Path) -> None:
-    own = load_spec(registry.load("tasks", "gsm8k")).demonstrations
-    write_jsonl("train.jsonl", own * 2 + [{"question": "What is 1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}])
+    demonstrations = load_spec(registry.load("tasks", "gsm8k")).demonstrations
+    write_jsonl(
+        "train.jsonl", demonstrations * 2 + [{"question": "What is 1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}]
+    )
     write_jsonl("test.jsonl", [{"question": "What is 2 + 2?", "answer": "#### 4"}])
     data = load_task(task(tmp_path, "gsm8k", num_fewshot=1, fewshot="fixed"), 0, only="test")
     assert data.test[0].prompt == (
@@ -132,10 +134,10 @@ def test_no_example_is_among_its_own_demonstrations(how: Any) -> None:
     pool = [Example(f"x/{i}", f"prompt {i}", (" a", " b"), (i % 2,)) for i in range(4)]
     known = {e.prompt: e.prompt + e.answers[e.gold[0]] for e in pool}
     for seed in range(5):
-        found = demonstrate(pool, pool, 3, how, seed)
-        for e, dressed in zip(pool, found):
-            shown, own = split(dressed)
-            assert own == e.prompt
+        examples = demonstrate(pool, pool, 3, how, seed)
+        for e, dressed in zip(pool, examples):
+            shown, own_prompt = split(dressed)
+            assert own_prompt == e.prompt
             assert set(shown) == {text for prompt, text in known.items() if prompt != e.prompt}
             assert (dressed.answers, dressed.gold, dressed.id) == (e.answers, e.gold, e.id)
     with pytest.raises(InputError, match=r"^task.num_fewshot: only 3 of 4 demonstrations differ from x/0"):
@@ -160,8 +162,8 @@ def test_where_there_are_no_training_rows(write_jsonl: Write, tmp_path: Path) ->
     write_jsonl("validation.jsonl", rows(3, "dev"))
     data = load_task(task(tmp_path, num_fewshot=2), 0, only="dev")
     for e in data.dev:
-        own = split(e)[1].removesuffix(" It was")
-        assert set(split(e)[0]) == {sentence(row) for row in rows(3, "dev") if row["sentence"] != own}
+        own_sentence = split(e)[1].removesuffix(" It was")
+        assert set(split(e)[0]) == {sentence(row) for row in rows(3, "dev") if row["sentence"] != own_sentence}
     (tmp_path / "validation.jsonl").rename(tmp_path / "test.jsonl")
     data = load_task(task(tmp_path, num_fewshot=2), 0, only="test")
     assert {text for e in data.test for text in split(e)[0]} <= {
@@ -264,10 +266,10 @@ def test_test_rows_alone_are_carved_by_a_run(
         run = finetune(str(model_dir), "math500", "icl", output_dir=tmp_path / "run", overrides=overrides)
     assert "math500 has test rows alone: 8 of the 10 are taken for train and dev, the other 2 are the" in caplog.text
     assert (run.info["examples"]["test"], run.test["n"]) == (2, 2)
-    own = {row["id"] for row in read_rows(run.path / "eval" / "predictions-theta.jsonl")}
+    ids = {row["id"] for row in read_rows(run.path / "eval" / "predictions-theta.jsonl")}
     result = evaluate(run.path, output=tmp_path / "again.jsonl")
     assert result == pytest.approx(run.test, rel=1e-6)
-    assert {row["id"] for row in read_rows(tmp_path / "again.jsonl")} == own
+    assert {row["id"] for row in read_rows(tmp_path / "again.jsonl")} == ids
     prompts = [row["prompt"] for row in read_rows(tmp_path / "again.jsonl")]
     tested = {re.findall(r"What is (\d+)", prompt)[-1] for prompt in prompts}
     assert not {n for prompt in prompts for n in re.findall(r"What is (\d+)", prompt)[:-1]} & tested
@@ -277,10 +279,10 @@ def test_test_rows_alone_are_carved_by_a_run(
 
 def test_a_small_task_keeps_most_rows_for_training(write_jsonl: Write, tmp_path: Path) -> None:
     """copa: dev is 100 of its 400 rows, and never more than half of what there is."""
-    own = load_spec(registry.load("tasks", "copa")).demonstrations[0]
-    write_jsonl("test.jsonl", [own])
+    row = load_spec(registry.load("tasks", "copa")).demonstrations[0]
+    write_jsonl("test.jsonl", [row])
     for n, dev in ((240, 100), (60, 30)):
-        write_jsonl("train.jsonl", [{**own, "premise": f"The kettle {i} boiled dry."} for i in range(n)])
+        write_jsonl("train.jsonl", [{**row, "premise": f"The kettle {i} boiled dry."} for i in range(n)])
         data = load_task(task(tmp_path, "copa"), 0)
         assert (len(data.dev), len(data.train), len(data.test)) == (dev, n - dev, 1)
         assert len(load_task(task(tmp_path, "copa", dev_examples=7), 0).dev) == 7

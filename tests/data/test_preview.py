@@ -65,8 +65,8 @@ def test_three_prompts_and_their_answers() -> None:
 def test_completions_many_answers_and_references() -> None:
     assert list(shown(Example("x", "say", (" hello",), (0,)))) == ["--- x", "say", "    answer: *' hello'"]
     many = Example("x", "which", tuple(f" {i}" for i in range(13)), (2, 11))
-    some = " | ".join(f"{'*' * (i == 2)}' {i}'" for i in range(10))
-    assert list(shown(many))[2] == f"    answers: {some} and 3 more"
+    first_ten = " | ".join(f"{'*' * (i == 2)}' {i}'" for i in range(10))
+    assert list(shown(many))[2] == f"    answers: {first_ten} and 3 more"
     asked = replace(many, answers=(" 4",), gold=(0,), reference=["4", "four"])
     assert list(shown(asked))[2:] == ["    answer: *' 4'", "    compared with: ['4', 'four']"]
 
@@ -106,8 +106,8 @@ def test_balance_of_labels() -> None:
         "right: negative 2, positive 0",
         "right: negative 0, positive 5",
     ]
-    own = [Example(f"t/{i}", f"p {i}", (f" a{i}", f" b{i}", f" c{i}")[: 2 + i % 2], (i % 2,)) for i in range(5)]
-    assert of(made("options", train=own))[-1].endswith("; right: answer 0: 3, answer 1: 2")
+    examples = [Example(f"t/{i}", f"p {i}", (f" a{i}", f" b{i}", f" c{i}")[: 2 + i % 2], (i % 2,)) for i in range(5)]
+    assert of(made("options", train=examples))[-1].endswith("; right: answer 0: 3, answer 1: 2")
     several = [*train, Example("t/x", "film x", (" bad", " good"), (0, 1))]
     assert "right" not in of(made("options", train=several))[-1]
     texts = [Example(f"t/{i}", f"p {i}", (" a",), (0,), reference="a") for i in range(3)]
@@ -119,9 +119,9 @@ def test_balance_of_labels() -> None:
 
 
 def test_a_line_for_each_split_that_has_rows(write_jsonl: Write, tmp_path: Path) -> None:
-    own = load_spec(registry.load("tasks", "squad")).demonstrations
+    rows = load_spec(registry.load("tasks", "squad")).demonstrations
     for name in ("train", "validation", "test"):
-        write_jsonl(f"{name}.jsonl", [{**row, "question": f"{row['question']} ({name})"} for row in own])
+        write_jsonl(f"{name}.jsonl", [{**row, "question": f"{row['question']} ({name})"} for row in rows])
     lines = of(load_task(TaskConfig(name="squad", data=str(tmp_path)), 0))
     assert [line.split(":")[0] for line in lines if re.match(r"(train|dev|test):", line)] == ["train", "dev", "test"]
     assert "    answer: *' the brothers Kuhn'" in lines
@@ -191,8 +191,8 @@ def test_a_run_shows_it(
         batch_size=2,
         overrides=[f"task.data={tmp_path}", "model.max_length=20", "method.inner_steps=1"],
     )
-    found = capsys.readouterr()
-    text = found.out if dry_run else found.err
+    captured = capsys.readouterr()
+    text = captured.out if dry_run else captured.err
     assert len(re.findall(r"^--- sst2/train/\d$", text, re.MULTILINE)) == 3
     assert "warning: 2 of 2 dev examples are training examples too" in text
     assert "warning: 2 of 2 test examples are training examples too" in text
@@ -207,9 +207,9 @@ def test_a_run_shows_it(
 
 @pytest.fixture
 def squad(write_jsonl: Write, tmp_path: Path) -> Path:
-    own = load_spec(registry.load("tasks", "squad")).demonstrations
+    rows = load_spec(registry.load("tasks", "squad")).demonstrations
     for name in ("train", "validation", "test"):
-        write_jsonl(f"squad/{name}.jsonl", own)
+        write_jsonl(f"squad/{name}.jsonl", rows)
     return tmp_path / "squad"
 
 

@@ -22,11 +22,11 @@ def texts(tokenizer: Any, row: Row) -> list[str]:
 
 def label_texts(tokenizer: Any, encoded: Encoded) -> list[list[str]]:
     """The decoded label tokens of each option."""
-    found: list[list[str]] = [[] for _ in range(encoded.n_options)]
+    by_option: list[list[str]] = [[] for _ in range(encoded.n_options)]
     for row in encoded.rows:
         for _, token, option in row.labels:
-            found[option].append(tokenizer.decode([token]))
-    return found
+            by_option[option].append(tokenizer.decode([token]))
+    return by_option
 
 
 def test_plain_boundary(tiny_tokenizer: Any) -> None:

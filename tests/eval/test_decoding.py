@@ -41,8 +41,8 @@ def requests(tokenizer: Any, room: int = 7) -> list[Request]:
     return [Request(prompt_ids(tokenizer, text, "x"), room, derive(3, "t", i)) for i, text in enumerate(PROMPTS)]
 
 
-def alone(model: Any, tokenizer: Any, some: Sequence[Request], decoding: Decoding) -> list[str]:
-    return [decode(model, tokenizer, [request], decoding, PAD)[0] for request in some]
+def alone(model: Any, tokenizer: Any, all_requests: Sequence[Request], decoding: Decoding) -> list[str]:
+    return [decode(model, tokenizer, [request], decoding, PAD)[0] for request in all_requests]
 
 
 @torch.no_grad()
@@ -56,10 +56,10 @@ def likeliest(model: Any, tokenizer: Any, ids: Sequence[int], new: int, end: int
 
 def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(ids, ids and what followed them) of each call of the model's `generate`."""
-    calls, own = [], model.generate
+    calls, original = [], model.generate
 
     def spy(**options: Any) -> torch.Tensor:
-        out = own(**options)
+        out = original(**options)
         if not options.get("return_dict_in_generate"):  # as when a way to write is tried
             calls.append((options["input_ids"], out))
         return out
@@ -73,66 +73,66 @@ def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Ten
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_every_family(family: str, family_dir: Directories, tiny_tokenizer: Any, monkeypatch: Any) -> None:
-    model, some = lively(family_dir(family)), requests(tiny_tokenizer)
+    model, all_requests = lively(family_dir(family)), requests(tiny_tokenizer)
     assert takes_padding(model) == (family != "mamba")
     calls = watched(model, monkeypatch)
-    found = decode(model, tiny_tokenizer, some, GREEDY, PAD)
-    lengths = {len(r.ids) for r in some}
+    texts = decode(model, tiny_tokenizer, all_requests, GREEDY, PAD)
+    lengths = {len(r.ids) for r in all_requests}
     assert len(calls) == (len(lengths) if family == "mamba" else 1), "rows of a recurrent model are of one length"
     end = model.generation_config.eos_token_id
-    assert found == [likeliest(model, tiny_tokenizer, r.ids, 7, end) for r in some]
-    assert len(set(found)) > 2
-    sampled = decode(model, tiny_tokenizer, some, SAMPLED, PAD, batch_size=3)
-    assert sampled == alone(model, tiny_tokenizer, some, SAMPLED)
-    assert sampled != found
+    assert texts == [likeliest(model, tiny_tokenizer, r.ids, 7, end) for r in all_requests]
+    assert len(set(texts)) > 2
+    sampled = decode(model, tiny_tokenizer, all_requests, SAMPLED, PAD, batch_size=3)
+    assert sampled == alone(model, tiny_tokenizer, all_requests, SAMPLED)
+    assert sampled != texts
 
 
 @pytest.mark.parametrize(("family", "name"), FITS)
 def test_rows_of_every_adapter(family: str, name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
     """The model that writes inside a run, and the one that is deployed, say what the training's forwards compute."""
-    model, some = lively(family_dir(family)), requests(tiny_tokenizer, 5)
+    model, all_requests = lively(family_dir(family)), requests(tiny_tokenizer, 5)
     settings = {k: v for k, v in (adapter_for(family, name) or {}).items() if k != "name"}
     adapters = adapted(name, model, tiny_tokenizer, **settings)
     end = model.generation_config.eos_token_id
-    want = [likeliest(adapters.model, tiny_tokenizer, r.ids, 5, end) for r in some]
-    assert decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == want
-    sampled = decode(adapters.model, tiny_tokenizer, some, SAMPLED, PAD)
+    want = [likeliest(adapters.model, tiny_tokenizer, r.ids, 5, end) for r in all_requests]
+    assert decode(adapters.model, tiny_tokenizer, all_requests, GREEDY, PAD) == want
+    sampled = decode(adapters.model, tiny_tokenizer, all_requests, SAMPLED, PAD)
     deployed = adapters.deployable("p")
     assert takes_padding(deployed) == (name in ("lora", "ia3") and family != "mamba")
-    assert decode(deployed, tiny_tokenizer, some, GREEDY, PAD, batch_size=3) == want
-    assert alone(deployed, tiny_tokenizer, some, SAMPLED) == sampled
+    assert decode(deployed, tiny_tokenizer, all_requests, GREEDY, PAD, batch_size=3) == want
+    assert alone(deployed, tiny_tokenizer, all_requests, SAMPLED) == sampled
     plain = lively(family_dir(family))
-    assert want != [likeliest(plain, tiny_tokenizer, r.ids, 5, end) for r in some], "the adapter matters"
+    assert want != [likeliest(plain, tiny_tokenizer, r.ids, 5, end) for r in all_requests], "the adapter matters"
 
 
 @pytest.mark.parametrize("name", ["lora", "prompt", "dept"])
 def test_the_writer_follows_the_active_adapter(name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
-    adapters, some = adapted(name, lively(family_dir("llama")), tiny_tokenizer), requests(tiny_tokenizer)
-    before = decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
+    adapters, all_requests = adapted(name, lively(family_dir("llama")), tiny_tokenizer), requests(tiny_tokenizer)
+    before = decode(adapters.model, tiny_tokenizer, all_requests, GREEDY, PAD)
     with adapters.active("s"):
-        found = decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD)
-        assert found == [likeliest(adapters.model, tiny_tokenizer, r.ids, 7, 1) for r in some]
-    assert found != before
-    assert decode(adapters.model, tiny_tokenizer, some, GREEDY, PAD) == before
+        texts = decode(adapters.model, tiny_tokenizer, all_requests, GREEDY, PAD)
+        assert texts == [likeliest(adapters.model, tiny_tokenizer, r.ids, 7, 1) for r in all_requests]
+    assert texts != before
+    assert decode(adapters.model, tiny_tokenizer, all_requests, GREEDY, PAD) == before
 
 
 def test_soft_rows_of_one_length_share_a_batch(family_dir: Directories, tiny_tokenizer: Any, monkeypatch: Any) -> None:
     model = lively(family_dir("llama"))
     writer = adapted("prompt", model, tiny_tokenizer).model
     calls = watched(writer, monkeypatch)
-    some = [Request([0, 70 + i, *range(80, 80 + i % 2)], 4, i) for i in range(6)]
-    found = decode(writer, tiny_tokenizer, some, SAMPLED, PAD)
+    all_requests = [Request([0, 70 + i, *range(80, 80 + i % 2)], 4, i) for i in range(6)]
+    texts = decode(writer, tiny_tokenizer, all_requests, SAMPLED, PAD)
     assert sorted(tuple(ids.shape) for ids, _ in calls) == [(3, 2), (3, 3)]
-    assert found == alone(writer, tiny_tokenizer, some, SAMPLED)
+    assert texts == alone(writer, tiny_tokenizer, all_requests, SAMPLED)
 
 
 def test_a_trained_model(stories_dir: Path) -> None:
     prompts = ["Once upon a time", "Lily had a red ball and a big dog named Max. One day", "The", "Tom said:"]
     for temperature, top_p in ((0.0, 1.0), (1.0, 0.9)):
         settings: dict[str, Any] = {"max_new_tokens": 20, "temperature": temperature, "top_p": top_p}
-        found = generate(stories_dir, prompts, batch_size=4, **settings)
-        assert found == generate(stories_dir, prompts, **settings)
-        assert len(set(found)) == 4
+        texts = generate(stories_dir, prompts, batch_size=4, **settings)
+        assert texts == generate(stories_dir, prompts, **settings)
+        assert len(set(texts)) == 4
     assert generate(stories_dir, prompts[:1], max_new_tokens=3)[0].startswith(", there was")
 
 
@@ -147,10 +147,12 @@ def test_the_first_space_that_a_tokenizer_drops(family_dir: Directories) -> None
     inner.train_from_iterator(SENTENCES * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     assert detokenize(tokenizer, tokenizer("dog")["input_ids"]) == "dog"
-    model, some = lively(family_dir("llama")), requests(tokenizer)
-    assert decode(model, tokenizer, some, SAMPLED, PAD) == alone(model, tokenizer, some, SAMPLED)
-    assert decode(model, tokenizer, some, GREEDY, PAD) == [likeliest(model, tokenizer, r.ids, 7, 1) for r in some]
-    many = [Request(some[1].ids, 2, key) for key in range(40)]
+    model, all_requests = lively(family_dir("llama")), requests(tokenizer)
+    assert decode(model, tokenizer, all_requests, SAMPLED, PAD) == alone(model, tokenizer, all_requests, SAMPLED)
+    assert decode(model, tokenizer, all_requests, GREEDY, PAD) == [
+        likeliest(model, tokenizer, r.ids, 7, 1) for r in all_requests
+    ]
+    many = [Request(all_requests[1].ids, 2, key) for key in range(40)]
     texts = decode(model, tokenizer, many, Decoding(2, temperature=2.0), PAD, batch_size=40)
     assert any(text.startswith(" ") for text in texts)
 
@@ -206,8 +208,10 @@ ABC = {one: {two: 1.0} for one, two in zip("abcdefgh", [*"bcdefgh", ""])}  # a b
 
 def spelled(model: Any, texts: Sequence[str], decoding: Decoding, rooms: Sequence[int] = (), **options: Any) -> Any:
     tokenizer = spelling()
-    some = [Request([IDS[c] for c in text], room, i) for i, (text, room) in enumerate(zip(texts, rooms or [99] * 99))]
-    return decode(model, tokenizer, some, decoding, PAD, **options)
+    all_requests = [
+        Request([IDS[c] for c in text], room, i) for i, (text, room) in enumerate(zip(texts, rooms or [99] * 99))
+    ]
+    return decode(model, tokenizer, all_requests, decoding, PAD, **options)
 
 
 def test_each_row_ends_where_its_own_end_is() -> None:
@@ -253,9 +257,9 @@ def test_rows_near_the_models_limit() -> None:
 
 def test_each_text_is_told_once_the_longest_first() -> None:
     seen: list[tuple[int, str]] = []
-    found = spelled(chain(ABC), ["a", "gggg", "ee"], Decoding(3), batch_size=1, done=lambda *both: seen.append(both))
+    texts = spelled(chain(ABC), ["a", "gggg", "ee"], Decoding(3), batch_size=1, done=lambda *both: seen.append(both))
     assert seen == [(1, "h"), (2, "fgh"), (0, "bcd")]
-    assert found == ["bcd", "h", "fgh"]
+    assert texts == ["bcd", "h", "fgh"]
 
 
 # ---------------------------------------------------------------------------------------------------------- sampling
@@ -273,8 +277,8 @@ def near(counts: Counter[str], chances: dict[str, float]) -> None:
 
 
 def drawn(temperature: float, top_p: float = 1.0, new: int = 2) -> Counter[str]:
-    some = [Request([IDS["a"]], new, derive(1, "draw", i)) for i in range(N)]
-    return Counter(decode(chain(CHANCES), spelling(), some, Decoding(new, (), temperature, top_p), PAD, N))
+    all_requests = [Request([IDS["a"]], new, derive(1, "draw", i)) for i in range(N)]
+    return Counter(decode(chain(CHANCES), spelling(), all_requests, Decoding(new, (), temperature, top_p), PAD, N))
 
 
 def test_texts_come_as_often_as_their_probabilities_say() -> None:
@@ -293,10 +297,10 @@ def test_the_global_random_state_is_neither_read_nor_moved() -> None:
         return random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist(), torch.get_rng_state()
 
     model, before = chain(CHANCES), state()
-    some = [Request([IDS["a"]], 2, i) for i in range(9)]
-    found = decode(model, spelling(), some, Decoding(2, temperature=1.0), PAD)
+    all_requests = [Request([IDS["a"]], 2, i) for i in range(9)]
+    texts = decode(model, spelling(), all_requests, Decoding(2, temperature=1.0), PAD)
     assert state()[:2] == before[:2]
     assert torch.equal(state()[2], before[2])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(77)
-        assert decode(model, spelling(), some, Decoding(2, temperature=1.0), PAD) == found
+        assert decode(model, spelling(), all_requests, Decoding(2, temperature=1.0), PAD) == texts

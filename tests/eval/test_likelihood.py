@@ -60,10 +60,10 @@ def answer_tokens(plain: tuple[Any, Any], prompt: str, answer: str, ends: bool =
 
 
 def by_hand(plain: tuple[Any, Any], scoring: str, prompt: str, answer: str, null: str | None = None) -> float:
-    found = answer_tokens(plain, prompt, answer)
+    logprobs = answer_tokens(plain, prompt, answer)
     if scoring == "calibrated":
-        return sum(found) - sum(answer_tokens(plain, null or "", answer))
-    return sum(found) / {"mean": len(found), "sum": 1, "characters": len(answer.strip())}[scoring]
+        return sum(logprobs) - sum(answer_tokens(plain, null or "", answer))
+    return sum(logprobs) / {"mean": len(logprobs), "sum": 1, "characters": len(answer.strip())}[scoring]
 
 
 # Of the first demonstration under each template, what is left without its input
@@ -87,9 +87,9 @@ def test_scores_of_whole_examples(
     result = evaluate(
         model_dir, task=name, data=str(tmp_path), template=template, scoring=scoring, output=tmp_path / "out"
     )
-    found = read_rows(tmp_path / "out" / "predictions.jsonl")
-    assert len(found) == len(rows)
-    for row in found:
+    predictions = read_rows(tmp_path / "out" / "predictions.jsonl")
+    assert len(predictions) == len(rows)
+    for row in predictions:
         null = NULLS[name, template]
         null = "so" if null == "because" and row["prompt"].endswith(" so") else null
         want = [by_hand(plain, scoring, row["prompt"], answer, null) for answer in row["answers"]]
@@ -97,19 +97,19 @@ def test_scores_of_whole_examples(
         assert row["scores"] == pytest.approx(want, abs=1e-5 * size, rel=1e-5)
         assert row["predicted"] == max(range(len(want)), key=want.__getitem__)
         assert row["correct"] == (row["predicted"] in row["gold"])
-    assert result["accuracy"] == sum(row["correct"] for row in found) / len(found)
+    assert result["accuracy"] == sum(row["correct"] for row in predictions) / len(predictions)
     two = (name, template) == ("copa", "default")
-    assert {row["prompt"].endswith(" so") for row in found} == ({True, False} if two else {False})
+    assert {row["prompt"].endswith(" so") for row in predictions} == ({True, False} if two else {False})
 
 
 def test_scorings_differ(model_dir: Path, write_jsonl: Write, tmp_path: Path) -> None:
     write_jsonl("test.jsonl", demonstrations("copa"))
-    found = []
+    scores = []
     for scoring in SCORINGS:
         overrides = [f"task.scoring={scoring}"]
         evaluate(model_dir, task="copa", data=str(tmp_path), overrides=overrides, output=tmp_path / f"{scoring}.jsonl")
-        found.append([tuple(row["scores"]) for row in read_rows(tmp_path / f"{scoring}.jsonl")])
-    assert len({str(each) for each in found}) == 4
+        scores.append([tuple(row["scores"]) for row in read_rows(tmp_path / f"{scoring}.jsonl")])
+    assert len({str(each) for each in scores}) == 4
     losses = {evaluate(model_dir, task="copa", data=str(tmp_path), scoring=scoring)["loss"] for scoring in SCORINGS}
     assert len(losses) == 1, "how options are scored is no part of the loss"
 
@@ -147,8 +147,8 @@ def test_any_of_several_right_answers_counts(model_dir: Path, write_jsonl: Write
     chosen = names[read_rows(tmp_path / "out.jsonl")[0]["predicted"]]
     others = [name for name in names if name != chosen]
     answers = [others[0], chosen], others[1:3], [chosen], names
-    write_jsonl("test.jsonl", [{**row, "answers": some} for some in answers])
-    found = evaluate(model_dir, task="record", data=str(tmp_path), output=tmp_path / "out.jsonl")
+    write_jsonl("test.jsonl", [{**row, "answers": gold} for gold in answers])
+    result = evaluate(model_dir, task="record", data=str(tmp_path), output=tmp_path / "out.jsonl")
     right = {tuple(sorted(row["gold"])): row["correct"] for row in read_rows(tmp_path / "out.jsonl")}
     at = {name: names.index(name) for name in names}
     assert right == {
@@ -157,7 +157,7 @@ def test_any_of_several_right_answers_counts(model_dir: Path, write_jsonl: Write
         (at[chosen],): True,
         (0, 1, 2, 3, 4): True,
     }
-    assert found["accuracy"] == 0.75
+    assert result["accuracy"] == 0.75
 
 
 # ------------------------------------------------------------------------------------------- where tokens merge
@@ -201,9 +201,9 @@ def test_a_token_across_the_border_is_the_answers(kind: str, model_dir: Path) ->
     loss = cpu_loss(model, "options")
     examples = [Example(str(i), prompt, answers, (0,)) for i, (prompt, answers) in enumerate(BORDERS)]
     encoded = tokenize_all(tokenizer, examples, None, "options", False, True)
-    found = score(loss, share_prompts(loss.scorer, {"x": encoded}, None)["x"], "accuracy", 3, scoring="sum")
+    evaluation = score(loss, share_prompts(loss.scorer, {"x": encoded}, None)["x"], "accuracy", 3, scoring="sum")
     merged = 0
-    for e, p in zip(examples, found.predictions):
+    for e, p in zip(examples, evaluation.predictions):
         for answer, mine in zip(e.answers, p.scores):
             ids = tokenizer(e.prompt + answer)["input_ids"]
             alone = tokenizer(e.prompt)["input_ids"]
@@ -232,9 +232,9 @@ def test_scores_with_a_trained_sentencepiece_model(stories_dir: Path, write_json
     trained = AutoModelForCausalLM.from_pretrained(stories_dir).eval(), AutoTokenizer.from_pretrained(stories_dir)
     for scoring in SCORINGS:
         evaluate(stories_dir, task=str(path), split="train", scoring=scoring, output=tmp_path / "out.jsonl")
-        found = read_rows(tmp_path / "out.jsonl")
-        assert len(found) == 6
-        for row in found:
+        predictions = read_rows(tmp_path / "out.jsonl")
+        assert len(predictions) == 6
+        for row in predictions:
             want = [by_hand(trained, scoring, row["prompt"], a) for a in row["answers"]]
             assert row["scores"] == pytest.approx(want, abs=2e-5, rel=1e-5)
             assert row["correct"] or scoring == "calibrated"
@@ -248,11 +248,11 @@ def test_the_report_of_a_classification(model_dir: Path, write_jsonl: Write, tmp
     rows = [{"sentence": text, "label": i % 2} for i, text in enumerate(words)]
     write_jsonl("test.jsonl", rows)
     result = evaluate(model_dir, task="sst2", data=str(tmp_path), output=tmp_path / "out")
-    found = read_rows(tmp_path / "out" / "predictions.jsonl")
+    predictions = read_rows(tmp_path / "out" / "predictions.jsonl")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     recorded = json.loads((tmp_path / "out" / "results.json").read_text())
     assert recorded == {**recorded, **result}
-    confusion = [[sum((r["gold"], r["predicted"]) == ([g], p) for r in found) for p in (0, 1)] for g in (0, 1)]
+    confusion = [[sum((r["gold"], r["predicted"]) == ([g], p) for r in predictions) for p in (0, 1)] for g in (0, 1)]
     assert report["labels"] == ["negative", "positive"]
     assert report["confusion"] == confusion
     assert sum(confusion[0]) == sum(confusion[1]) == 6

@@ -136,9 +136,9 @@ def test_the_batch_of_a_start_holds_the_rest_alone(tiny_tokenizer: Any, family_d
     loss = loss_of(load_family(family_dir("llama")), None, tiny_tokenizer)
     start = prefix_cache.read_start(loss.scorer, encoded)
     assert start is not None
-    kept: list[Any] = start.start.cache.layers
-    before = [layer.keys.clone() for layer in kept]
+    layers: list[Any] = start.start.cache.layers
+    before = [layer.keys.clone() for layer in layers]
     _, batch = start.logprobs(encoded)
     assert isinstance(batch, Batch)
     assert batch.tokens == sum(len(row.ids) - start.length for e in encoded for row in e.rows)
-    assert all(torch.equal(a, layer.keys) for a, layer in zip(before, kept)), "a batch leaves nothing behind"
+    assert all(torch.equal(a, layer.keys) for a, layer in zip(before, layers)), "a batch leaves nothing behind"

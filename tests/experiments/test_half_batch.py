@@ -145,8 +145,8 @@ def test_theta_returns_to_its_last_bit(mode: str) -> None:
 
     arms = [Arm("zo", "zo", [1e-3, 10.0]), Arm("sgd", "sgd", [1e-3, 10.0]), Arm("s", "sgd", [1.0], (0.0, 0.25))]
     bench = Bench(Point(model, mode=mode), Loss(model, of), [(0.0, 0.25)])
-    found = Trial(bench, tiny_models.IDS[:1], tiny_models.IDS[1:], Direction(3), 1e-3).run(arms)
-    assert all(step["after"] != found["before"] for step in found["steps"]), "every step moved the model"
+    trial = Trial(bench, tiny_models.IDS[:1], tiny_models.IDS[1:], Direction(3), 1e-3).run(arms)
+    assert all(step["after"] != trial["before"] for step in trial["steps"]), "every step moved the model"
     for name, p in model.named_parameters():
         assert torch.equal(p.view(torch.uint8), before[name].view(torch.uint8))
         assert p.grad is None

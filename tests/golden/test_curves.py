@@ -48,9 +48,9 @@ def curve(method: str, model: Path, folder: Path) -> list[dict[str, float]]:
         threads=1,
         overrides=overrides,
     )
-    kept = ("loss", "loss_s", "loss_p", "c", "G")
+    keys = ("loss", "loss_s", "loss_p", "c", "G")
     lines = read_rows(folder / "out" / "metrics.jsonl")
-    return [{k: round(v, 6) for k, v in line.items() if k in kept} for line in lines]
+    return [{k: round(v, 6) for k, v in line.items() if k in keys} for line in lines]
 
 
 def write_setting(folder: Path) -> Path:
@@ -62,8 +62,8 @@ def write_setting(folder: Path) -> Path:
             {"task": task, "input": row["text"], "output": options[row["label"] == "great"], "options": list(options)}
             for row in sentiment_rows(60)[number::2]
         ]
-        for split, own in (("train", rows[:20]), ("test", rows[20:])):
-            write_rows(folder / task / f"{split}.jsonl", own)
+        for split, split_rows in (("train", rows[:20]), ("test", rows[20:])):
+            write_rows(folder / task / f"{split}.jsonl", split_rows)
     path = folder / "setting.yaml"
     path.write_text("train: [stars, verdict, mark]\nheld_out: [mark]\ntarget: [mood]\n")
     return path
@@ -72,9 +72,9 @@ def write_setting(folder: Path) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_curve_is_the_recorded_one(method, tiny_model_dir, tmp_path):
     recorded = json.loads(RECORDED.read_text())[method]
-    found = curve(method, tiny_model_dir, tmp_path)
-    assert len(found) == len(recorded)
-    for ours, theirs in zip(found, recorded):
+    computed = curve(method, tiny_model_dir, tmp_path)
+    assert len(computed) == len(recorded)
+    for ours, theirs in zip(computed, recorded):
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():  # c divides a difference of losses by 2 eps, which magnifies last bits
             rel, absolute = (1e-2, 0.1) if key == "c" else (1e-3, 2e-3)

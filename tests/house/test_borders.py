@@ -68,22 +68,24 @@ def imports(tree: ast.Module) -> Iterator[str]:
 
 @pytest.mark.parametrize("library", HOMES)
 def test_one_module_for_the_inside_of_a_library(library: str) -> None:
-    found = {
+    imported = {
         (path, name)
         for path, tree in modules()
         for name in imports(tree)
         if name.split(".")[0] == library and name not in DOCUMENTED and undocumented(name)
     }
-    assert {path for path, _ in found} <= {HOMES[library]}, sorted(found)
+    assert {path for path, _ in imported} <= {HOMES[library]}, sorted(imported)
 
 
 def test_hidden_attributes_are_read_in_those_modules_alone() -> None:
     for path, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr in HIDDEN:
-                own = isinstance(node.value, ast.Name) and node.value.id == "self"  # an attribute of zofo's own
-                kept = path in ADAPTER_MODULES
-                assert own or kept, f"{path}:{node.lineno} reads {node.attr}, which belongs in {HIDDEN[node.attr]}"
+                on_self = isinstance(node.value, ast.Name) and node.value.id == "self"  # an attribute of zofo's own
+                allowed = path in ADAPTER_MODULES
+                assert on_self or allowed, (
+                    f"{path}:{node.lineno} reads {node.attr}, which belongs in {HIDDEN[node.attr]}"
+                )
 
 
 def test_no_call_is_chosen_by_a_signature_or_an_old_name() -> None:

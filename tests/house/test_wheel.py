@@ -95,17 +95,17 @@ def test_every_file_of_the_package_is_in_it(installed: Path) -> None:
     site = next((installed.parent / "lib").glob("python*/site-packages"))
     listed = run("git", "-C", ROOT, "ls-files", "src/zofo").split()
     wanted = {name.removeprefix("src/") for name in listed if (ROOT / name).is_file()}
-    found = {
+    files = {
         str(p.relative_to(site)) for p in (site / "zofo").rglob("*") if p.is_file() and "__pycache__" not in p.parts
     }
-    assert found >= wanted
-    assert {name for name in found - wanted if not (ROOT / "src" / name).is_file()} == set()
+    assert files >= wanted
+    assert {name for name in files - wanted if not (ROOT / "src" / name).is_file()} == set()
     assert {
         "zofo/py.typed",
         "zofo/__main__.py",
         "zofo/models/tested.json",
         "zofo/config/presets/quickstart.yaml",
-    } <= found
+    } <= files
 
 
 def test_it_is_the_wheel_and_every_kind_is_listed(installed: Path, tmp_path: Path) -> None:

@@ -51,14 +51,14 @@ def expected(w: World, lam: float, inner: int, lr_s: float) -> Expected:
         return float(F(at, p, batch_f) + lam * (F(at, p, batch_p) - F(at, s, batch_p)))
 
     plus, minus = moved(theta, z, EPS), moved(theta, z, -EPS)
-    c, old = ((G(plus, some) - G(minus, some)) / (2 * EPS) for some in (s, old_s))  # (7), (9)
+    c, old = ((G(plus, adapter) - G(minus, adapter)) / (2 * EPS) for adapter in (s, old_s))  # (7), (9)
     leaves = {name: value.requires_grad_(True) for name, value in widen(p).items()}
     upper = F(theta, leaves, batch_f) + lam * F(theta, leaves, batch_p)  # (8)
     return Expected(s, c, old, dict(zip(leaves, gradient(upper, list(leaves.values())))))
 
 
-def close(found: Tensor, wanted: Tensor, scale: float, tolerance: float) -> None:
-    torch.testing.assert_close(found.detach().double(), wanted, rtol=tolerance, atol=tolerance * scale)
+def close(actual: Tensor, wanted: Tensor, scale: float, tolerance: float) -> None:
+    torch.testing.assert_close(actual.detach().double(), wanted, rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("objective", ["lm", "options"])

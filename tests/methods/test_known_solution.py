@@ -57,8 +57,8 @@ def test_the_closed_forms_are_stationary() -> None:
     assert float(gradient.abs().max()) < 1e-12
     for lam in LAMS:
         theta, p = leaves(*t.penalised(lam))
-        found = torch.autograd.grad(G(t, lam, theta, p), [theta, p])
-        assert max(float(g.abs().max()) for g in found) < 1e-10 * lam
+        gradients = torch.autograd.grad(G(t, lam, theta, p), [theta, p])
+        assert max(float(g.abs().max()) for g in gradients) < 1e-10 * lam
         wrong = torch.autograd.grad(G(t, lam, theta, p, sign=1.0), [theta])[0]  # eq. (6)'s "+" would go elsewhere
         assert float(wrong.abs().max()) > 0.01
         without_s = torch.autograd.grad(G(t, lam, theta, p, sign=0.0), [theta])[0]
@@ -80,12 +80,12 @@ def test_the_penalised_solutions_approach_the_bilevel_one() -> None:
 
 @pytest.mark.parametrize("lam", LAMS)
 def test_the_method_reaches_the_penalised_solution(lam: float) -> None:
-    t, found = known_problem.make(), runs()[lam]
+    t, solution = known_problem.make(), runs()[lam]
     theta, p = t.penalised(lam)
     away = float((theta - t.bilevel()).norm())  # what the penalty costs: the run must be far nearer than that
-    assert float((found.theta - theta).norm()) < 1e-3 * away
-    assert float((found.p - p).norm()) < 1e-3 * float((p - t.lower(theta)).norm())
-    assert float((found.s - t.lower(theta)).norm()) < 1e-3 * float((p - t.lower(theta)).norm())
+    assert float((solution.theta - theta).norm()) < 1e-3 * away
+    assert float((solution.p - p).norm()) < 1e-3 * float((p - t.lower(theta)).norm())
+    assert float((solution.s - t.lower(theta)).norm()) < 1e-3 * float((p - t.lower(theta)).norm())
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -95,16 +95,16 @@ def test_from_far_away_with_other_directions_and_one_lower_step(seed: int) -> No
     with torch.no_grad():
         for tensor in run.model.parameters():
             tensor += 5.0
-    found = run(10.0, 400, inner_steps=1)
+    solution = run(10.0, 400, inner_steps=1)
     theta, p = t.penalised(10.0)
-    torch.testing.assert_close(found.theta, theta, rtol=0, atol=1e-9)
-    torch.testing.assert_close(found.p, p, rtol=0, atol=1e-9)
-    torch.testing.assert_close(found.s, t.lower(theta), rtol=0, atol=1e-9)
+    torch.testing.assert_close(solution.theta, theta, rtol=0, atol=1e-9)
+    torch.testing.assert_close(solution.p, p, rtol=0, atol=1e-9)
+    torch.testing.assert_close(solution.s, t.lower(theta), rtol=0, atol=1e-9)
 
 
 def test_the_runs_errors_fall_with_lam() -> None:
     """|p - s| and theta's distance to the bilevel solution like 1 / lam, the gap like 1 / lam^2."""
-    values = [measures(found.theta, found.p, found.s) for found in runs().values()]
+    values = [measures(solution.theta, solution.p, solution.s) for solution in runs().values()]
     distance_p, distance_theta, gap = (list(column) for column in zip(*values))
     late = LAMS[1:]
     assert slope(late, distance_p[1:]) == pytest.approx(-1, abs=0.01)
@@ -119,8 +119,8 @@ def test_the_runs_errors_fall_with_lam() -> None:
 def test_algorithm_1_ends_in_the_penalised_solution(lam: float) -> None:
     """First-order steps of theta: the closed form of (theta, p) for that lam, and s at the lower level's minimum."""
     t = known_problem.make()
-    found = known_problem.Run(t)(lam, 600, module=bilevel_fo)
+    solution = known_problem.Run(t)(lam, 600, module=bilevel_fo)
     theta, p = t.penalised(lam)
-    torch.testing.assert_close(found.theta, theta, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found.p, p, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found.s, t.lower(found.theta), rtol=0, atol=1e-6)
+    torch.testing.assert_close(solution.theta, theta, rtol=0, atol=1e-6)
+    torch.testing.assert_close(solution.p, p, rtol=0, atol=1e-6)
+    torch.testing.assert_close(solution.s, t.lower(solution.theta), rtol=0, atol=1e-6)

@@ -61,18 +61,18 @@ def test_mezo_is_its_rule_given_z() -> None:
 def test_micro_batches_are_the_whole_batch(micro: int, objective: str) -> None:
     """Values of the ZO side and gradients of the FO side, with batches whose parts have unequal numbers of tokens."""
     whole, cut = world(objective), world(objective, micro=micro)
-    found = []
+    values_and_grads = []
     for w in (whole, cut):
         f, p = collate(w.f[0], PAD), collate(w.p[0], PAD)
         values = w.loss.each([(f, "p"), (p, "p"), (p, "s")])
         with w.adapters.active("p"):
             values += [w.loss(f), w.loss.backward(f), w.loss.backward(p, scale=3.0)]
-        found.append((values, [t.grad for t in w.adapters.parameters("p").values()]))
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
-    for one, two in zip(found[0][1], found[1][1]):
+        values_and_grads.append((values, [t.grad for t in w.adapters.parameters("p").values()]))
+    assert values_and_grads[1][0] == pytest.approx(values_and_grads[0][0], rel=1e-5)
+    for one, two in zip(values_and_grads[0][1], values_and_grads[1][1]):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5 * float(one.abs().max()))
     exact = float(whole.wide.loss(widen(whole.theta), widen(whole.adapters.parameters("p")), whole.f[0]))
-    assert found[1][0][0] == pytest.approx(exact, rel=1e-5)
+    assert values_and_grads[1][0][0] == pytest.approx(exact, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt2"])

@@ -40,8 +40,8 @@ def test_the_groups_and_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
         values.append(w.loss.each(parts))
         forwards.append(w.loss.meter.forwards - before)
     assert forwards == [1, 2, 3]
-    for found in values[:2]:
-        assert found == pytest.approx(values[2], rel=1e-5)
+    for losses in values[:2]:
+        assert losses == pytest.approx(values[2], rel=1e-5)
     assert values[2][1] != values[2][0]
 
 

@@ -35,17 +35,17 @@ def gradients(family: str, adapter: Any, checkpointed: bool) -> tuple[dict[str, 
     generator = torch.Generator().manual_seed(0)
     for param in adapters.parameters("s").values():  # LoRA's B starts at 0, where A has no gradient
         param.data.add_(torch.randn(param.shape, generator=generator) * 0.1)
-    kept: dict[int, int] = {}
+    saved_bytes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            saved_bytes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with adapters.active("s"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         mask = torch.ones_like(IDS)
         adapters.model(input_ids=IDS, attention_mask=mask, use_cache=False).logits.float().square().mean().backward()
-    return {name: p.grad.clone() for name, p in adapters.parameters("s").items()}, sum(kept.values())
+    return {name: p.grad.clone() for name, p in adapters.parameters("s").items()}, sum(saved_bytes.values())
 
 
 @pytest.mark.parametrize("adapter", [Adapter(Config()), PromptAdapter(PromptConfig(tokens=3))], ids=["lora", "prompt"])

@@ -93,24 +93,24 @@ def paths(model: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", CACHED)
 def test_lora_adapts_queries_and_values_and_nothing_else(family: str, tiny_tokenizer: Any) -> None:
-    found = adapted("lora", build(family), tiny_tokenizer)
+    adapters = adapted("lora", build(family), tiny_tokenizer)
     attention = ATTENTION.get(family, "model.layers.{}.self_attn")
     names = ["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"]
-    assert set(paths(found.model)) == {f"{attention.format(i)}.{name}" for i in (0, 1) for name in names}
-    assert all(layer.fan_in_fan_out == (family == "gpt2") for layer in paths(found.model).values())
+    assert set(paths(adapters.model)) == {f"{attention.format(i)}.{name}" for i in (0, 1) for name in names}
+    assert all(layer.fan_in_fan_out == (family == "gpt2") for layer in paths(adapters.model).values())
 
 
 @pytest.mark.parametrize("family", CACHED)
 def test_ia3_scales_keys_values_and_the_feed_forward(family: str, tiny_tokenizer: Any) -> None:
     """Not the queries, which PEFT's own table has for OPT, Qwen2 and Gemma2."""
     settings = {k: v for k, v in (adapter_for(family, "ia3") or {}).items() if k != "name"}
-    found = paths(adapted("ia3", build(family), tiny_tokenizer, **settings).model)
+    layers = paths(adapted("ia3", build(family), tiny_tokenizer, **settings).model)
     attention = ATTENTION.get(family, "model.layers.{}.self_attn")
     outputs = {f"{attention.format(i)}.{n}" for i in (0, 1) for n in KEY_VALUE.get(family, ["k_proj", "v_proj"])}
     inputs = {FEEDFORWARD.get(family, "model.layers.{}.mlp.down_proj").format(i) for i in (0, 1)}
     inputs = set() if family == "mixtral" else inputs
-    assert set(found) == outputs | inputs
-    assert {path for path, layer in found.items() if layer.is_feedforward} == inputs
+    assert set(layers) == outputs | inputs
+    assert {path for path, layer in layers.items() if layer.is_feedforward} == inputs
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3"])
@@ -122,16 +122,16 @@ def test_merging_changes_no_logits(family: str, name: str, tiny_tokenizer: Any) 
     if family != "mixtral":  # its experts' kernel has no float64
         model.double()
     base = plain_logits(model)
-    found = adapted(name, model, tiny_tokenizer, **settings)
-    unmerged = plain_logits(found.deployable("p"))
+    adapters = adapted(name, model, tiny_tokenizer, **settings)
+    unmerged = plain_logits(adapters.deployable("p"))
     assert (unmerged - base).abs().max() > 1e-3
-    torch.testing.assert_close(plain_logits(found.model.merge_and_unload()), unmerged, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(plain_logits(adapters.model.merge_and_unload()), unmerged, rtol=1e-5, atol=1e-6)
 
 
 def test_lora_on_gpt2s_fused_matrix_by_hand(tiny_tokenizer: Any) -> None:
     """Conv1D computes x W + b with W [in, out]; LoRA adds (alpha / r) B A x to all of queries, keys and values."""
-    found = adapted("lora", build("gpt2").double(), tiny_tokenizer, r=4, alpha=12)
-    layer = paths(found.model)["transformer.h.1.attn.c_attn"]
+    adapters = adapted("lora", build("gpt2").double(), tiny_tokenizer, r=4, alpha=12)
+    layer = paths(adapters.model)["transformer.h.1.attn.c_attn"]
     x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     base, a, b = layer.base_layer, layer.lora_A["p"].weight.double(), layer.lora_B["p"].weight.double()
     assert base.weight.shape == (32, 96)
@@ -161,14 +161,14 @@ def test_a_soft_prompt_at_its_start_is_its_text(
 ) -> None:
     """Embeddings, or keys and values, of real tokens: as if those tokens stood before each text, windows included."""
     model = load_family(family_dir(family))
-    found = adapted(name, model, tiny_tokenizer, noise=0.0, tokens=6)
+    adapters = adapted(name, model, tiny_tokenizer, noise=0.0, tokens=6)
     ids, mask = padded()
     module = registry.load("adapters", name)
     words = tiny_tokenizer(module.Config().text, add_special_tokens=False)["input_ids"][:6]
     whole = torch.cat([torch.tensor([words, words]), ids], dim=1)
     with torch.no_grad():
         expected = model(input_ids=whole).logits[:, 6:]
-        output = found.model(input_ids=ids, attention_mask=mask).logits[:, -30:]
+        output = adapters.model(input_ids=ids, attention_mask=mask).logits[:, -30:]
     for row, n in enumerate(mask.sum(1).tolist()):
         torch.testing.assert_close(output[row, :n], expected[row, :n], rtol=1e-4, atol=1e-5)
 
@@ -177,11 +177,11 @@ def test_a_soft_prompt_at_its_start_is_its_text(
 def test_a_soft_prompt_computes_what_peft_does(
     family: str, name: str, family_dir: Directories, tiny_tokenizer: Any
 ) -> None:
-    found = adapted(name, load_family(family_dir(family)), tiny_tokenizer)
+    adapters = adapted(name, load_family(family_dir(family)), tiny_tokenizer)
     ids, mask = padded()
     with torch.no_grad():
-        ours = found.model(input_ids=ids, attention_mask=mask).logits[:, -30:]
-        theirs = found.deployable("p")(input_ids=ids, attention_mask=mask).logits[:, -30:]
+        ours = adapters.model(input_ids=ids, attention_mask=mask).logits[:, -30:]
+        theirs = adapters.deployable("p")(input_ids=ids, attention_mask=mask).logits[:, -30:]
     for row, n in enumerate(mask.sum(1).tolist()):
         torch.testing.assert_close(ours[row, :n], theirs[row, :n], rtol=1e-5, atol=1e-6)
 
@@ -191,13 +191,13 @@ def test_the_gradient_of_a_prefix_through_sliding_windows(
     family: str, family_dir: Directories, tiny_tokenizer: Any
 ) -> None:
     """Against a central difference along the gradient; the norms compute in float32 whatever the dtype."""
-    found = adapted("prefix", load_family(family_dir(family)).double(), tiny_tokenizer)
-    (prefix,) = found.parameters("p").values()
+    adapters = adapted("prefix", load_family(family_dir(family)).double(), tiny_tokenizer)
+    (prefix,) = adapters.parameters("p").values()
     prefix.data = prefix.data.double()
     ids, mask = padded()
 
     def loss() -> Tensor:
-        logits = found.model(input_ids=ids, attention_mask=mask).logits
+        logits = adapters.model(input_ids=ids, attention_mask=mask).logits
         return F.cross_entropy(logits[:, -30:-1].flatten(0, 1), ids[:, 1:].flatten())
 
     (gradient,) = torch.autograd.grad(loss(), prefix)
@@ -227,22 +227,22 @@ def test_a_prefix_longer_than_the_window_is_refused(family: str, family_dir: Dir
 def test_a_configs_dropout_is_never_applied(family: str, family_dir: Directories, rows: Path, tmp_path: Path) -> None:
     """SPEC 3.12: half of everything dropped gives the run without dropout, number for number."""
     names = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"), "opt": ("dropout", "attention_dropout")}[family]
-    found = []
+    results = []
     for rate in (0.0, 0.5):
         directory = family_dir(family, **dict.fromkeys(names, rate))
         run, _ = short_run(directory, rows, tmp_path / str(rate), adapter={"name": "lora"})
-        found.append((run.info["dev"], run.info["test"], run.info["base_sha256"]))
-    assert found[0] == found[1]
+        results.append((run.info["dev"], run.info["test"], run.info["base_sha256"]))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("adapter", ["lora", "prefix"])
 def test_a_routers_auxiliary_loss_stays_out(adapter: str, family_dir: Directories, rows: Path, tmp_path: Path) -> None:
-    found = []
+    results = []
     for on in (False, True):
         directory = family_dir("mixtral", output_router_logits=on, router_aux_loss_coef=10.0)
         run, _ = short_run(directory, rows, tmp_path / str(on), adapter={"name": adapter})
-        found.append((run.info["dev"], run.info["test"], run.info["base_sha256"]))
-    assert found[0] == found[1]
+        results.append((run.info["dev"], run.info["test"], run.info["base_sha256"]))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -253,9 +253,9 @@ def test_logits_at_labels_alone_are_those_of_the_whole_forward(family: str) -> N
     labels = ((0, 7, 0), (3, 60, 0), (8, 99, 1))
     encoded = Encoded(Example("x", "", ("", ""), (0,)), (Row(tuple(IDS[0].tolist()), labels),), (0,), 2)
     with torch.no_grad():
-        found = LabelHead(model).logprobs(model, collate([encoded], 2))
+        logprobs = LabelHead(model).logprobs(model, collate([encoded], 2))
         whole = torch.log_softmax(plain_logits(model, IDS[:1])[0].float(), dim=-1)
-    torch.testing.assert_close(found, torch.stack([whole[t, y] for t, y, _ in labels]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logprobs, torch.stack([whole[t, y] for t, y, _ in labels]), rtol=1e-5, atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------- weights read elsewhere
@@ -275,6 +275,6 @@ def test_a_mambas_weights_are_shifted_however_they_are_read() -> None:
                 if key not in only:
                     param.copy_(model.get_parameter(key))
         with point.shifted(Z, EPS):
-            found = plain_logits(model)
-        assert torch.equal(found, plain_logits(moved))
-        assert not torch.equal(found, plain)
+            shifted = plain_logits(model)
+        assert torch.equal(shifted, plain_logits(moved))
+        assert not torch.equal(shifted, plain)

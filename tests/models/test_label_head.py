@@ -22,7 +22,9 @@ def batch() -> Any:
     """3 rows; options that share a position, and labels in the middle of a row."""
     labels = (((8, 5, 0), (8, 90, 1)), ((3, 7, 0), (4, 8, 0), (8, 99, 1)), ((8, 0, 0), (8, 50, 1)))
     example = Example("x", "", ("a", "b"), (0,))
-    return collate([Encoded(example, (Row(tuple(ids.tolist()), own),), (0,), 2) for ids, own in zip(IDS, labels)], 2)
+    return collate(
+        [Encoded(example, (Row(tuple(ids.tolist()), row_labels),), (0,), 2) for ids, row_labels in zip(IDS, labels)], 2
+    )
 
 
 def random_problem(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
@@ -41,18 +43,18 @@ def test_against_float64_with_gradients(rows: int, bias: bool, monkeypatch: pyte
     ours = [t.requires_grad_() for t in (hidden, weight, b) if t is not None]
     exact = [t.detach().double().requires_grad_() for t in ours]
     factor = torch.tensor([1.0, -2.0, 0.5, 3.0, 1.5, -1.0])
-    found = label_logprobs(hidden, weight, b, place, labels)
+    logprobs = label_logprobs(hidden, weight, b, place, labels)
     logits = torch.nn.functional.linear(exact[0], exact[1], exact[2] if bias else None)
     wanted = torch.log_softmax(logits, -1)[place, labels]
-    assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-5)
-    (found * factor).sum().backward()
+    assert torch.allclose(logprobs.double(), wanted, rtol=1e-5, atol=1e-5)
+    (logprobs * factor).sum().backward()
     (wanted * factor.double()).sum().backward()
     for mine, other in zip(ours, exact):
         assert mine.grad is not None
         assert other.grad is not None
         assert torch.allclose(mine.grad.double(), other.grad, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        assert torch.equal(label_logprobs(hidden, weight, b, place, labels), found)
+        assert torch.equal(label_logprobs(hidden, weight, b, place, labels), logprobs)
 
 
 def test_no_more_than_a_chunk_of_logits_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,16 +83,16 @@ def test_a_scale_is_frozen_with_its_codes_and_a_bias_is_not() -> None:
     assert set(frozen(model)) == {path + "weight", path + "weight_scale"}
     names = {name for name, _ in model.named_parameters()}
     assert set(Point(model)) == names - {path + "weight", path + "weight_scale"}
-    found = Frozen(model)
-    assert (len(found), found.size, found.nbytes) == (1, 32 * 32, 32 * 32 + 32 * 4)
-    before = found.digest()
+    frozen_weights = Frozen(model)
+    assert (len(frozen_weights), frozen_weights.size, frozen_weights.nbytes) == (1, 32 * 32, 32 * 32 + 32 * 4)
+    before = frozen_weights.digest()
     layer.q_proj.bias.data += 1  # theta's
-    assert found.digest() == before
+    assert frozen_weights.digest() == before
     layer.q_proj.weight_scale.data[0] *= 2
-    after = found.digest()
+    after = frozen_weights.digest()
     assert after != before
     layer.q_proj.weight.data[3, 4] += 1
-    assert found.digest() != after
+    assert frozen_weights.digest() != after
 
 
 def test_theta_is_what_is_not_quantised(llama: Path) -> None:
@@ -171,16 +171,16 @@ def frozen_digest(loaded: models.Loaded) -> str:
 @pytest.mark.parametrize("adapter", ["lora", "prompt", "prefix", "ia3", "dept"])
 def test_gradients_are_those_on_the_dequantised_model(llama: Path, adapter: str) -> None:
     loaded = int8(llama)
-    plain, found = dequantized(loaded), []
+    plain, grads = dequantized(loaded), []
     for model in (loaded.model, plain):
         adapters = adapted(adapter, model, loaded.tokenizer)
         loss = cpu_loss(model, "lm", adapters)
         with adapters.active("p"):
             out = loss.scorer.model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits.float()
             torch.log_softmax(out, -1)[..., 5].sum().backward()
-        found.append({name: param.grad for name, param in adapters.parameters("p").items()})
-    for name, grad in found[1].items():
-        torch.testing.assert_close(found[0][name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
+        grads.append({name: param.grad for name, param in adapters.parameters("p").items()})
+    for name, grad in grads[1].items():
+        torch.testing.assert_close(grads[0][name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
 
 
 def test_a_backward_pass_keeps_codes_and_no_values(llama: Path) -> None:

@@ -124,8 +124,8 @@ def test_a_cut_run_ends_with_the_bytes_of_one_that_was_not(
     llama: Path, rows: Path, tmp_path: Path, method: str, adapter: str | None
 ) -> None:
     def traces(out: Path) -> dict[str, bytes]:
-        kept = [path for path in [out / "journal.bin", *out.glob("best-6/**/*.safetensors")] if path.exists()]
-        return {str(path.relative_to(out)): path.read_bytes() for path in kept}
+        files = [path for path in [out / "journal.bin", *out.glob("best-6/**/*.safetensors")] if path.exists()]
+        return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
     def run(out: Path, steps: int, *more: str) -> None:
         section, fixed = named(adapter), [INT8, "train.eval_steps=6", "train.save_steps=3"]
@@ -233,8 +233,8 @@ def test_a_model_that_does_more_with_a_weight_than_multiply(root: Path) -> None:
     with torch.no_grad():
         right = plain(input_ids=ids).logits
         if called:
-            found = int8(directory).model(input_ids=ids).logits
-            assert (found - right).norm() < 0.1 * right.norm()
+            logits = int8(directory).model(input_ids=ids).logits
+            assert (logits - right).norm() < 0.1 * right.norm()
             return
     with pytest.raises(InputError, match=r"^model.quantization: int8: 'mamba' models do more with a linear layer's"):
         int8(directory)

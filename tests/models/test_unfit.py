@@ -41,8 +41,8 @@ def test_a_mambas_weights_that_no_adapter_reaches(target: str, tiny_tokenizer: A
     plain = logits(model)
     hook.remove()
     if target in called:
-        found = adapted("lora", model, tiny_tokenizer, target_modules=[target]).model
-        assert not torch.equal(logits(found), plain), "an adapter of a module that is called changes something"
+        adapted_model = adapted("lora", model, tiny_tokenizer, target_modules=[target]).model
+        assert not torch.equal(logits(adapted_model), plain), "an adapter of a module that is called changes something"
         return
     reasons = {"conv1d": "is a Conv1d", "norm": "is a MambaRMSNorm", "q_proj": "no module named 'q_proj'"}
     reason = reasons.get(target, "cannot be adapted, 'mamba' models read its weight without calling it")

@@ -15,7 +15,7 @@ from zofo.models import versions
 from zofo.models.versions import Library
 
 
-def line(name: str = "tested", failed: int = 0, python: str = "3.11.7", **found: str) -> dict[str, Any]:
+def line(name: str = "tested", failed: int = 0, python: str = "3.11.7", **libraries: str) -> dict[str, Any]:
     return {
         "environment": name,
         "date": "2026-11-28",
@@ -25,7 +25,7 @@ def line(name: str = "tested", failed: int = 0, python: str = "3.11.7", **found:
         "failed": failed,
         "skipped": 1,
         "seconds": 90,
-        "versions": found,
+        "versions": libraries,
     }
 
 
@@ -75,16 +75,16 @@ def test_env_shows_the_tested_versions_beside_those_here(
 
 
 def test_the_ranges_come_from_lines_without_a_failure() -> None:
-    found = [
+    records = [
         line("oldest", torch="2.10.0", peft="0.20.0"),
         line("tested", torch="2.13.0+cpu", peft="0.21.2"),
         line("newest", 1, torch="2.15.0", peft="0.22.0"),
         line("oldest", 0, torch="2.9.1", peft="0.20.0"),  # of before a bound was raised
         line("newest", 0, "3.13.0", torch="2.12.0"),
     ]
-    spans = compatibility.tested(found)
+    spans = compatibility.tested(records)
     assert spans == {"torch": ("2.10.0", "2.13.0"), "peft": ("0.20.0", "0.21.2")}, "by version, not by letter"
-    assert "| newest | 2026-11-28 | 3.11.7 | Linux x86_64 | 2.15.0 |" in compatibility.table(found)
+    assert "| newest | 2026-11-28 | 3.11.7 | Linux x86_64 | 2.15.0 |" in compatibility.table(records)
 
 
 def test_a_line_replaces_the_one_about_the_same_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

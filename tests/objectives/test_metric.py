@@ -61,8 +61,8 @@ def squad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
         words = said(model, prompt_of(row)).split() or ["dog"]
         answer = [" ".join(words), f"{words[0]} and more", words[-1], "no such word"][i % 4]
         rows.append({**row, "answers": {"text": [answer], "answer_start": [0]}})
-    for name, some in {"train": rows[:12], "validation": rows[12:18], "test": rows[18:]}.items():
-        write_rows(root / f"{name}.jsonl", some)
+    for name, split_rows in {"train": rows[:12], "validation": rows[12:18], "test": rows[18:]}.items():
+        write_rows(root / f"{name}.jsonl", split_rows)
     return root
 
 
@@ -182,10 +182,10 @@ def options_world(**problem: Any) -> tuple[World, Any]:
     return w, w.problem(metric=w.loss.of(metric_objective.Objective()), **problem)
 
 
-def accuracy(w: World, theta: Any, adapter: Any, some: Sequence[Any]) -> float:
+def accuracy(w: World, theta: Any, adapter: Any, batch: Sequence[Any]) -> float:
     """In float64, by a loop."""
     weights, hits = merged(theta, adapter, ALPHA / R), []
-    for e in some:
+    for e in batch:
         means = [float(tokens.mean()) for tokens in w.wide._options(weights, e)]
         hits.append(means.index(max(means)) in e.gold)
     return sum(hits) / len(hits)
@@ -203,39 +203,39 @@ def test_the_upper_metrics_coefficient(eps: float) -> None:
         at = moved(theta, z, sign)
         metrics.append(-accuracy(w, at, p, w.f[0]))
         sides.append(metrics[-1] + lam * float(w.wide.loss(at, p, w.p[0]) - w.wide.loss(at, s, w.p[0])))
-    found = w.method(problem, upper_objective="metric", lam=lam, inner_steps=0).step(0)
-    assert found["c"] == pytest.approx((sides[0] - sides[1]) / (2 * eps), rel=1e-3, abs=1e-3)
-    assert found["G"] == pytest.approx(sum(sides) / 2, rel=1e-5, abs=1e-5)
-    assert found["loss_p"] == pytest.approx(float(w.wide.loss(theta, p, w.f[0])), rel=1e-5)
+    step_metrics = w.method(problem, upper_objective="metric", lam=lam, inner_steps=0).step(0)
+    assert step_metrics["c"] == pytest.approx((sides[0] - sides[1]) / (2 * eps), rel=1e-3, abs=1e-3)
+    assert step_metrics["G"] == pytest.approx(sum(sides) / 2, rel=1e-5, abs=1e-5)
+    assert step_metrics["loss_p"] == pytest.approx(float(w.wide.loss(theta, p, w.f[0])), rel=1e-5)
 
 
 def test_the_metric_has_a_part_in_the_coefficient() -> None:
-    found = {}
+    values = {}
     for upper in ("loss", "metric"):
         w, problem = options_world()
         other = problem.metric if upper == "metric" else w.loss
         assert other is not None
         G = Penalised(w.loss, w.adapters, collate(w.f[0], 2), collate(w.p[0], 2), 3.0, other)
-        found[upper] = (G(), sum(term() for term in G.terms()))
-        assert found[upper][0] == pytest.approx(found[upper][1], rel=1e-5)
+        values[upper] = (G(), sum(term() for term in G.terms()))
+        assert values[upper][0] == pytest.approx(values[upper][1], rel=1e-5)
         theta, p, s = widen(w.theta), widen(w.adapters.parameters("p")), widen(w.adapters.parameters("s"))
         rest = 3.0 * float(w.wide.loss(theta, p, w.p[0]) - w.wide.loss(theta, s, w.p[0]))
         first = -accuracy(w, theta, p, w.f[0]) if upper == "metric" else float(w.wide.loss(theta, p, w.f[0]))
-        assert found[upper][0] == pytest.approx(first + rest, rel=1e-5)
+        assert values[upper][0] == pytest.approx(first + rest, rel=1e-5)
         G.lam = 0.0
         assert G() == pytest.approx(first, rel=1e-5)
-    assert found["loss"][0] != pytest.approx(found["metric"][0], rel=1e-2)
+    assert values["loss"][0] != pytest.approx(values["metric"][0], rel=1e-2)
 
 
 def test_p_and_s_descend_the_loss_as_ever() -> None:
     """Bit for bit the p and s of upper_objective=loss, while theta goes another way."""
-    found = []
+    states = []
     for upper in ("loss", "metric"):
         w, problem = options_world()
         w.method(problem, upper_objective=upper, inner_steps=2, lr_theta=1e-3, lam=2.0).step(0)
         parts = (w.adapters.state("p"), w.adapters.state("s"), dict(w.theta))
-        found.append([{name: value.clone() for name, value in part.items()} for part in parts])
-    (p, s, theta), (p2, s2, theta2) = found
+        states.append([{name: value.clone() for name, value in part.items()} for part in parts])
+    (p, s, theta), (p2, s2, theta2) = states
     assert all(torch.equal(p[k], p2[k]) and torch.equal(s[k], s2[k]) for k in p)
     assert not any(torch.equal(theta[k], theta2[k]) for k in theta)
 

@@ -21,14 +21,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def methods() -> list[tuple[str, bool]]:
     """(method, with LoRA), both ways where an adapter is optional."""
-    found = []
+    cases = []
     for name in registry.names("methods"):
         method = registry.load("methods", name).Method
         if "adapter" not in method.needs:
-            found.append((name, False))
+            cases.append((name, False))
         if "adapter" in method.needs | method.optional:
-            found.append((name, True))
-    return found
+            cases.append((name, True))
+    return cases
 
 
 def test_every_method_is_tried_at_rates_that_show() -> None:

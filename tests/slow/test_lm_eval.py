@@ -130,7 +130,7 @@ def run(export: Path, folder: Path, **tasks: dict[str, Any]) -> tuple[dict[str, 
         task["task"] = name
         task["dataset_kwargs"]["cache_dir"] = str(folder / "cache")
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
-    found: Any = simple_evaluate(
+    results: Any = simple_evaluate(
         model="hf",
         model_args=arguments(export),
         tasks=list(tasks),
@@ -140,8 +140,13 @@ def run(export: Path, folder: Path, **tasks: dict[str, Any]) -> tuple[dict[str, 
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         bootstrap_iters=0,
     )
-    samples = {name: sorted(some, key=lambda s: s["doc_id"]) for name, some in found["samples"].items()}
-    metrics = {name: {k.removesuffix(",none"): v for k, v in own.items()} for name, own in found["results"].items()}
+    samples = {
+        name: sorted(task_samples, key=lambda s: s["doc_id"]) for name, task_samples in results["samples"].items()
+    }
+    metrics = {
+        name: {k.removesuffix(",none"): v for k, v in task_metrics.items()}
+        for name, task_metrics in results["results"].items()
+    }
     return metrics, samples
 
 
@@ -172,13 +177,13 @@ CASES = [("lora", False), ("lora", True), *((name, False) for name in ADAPTERS[1
 def test_options(exports: Exports, adapter: str, merged: bool, data: Path, tmp_path: Path) -> None:
     export, tasks, expected = exports(adapter, merged), {}, {}
     for name in ("sst2", "copa"):
-        some = [
+        by_scoring = [
             ours(export, name, data / name, tmp_path / f"{name}-{how}", scoring=how) for how in ("sum", "characters")
         ]
         file = tmp_path / f"{name}-sum" / "predictions.jsonl"
         tasks[name] = reading(on_the_page("zofo_options"), file)
         tasks[f"{name}_by_space"] = by_space(file)
-        expected[name] = expected[f"{name}_by_space"] = some
+        expected[name] = expected[f"{name}_by_space"] = by_scoring
     metrics, samples = run(export, tmp_path, **tasks)
 
     for name, ((by_sum, rows), (by_characters, counted)) in expected.items():
@@ -233,8 +238,8 @@ def test_texts(exports: Exports, merged: bool, data: Path, tmp_path: Path) -> No
     metrics, samples = run(export, tmp_path, texts=task)
     pairs = [(theirs["filtered_resps"][0], row["generated"][0]) for theirs, row in zip(samples["texts"], rows)]
     assert len({text for _, text in pairs}) > 1
-    for theirs, own in pairs:
-        assert theirs in (own, own.removeprefix(" "))
+    for theirs, generated in pairs:
+        assert theirs in (generated, generated.removeprefix(" "))
     assert metrics["texts"]["exact_match"] == sum(a == b for a, b in pairs) / len(pairs)
 
 

@@ -48,19 +48,19 @@ def zofo(unpacked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-def assert_same_numbers(found: Any, expected: Any, where: str = "") -> None:
+def assert_same_numbers(actual: Any, expected: Any, where: str = "") -> None:
     """Equal but for the last digits of numbers. What a later version adds is no difference."""
     if isinstance(expected, dict):
         for key, value in expected.items():
-            assert_same_numbers(found[key], value, f"{where}.{key}")
+            assert_same_numbers(actual[key], value, f"{where}.{key}")
     elif isinstance(expected, list):
-        assert len(found) == len(expected), where
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert len(actual) == len(expected), where
+        for number, (one, other) in enumerate(zip(actual, expected, strict=True)):
             assert_same_numbers(one, other, f"{where}[{number}]")
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4), where
+        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4), where
     else:
-        assert found == expected, where
+        assert actual == expected, where
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -79,11 +79,11 @@ def test_a_run_is_exported_as_it_was(name: str, unpacked: Path, zofo: Callable[.
     weights = sorted(path.relative_to(old) for path in old.rglob("*.safetensors"))
     assert weights == sorted(path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*.safetensors"))
     for path in weights:
-        found, expected = load_file(tmp_path / "new" / path), load_file(old / path)
-        assert found.keys() == expected.keys()
+        exported, expected = load_file(tmp_path / "new" / path), load_file(old / path)
+        assert exported.keys() == expected.keys()
         for key, tensor in expected.items():
-            assert found[key].dtype == tensor.dtype
-            assert (found[key].float() - tensor.float()).abs().max() < 1e-5, key
+            assert exported[key].dtype == tensor.dtype
+            assert (exported[key].float() - tensor.float()).abs().max() < 1e-5, key
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -109,9 +109,9 @@ def test_a_run_goes_on_as_it_did(name: str, unpacked: Path, zofo: Callable[..., 
         records = [list(read_records(at / "journal.bin", read_header(at / "journal.bin")[1])) for at in (run, old)]
         assert [r.step for r in records[0]] == [r.step for r in records[1]]
         assert_same_numbers([r.rate for r in records[0]], [r.rate for r in records[1]])
-        for found, expected in zip(*records, strict=True):
-            assert [seed for seed, _ in found.terms] == [seed for seed, _ in expected.terms]
-            assert_same_numbers([c for _, c in found.terms], [c for _, c in expected.terms], f"step {expected.step}")
+        for record, expected in zip(*records, strict=True):
+            assert [seed for seed, _ in record.terms] == [seed for seed, _ in expected.terms]
+            assert_same_numbers([c for _, c in record.terms], [c for _, c in expected.terms], f"step {expected.step}")
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -48,9 +48,9 @@ def written(path: Path, records: list[Record] = RECORDS) -> list[int]:
 
 def read(path: Path) -> list[Record]:
     journal = Journal.open(path)
-    found = list(journal.records())
+    records = list(journal.records())
     journal.close()
-    return found
+    return records
 
 
 # ------------------------------------------------------------------------------------------------------------- bytes

@@ -173,15 +173,15 @@ def threads() -> Iterator[None]:
 def test_independent_of_threads(dtype: torch.dtype) -> None:
     src = patterns(200_003, dtype, torch.Generator().manual_seed(4))
     assert src.numel() > cpu.SERIAL
-    terms, found = [(SEED, 1e-3), (SEED + 1, -2e-3)], []
+    terms, outputs = [(SEED, 1e-3), (SEED + 1, -2e-3)], []
     for number in (1, 2):
         torch.set_num_threads(number)
         dst = torch.empty_like(src)
         kernels.add(dst, src, terms, KEY, 17, 5)
-        found.append(dst)
-    assert_same_bits(*found)
+        outputs.append(dst)
+    assert_same_bits(*outputs)
     reference.add(dst, src, terms, KEY, 17, 5)
-    assert_same_bits(dst, found[0])
+    assert_same_bits(dst, outputs[0])
 
 
 def test_the_kernels_leave_torchs_threads_alone() -> None:

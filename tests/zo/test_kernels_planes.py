@@ -223,11 +223,11 @@ def test_a_dense_step_on_a_split_weight(n, data) -> None:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("law", LAWS)
 def test_planes_independent_of_threads_chunks_and_strides(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    planes, found = split(any_pattern(100_000, 3)), []
+    planes, outputs = split(any_pattern(100_000, 3)), []
     for number in (1, 2):
         torch.set_num_threads(number)
         high, low = planes[0].clone(), planes[1].clone()
-        found.append((high, low))
+        outputs.append((high, low))
         cpu.add_split(high, low, TERMS, KEY, 17, law, (0.0, 0.04))
     parts = planes[0].clone(), planes[1].clone()
     for start, stop in ((0, 1000), (1000, 70_001), (70_001, 100_000)):
@@ -237,8 +237,8 @@ def test_planes_independent_of_threads_chunks_and_strides(law: str, monkeypatch:
     monkeypatch.setattr(reference, "CHUNK", 7777)
     by_reference = planes[0].clone(), planes[1].clone()
     reference.add_split(*by_reference, TERMS, KEY, 17, law, (0.0, 0.04))
-    for other in (found[1], parts, by_reference, (strided[0].reshape(-1), strided[1].reshape(-1))):
-        assert_same_planes(found[0], other)
+    for other in (outputs[1], parts, by_reference, (strided[0].reshape(-1), strided[1].reshape(-1))):
+        assert_same_planes(outputs[0], other)
 
 
 # --------------------------------------------------------------------------------------------------------------- many
@@ -261,6 +261,6 @@ def test_many_is_a_loop_of_add(law: str, round_seed: int | None) -> None:
         assert not src.numel() or not torch.equal(moved.nan_to_num(), src.nan_to_num())
     kernels.add_many([(src, src, key, band) for _, src, key, band in items], TERMS, round_seed, law)
     for moved, (dst, src, _, _) in zip(expected, items):
-        for found in (dst, src):
-            assert found.dtype == moved.dtype
-            assert_same_bits(found.float(), moved.float())
+        for result in (dst, src):
+            assert result.dtype == moved.dtype
+            assert_same_bits(result.float(), moved.float())

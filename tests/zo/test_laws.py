@@ -160,16 +160,16 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_independent_of_threads_and_chunks(dtype: torch.dtype) -> None:
     src = patterns(200_003, dtype, torch.Generator().manual_seed(4))
-    terms, found = [(SEED, float32(1e-3)), (SEED + 1, float32(-2e-3))], []
+    terms, outputs = [(SEED, float32(1e-3)), (SEED + 1, float32(-2e-3))], []
     for number in (1, 2):
         torch.set_num_threads(number)
-        found.append(torch.empty_like(src))
-        kernels.add(found[-1], src, terms, KEY, 17, 5, "gaussian")
-    assert_same_bits(*found)
+        outputs.append(torch.empty_like(src))
+        kernels.add(outputs[-1], src, terms, KEY, 17, 5, "gaussian")
+    assert_same_bits(*outputs)
     parts = torch.empty_like(src)
     for start, stop in ((0, 1000), (1000, 70_001), (70_001, 200_003)):
         cpu.add(parts[start:stop], src[start:stop], terms, KEY, 17 + start, 5, "gaussian")
-    assert_same_bits(parts, found[0])
+    assert_same_bits(parts, outputs[0])
 
 
 @pytest.mark.parametrize("law", ["sphere", "cauchy"])

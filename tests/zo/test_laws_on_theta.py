@@ -101,14 +101,14 @@ def test_logits_are_those_of_replaced_weights(law: str, dtype: torch.dtype) -> N
     model, z = build("llama", dtype), Direction(SEED, law)
     theta = Point(model)
     with theta.shifted(z, 2e-2):
-        found = logits(model)
+        shifted = logits(model)
     before, factor = theta.sha256(), float32(2e-2 * theta.stretch(z))
     with torch.no_grad():
         for name, p in theta.items():
             flat = p.view(-1)
             reference.add(flat, flat, [(SEED, factor)], tensor_key(name), 0, z.rounding_seed, z.entries)
     assert theta.sha256() != before
-    assert torch.equal(found, logits(model))
+    assert torch.equal(shifted, logits(model))
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -140,11 +140,11 @@ def test_the_share_of_a_shift_that_is_realised(law: str) -> None:
     assert realised(half, z, 1e-3)["a"] == pytest.approx(1, abs=0.01)
     large = Point(nn.ParameterDict({"a": nn.Parameter(torch.full((50_000,), 1.5, dtype=torch.bfloat16))}))
     entries = reference.entries(z.entries, SEED, tensor_key("a"), 0, 50_000).double()
-    kept = entries.abs() * large.stretch(z) * 1e-3 > 2.0**-8  # half a unit in the last place of 1.5
-    expected = float((entries.sign() * kept * 2.0**-7 * entries).sum() / entries.square().sum()) / 1e-3
+    moves = entries.abs() * large.stretch(z) * 1e-3 > 2.0**-8  # half a unit in the last place of 1.5
+    expected = float((entries.sign() * moves * 2.0**-7 * entries).sum() / entries.square().sum()) / 1e-3
     share = realised(large, z, 1e-3, "nearest")["a"]
     assert share == pytest.approx(expected / large.stretch(z), rel=1e-6, abs=1e-12)
-    assert (share > 0) == bool(kept.any())
+    assert (share > 0) == bool(moves.any())
 
 
 @pytest.mark.parametrize("law", ["gaussian", "sphere"])

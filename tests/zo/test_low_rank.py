@@ -100,20 +100,20 @@ def test_shifted_logits_are_those_of_replaced_weights(
     """Embedding lookups (rows), a tied head, also in slabs; modes layer and copy; two terms."""
     model = build("llama", dtype)
     g = ZOGrad(((0.7, Direction(1, law)), (-1.3, Direction(2, law))), 0, 2)
-    found = []
+    shifted = []
     for mode in ("layer", "copy"):
         theta = Point(model, mode=mode)
         with theta.shifted(g, 2e-2, 99):
-            found.append(logits(model))
+            shifted.append(logits(model))
             table = read(model, "model.embed_tokens.weight")
             assert torch.equal(model.get_input_embeddings()(IDS), table[IDS])
             with monkeypatch.context() as patch:
                 patch.setattr(shift, "SLAB", {"cpu": 100, "cuda": 100})
                 assert torch.equal(model.get_output_embeddings()(torch.eye(32, dtype=dtype)).T, table)
     Point(model).add_(g, 2e-2, 99)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], logits(model))
-    assert not torch.equal(found[0], logits(build("llama", dtype)))
+    assert torch.equal(shifted[0], shifted[1])
+    assert torch.equal(shifted[0], logits(model))
+    assert not torch.equal(shifted[0], logits(build("llama", dtype)))
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_gram_and_schmidt_as_python_does_it(m: int, r: int) -> None:
     columns = torch.randn(m, r, generator=torch.Generator().manual_seed(m))
     if m == 30:
         columns[:, 1] = columns[:, 0] + 1e-6 * columns[:, 1]
-    found = orthonormal(columns)
+    basis = orthonormal(columns)
     by_hand = gram_schmidt_by_hand(columns.double().T.tolist())
-    assert torch.equal(found.T, torch.tensor(by_hand, dtype=torch.float64))
-    assert float((found.T @ found - torch.eye(r)).abs().max()) < 1e-13
+    assert torch.equal(basis.T, torch.tensor(by_hand, dtype=torch.float64))
+    assert float((basis.T @ basis - torch.eye(r)).abs().max()) < 1e-13
 
 
 @pytest.mark.parametrize("m", [7, 16, 40, 1000, 5000])
@@ -222,11 +222,11 @@ def test_what_is_kept_is_small(module: Any) -> None:
     theta = Point(model)
     estimate = module.Estimator(module.Config(rank=2), 3)
     estimate(lambda: float(logits(model).square().mean()), theta, 0, 5)
-    kept = sum(t.numel() * t.element_size() for t in theta.bases.values())
+    nbytes = sum(t.numel() * t.element_size() for t in theta.bases.values())
     shapes = {name: tuple(t.shape) for name, t in theta.items()}
     matrices = [s for s in shapes.values() if len(s) == 2]
-    assert kept == bytes_kept(estimate.law(0), shapes) == estimate.host_bytes(theta)
-    assert kept == (0 if module is lozo else sum(4 * 2 * (m + n) for m, n in matrices))
+    assert nbytes == bytes_kept(estimate.law(0), shapes) == estimate.host_bytes(theta)
+    assert nbytes == (0 if module is lozo else sum(4 * 2 * (m + n) for m, n in matrices))
     assert theta.scratch_bytes <= 4 * max(t.numel() for t in theta.values())
 
 

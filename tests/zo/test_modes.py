@@ -33,12 +33,12 @@ def test_a_copy_computes_with_the_weights_that_stand_ins_make(family: str, dtype
     """In mode `copy` the model's parameters are theta + eps z, bit for bit; theta is as it was, and back in place."""
     model = build(family, dtype)
     point = Point(model, mode="copy")
-    before, own = point.sha256(), [id(p) for p in model.parameters()]
+    before, param_ids = point.sha256(), [id(p) for p in model.parameters()]
     z = Direction(3, law)
     with point.shifted(z, EPS):
         inside = {name: p.clone() for name, p in model.named_parameters()}
         copied = logits(model)
-    assert [id(p) for p in model.parameters()] == own
+    assert [id(p) for p in model.parameters()] == param_ids
     assert point.sha256() == before
     for name, param in model.named_parameters():
         expected = torch.empty_like(param)

@@ -53,12 +53,12 @@ def test_an_adapters_tensors(name: str, tiny_model_dir: Path, tiny_tokenizer: An
         assert theta.audit(lambda: adapted(adapters.model)) == set()
         before, plain = theta.sha256(), adapted(adapters.model)
         with theta.shifted(Z, 0.05):
-            found = adapted(adapters.model)
+            shifted = adapted(adapters.model)
         assert theta.sha256() == before
-        assert not torch.equal(found, plain)
+        assert not torch.equal(shifted, plain)
         others = {key: p.clone() for key, p in adapters.parameters("s").items()}
         theta.add_(ZOGrad(((1.0, Z),), 0.0, 0), 0.05, None)
-        torch.testing.assert_close(found, adapted(adapters.model), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(shifted, adapted(adapters.model), rtol=1e-5, atol=1e-6)
     assert all(torch.equal(p, others[key]) for key, p in adapters.parameters("s").items())
 
 

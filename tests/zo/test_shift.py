@@ -37,9 +37,9 @@ def test_logits_are_those_of_replaced_weights(family: str, dtype: torch.dtype) -
         for rounding in ("stochastic", "nearest") if dtype.itemsize == 2 else ("stochastic",):
             expected = logits(replaced(model, Z, scale, rounding))
             with point.shifted(Z, scale, rounding):
-                found = logits(model)
-            assert torch.equal(found, expected), (scale, rounding, float((found - expected).abs().max()))
-            assert not torch.equal(found, plain)
+                shifted = logits(model)
+            assert torch.equal(shifted, expected), (scale, rounding, float((shifted - expected).abs().max()))
+            assert not torch.equal(shifted, plain)
     assert point.sha256() == before
     assert torch.equal(logits(model), plain)
 
@@ -63,13 +63,13 @@ def test_a_move_of_several_terms() -> None:
     model = build("llama")
     point, terms = Point(model), ((0.7, Direction(1)), (-1.3, Direction(2)))
     with point.shifted(ZOGrad(terms, 0.0, 0), EPS):
-        found = logits(model)
+        shifted = logits(model)
     expected = copy.deepcopy(model)
     with torch.no_grad():
         for name, param in expected.named_parameters():
             flat, factors = param.detach().view(-1), [(z.seed, float32(EPS * c)) for c, z in terms]
             reference.add(flat, flat, factors, tensor_key(name))
-    assert torch.equal(found, logits(expected))
+    assert torch.equal(shifted, logits(expected))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])

@@ -36,9 +36,9 @@ def test_large_linear_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shift.SLAB, "cpu", 300)
     monkeypatch.setattr(shift.Shifted, "slab", counting)
     with point.shifted(Z, EPS):
-        found = logits(model)
+        shifted = logits(model)
     assert max(sizes) <= 300
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shifted, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_embedding_shifts_only_the_rows_it_reads() -> None:
@@ -95,9 +95,9 @@ def test_any_way_of_reading_meets_the_shifted_weight(name: str) -> None:
     with torch.no_grad():
         expected, plain = replaced(module, Z, EPS)(), module()
     with point.shifted(Z, EPS):
-        found = module()
-    assert torch.equal(found, expected)
-    assert not torch.equal(found, plain)
+        shifted = module()
+    assert torch.equal(shifted, expected)
+    assert not torch.equal(shifted, plain)
 
 
 def test_results_outlive_the_scratch() -> None:

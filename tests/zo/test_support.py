@@ -69,8 +69,8 @@ def test_a_support_comes_back_from_its_bytes(made: dict[str, Any], scale: float)
     assert again.scale == scale
     assert set(again.parts) == set(made)
     for name, part in made.items():
-        found = again.parts[name]
-        assert (found.at.tolist() if isinstance(found, Indices) else found) == part
+        unpacked = again.parts[name]
+        assert (unpacked.at.tolist() if isinstance(unpacked, Indices) else unpacked) == part
 
 
 @pytest.mark.parametrize("at", [[2**32 - 1], [5, 2**32 + 5], [2**40]])
@@ -79,19 +79,19 @@ def test_a_gap_that_the_journal_cannot_hold_is_refused(at: list[int]) -> None:
     with pytest.raises(ValueError, match="the journal takes"):
         Support({"w": Indices(torch.tensor(at))}).pack()
     fits = [at[0] - 1] if len(at) == 1 and at[0] < 2**33 else [5, 2**32 + 4]
-    (found,) = Support.unpack(Support({"w": Indices(torch.tensor(fits))}).pack()).parts.values()
-    assert isinstance(found, Indices)
-    assert found.at.tolist() == fits
+    (part,) = Support.unpack(Support({"w": Indices(torch.tensor(fits))}).pack()).parts.values()
+    assert isinstance(part, Indices)
+    assert part.at.tolist() == fits
 
 
 def test_indices_take_four_bytes_and_about_one_in_the_journal() -> None:
     at = torch.randperm(1_000_000, generator=torch.Generator().manual_seed(0))[:10_000].sort().values.to(torch.int32)
     raw = Support({"a": Indices(at)}).pack()
     assert len(raw) < 2.5 * 10_000
-    found = Support.unpack(raw).parts["a"]
-    assert isinstance(found, Indices)
-    assert found.at.dtype == torch.int32
-    assert torch.equal(found.at, at)
+    part = Support.unpack(raw).parts["a"]
+    assert isinstance(part, Indices)
+    assert part.at.dtype == torch.int32
+    assert torch.equal(part.at, at)
 
 
 def test_indices_of_a_slice_beyond_two_to_the_31() -> None:

@@ -180,13 +180,13 @@ def test_with_a_mask_it_is_the_gradient_of_the_weights_that_move(module: Any, ki
 def test_a_cycle_of_blocks_sees_the_whole_gradient(rescale: bool, share: float) -> None:
     model = tree({"layers.0.w": (1, 2), "layers.1.w": (1, 1), "layers.1.v": (1, 1), "layers.2.w": (1, 1), "h": (1, 1)})
     theta, f = Point(model), Quadratic(model, 5)
-    found, g = [], f.gradient(flat(theta))
+    means, g = [], f.gradient(flat(theta))
     for step in range(4):
         mask = blocks.Mask(blocks.Config(rescale=rescale), 0)
         mean, _ = mean_and_moment(over_all_signs(spsa, f, theta, mask=mask, step=step))
         assert torch.equal(mean != 0, (g != 0) & (flat(moved_by(mask.at(theta, step), theta)) > 0))
-        found.append(mean)
-    assert torch.equal(torch.stack(found).mean(0), share * g)
+        means.append(mean)
+    assert torch.equal(torch.stack(means).mean(0), share * g)
 
 
 @pytest.mark.parametrize(("per_step", "refresh"), [(1, 1), (2, 1), (3, 2), (4, 3)])
@@ -217,16 +217,16 @@ def test_random_blocks_come_equally_often(per_step: int) -> None:
 def test_over_random_masks_the_rescaled_estimate_is_unbiased() -> None:
     """Each of the 16 masks of four weights once, and each pattern of signs; scale^2 = 2 up to its rounding."""
     model = tree(FOUR)
-    theta, f, found = Point(model), Quadratic(model, 6), {}
+    theta, f, means = Point(model), Quadratic(model, 6), {}
     for seed in range(500):
-        if len(found) == 15:
+        if len(means) == 15:
             break
         support = Support({"a": Chance(seed, 2048)}, 2**0.5)
         pattern = tuple(flat(moved_by(support, theta)).tolist())
-        if pattern not in found and any(pattern):
-            found[pattern], _ = mean_and_moment(over_all_signs(spsa, f, theta, support))
-    assert len(found) == 15
-    mean = torch.stack(list(found.values())).sum(0) / 16  # the empty mask adds 0
+        if pattern not in means and any(pattern):
+            means[pattern], _ = mean_and_moment(over_all_signs(spsa, f, theta, support))
+    assert len(means) == 15
+    mean = torch.stack(list(means.values())).sum(0) / 16  # the empty mask adds 0
     torch.testing.assert_close(mean, f.gradient(flat(theta)), rtol=1e-6, atol=1e-6)
 
 
@@ -239,7 +239,7 @@ def test_svrg(masked: bool) -> None:
     the anchor's two gradients; around that, given the anchor, only (d - 1) |grad f_B(x) - grad f_B(x~)|^2."""
     shapes: Shapes = {"a": (1, 3)}
     support = Support({"a": Indices(torch.tensor([0, 2]))}) if masked else None
-    config, found = svrg.Config(eps=EPS, anchor_batches=2, refresh=5), []
+    config, estimates = svrg.Config(eps=EPS, anchor_batches=2, refresh=5), []
     for anchor_seed in seeds_of_all_signs((("a", 3),), ("anchor", 0), ("anchor", 1)):
         model = tree(shapes)
         theta, f, batches = Point(model), Quadratic(model, 7), [Quadratic(model, 8), Quadratic(model, 9)]
@@ -254,6 +254,6 @@ def test_svrg(masked: bool) -> None:
         gain = (f.gradient(flat(theta)) - f.gradient(start)) * where
         spread = torch.stack(given) - torch.stack(given).mean(0)
         assert float(spread.square().sum(1).mean()) == (float(where.sum()) - 1) * float(gain @ gain)
-        found += given
+        estimates += given
         expected = gain + sum(batch.gradient(start) for batch in batches) / 2 * where
-    assert torch.equal(torch.stack(found).mean(0), expected)  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert torch.equal(torch.stack(estimates).mean(0), expected)  # pyright: ignore[reportPossiblyUnboundVariable]

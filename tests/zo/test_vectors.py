@@ -79,13 +79,13 @@ def test_philox(vectors: dict[str, Any]) -> None:
 
 
 def test_keys(vectors: dict[str, Any]) -> None:
-    found = {v["text"]: int(v["key"], 16) for v in vectors["keys"]}
-    for text, key in found.items():
+    keys = {v["text"]: int(v["key"], 16) for v in vectors["keys"]}
+    for text, key in keys.items():
         assert tensor_key(text) == key
-    assert derive(42, "z", 17) == found["42/z/17"]
-    assert derive(42, "round/update", 17) == found["42/round/update/17"]
-    z = found["0/z/0"]
-    assert Direction(z).rounding_seed == found[f"{z}/round/shift"]
+    assert derive(42, "z", 17) == keys["42/z/17"]
+    assert derive(42, "round/update", 17) == keys["42/round/update/17"]
+    z = keys["0/z/0"]
+    assert Direction(z).rounding_seed == keys[f"{z}/round/shift"]
 
 
 def test_signs(vectors: dict[str, Any]) -> None:

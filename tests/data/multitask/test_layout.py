@@ -116,11 +116,11 @@ def test_rows_of_one_task_share_the_prompt_without_an_input() -> None:
 
 def test_a_long_input_loses_its_end(tiny_tokenizer: Any) -> None:
     layout, row = make_layout("default", tiny_tokenizer), long(200)
-    found = layout.example(row)
-    assert row.input.startswith(found.prompt)
-    answer = max(len(tokens(tiny_tokenizer, a)) for a in found.answers)
-    assert len(tokens(tiny_tokenizer, found.prompt)) == ROOM - answer
-    assert tokens(tiny_tokenizer, found.prompt) == tokens(tiny_tokenizer, row.input)[: ROOM - answer]
+    example = layout.example(row)
+    assert row.input.startswith(example.prompt)
+    answer = max(len(tokens(tiny_tokenizer, a)) for a in example.answers)
+    assert len(tokens(tiny_tokenizer, example.prompt)) == ROOM - answer
+    assert tokens(tiny_tokenizer, example.prompt) == tokens(tiny_tokenizer, row.input)[: ROOM - answer]
 
 
 def test_the_gap_counts_and_is_never_cut(tiny_tokenizer: Any) -> None:
@@ -133,31 +133,31 @@ def test_the_gap_counts_and_is_never_cut(tiny_tokenizer: Any) -> None:
 def test_room_is_left_for_the_longest_option_or_for_its_own_output(tiny_tokenizer: Any) -> None:
     row = long(200, "no", ("no", "no, and there has never been any in this house"))
     layout = make_layout("default", tiny_tokenizer)
-    own, all_options = layout.example(row, train=True), layout.example(row)
-    lengths = [len(tokens(tiny_tokenizer, answer)) for answer in own.answers]
-    assert len(tokens(tiny_tokenizer, own.prompt)) == ROOM - lengths[0]
+    train_example, all_options = layout.example(row, train=True), layout.example(row)
+    lengths = [len(tokens(tiny_tokenizer, answer)) for answer in train_example.answers]
+    assert len(tokens(tiny_tokenizer, train_example.prompt)) == ROOM - lengths[0]
     assert len(tokens(tiny_tokenizer, all_options.prompt)) == ROOM - lengths[1]
-    assert own.answers == all_options.answers
+    assert train_example.answers == all_options.answers
     shown = layout.example(TEA, [row]).prompt
-    assert shown == own.prompt + "\nno\n\n\nIs there tea?"
+    assert shown == train_example.prompt + "\nno\n\n\nIs there tea?"
 
 
 def test_channel_cuts_the_input_that_it_scores(tiny_tokenizer: Any) -> None:
     layout, row = make_layout("channel", tiny_tokenizer), long(200)
-    found = layout.example(row, [MILK])
-    assert found.answers[0].startswith("\nfilm 0 is good")
-    assert len(set(found.answers)) == 1
-    lead = max(len(tokens(tiny_tokenizer, lead)) for lead in found.leads)
-    assert len(tokens(tiny_tokenizer, found.answers[0])) == ROOM - lead
+    example = layout.example(row, [MILK])
+    assert example.answers[0].startswith("\nfilm 0 is good")
+    assert len(set(example.answers)) == 1
+    lead = max(len(tokens(tiny_tokenizer, lead)) for lead in example.leads)
+    assert len(tokens(tiny_tokenizer, example.answers[0])) == ROOM - lead
 
 
 def test_a_cut_keeps_whole_characters(tiny_tokenizer: Any) -> None:
     for start in ("", "a", "ab", "abc"):
         row = Row(f"x/{start}", "x:1", start + "日本語🙂" * 60, "yes", OPTIONS)
-        found = make_layout("default", tiny_tokenizer).example(row).prompt
-        assert row.input.startswith(found)
+        prompt = make_layout("default", tiny_tokenizer).example(row).prompt
+        assert row.input.startswith(prompt)
         room = ROOM - max(len(tokens(tiny_tokenizer, "\n" + o)) for o in OPTIONS)
-        assert room - 3 <= len(tokens(tiny_tokenizer, found)) <= room
+        assert room - 3 <= len(tokens(tiny_tokenizer, prompt)) <= room
 
 
 def test_many_bytes_in_few_characters_are_cut_too(tiny_tokenizer: Any) -> None:
@@ -231,16 +231,16 @@ def test_real_rows(shared_data: Path, tiny_tokenizer: Any, template: str) -> Non
         rows, shown = pool.test(60, 0), pool.demonstrations(2, 13)
         layout.prepare(rows, first=False)
         for row in rows:
-            found = layout.example(row, shown)
-            body = found.answers[0] if layout.channel else found.prompt
+            example = layout.example(row, shown)
+            body = example.answers[0] if layout.channel else example.prompt
             fitted = body.rpartition(layout.gap)[2].strip() if layout.gap != " " else row.input[:40]
             assert row.input.startswith(fitted) or fitted in body
-            assert len(found.answers) == len(row.options)
+            assert len(example.answers) == len(row.options)
             assert within(layout, tiny_tokenizer, row)
 
 
 def within(layout: Layout, tokenizer: Any, row: Row) -> bool:
     """Whether input and longest option have at most 254 tokens."""
-    found = layout.example(row)
-    rows = [found.prompt + lead + answer for lead, answer in zip(found.leads or ("",) * 9, found.answers)]
+    example = layout.example(row)
+    rows = [example.prompt + lead + answer for lead, answer in zip(example.leads or ("",) * 9, example.answers)]
     return max(len(tokens(tokenizer, text)) for text in rows) <= ROOM

@@ -19,12 +19,12 @@ SIZES = {"trec": 7, "trec-finegrained": 3, "superglue-cb:a": 40, "v1.0": 1}
 
 def encoded(sizes: dict[str, int] | None = None) -> list[Encoded]:
     """Examples that know their task and number by their one row's tokens."""
-    found = []
+    examples = []
     for t, (task, n) in enumerate((sizes or SIZES).items()):
         for i in range(n):
             row = Row((3 + t, 10 + i), ((1, 5, 0),))
-            found.append(Encoded(Example(f"{task}/{i}", "", ("",), (0,), group=task), (row,), (0,), 1))
-    return found
+            examples.append(Encoded(Example(f"{task}/{i}", "", ("",), (0,), group=task), (row,), (0,), 1))
+    return examples
 
 
 def mixture(size: int = 4, seed: int = 0, name: str = "p", sizes: dict[str, int] | None = None) -> Mixture:
@@ -62,10 +62,10 @@ def test_tasks_come_in_rounds_in_changing_orders() -> None:
 
 
 def test_each_example_once_in_an_epoch_of_its_task() -> None:
-    found = drawn(mixture(5), 200)
+    drawn_ids = drawn(mixture(5), 200)
     for name, n in SIZES.items():
-        own = [i for i in found if task(i) == name]
-        epochs = [own[i : i + n] for i in range(0, len(own) - n + 1, n)]
+        task_ids = [i for i in drawn_ids if task(i) == name]
+        epochs = [task_ids[i : i + n] for i in range(0, len(task_ids) - n + 1, n)]
         assert len(epochs) >= 5
         assert all(len(set(epoch)) == n for epoch in epochs)
         if n > 5:
@@ -84,12 +84,12 @@ def test_a_position_restores_the_stream(cut: int) -> None:
     """At any point, and through JSON, with tasks that were chosen on the way."""
 
     def play(stream: Mixture, start: int, stop: int) -> list[str]:
-        found = []
+        drawn_ids = []
         for n in range(start, stop):
             if n % 6 == 2:
                 stream.among(sorted(SIZES)[n % 3 : n % 3 + 2], n)
-            found += ids(next(stream))
-        return found
+            drawn_ids += ids(next(stream))
+        return drawn_ids
 
     whole = play(mixture(3), 0, 40)
     first = mixture(3)
@@ -105,8 +105,8 @@ def test_among_restricts() -> None:
     stream = mixture(4)
     drawn(stream, 3)
     stream.among(["trec", "superglue-cb:a"], 7)
-    some = drawn(stream, 10)
-    assert Counter(map(task, some)) == {"trec": 20, "superglue-cb:a": 20}
+    drawn_ids = drawn(stream, 10)
+    assert Counter(map(task, drawn_ids)) == {"trec": 20, "superglue-cb:a": 20}
     stream.among(["v1.0"], 8)
     assert set(drawn(stream, 3)) == {"v1.0/0"}
 
@@ -115,13 +115,13 @@ def test_a_tasks_own_order_goes_on_across_choices() -> None:
     """What is drawn of a task does not hang on which others it was mixed with."""
     alone, mixed = mixture(1), mixture(4)
     alone.among(["trec"], 0)
-    own = drawn(alone, 21)
-    found = []
+    ids_alone = drawn(alone, 21)
+    ids_mixed = []
     for k in range(12):
         mixed.among(["trec", ["superglue-cb:a", "trec-finegrained", "v1.0"][k % 3]], k)
-        found += [i for i in drawn(mixed, 1) if task(i) == "trec"]
-    assert found[:21] == own[: len(found)]
-    assert len(found) == 24 or found == own[: len(found)]
+        ids_mixed += [i for i in drawn(mixed, 1) if task(i) == "trec"]
+    assert ids_mixed[:21] == ids_alone[: len(ids_mixed)]
+    assert len(ids_mixed) == 24 or ids_mixed == ids_alone[: len(ids_mixed)]
 
 
 def test_rounds_key_the_order_of_turns() -> None:
@@ -162,19 +162,19 @@ def test_what_the_order_of_the_list_matters_for() -> None:
 
 
 def test_a_batch_larger_than_the_tasks_and_their_examples() -> None:
-    found = drawn(mixture(9, sizes={"a": 2, "b": 1}), 4)
-    counts = Counter(found)
+    drawn_ids = drawn(mixture(9, sizes={"a": 2, "b": 1}), 4)
+    counts = Counter(drawn_ids)
     assert counts["b/0"] == 18
     assert counts["a/0"] == counts["a/1"] == 9
 
 
 def test_one_task_alone() -> None:
-    found = drawn(mixture(3, sizes={"a": 5}), 10)
-    assert all(len(set(found[i : i + 5])) == 5 for i in range(0, 30, 5))
+    drawn_ids = drawn(mixture(3, sizes={"a": 5}), 10)
+    assert all(len(set(drawn_ids[i : i + 5])) == 5 for i in range(0, 30, 5))
     stream = mixture(3, sizes={"a": 5})
     for k in range(10):  # chosen again and again: it goes on
         stream.among(["a"], k)
-        assert ids(next(stream)) == found[3 * k : 3 * k + 3]
+        assert ids(next(stream)) == drawn_ids[3 * k : 3 * k + 3]
 
 
 def test_neighbouring_rounds_differ() -> None:

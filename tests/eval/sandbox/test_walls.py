@@ -29,10 +29,10 @@ def inside() -> Iterator[psutil.Process]:
     thread.start()
     try:
         until = time.monotonic() + 120
-        while not (found := alive(name)):
+        while not (pids := alive(name)):
             assert time.monotonic() < until
             time.sleep(0.02)
-        yield psutil.Process(found[0])
+        yield psutil.Process(pids[0])
     finally:
         stop.set()
         thread.join()

@@ -34,52 +34,52 @@ def by_hand(base: Any, state: dict[str, Tensor], ids: Tensor, scale: float = 1.0
     """[P; E + scale A B] row by row and position by position, in float64: the logits [R, L, V] of the own tokens."""
     base = base.double()
     p, a, b = (state[key].double() for key in ("prompt", "A", "B"))
-    table, found = base.get_input_embeddings().weight, []
+    table, logits = base.get_input_embeddings().weight, []
     for row in ids:
         words = [
             table[token] + (scale * sum(a[t, k] * b[k] for k in range(a.shape[1])) if t < len(a) else 0.0)
             for t, token in enumerate(row)
         ]
         with torch.no_grad():
-            found.append(base(inputs_embeds=torch.cat([p, torch.stack(words)])[None]).logits[0, len(p) :])
-    return torch.stack(found)
+            logits.append(base(inputs_embeds=torch.cat([p, torch.stack(words)])[None]).logits[0, len(p) :])
+    return torch.stack(logits)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_the_forward_is_the_papers(base: Any, scale: float) -> None:
-    found = adapted(base, scale=scale)
-    with torch.no_grad(), found.active("s"):
-        ours = found.model(input_ids=IDS).logits[:, 3:]
-    torch.testing.assert_close(ours.double(), by_hand(base, found.state("s"), IDS, scale), rtol=1e-4, atol=1e-5)
+    adapters = adapted(base, scale=scale)
+    with torch.no_grad(), adapters.active("s"):
+        ours = adapters.model(input_ids=IDS).logits[:, 3:]
+    torch.testing.assert_close(ours.double(), by_hand(base, adapters.state("s"), IDS, scale), rtol=1e-4, atol=1e-5)
 
 
 def test_each_position_within_s_has_its_own_shift(base: Any) -> None:
     """Row t of A moves the logits from position t on and no others; positions beyond s are read as they are."""
-    found = adapted(base, noise=0.0)
+    adapters = adapted(base, noise=0.0)
     with torch.no_grad():
-        found.parameters("p")["B"].fill_(0.5)
-        found.parameters("p")["A"].zero_()
-        plain = found.model(input_ids=IDS).logits[:, 3:]
+        adapters.parameters("p")["B"].fill_(0.5)
+        adapters.parameters("p")["A"].zero_()
+        plain = adapters.model(input_ids=IDS).logits[:, 3:]
         for t in range(S):
-            found.parameters("p")["A"][t] = 1.0
-            moved = (found.model(input_ids=IDS).logits[:, 3:] - plain).abs().amax(-1)
+            adapters.parameters("p")["A"][t] = 1.0
+            moved = (adapters.model(input_ids=IDS).logits[:, 3:] - plain).abs().amax(-1)
             assert (moved[:, :t] < 1e-6).all()
             assert (moved[:, t:] > 1e-6).all()
-            found.parameters("p")["A"][t] = 0.0
-        bound = found.model(input_ids=IDS[:, :S]).logits  # an input of s tokens and one of more
+            adapters.parameters("p")["A"][t] = 0.0
+        bound = adapters.model(input_ids=IDS[:, :S]).logits  # an input of s tokens and one of more
         torch.testing.assert_close(bound[:, 3:], plain[:, :S], rtol=1e-5, atol=1e-6)
 
 
 def test_the_start_changes_no_word(base: Any) -> None:
     """B = 0: the model reads the prompt's words and the text. A is drawn from the key, in +-1 / sqrt(r)."""
     state = torch.get_rng_state()
-    found = adapted(base, noise=0.0, max_length=200)
+    adapters = adapted(base, noise=0.0, max_length=200)
     assert torch.equal(torch.get_rng_state(), state)
     words = make_tokenizer()(registry.load("adapters", "dept").Config().text, add_special_tokens=False)["input_ids"][:3]
     with torch.no_grad():
         expected = base(input_ids=torch.cat([torch.tensor([words] * 2), IDS], 1)).logits[:, 3:]
-        torch.testing.assert_close(found.model(input_ids=IDS).logits[:, 3:], expected, rtol=1e-5, atol=1e-5)
-    a = found.state("p")["A"]
+        torch.testing.assert_close(adapters.model(input_ids=IDS).logits[:, 3:], expected, rtol=1e-5, atol=1e-5)
+    a = adapters.state("p")["A"]
     assert a.abs().max() <= 2**-0.5
     assert float(a.std()) == pytest.approx(6**-0.5, rel=0.1)  # of a uniform law of that width
 
@@ -100,8 +100,8 @@ def test_what_is_written_is_read_back_with_the_shift_of_its_position(family: str
     """Logits of every step against one forward over prompt and continuation; S lies within the continuation."""
     weights = {"initializer_range": 0.2, "init_std": 0.2}
     base = load_family(save_family(family, tmp_path, positions=64, window=6, **weights))
-    found = adapted(base, max_length=11)
-    model = found.deployable("s")
+    adapters = adapted(base, max_length=11)
+    model = adapters.deployable("s")
     out = model.generate(
         IDS,
         max_new_tokens=9,
@@ -113,10 +113,10 @@ def test_what_is_written_is_read_back_with_the_shift_of_its_position(family: str
     )
     assert out.sequences.shape == (2, 16)
     with torch.no_grad():
-        whole = found.model(input_ids=out.sequences).logits[:, 3:]
+        whole = adapters.model(input_ids=out.sequences).logits[:, 3:]
     torch.testing.assert_close(torch.stack(out.logits, 1), whole[:, 6:-1], rtol=1e-4, atol=1e-5)
     assert torch.equal(out.sequences[:, 7:], whole[:, 6:-1].argmax(-1))
-    with found.active("p"):
+    with adapters.active("p"):
         assert not torch.equal(model.generate(IDS, max_new_tokens=9, do_sample=False), out.sequences)
     assert not base._forward_pre_hooks
 
@@ -128,21 +128,21 @@ def test_padded_rows_are_written_as_if_alone(side: str, base: Any) -> None:
     padded, mask = IDS.clone(), torch.ones_like(IDS)
     unseen, seen = (slice(0, 3), slice(3, 7)) if side == "left" else (slice(4, 7), slice(0, 4))
     padded[1, unseen], mask[1, unseen] = 2, 0
-    found = model.generate(padded, attention_mask=mask, **options)
-    assert torch.equal(found[:1], model.generate(IDS[:1], **options))
-    assert torch.equal(found[1, 7:], model.generate(IDS[1:, seen], **options)[0, 4:])
-    assert torch.equal(found[:, :7], padded)
+    sequences = model.generate(padded, attention_mask=mask, **options)
+    assert torch.equal(sequences[:1], model.generate(IDS[:1], **options))
+    assert torch.equal(sequences[1, 7:], model.generate(IDS[1:, seen], **options)[0, 4:])
+    assert torch.equal(sequences[:, :7], padded)
 
 
 def test_beams_and_samples(base: Any) -> None:
     """What transformers' generate can do: each beam's own cache; the likelier continuation of four than of one."""
-    found = adapted(base)
-    model = found.deployable("p")
+    adapters = adapted(base)
+    model = adapters.deployable("p")
     options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "length_penalty": 0.0}
 
     def logp(rows: Tensor) -> Tensor:
         with torch.no_grad():
-            scores = torch.log_softmax(found.model(input_ids=rows).logits[:, 3:], -1)[:, 6:-1]
+            scores = torch.log_softmax(adapters.model(input_ids=rows).logits[:, 3:], -1)[:, 6:-1]
         return scores.gather(2, rows[:, 7:, None]).sum((1, 2))
 
     beams = model.generate(IDS, num_beams=4, return_dict_in_generate=True, output_scores=True, **options)

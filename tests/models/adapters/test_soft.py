@@ -54,13 +54,13 @@ def test_at_its_start_it_is_the_text_it_starts_from(name: str, family: str, tmp_
     """Real keys and values, or embeddings: the logits are those behind the words themselves, sliding windows too."""
     directory = save_model(tmp_path / "model", family, window=16)
     module, tokenizer, model = registry.load("adapters", name), make_tokenizer(), load_family(directory)
-    found = module.Adapter(module.Config()).build(model, ("p", "s"), 7, tokenizer)
-    words = tokenizer(module.Config().text, add_special_tokens=False)["input_ids"][: found.virtual]
+    adapters = module.Adapter(module.Config()).build(model, ("p", "s"), 7, tokenizer)
+    words = tokenizer(module.Config().text, add_special_tokens=False)["input_ids"][: adapters.virtual]
     ids = torch.randint(5, 90, (2, 30), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         right = model(input_ids=torch.cat([torch.tensor([words] * 2), ids], 1)).logits[:, -30:]
-        torch.testing.assert_close(found.model(input_ids=ids).logits[:, -30:], right, rtol=1e-5, atol=1e-5)
-        if (theirs := found.as_peft("p")) is not None:  # an export's forward
+        torch.testing.assert_close(adapters.model(input_ids=ids).logits[:, -30:], right, rtol=1e-5, atol=1e-5)
+        if (theirs := adapters.as_peft("p")) is not None:  # an export's forward
             torch.testing.assert_close(theirs(input_ids=ids).logits[:, -30:], right, rtol=1e-5, atol=1e-5)
 
 
@@ -74,15 +74,15 @@ def test_padded_mixed_rows_are_what_peft_computes_of_each_row_alone(
 ) -> None:
     from peft import PeftModel
 
-    found, (ids, mask) = adapted(name, directories[family]), ragged()
+    adapters, (ids, mask) = adapted(name, directories[family]), ragged()
     rows = ["p", "s", "s", "p"]
-    with torch.no_grad(), found.rows(rows) as kwargs:
-        mixed = found.model(input_ids=ids, attention_mask=mask, **kwargs).logits[:, -ids.shape[1] :]
+    with torch.no_grad(), adapters.rows(rows) as kwargs:
+        mixed = adapters.model(input_ids=ids, attention_mask=mask, **kwargs).logits[:, -ids.shape[1] :]
     for adapter in ("p", "s"):
-        found.save(adapter, tmp_path / adapter, str(directories[family]))
+        adapters.save(adapter, tmp_path / adapter, str(directories[family]))
         theirs = PeftModel.from_pretrained(load_family(directories[family]), str(tmp_path / adapter)).eval()
-        with torch.no_grad(), found.active(adapter):
-            ours = found.model(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]
+        with torch.no_grad(), adapters.active(adapter):
+            ours = adapters.model(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]
         for i, n in enumerate(LENGTHS):
             with torch.no_grad():
                 alone = theirs(input_ids=ids[i : i + 1, :n], attention_mask=mask[i : i + 1, :n]).logits[0, -n:]
@@ -94,8 +94,8 @@ def test_padded_mixed_rows_are_what_peft_computes_of_each_row_alone(
 
 def test_left_padding_would_change_a_deployed_prompts_logits(directories: dict[str, Path]) -> None:
     """PEFT drops position ids, so that a row behind padding has other positions: why training pads right."""
-    found = adapted("prompt", directories["llama"])
-    theirs, ids = found.deployable("p"), torch.tensor([[5, 9, 20, 33, 7]])
+    adapters = adapted("prompt", directories["llama"])
+    theirs, ids = adapters.deployable("p"), torch.tensor([[5, 9, 20, 33, 7]])
     left, mask = torch.cat([torch.full((1, 4), 2), ids], 1), torch.tensor([[0] * 4 + [1] * 5])
     with torch.no_grad():
         alone = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -5:]
@@ -111,8 +111,8 @@ def test_peft_writes_on_as_training_computes(family: str, directories: dict[str,
 
     directory = directories.get(family) or save_model(tmp_path / "model", family)
     for name in ("prompt", "prefix") if family != "mamba" else ("prompt",):
-        found, ids = adapted(name, directory), torch.tensor([[5, 9, 20, 33, 7]])
-        found.save("p", tmp_path / name, str(directory))
+        adapters, ids = adapted(name, directory), torch.tensor([[5, 9, 20, 33, 7]])
+        adapters.save("p", tmp_path / name, str(directory))
         _, deployed = load_export(tmp_path / name)
         out = deployed.generate(
             input_ids=ids,
@@ -124,7 +124,7 @@ def test_peft_writes_on_as_training_computes(family: str, directories: dict[str,
             output_logits=True,
         )
         with torch.no_grad():
-            whole = found.model(input_ids=out.sequences).logits[:, -out.sequences.shape[1] :]
+            whole = adapters.model(input_ids=out.sequences).logits[:, -out.sequences.shape[1] :]
         torch.testing.assert_close(torch.stack(out.logits, 1), whole[:, 4:-1], rtol=1e-5, atol=1e-5)
 
 
@@ -166,11 +166,11 @@ def test_soft_adapters_of_peft_that_zofo_does_not_train(
 def test_a_prompt_on_embeddings_narrower_than_the_model(tmp_path: Path) -> None:
     """OPT-350M's words are half as wide as its layers: PEFT would take the layers' width for the prompt's."""
     directory = save_model(tmp_path / "model", "opt", word_embed_proj_dim=16)
-    found, ids = adapted("prompt", directory), torch.tensor([[5, 9, 20]])
-    found.save("p", tmp_path / "p", str(directory))
+    adapters, ids = adapted("prompt", directory), torch.tensor([[5, 9, 20]])
+    adapters.save("p", tmp_path / "p", str(directory))
     deployed, _ = load(tmp_path / "p")
     with torch.no_grad():
-        ours, theirs = found.model(input_ids=ids).logits, deployed(input_ids=ids).logits
+        ours, theirs = adapters.model(input_ids=ids).logits, deployed(input_ids=ids).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -218,15 +218,15 @@ def test_other_settings_are_refused(directories: dict[str, Path], tmp_path: Path
 
 
 def test_directories_that_are_no_adapters_are_refused(directories: dict[str, Path], tmp_path: Path) -> None:
-    found, here = adapted("prompt", directories["llama"]), tmp_path / "p"
-    found.save("p", here, str(tmp_path / "gone"))
+    adapters, here = adapted("prompt", directories["llama"]), tmp_path / "p"
+    adapters.save("p", here, str(tmp_path / "gone"))
     with pytest.raises(InputError, match=f"^{here}: its base model: no such model directory: {tmp_path / 'gone'}$"):
         load(here)
     config = json.loads((here / "adapter_config.json").read_text())
     (here / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(InputError, match=f"^{here}: its adapter_config.json names no base model"):
         load(here)
-    found.save("p", here, str(directories["llama"]))
+    adapters.save("p", here, str(directories["llama"]))
     (here / "adapter_model.safetensors").rename(here / "adapter_model.bin")
     with pytest.raises(InputError, match=f"^{here}: no adapter_model.safetensors.*pickled"):
         load(here)
@@ -243,13 +243,13 @@ def test_virtual_tokens_take_positions_from_the_text(tmp_path: Path) -> None:
     directory = save_model(tmp_path / "model", "gpt2", positions=24)
     write_rows(tmp_path / "rows.jsonl", sentiment_rows())
     for name in ("prompt", "prefix", "dept"):
-        found = adapted(name, directory, tokens=10)
-        found.save("p", tmp_path / name, str(directory))
+        adapters = adapted(name, directory, tokens=10)
+        adapters.save("p", tmp_path / name, str(directory))
         whole = torch.randint(5, 90, (1, 15), generator=torch.Generator().manual_seed(1))
         with pytest.raises(IndexError), torch.no_grad():
-            found.model(input_ids=whole)
+            adapters.model(input_ids=whole)
         with torch.no_grad():
-            found.model(input_ids=whole[:, :14])
+            adapters.model(input_ids=whole[:, :14])
         assert evaluate(tmp_path / name, task=str(tmp_path / "rows.jsonl"), limit=4)["n"] == 4
         with pytest.raises(InputError, match=r"^prompt 1: 16 tokens, and the model takes 14"):
             generate(tmp_path / name, ["f" * 15])
@@ -271,35 +271,35 @@ def test_room() -> None:
 # ------------------------------------------------------------------------------------------------------------- redraw
 
 
-def copied(found: Any, name: str) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in found.state(name).items()}
+def copied(adapters: Any, name: str) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in adapters.state(name).items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_redraw_is_another_start_of_one_adapter(name: str, directories: dict[str, Path]) -> None:
     module = registry.load("adapters", name)
-    found = module.Adapter(module.Config()).build(load_family(directories["llama"]), ("p", "s"), 7, make_tokenizer())
-    before, start = torch.get_rng_state(), copied(found, "p")
+    adapters = module.Adapter(module.Config()).build(load_family(directories["llama"]), ("p", "s"), 7, make_tokenizer())
+    before, start = torch.get_rng_state(), copied(adapters, "p")
     if name not in DRAWN:
         with pytest.raises(InputError, match=r"^method.apart: adapter .* starts from (a text|ones), nothing is drawn"):
-            found.redraw("s", 11)
+            adapters.redraw("s", 11)
         return
-    found.redraw("s", 11)
-    first = copied(found, "s")
-    assert all(torch.equal(found.state("p")[key], start[key]) for key in start)
+    adapters.redraw("s", 11)
+    first = copied(adapters, "s")
+    assert all(torch.equal(adapters.state("p")[key], start[key]) for key in start)
     drawn = [key for key in first if not torch.equal(first[key], start[key])]
     assert drawn
     for key in first:  # the same law: what is 0 at the start stays 0, what is drawn has the same size
         assert bool((first[key] == 0).all()) == bool((start[key] == 0).all())
         assert first[key].std() == pytest.approx(float(start[key].std()), rel=0.2, abs=1e-6)
-    found.redraw("s", 12)
-    assert any(not torch.equal(found.state("s")[key], first[key]) for key in drawn)
-    found.redraw("s", 11)
-    assert all(torch.equal(found.state("s")[key], first[key]) for key in first)
+    adapters.redraw("s", 12)
+    assert any(not torch.equal(adapters.state("s")[key], first[key]) for key in drawn)
+    adapters.redraw("s", 11)
+    assert all(torch.equal(adapters.state("s")[key], first[key]) for key in first)
     assert torch.equal(torch.get_rng_state(), before)
     ids = torch.tensor([[5, 9, 20]])
-    with torch.no_grad(), found.active("s"):
-        ours = found.model(input_ids=ids).logits[:, -3:]
+    with torch.no_grad(), adapters.active("s"):
+        ours = adapters.model(input_ids=ids).logits[:, -3:]
     if name == "lora":  # a LoRA starts as no change
         with torch.no_grad():
             torch.testing.assert_close(

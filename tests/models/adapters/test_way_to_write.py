@@ -35,7 +35,7 @@ VERSIONS = tuple(f"{name} {version(name)}" for name in ("transformers", "peft"))
 @torch.no_grad()
 def greedily(model: Any, prompts: list[list[int]], new: int, end: int) -> list[list[int]]:
     """The largest logit of a forward over the whole text, token by token; rows of one length together."""
-    found: dict[int, list[int]] = {}
+    continuations: dict[int, list[int]] = {}
     for length in {len(ids) for ids in prompts}:
         rows = [i for i, ids in enumerate(prompts) if len(ids) == length]
         text = torch.tensor([prompts[i] for i in rows])
@@ -43,8 +43,8 @@ def greedily(model: Any, prompts: list[list[int]], new: int, end: int) -> list[l
             logits = model(input_ids=text, attention_mask=torch.ones_like(text), use_cache=False).logits
             text = torch.cat([text, logits[:, -1].argmax(-1)[:, None]], dim=1)
         for row, written in zip(rows, text[:, length:].tolist()):
-            found[row] = written[: written.index(end)] if end in written else written
-    return [found[i] for i in range(len(prompts))]
+            continuations[row] = written[: written.index(end)] if end in written else written
+    return [continuations[i] for i in range(len(prompts))]
 
 
 def lengths_read(base: Any) -> list[int]:
@@ -136,9 +136,9 @@ def test_a_cache_that_drops_it_is_left_out_and_said(
     model = adapted("prefix", load_family(family_dir("llama")), tiny_tokenizer).model
     ids = [tiny_tokenizer(text)["input_ids"] for text in PROMPTS[:4]]
     with caplog.at_level(logging.WARNING, "zofo"):
-        found = decode(model, tiny_tokenizer, [Request(i, 8) for i in ids], Decoding(8), 2)
+        texts = decode(model, tiny_tokenizer, [Request(i, 8) for i in ids], Decoding(8), 2)
         decode(model, tiny_tokenizer, [Request(ids[0], 8)], Decoding(8), 2)
-    assert found == [detokenize(tiny_tokenizer, w) for w in greedily(model, ids, 8, tiny_tokenizer.eos_token_id)]
+    assert texts == [detokenize(tiny_tokenizer, w) for w in greedily(model, ids, 8, tiny_tokenizer.eos_token_id)]
     (line,) = [r.getMessage() for r in caplog.records]
     assert line.startswith("SoftModel.generate is right without its cache alone")
     assert all(each in line for each in VERSIONS)

@@ -25,8 +25,8 @@ def module(source: str, name: str) -> types.ModuleType:
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The estimator in its place, and the test's module."""
-    found = [text for text in re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S) if "import" in text]
-    estimator, test = found
+    listings = [text for text in re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S) if "import" in text]
+    estimator, test = listings
     name = "zofo.zo.estimators.four_point"
     monkeypatch.setitem(sys.modules, name, types.ModuleType(name))  # undone after the test
     monkeypatch.setattr(estimators, "four_point", module(estimator, name), raising=False)

@@ -157,13 +157,13 @@ def test_near_the_anchor_it_varies_less_than_spsa() -> None:
     with torch.no_grad():
         theta["a"].add_(0.02)
     exact = sum(gradient(flat(theta), b) for b in range(BATCHES)) / BATCHES
-    found: dict[str, Tensor] = {}
+    estimates: dict[str, Tensor] = {}
     for name, one in {"svrg": estimate, "spsa": spsa.Estimator(spsa.Config(eps=EPS), 5)}.items():
         gs = [one(Objective(tree, k % BATCHES, [0]), theta, k + 1, derive(1, "z", k)) for k in range(240)]
-        found[name] = torch.stack([flat(dense(theta, ZOGrad(g.terms[:1], 0, 0))) for g in gs])
-        found[name] += known if name == "svrg" else 0
-    variance = {name: float(x.var(0).sum()) for name, x in found.items()}
-    error = {name: float((x - exact).square().sum(1).mean()) for name, x in found.items()}
+        estimates[name] = torch.stack([flat(dense(theta, ZOGrad(g.terms[:1], 0, 0))) for g in gs])
+        estimates[name] += known if name == "svrg" else 0
+    variance = {name: float(x.var(0).sum()) for name, x in estimates.items()}
+    error = {name: float((x - exact).square().sum(1).mean()) for name, x in estimates.items()}
     assert variance["svrg"] < 0.05 * variance["spsa"]
     assert error["svrg"] < 0.3 * error["spsa"]
 

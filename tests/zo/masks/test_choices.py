@@ -240,8 +240,8 @@ def test_sensitive_weights_are_those_of_the_full_gradient(density: str, scope: A
         assert all(part is None or isinstance(part, Indices) for part in parts.values())
         where = [p.at.long() if isinstance(p, Indices) else torch.zeros(0, dtype=torch.long) for p in parts.values()]
         assert sum(map(len, where)) == keep
-        kept = torch.cat([scores[name].view(-1)[at] for name, at in zip(names, where)])
-        assert torch.equal(kept.sort().values, together.sort().values[size - keep :])  # ties: the same scores
+        chosen_scores = torch.cat([scores[name].view(-1)[at] for name, at in zip(names, where)])
+        assert torch.equal(chosen_scores.sort().values, together.sort().values[size - keep :])  # ties: the same scores
         assert all(bool((at[1:] > at[:-1]).all()) for at in where)
     assert {part.at.dtype for part in support.parts.values() if isinstance(part, Indices)} == {torch.int32}
     assert mask.state_share == float(density)

@@ -178,8 +178,8 @@ def test_a_skipped_update_leaves_everything() -> None:
     assert rule.update_(theta, updates[1], 1e-3, 1, outcome=Outcome.SKIPPED) is Outcome.SKIPPED
     assert theta.sha256() == before
     assert rule.powers == powers
-    for part, kept in zip((rule.states["m"].values, rule.states["v"].values), moments):
-        assert all(torch.equal(part[name], t) for name, t in kept.items())
+    for part, copies in zip((rule.states["m"].values, rule.states["v"].values), moments):
+        assert all(torch.equal(part[name], t) for name, t in copies.items())
 
 
 def test_strided_weights_are_numbered_row_major() -> None:

@@ -102,13 +102,13 @@ def numbers(rule: Any, key: str, name: str, support: Support | None, shape: torc
     state, out = rule.states[key], torch.zeros(shape, dtype=torch.float64)
     if name not in state.of:
         return out
-    own = state.of[name]
-    kept = own["values"] if "values" in own else decode(own["codes"], own["scales"], state.signed)
+    stored = state.of[name]
+    values = stored["values"] if "values" in stored else decode(stored["codes"], stored["scales"], state.signed)
     part = None if support is None else support.parts.get(name)
     if isinstance(part, Indices):
-        out.view(-1)[part.at.long()] = kept.double()
+        out.view(-1)[part.at.long()] = values.double()
         return out
-    return kept.double().view(shape)
+    return values.double().view(shape)
 
 
 # ----------------------------------------------------------------------------------------------- against the references
@@ -128,9 +128,9 @@ def test_fp32_state_over_three_terms_and_masks(name: str, kind: str, law: Any) -
     assert any(float(moved.max()) > 0.01 for moved in reference.moved.values())
     for part in rule.states:
         for key, expected in reference.states[part].items():
-            found = numbers(rule, part, key, SUPPORTS[kind], expected.shape)
-            assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
-            assert torch.equal(found == 0, expected == 0)  # a weight that always rested has none
+            actual = numbers(rule, part, key, SUPPORTS[kind], expected.shape)
+            assert float((actual - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
+            assert torch.equal(actual == 0, expected == 0)  # a weight that always rested has none
 
 
 @pytest.mark.parametrize("kind", ["all", "band", "indices"])
@@ -152,7 +152,7 @@ def test_split_planes_are_as_exact_in_bf16(name: str, kind: str) -> None:
 def test_bf16_and_8_bit_states_are_near_and_right_on_average(name: str, state: str, kind: str) -> None:
     """Over 32 keys of the rounding: the worst number is off by less than six roundings of one place of 8 or of 4 bits;
     the mean over a tensor, and that of the errors away from 0, by a few standard errors over the keys."""
-    found: dict[tuple[str, str], list[Tensor]] = {}
+    errors: dict[tuple[str, str], list[Tensor]] = {}
     size = {"bfloat16": STEPS * 2.0**-7, "8bit": STEPS * 2.0**-3}[state]
     for seed in range(32):
         theta = Point(random_tree(**SHAPES))
@@ -163,13 +163,13 @@ def test_bf16_and_8_bit_states_are_near_and_right_on_average(name: str, state: s
                 error = numbers(rule, part, key, SUPPORTS[kind], expected.shape) - expected
                 assert float(error.abs().max()) <= size * most
                 means = torch.stack([error.mean(), (error * expected.sign()).mean()])
-                found.setdefault((part, key), []).append(means / max(most, 1e-30))
+                errors.setdefault((part, key), []).append(means / max(most, 1e-30))
         if name == "momentum":  # theta is linear in m
             for key, value in theta.items():
                 error = value.double() - reference.theta[key]
-                found.setdefault(("theta", key), []).append(error.mean().view(1))
-    assert len(found) >= 6
-    for means in found.values():
+                errors.setdefault(("theta", key), []).append(error.mean().view(1))
+    assert len(errors) >= 6
+    for means in errors.values():
         e = torch.stack(means)
         assert float((e.mean(0).abs() / (e.std(0) / math.sqrt(len(e)) + 1e-7)).max()) < 5
 
@@ -211,8 +211,8 @@ def test_what_rests_keeps_its_state(part: Any, state: str) -> None:
         for key, old in before.items():
             now = rule.states[key].of["w"]
             if state == "8bit":
-                kept = (now["scales"] == old["scales"]).repeat_interleave(BLOCK).view(64, 64) & rests
-                assert torch.equal(now["codes"].view(64, 64)[kept], old["codes"].view(64, 64)[kept])
+                same_scale = (now["scales"] == old["scales"]).repeat_interleave(BLOCK).view(64, 64) & rests
+                assert torch.equal(now["codes"].view(64, 64)[same_scale], old["codes"].view(64, 64)[same_scale])
             else:
                 assert torch.equal(now["values"][rests], old["values"][rests])
         before = {k: {n: t.clone() for n, t in s.of["w"].items()} for k, s in rule.states.items()}

@@ -22,24 +22,24 @@ COEFFICIENTS = [0.5, -3.0, 20.0, -0.01, -40.0, 0.0, 7.0]
 
 def factors(config: sgd.Config, coefficients: list[float] = COEFFICIENTS) -> list[float]:
     """The scaled coefficients, read off a weight at 0 that an update with rate 1 moved by c z."""
-    rule, found = sgd.Rule(config, seed=0), []
+    rule, scaled = sgd.Rule(config, seed=0), []
     sign = float(reference.signs(5, tensor_key("w"), 0, 1))
     for step, c in enumerate(coefficients):
         point = Point(nn.ParameterDict({"w": nn.Parameter(torch.zeros(1))}))
         rule.update_(point, ZOGrad(((c, Direction(5)),), 0.0, 0), 1.0, step)
-        found.append(-float(point["w"]) * sign)
-    return found
+        scaled.append(-float(point["w"]) * sign)
+    return scaled
 
 
 def by_hand(normalize: bool, clip: float, memory: float) -> list[float]:
-    squares, found = [], []
+    squares, scaled = [], []
     for c in COEFFICIENTS:
         squares.append(c * c)
         if normalize:
             weights = [memory**age for age in range(len(squares))][::-1]
             c /= math.sqrt(sum(w * x for w, x in zip(weights, squares)) / sum(weights))
-        found.append(max(-clip, min(clip, c)))
-    return found
+        scaled.append(max(-clip, min(clip, c)))
+    return scaled
 
 
 @pytest.mark.parametrize(
