@@ -199,9 +199,9 @@ def test_all_wrong_settings_at_once(model_dir: Path) -> None:
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
         "prompts",
         "max_new_tokens",
+        "stop",
         "temperature",
         "top_p",
-        "stop",
     ]
     with pytest.raises(InputError, match="temperature"):
         generate(model_dir, ["a"], temperature=float("nan"))

@@ -81,7 +81,7 @@ def test_settings(refused: Refused, changes: list[str], expected: str) -> None:
     [
         (["method.lam=-1"], "method.lam: must be >= 0, got -1"),
         (["method.inner_steps=-1"], "method.inner_steps: must be >= 0, got -1"),
-        (["method.upper_share=1"], "method.upper_share: must be < 1, got 1"),
+        (["method.upper_share=1"], "method.upper_share: must be > 0 and < 1, got 1"),
         (
             ["method.optimizer=adam"],
             'method.optimizer: expected one of "adamw", "sgd", got "adam"; did you mean "adamw"?',
