@@ -192,7 +192,7 @@ def check_export(run: Run, out: Path) -> None:
     from peft import PeftModel
 
     ids = torch.randint(3, 90, (2, 30), generator=torch.Generator().manual_seed(0))
-    restored, exported = load(run.path)[0], run.export(out)
+    restored, exported = load(run.path)[0], run.export(out, merge=False)
     if run.info["adapter"] in NOT_PEFTS:
         theirs = load(exported)[0]
     elif (exported / "adapter_config.json").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_plain_transformers_and_peft_load_it(run, tmp_path, tiny_model_dir):
     from transformers import AutoModelForCausalLM
 
     ours, _ = load(run.path)
-    out = run.export(tmp_path / "export")
+    out = run.export(tmp_path / "export", merge=False)
     dtype = next(ours.parameters()).dtype
     backbone = AutoModelForCausalLM.from_pretrained(out / "backbone", dtype=dtype)
     theirs = PeftModel.from_pretrained(backbone, str(out)).eval()
@@ -68,7 +69,7 @@ def test_merged_export_is_one_plain_model(run, tmp_path):
     from transformers import AutoModelForCausalLM
 
     ours, _ = load(run.path)
-    out = run.export(tmp_path / "merged", merge=True)
+    out = run.export(tmp_path / "merged")
     assert not (out / "adapter_config.json").exists()
     dtype = next(ours.parameters()).dtype
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=dtype).eval()
@@ -80,7 +81,7 @@ def test_base_adapters_and_journal_alone_give_the_same_bytes(run, tmp_path):
     first = bytes_of(run.export(tmp_path / "export"))
     alone = tmp_path / "alone"
     alone.mkdir()
-    for name in ("config.yaml", "run.json", "journal.bin"):
+    for name in ("config.yaml", "run.json", "journal.bin", "manifest.json"):
         shutil.copy(run.path / name, alone / name)
     best = f"best-{run.info['best_step']}"
     shutil.copytree(run.path / best, alone / best, ignore=shutil.ignore_patterns("backbone"))
@@ -93,6 +94,7 @@ def test_journal_replay_is_the_trained_theta(tmp_path, tiny_model_dir, data):
     from zofo.api.configure import resolve
     from zofo.api.restore import restore
     from zofo.train.loop import Loop
+    from zofo.train.run_dir import RunDir
     from zofo.train.setup import build
 
     out = tmp_path / "out"
@@ -100,8 +102,9 @@ def test_journal_replay_is_the_trained_theta(tmp_path, tiny_model_dir, data):
     train = {"output_dir": str(out), "max_steps": 12, "batch_size": 4, "eval_steps": 12}
     config = resolve(model=str(tiny_model_dir), task=str(data), method=method, train=train)
     finetune(str(tiny_model_dir), str(data), method, **train)
-    (out / "again").mkdir()
-    loop = Loop(build(config), out / "again")
+    again = RunDir(out / "again")
+    again.begin({})
+    loop = Loop(build(config), again)
     loop.checkpoints.start()
     loop.fit()
     trained = loop.session.problem.theta.sha256()
@@ -133,18 +136,14 @@ def test_refusals(run, tmp_path, tiny_model_dir):
 def test_a_changed_base_model_is_refused(run, tmp_path, tiny_model_dir):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    moved = tmp_path / "run"
-    shutil.copytree(run.path, moved)
     base = tmp_path / "base"
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     with torch.no_grad():
         model.model.norm.weight[3] += 0.5
     model.save_pretrained(base)
     AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(base)
-    text = (moved / "config.yaml").read_text().replace(str(tiny_model_dir), str(base))
-    (moved / "config.yaml").write_text(text)
     with pytest.raises(InputError, match=r"tensor model.norm.weight of the base model is not the one"):
-        load(moved)
+        load(run.path, model=str(base))
 
 
 @pytest.mark.parametrize(("adapter", "kind"), [("prompt", "prompt tuning"), ("prefix", "prefix tuning")])
@@ -169,7 +168,7 @@ def test_an_export_beside_another_backbone_is_refused(run, tmp_path, tiny_model_
     """As after copying one export's adapter over another's."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    out = run.export(tmp_path / "export")
+    out = run.export(tmp_path / "export", merge=False)
     config = AutoConfig.from_pretrained(tiny_model_dir)
     config.num_hidden_layers = 3
     shutil.rmtree(out / "backbone")
@@ -184,11 +183,18 @@ def test_an_export_beside_another_backbone_is_refused(run, tmp_path, tiny_model_
 
 def test_a_run_whose_adapter_is_anothers_is_refused(run, tmp_path, tiny_model_dir):
     from zofo.models.tensors import load_tensors, save_tensors
+    from zofo.train.files import sha256_of
 
     moved = tmp_path / "run"
     shutil.copytree(run.path, moved)
     file = moved / f"best-{run.info['best_step']}" / run.deployed / "adapter_model.safetensors"
     tensors = load_tensors(file)
     save_tensors({key: value[:3] if "lora_A" in key else value for key, value in tensors.items()}, file)
+    with pytest.raises(InputError, match=r"adapter_model.safetensors: its checksum is wrong"):
+        load(moved)
+    manifest = moved / f"best-{run.info['best_step']}" / "manifest.json"
+    sums = json.loads(manifest.read_text())
+    sums["sha256"][f"{run.deployed}/adapter_model.safetensors"] = sha256_of(file)
+    manifest.write_text(json.dumps(sums))
     with pytest.raises(InputError, match=r"best-\d+/[ps]: the saved adapter has other tensors.*saved for .*is here"):
         load(moved)

@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_steps=4,
         overrides=[f"task.data={root / 'data'}", "model.device=cpu"],
     )
-    run.export(root / "export")
+    run.export(root / "export", merge=False)
     run.export(root / "merged", merge=True)
     shutil.copytree(root / "export", root / "peft", ignore=shutil.ignore_patterns("zofo.json"))
     return root
@@ -101,7 +101,8 @@ def test_a_misspelt_setting(root: Path, capsys: pytest.CaptureFixture[str]) -> N
             ["task.scoring=summ"],
             ['task.scoring: expected one of "mean", "sum", "characters", "calibrated", "pmi", got'],
         ),
-        (["model.dtype=float16"], ["model: an evaluation takes task.key=value alone"]),
+        (["model.dtpe=float16"], ["model.dtpe: unknown field; an evaluation takes name, revision, dtype,"]),
+        (["model.dtype=half"], ['model.dtype: expected one of "auto", "float32", "bfloat16", "float16", got "half"']),
         (
             ["train.seed=1", "estimator.eps=3"],
             ["estimator: an evaluation takes task.key=value alone", "train: an evaluation takes task.key=value alone"],

@@ -168,6 +168,7 @@ def test_eval_and_export_pass_their_options_on(
     assert cli.run(["eval", "out", "--split", "dev", "--limit", "3", "--adapter", "p"]) == 0
     assert json.loads(capsys.readouterr().out) == {"accuracy": 0.5, "examples": 3}
     given = {
+        "model": None,
         "task": None,
         "data": None,
         "template": None,
@@ -186,7 +187,10 @@ def test_eval_and_export_pass_their_options_on(
     assert calls[-1] == (("out",), given)
     assert cli.run(["export", "out", "final", "--merge"]) == 0
     assert capsys.readouterr().out == "final\n"
-    assert calls[-1] == (("out", "final"), {"merge": True, "adapter": None, "overwrite": False})
+    assert calls[-1] == (
+        ("out", "final"),
+        {"model": None, "overrides": [], "merge": True, "adapter": None, "overwrite": False},
+    )
 
 
 def test_quickstart_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:

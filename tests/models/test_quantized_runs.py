@@ -102,7 +102,7 @@ def test_a_run_replays_exports_and_evaluates(llama: Path, rows: Path, tmp_path: 
         check_export(run, tmp_path / "out")
         assert evaluate(tmp_path / "out", task=str(rows))["loss"] == pytest.approx(run.test["loss"], rel=1e-5)
     if adapter == "lora":
-        with pytest.raises(InputError, match=r"^--merge: the adapter's layers are quantised.*without --merge"):
+        with pytest.raises(InputError, match=r"^--merge: the adapter's layers are quantised.*export with --separate"):
             run.export(tmp_path / "merged", merge=True)
 
 

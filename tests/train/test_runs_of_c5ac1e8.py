@@ -74,7 +74,7 @@ def test_a_run_is_evaluated_as_it_was(name: str, unpacked: Path, zofo: Callable[
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_run_is_exported_as_it_was(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
-    zofo("export", f"runs/{name}", tmp_path / "new")
+    zofo("export", "--separate", f"runs/{name}", tmp_path / "new")
     old = unpacked / "exports" / name
     weights = sorted(path.relative_to(old) for path in old.rglob("*.safetensors"))
     assert weights == sorted(path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*.safetensors"))

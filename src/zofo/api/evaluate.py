@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.configure import named_files
-from zofo.api.restore import is_run, open_target, recorded
+from zofo.api.restore import MOVED, Given, is_run
+from zofo.api.targets import Opened, open_target, recorded
+from zofo.config.instantiate import make_method
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
 from zofo.config.typed import build
-from zofo.data import load_task
+from zofo.data import TaskData, load_task
 from zofo.data.loader import shorter
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import make_evaluator
 from zofo.eval.likelihood import Evaluation, as_rows
 from zofo.models.tree_probe import share_prompts
+from zofo.train.files import write_json, write_text
+from zofo.train.inputs import check_inputs, examples_digest
 from zofo.train.progress import counter
 
 SPLITS = ("train", "dev", "test")
@@ -36,6 +40,7 @@ def evaluate_target(
     limit: int | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
+    given: Given | None = None,
 ) -> tuple[Evaluation, list[Encoded], dict[str, Any]]:
     """See `zofo.evaluate`. changes: fields of the task section; None leaves one as it is.
 
@@ -49,7 +54,8 @@ def evaluate_target(
         raise InputError(f"{target} is no run, so it names no task: give --task")
     if task is not None:
         task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded
-    loaded, model, config = open_target(target, adapter)
+    opened = open_target(target, adapter, given)
+    loaded, config = opened.loaded, opened.config
     cfg = task_config(config, task, changes, overrides)
     if config:
         seed = config.train.seed if seed is None else seed
@@ -57,12 +63,14 @@ def evaluate_target(
     seed, batch_size = seed or 0, batch_size or 32
     same = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
     data = load_task(cfg, seed, loaded.tokenizer, None if same else split)
+    if same and changes.get("data") is None:
+        _check_same_rows(opened, data, cfg, seed, split)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     examples = getattr(data, split)[:limit]
     if not examples:
         raise InputError(f"task {data.name}: no {split} examples")
     encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, data.encodes, data.ends, True, split)
-    scorer = loaded.scorer(model)
+    scorer = loaded.scorer(opened.model)
     encoded = share_prompts(scorer, {split: encoded}, loaded.max_length)[split]
     evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, cfg.run_generated_code)
     if data.kind == "generation":
@@ -74,6 +82,19 @@ def evaluate_target(
     with counter(f"evaluating {data.name} ({split})", len(encoded)) as (say, progress):
         say(f"{data.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
         return evaluator(encoded, progress), encoded, facts
+
+
+def _check_same_rows(opened: Opened, data: TaskData, cfg: TaskConfig, seed: int, split: str) -> None:
+    """Raises InputError where the run's own task has other rows in this split than it had then."""
+    config, then = opened.config, opened.inputs.get("examples", {})
+    assert config is not None
+    demonstrates = split == "train" and make_method(config).demonstrates
+    if split not in then or demonstrates:
+        return
+    if (cfg, seed) != (config.task, config.train.seed):  # other prompts: the rows are compared in the run's own
+        data = load_task(config.task, config.train.seed, opened.loaded.tokenizer)
+    now = {"examples": {split: examples_digest(getattr(data, split))}}
+    check_inputs(opened.inputs, now, config.task.data or config.task.name, MOVED)
 
 
 def task_config(
@@ -104,8 +125,8 @@ def write_files(output: Path, evaluation: Evaluation, encoded: Sequence[Encoded]
     directory = output.parent if alone else output
     directory.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in as_rows(evaluation, encoded))
-    (output if alone else directory / "predictions.jsonl").write_text(lines)
+    write_text(output if alone else directory / "predictions.jsonl", lines)
     if not alone:
         for name, content in {"results": {**facts, **evaluation.values}, "report": evaluation.report}.items():
             if content is not None:
-                (directory / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+                write_json(directory / f"{name}.json", content)

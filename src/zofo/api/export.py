@@ -2,53 +2,116 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from zofo.api.restore import Restored, as_path, restore
+import torch
+from torch import Tensor
+
+from zofo.api.restore import Restored, given_model, restore
+from zofo.api.targets import EXPORT, as_path
 from zofo.errors import InputError
-from zofo.models._transformers import quiet, right_way
+from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
 from zofo.models.versions import named
-from zofo.train import checkpoint
+from zofo.train.files import write_json, write_text, write_tree
+from zofo.train.run_dir import RunDir
 
 log = logging.getLogger("zofo")
+TEXT = "The answer is"  # on which an export is tried
 
 
 def export(
     run_dir: str | Path,
     output_dir: str | Path,
     *,
-    merge: bool = False,
+    merge: bool | None = None,
     adapter: str | None = None,
+    model: str | None = None,
+    overrides: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write a run's model for plain transformers and peft.
+    """Write a run's model for plain transformers and peft, in a directory that can be moved.
 
-    Without `merge`: the tuned backbone in `backbone/`, and the deployed adapter (or `adapter`) in the directory itself,
-    whose adapter_config.json names that backbone by its absolute path. With `merge`, or without an adapter: one plain
-    transformers directory. The same base, adapters and journal give the same bytes. PEFT does not know DePT: its
-    export is for `zofo.load` alone. Raises InputError, for `merge` of an adapter that changes no weights too.
+    One plain transformers directory with the deployed adapter (or `adapter`) in its weights, where it can be put there;
+    else, and with merge=False, the tuned backbone in `backbone/` and the adapter beside it. merge=True: the first or
+    none. model: where the base model is now; overrides: "model.key=value". The directory's README.md says how it is
+    opened. The same base, adapters and journal give the same bytes. PEFT does not know DePT: its export is for
+    `zofo.load` alone. Raises InputError.
     """
     run_dir, out = as_path(run_dir), Path(output_dir)
+    given, rest = given_model(model, overrides, "export")
+    if rest:
+        raise InputError(f"{rest[0]}: export takes model.key=value alone")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not overwrite:
             raise InputError(f"{out}: exists and is not empty; choose another directory or give --overwrite")
-        if not (out / "zofo.json").is_file():
+        if not (out / EXPORT).is_file():
             raise InputError(f"{out}: is no export of zofo, so it is not overwritten; delete it yourself")
-    restored = restore(run_dir, adapter)
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        _write(restored, temporary, out, merge)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    restored = restore(run_dir, adapter, given)
+    inputs = RunDir(run_dir).inputs
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_tree(out, lambda directory: _write(restored, inputs, directory, out, merge))
     return out
+
+
+def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: Path, merge: bool | None) -> None:
+    model, adapters, target = restored.model, restored.adapters, directory
+    reason = adapters.mergeable(restored.adapter) if adapters is not None else ""
+    if adapters is not None and reason and merge is None:
+        log.info("%s: %s, so backbone and adapter are written apart", final, reason)
+    merged = adapters is not None and (merge or (merge is None and not reason))
+    if adapters is not None and merged:
+        model = _merged(restored)
+    elif adapters is not None:
+        adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
+        _try_peft(restored, final)
+        model, target = adapters.unwrap(), directory / "backbone"
+    _save_model(model, target, final)
+    restored.loaded.tokenizer.save_pretrained(target)
+    info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
+    info |= {"tasks": restored.info.get("tasks"), "adapter": restored.adapter, "merged": merged}
+    config = restored.config.absolute()
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir="."))
+    info |= {"labels": restored.info.get("labels"), "config": config.to_dict(), "inputs": inputs}
+    write_json(directory / EXPORT, info)
+    write_text(directory / "README.md", _readme(info, adapters is not None and not merged, _is_ours(restored)))
+
+
+def _merged(restored: Restored) -> Any:
+    """The backbone with the adapter in its weights. Raises InputError where it does not compute what it did."""
+    assert restored.adapters is not None
+    ids = _ids(restored)
+    apart = _logits(restored.model, ids)
+    model = restored.adapters.merged(restored.adapter)
+    if not close(_logits(model, ids), apart):
+        raise InputError(
+            "--merge: the merged model does not compute what backbone and adapter do; export with --separate"
+        )
+    return model
+
+
+def _ids(restored: Restored) -> Tensor:
+    return torch.tensor([restored.loaded.tokenizer(TEXT)["input_ids"]], device=restored.loaded.device)
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    return model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :].clone()
+
+
+def _save_model(model: Any, target: Path, final: Path) -> None:
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not quantizer.is_serializable():
+        kind = quantized_by(model.config)
+        raise InputError(f"{final}: weights quantised by {kind} cannot be saved; use the run's directory itself")
+    with quiet():
+        # transformers cannot undo what it does in reading a quantised checkpoint; it reads its own layout too
+        model.save_pretrained(target, save_original_format=not getattr(quantizer, "pre_quantized", False))
 
 
 def _try_peft(restored: Restored, final: Path) -> None:
@@ -57,9 +120,8 @@ def _try_peft(restored: Restored, final: Path) -> None:
     theirs = restored.adapters.as_peft(restored.adapter)
     if theirs is None:
         return
-    ids = restored.loaded.tokenizer("The answer is", add_special_tokens=True)["input_ids"]
     with warnings.catch_warnings(action="ignore"):  # they say what they deprecate, not that it is wrong
-        way = right_way(theirs, ids)
+        way = right_way(theirs, _ids(restored)[0].tolist())
     if way != {}:
         log.warning(
             "%s: %s with %s, `generate` does not write what this adapter computes%s; zofo generate and zofo.load do",
@@ -70,26 +132,38 @@ def _try_peft(restored: Restored, final: Path) -> None:
         )
 
 
-def _write(restored: Restored, directory: Path, final: Path, merge: bool) -> None:
-    directory.mkdir(parents=True)
-    backbone = directory / "backbone"
-    model, adapters = restored.model, restored.adapters
-    if adapters is not None and merge:
-        model = adapters.merged(restored.adapter)
-    elif adapters is not None:
-        adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
-        _try_peft(restored, final)
-        model = adapters.unwrap()
-    target = backbone if adapters is not None and not merge else directory
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None and not quantizer.is_serializable():
-        kind = quantized_by(model.config)
-        raise InputError(f"{final}: weights quantised by {kind} cannot be saved; use the run's directory itself")
-    with quiet():
-        # transformers cannot undo what it does in reading a quantised checkpoint; it reads its own layout too
-        model.save_pretrained(target, save_original_format=not getattr(quantizer, "pre_quantized", False))
-    restored.loaded.tokenizer.save_pretrained(target)
-    info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
-    info |= {"tasks": restored.info.get("tasks"), "adapter": restored.adapter, "merged": merge}
-    info |= {"config": restored.config.to_dict()}
-    checkpoint.write_json(directory / "zofo.json", info)
+def _is_ours(restored: Restored) -> bool:
+    """Whether PEFT does not know the adapter."""
+    return restored.adapters is not None and "zofo" in restored.adapters.config(restored.adapter)
+
+
+_PLAIN = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(HERE)
+tokenizer = AutoTokenizer.from_pretrained(HERE)
+"""
+_APART = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+backbone = AutoModelForCausalLM.from_pretrained(f"{HERE}/backbone")
+model = PeftModel.from_pretrained(backbone, HERE)
+tokenizer = AutoTokenizer.from_pretrained(f"{HERE}/backbone")
+"""
+_OURS = """import zofo
+
+model, tokenizer = zofo.load(HERE)
+"""
+
+
+def _readme(info: dict[str, Any], apart: bool, ours: bool) -> str:
+    what = "a backbone and its adapter" if apart else "a model"
+    code = (_OURS if ours else _APART) if apart else _PLAIN
+    name = info["adapter"]
+    test = info["test"].get(name, {})
+    numbers = ", ".join(f"{k} {v:.4f}" for k, v in test.items() if k != "n" and v is not None)
+    return (
+        f"# {info['method']} on {info['task']}: {what}\n\n"
+        f"Trained from `{info['model']}` with zofo, seed {info['seed']}. Test: {numbers}.\n\n"
+        f"HERE is the path of this folder, which can be moved:\n\n```python\n{code}```\n\n"
+        f"`zofo eval HERE` measures it, `zofo generate HERE --prompt TEXT` writes with it.\n"
+    )

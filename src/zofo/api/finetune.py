@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,31 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from zofo.api.configure import resolve
 from zofo.api.export import export
-from zofo.api.restore import as_path, load
+from zofo.api.restore import given_model
+from zofo.api.targets import as_path, load
 from zofo.config.resolve import Config
 from zofo.errors import InputError
 from zofo.eval.likelihood import as_rows
-from zofo.train import checkpoint, record
+from zofo.train import record
 from zofo.train.callbacks import check_callbacks
 from zofo.train.loop import Loop
+from zofo.train.run_dir import RunDir
 from zofo.train.setup import audit, build
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 __all__ = ["Run", "evaluate", "export", "finetune", "load", "train"]
-
-OURS = (
-    "config.yaml",
-    "run.json",
-    "metrics.jsonl",
-    "journal.bin",
-    "README.md",
-    "eval",
-    "checkpoint-*",
-    "best-*",
-    ".*.tmp",
-)
 
 
 @dataclass
@@ -66,7 +55,7 @@ class Run:
         """Loss and metric on test of every candidate, e.g. both adapters."""
         return self.info["test"]
 
-    def export(self, output_dir: str | Path, merge: bool = False, adapter: str | None = None) -> Path:
+    def export(self, output_dir: str | Path, merge: bool | None = None, adapter: str | None = None) -> Path:
         """A directory for plain transformers and peft; see `zofo.api.export.export`."""
         return export(self.path, output_dir, merge=merge, adapter=adapter)
 
@@ -102,23 +91,26 @@ def train(
     config: Config, dry_run: bool = False, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
 ) -> Run:
     """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files."""
-    out = Path(config.train.output_dir)
+    config = config.absolute()
+    run = RunDir(config.train.output_dir)
     if dry_run:
         from zofo.api.dry_run import dry_run as rehearse
 
-        return Run(out, rehearse(config))
+        return Run(run.root, rehearse(config))
     check_callbacks(config.train.report_to, callbacks)
-    resume_from = _check_directory(config, out)
+    resume_from = _check_directory(config, run)
     session = build(config)
     if session.journals:
         audit(session)
-    if resume_from is None:
-        _claim(out)  # not before everything that can be wrong with the input has been found
-    loop = Loop(session, out, callbacks)
+    inputs = session.inputs  # while theta is still the base
+    if resume_from is None:  # not before everything that can be wrong with the input has been found
+        run.clear()
+        run.begin(inputs)
+    loop = Loop(session, run, callbacks)
     if resume_from is not None:
         loop.resume(resume_from)  # may be refused, and must leave the run as it was then
-    launched = dataclasses.replace(config.train, resume=None, overwrite=False)  # a saved file must not overwrite
-    (out / "config.yaml").write_text(dataclasses.replace(config, train=launched).to_yaml())
+    launched = dataclasses.replace(config.train, output_dir=".", resume=None, overwrite=False)
+    run.write_config(dataclasses.replace(config, train=launched))
     if resume_from is None:
         loop.checkpoints.start()
     loop.fit()
@@ -126,47 +118,50 @@ def train(
         return _finish(loop)
 
 
-def _check_directory(config: Config, out: Path) -> Path | None:
+def _check_directory(config: Config, run: RunDir) -> Path | None:
     """The checkpoint to resume from, or None for a new run. Raises InputError where another run is in the way."""
-    resume = config.train.resume
+    resume, out = config.train.resume, run.root
     if out.exists() and not out.is_dir():
         raise InputError(f"train.output_dir: {out} is a file")
     if resume is not None:
-        present = checkpoint.checkpoints(out)
-        if resume == "latest" and not present:
-            fix = "start it again with --overwrite" if _old_files(out) else "leave it out to start a new run"
-            raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
-        chosen = present[-1] if resume == "latest" else Path(resume)
-        if not chosen.is_dir():
-            raise InputError(f"train.resume: no such checkpoint: {chosen}")
-        _same_run(config, out)
-        return chosen
-    if _old_files(out) and not config.train.overwrite:
-        raise InputError(f"train.output_dir: {out} holds {_in_the_way(config, out)}")
+        return _to_resume(config, run, resume)
+    if foreign := run.foreign():
+        names = ", ".join(path.name for path in foreign)
+        raise InputError(
+            f"train.output_dir: {out} holds {names}, which no run of zofo wrote and a run would overwrite; choose "
+            f"another directory"
+        )
+    if run.ours() and not config.train.overwrite:
+        raise InputError(f"train.output_dir: {out} holds {_in_the_way(config, run)}")
     return None
 
 
-def _in_the_way(config: Config, out: Path) -> str:
+def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
+    """The checkpoint, one of this run's own. Raises InputError."""
+    present, out = run.checkpoints(), run.root
+    if resume == "latest" and not present:
+        fix = "start it again with --overwrite" if run.ours() else "leave it out to start a new run"
+        raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
+    chosen = present[-1] if resume == "latest" else Path(resume)
+    if not chosen.is_dir():
+        raise InputError(f"train.resume: no such checkpoint: {chosen}")
+    if chosen.resolve() not in [path.resolve() for path in present]:
+        known = ", ".join(path.name for path in present) or "none"
+        raise InputError(f"train.resume: {chosen} is no checkpoint of the run in {out}, which has {known}")
+    _same_run(config, run)
+    return chosen
+
+
+def _in_the_way(config: Config, run: RunDir) -> str:
     """What a directory holds that a new run cannot have, and the ways out."""
     try:
-        same = resolve(str(out / "config.yaml")).hash() == config.hash()
+        same = resolve(str(run.config)).hash() == config.hash()
     except InputError:  # no config.yaml, or one of another version
         same = False
     what = "this run already" if same else "another run"
-    if not checkpoint.checkpoints(out):  # killed before the first one: nothing to go on from
+    if not run.checkpoints():  # killed before the first one: nothing to go on from
         return f"{what}, without a checkpoint; start again (--overwrite) or choose another directory"
     return f"{what}; choose another directory, go on with it (--resume latest), or replace it (--overwrite)"
-
-
-def _old_files(out: Path) -> list[Path]:
-    return [path for pattern in OURS for path in out.glob(pattern)]
-
-
-def _claim(out: Path) -> None:
-    """Make the output directory this run's own: an older run's files go, everything else stays."""
-    for path in _old_files(out):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    out.mkdir(parents=True, exist_ok=True)
 
 
 _MAY_CHANGE = {
@@ -182,9 +177,9 @@ _MAY_CHANGE = {
 }
 
 
-def _same_run(config: Config, out: Path) -> None:
-    """Raises InputError naming every setting in which `config` is not the run in `out`."""
-    saved = resolve(str(out / "config.yaml")).to_dict()
+def _same_run(config: Config, run: RunDir) -> None:
+    """Raises InputError naming every setting in which `config` is not the run's."""
+    saved = run.read_config().absolute().to_dict()
     now = config.to_dict()
     changed = []
     for section in sorted({*saved, *now}):
@@ -198,23 +193,22 @@ def _same_run(config: Config, out: Path) -> None:
 
 def _finish(loop: Loop) -> Run:
     """Go back to the best evaluation, measure the test set, write run.json, predictions and a short README."""
-    session, best, out = loop.session, loop.at.best, loop.out
+    session, best, run = loop.session, loop.at.best, loop.run
     assert best is not None
     peak = record.peak_bytes(session.loaded.device)
     loop.checkpoints.restore_best(best, loop.at.k)
-    (out / "eval").mkdir(exist_ok=True)
     test = {}
     for name in session.method.candidates:
         result = loop.evaluate("test", name)
         test[name] = result.values
         lines = [json.dumps(row) for row in as_rows(result, session.encoded["test"])]
-        (out / "eval" / f"predictions-{name}.jsonl").write_text("\n".join(lines) + "\n")
+        run.write(f"eval/predictions-{name}.jsonl", "\n".join(lines) + "\n")
         if result.report is not None:
-            checkpoint.write_json(out / "eval" / f"report-{name}.json", result.report)
+            run.write_json(f"eval/report-{name}.json", result.report)
     info = _info(loop, peak, test)
-    checkpoint.write_json(out / "run.json", info)
-    (out / "README.md").write_text(_readme(info))
-    return Run(out, info)
+    run.write("README.md", _readme(info))
+    run.write_json("run.json", info)  # last: with it the run is finished
+    return Run(run.root, info)
 
 
 def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -250,7 +244,9 @@ def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str,
         "examples": {name: len(encoded) for name, encoded in session.encoded.items()},
         "tasks": session.tasks,
         "world_size": 1,
+        "labels": list(session.data.labels),
         "base_sha256": session.base_sha256,
+        "inputs": session.inputs,
         "config_hash": config.hash(),
         "environment": record.environment(),
     }
@@ -265,7 +261,9 @@ def _readme(info: dict[str, Any]) -> str:
         f"Base model `{info['model']}`, seed {info['seed']}, {info['steps']['lower']} lower and "
         f"{info['steps']['upper']} upper updates. Deployed: {what}, "
         f"chosen on dev at step {info['best_step']}. Test: {numbers}.\n\n"
-        f"`zofo eval .` measures it again; `zofo export . OUT` writes a directory for transformers and peft.\n"
+        f"With the path of this folder in place of RUN, `zofo eval RUN` measures it again and `zofo export RUN OUT` "
+        f"writes a directory for transformers and peft, from anywhere. The folder can be moved; where model or data "
+        f"have moved, `--model` and `--data` name their new places.\n"
     )
 
 
@@ -279,6 +277,7 @@ def evaluate(
     system: str | None = None,
     split: str = "test",
     adapter: str | None = None,
+    model: str | None = None,
     limit: int | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -292,13 +291,15 @@ def evaluate(
     num_fewshot, scoring, max_new_tokens): where they are left out, those of the run or of the run that an export was
     made of. adapter: which of a run's ("p", "s", or "theta" for none). limit: only so many examples. seed: of the
     sample, the demonstrations and what is generated. output: a directory for predictions.jsonl, results.json and
-    report.json, or a .jsonl file for the predictions. overrides: "task.key=value". Raises InputError.
+    report.json, or a .jsonl file for the predictions. model: where the base model is now. overrides: "task.key=value"
+    and "model.key=value". Raises InputError.
     """
     from zofo.api.evaluate import evaluate_target, write_files
 
+    given, overrides = given_model(model, overrides, "an evaluation")
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
     result, encoded, facts = evaluate_target(
-        as_path(target), task, changes | task_options, overrides, split, adapter, limit, seed, batch_size
+        as_path(target), task, changes | task_options, overrides, split, adapter, limit, seed, batch_size, given
     )
     if output is not None:
         write_files(Path(output), result, encoded, facts)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zofo.api.restore import open_target
+from zofo.api.restore import given_model
+from zofo.api.targets import open_target
 from zofo.config.typed import build
 from zofo.data import Decoding
 from zofo.errors import InputError
@@ -37,6 +38,8 @@ def generate(
     seed: int = 0,
     chat: bool = False,
     adapter: str | None = None,
+    model: str | None = None,
+    overrides: Sequence[str] = (),
     batch_size: int = 1,
     done: Callable[[int, str], None] | None = None,
 ) -> list[str]:
@@ -46,16 +49,21 @@ def generate(
     temperature: 0 takes the likeliest token each time. top_p: sample from the likeliest tokens that hold so much of the
     probability. stop: texts that end a continuation, and are no part of it. seed: keys the sampling, together with the
     prompt's number; the global random state is neither read nor moved. chat: a text is a user's turn. adapter: which of
-    a run's ("p", "s", "theta"). batch_size: prompts written at once; the texts are the same, their order of `done` is
-    not. done: called with each prompt's number and continuation. Raises InputError.
+    a run's ("p", "s", "theta"). model: where the base model is now. overrides: "model.key=value". batch_size: prompts
+    written at once; the texts are the same, their order of `done` is not. done: called with each prompt's number and
+    continuation. Raises InputError.
     """
-    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop}
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop}
     errors = [] if prompts and not isinstance(prompts, str) else ["prompts: expected a list of at least one prompt"]
-    decoding = build("", Decoding, given, errors)
+    decoding = build("", Decoding, settings, errors)
     if errors or decoding is None:
         raise InputError("\n".join(errors))
     placed = [p if isinstance(p, Prompt) else Prompt(p, f"prompt {i}") for i, p in enumerate(prompts, 1)]
-    loaded, model, _ = open_target(target, adapter)
+    given, rest = given_model(model, overrides, "generate")
+    if rest:
+        raise InputError(f"{rest[0]}: generate takes model.key=value alone")
+    opened = open_target(target, adapter, given)
+    loaded = opened.loaded
     requests = []
     for number, prompt in enumerate(placed):  # a wrong one stops before the first is written
         ids = _encode(prompt, loaded, chat)
@@ -63,7 +71,7 @@ def generate(
         if room < max_new_tokens:
             log.warning("%s: room for %d new tokens, not %d", prompt.place, room, max_new_tokens)
         requests.append(Request(ids, room, derive(seed, "generate", number)))
-    return decode(model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
+    return decode(opened.model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
 
 
 def _encode(prompt: Prompt, loaded: Loaded, chat: bool) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from zofo.cli.options import ADAPTER_OF, option
+from zofo.cli.options import ADAPTER_OF, BaseModel, option
 from zofo.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 def generate(
     target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[model.key=value]...", help="Changes (zofo show model).")
+    ] = None,
     prompt: Annotated[list[str] | None, option("A prompt; may be given several times.")] = None,
     file: Annotated[
         str | None, option("Prompts: a text file, one a line, or .jsonl with a column prompt or messages.")
@@ -32,6 +35,7 @@ def generate(
     seed: Annotated[int, option("Seed of the sampling.")] = 0,
     chat: Annotated[bool, option("Each prompt is a user's turn in the model's chat template.", "--chat")] = False,
     adapter: Annotated[str | None, ADAPTER_OF] = None,
+    model: BaseModel = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts written at once; the texts are the same.")] = 1,
     output: Annotated[str | None, option("Write the completions to this .jsonl file.")] = None,
 ) -> None:
@@ -52,6 +56,8 @@ def generate(
         seed=seed,
         chat=chat,
         adapter=adapter,
+        model=model,
+        overrides=settings or [],
         batch_size=batch_size,
     )
 

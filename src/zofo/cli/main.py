@@ -14,7 +14,8 @@ from zofo.cli.data import app as data_verbs
 from zofo.cli.errors import failure
 from zofo.cli.generate import generate
 from zofo.cli.metatest import meta_test
-from zofo.cli.options import ADAPTER_OF, Adapter, Data, Model, Preset, Settings, Task, option, with_data
+from zofo.cli.options import ADAPTER_OF, Adapter, BaseModel, Data, Model, Preset, Settings, Task, option, with_data
+from zofo.errors import InputError
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it: 128 + SIGINT
 
@@ -90,8 +91,10 @@ def train(
 def evaluate(
     target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[task.key=value]...", help="Other changes (zofo show task).")
+        list[str] | None,
+        typer.Argument(metavar="[task.key=value] [model.key=value]...", help="Other changes (zofo show task, model)."),
     ] = None,
+    model: BaseModel = None,
     task: Annotated[str | None, option("Task or file, where it is not the run's or the export's.")] = None,
     data: Data = None,
     template: Annotated[str | None, option("The task's template.")] = None,
@@ -116,6 +119,7 @@ def evaluate(
 
     result = finetune.evaluate(
         target,
+        model=model,
         task=task,
         data=data,
         template=template,
@@ -144,14 +148,26 @@ app.command()(generate)
 def export(
     run_dir: Annotated[str, typer.Argument(help="A run's directory.")],
     output_dir: Annotated[str, typer.Argument(help="Where to write the model.")],
-    merge: Annotated[bool, option("Merge the adapter into the weights.", "--merge")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[model.key=value]...", help="Changes (zofo show model).")
+    ] = None,
+    merge: Annotated[bool, option("One plain model, or nothing: the usual, where it can be.", "--merge")] = False,
+    separate: Annotated[bool, option("The backbone and the adapter apart.", "--separate")] = False,
+    model: BaseModel = None,
     adapter: Annotated[str | None, option("p, s, or theta for none; the deployed one if left out.")] = None,
     overwrite: Annotated[bool, option("Replace a directory that exists.", "--overwrite")] = False,
 ) -> None:
-    """Write a model for plain transformers and peft."""
+    """Write a model for plain transformers and peft.
+
+    One folder that transformers opens anywhere, the adapter in its weights. An adapter that changes no weights (prompt,
+    prefix, dept), or with --separate, is written beside its backbone; the folder's README.md says how to open it.
+    """
     from zofo.api import finetune
 
-    typer.echo(str(finetune.export(run_dir, output_dir, merge=merge, adapter=adapter, overwrite=overwrite)))
+    if merge and separate:
+        raise InputError("--merge and --separate: give one of them")
+    how = {"merge": True if merge else False if separate else None, "adapter": adapter, "overwrite": overwrite}
+    typer.echo(str(finetune.export(run_dir, output_dir, model=model, overrides=settings or [], **how)))
 
 
 @app.command()

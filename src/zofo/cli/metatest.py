@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from zofo.cli.options import Data, option
+from zofo.cli.options import BaseModel, Data, option
 from zofo.errors import InputError
 
 Number = TypeVar("Number", int, float)
@@ -16,8 +16,10 @@ Number = TypeVar("Number", int, float)
 def meta_test(
     target: Annotated[str, typer.Argument(help="A run's directory, an export without an adapter, or a model.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[task.key=value]...", help="Other changes (zofo show task).")
+        list[str] | None,
+        typer.Argument(metavar="[task.key=value] [model.key=value]...", help="Other changes (zofo show task, model)."),
     ] = None,
+    model: BaseModel = None,
     task: Annotated[str | None, option("A setting (zofo ls settings), where it is not the run's.")] = None,
     data: Data = None,
     ways: Annotated[
@@ -55,6 +57,7 @@ def meta_test(
 
     result = measure(
         target,
+        model=model,
         task=task,
         data=data,
         ways=words(ways),

@@ -20,6 +20,7 @@ Task = Annotated[str | None, option("A task (zofo ls tasks), a .jsonl, .csv or .
 Data = Annotated[str | None, option("Directory or file with the task's rows, in place of the hub's.")]
 Adapter = Annotated[str | None, option("An adapter (zofo ls adapters).")]
 Preset = Annotated[str | None, option("Start from a preset (zofo ls presets).")]
+BaseModel = Annotated[str | None, option("Where the base model is now, if it has moved.")]
 ADAPTER_OF = option("Which of the run's: p, s, or theta for none; the deployed one if left out.")
 
 

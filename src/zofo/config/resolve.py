@@ -26,6 +26,7 @@ from zofo.config.layers import (
     merge,
 )
 from zofo.config.moved import settle
+from zofo.config.paths import absolute, located
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.typed import Files, build
 from zofo.config.validate import together
@@ -77,6 +78,11 @@ class Config:
                 lines += [f"  {first:<34}  # {why}" if why else f"  {first}", *(f"  {line}" for line in more)]
         return "\n".join(lines) + "\n"
 
+    def absolute(self) -> Config:
+        """With absolute paths of the model, the task and the data that are on this machine."""
+        changes = {name: absolute(getattr(self, name), name) for name in ("model", "task")}
+        return dataclasses.replace(self, **changes)
+
     def hash(self) -> str:
         """SHA-256 of what the run computes: canonical JSON without output_dir, resume and overwrite."""
         data = self.to_dict()
@@ -106,7 +112,7 @@ def resolve(
         data = read_yaml(Path(file), "config file")
         named = data.pop("preset", None)
         preset = preset or named
-        layers.append(Layer(f"file {file}").add(data, errors))
+        layers.append(Layer(f"file {file}").add(located(data, Path(file).parent), errors))
     if preset is not None:
         try:
             path = registry.load("presets", str(preset))
@@ -126,7 +132,7 @@ def from_dict(data: Mapping[str, Any], source: str = "caller") -> Config:
 
 def load(path: str | Path) -> Config:
     """The Config of a finished run's config.yaml."""
-    return from_dict(read_yaml(Path(path), "config file"), f"file {path}")
+    return from_dict(located(read_yaml(Path(path), "config file"), Path(path).parent), f"file {path}")
 
 
 def _assemble(merged: Merged, errors: list[str], files: Files | None = None, opened: bool = False) -> Config:

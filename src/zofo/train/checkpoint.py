@@ -1,12 +1,8 @@
-"""Checkpoints: a directory written beside its place, checksummed, then renamed. No pickle is written or read."""
+"""What a checkpoint holds: nested state and theta, in JSON and safetensors. No pickle is written or read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +13,10 @@ from zofo.config.instantiate import make_estimator, make_rule
 from zofo.config.resolve import Config
 from zofo.errors import InputError
 from zofo.models.tensors import load_tensors, save_tensors
+from zofo.train.files import read_json, write_json
 from zofo.zo.journal import JournalError, read_header, read_records
 from zofo.zo.point import Point
 from zofo.zo.replay import check_initial, replay
-
-FORMAT = 1
-MANIFEST = "manifest.json"
 
 
 def save_tree(directory: Path, name: str, tree: Mapping[str, Any]) -> None:
@@ -49,14 +43,7 @@ def load_tree(directory: Path, name: str) -> dict[str, Any]:
             return tensors[node["__tensor__"]] if "__tensor__" in node else {k: fill(v) for k, v in node.items()}
         return node
 
-    return fill(json.loads((directory / f"{name}.json").read_text()))
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Atomically: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    return fill(read_json(directory / f"{name}.json"))
 
 
 def save_theta(params: Mapping[str, Tensor], directory: Path) -> None:
@@ -71,74 +58,12 @@ def load_theta_(params: Mapping[str, Tensor], directory: Path) -> None:
             params[name].copy_(value)
 
 
-def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory beside `target`, add checksums, bring it to the disk, and rename it into place.
-
-    A process that dies in between leaves a hidden `.tmp` directory, which the next save removes; so does an error.
-    """
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        write(temporary)
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        sums = {str(p.relative_to(temporary)): _sha256(p) for p in files}
-        write_json(temporary / MANIFEST, {"format": FORMAT, "sha256": sums})
-        for path in [*files, temporary / MANIFEST]:
-            _fsync(path)
-        _fsync(temporary)
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(temporary, target)
-        _fsync(target.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def verify(directory: Path) -> None:
-    """Raises InputError naming the file that is missing, cut short or changed."""
-    fix = f"delete {directory} to go on from an older checkpoint"
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        sums = manifest["sha256"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{directory / MANIFEST}: missing or damaged; {fix}") from error
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{directory}: checkpoint format {manifest.get('format')}, this zofo reads {FORMAT}")
-    for name, expected in sums.items():
-        path = directory / name
-        if not path.is_file():
-            raise InputError(f"{path}: missing; {fix}")
-        if _sha256(path) != expected:
-            raise InputError(f"{path}: its checksum is wrong, the file was cut short or changed; {fix}")
-
-
 def read(directory: Path, name: str) -> dict[str, Any]:
     """`load_tree` of a checkpoint that was verified. Raises InputError instead of a parser's errors."""
     try:
         return load_tree(directory, name)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{directory}: cannot be read: {error}") from error
-
-
-def checkpoints(root: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    directories = [p for p in root.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(directories, key=lambda p: int(p.name.removeprefix("checkpoint-")))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def move_theta(theta: Point, config: Config, journal: Path, position: int | None, snapshot: Path) -> None:

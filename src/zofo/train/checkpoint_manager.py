@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from zofo.errors import InputError
 from zofo.models.load import load
 from zofo.train import checkpoint, record
 from zofo.train.checkpoint import move_theta
+from zofo.train.inputs import check_inputs
+from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
 from zofo.train.setup import Session
 from zofo.zo.diagnostics import time_pass
@@ -24,6 +25,11 @@ from zofo.zo.point import Point
 from zofo.zo.replay import check_initial, replay, restore_support
 
 log = logging.getLogger("zofo")
+_BACK = {
+    "model": "give the one that it was",
+    "tokenizer": "give the model's directory as it was",
+    "examples": "put the data file back, or start a new run on the new one",
+}
 
 
 @dataclass
@@ -39,8 +45,8 @@ class Position:
 class CheckpointManager:
     """theta is kept as its journal; a snapshot is added where replaying it would take `max_replay_seconds`."""
 
-    def __init__(self, session: Session, out: Path) -> None:
-        self.session, self.out, self.config = session, out, session.config.train
+    def __init__(self, session: Session, run: RunDir) -> None:
+        self.session, self.run, self.config = session, run, session.config.train
         self.journal: Journal | None = None
         self.metrics_position: int | None = None
 
@@ -50,9 +56,8 @@ class CheckpointManager:
 
     def start(self) -> None:
         """A new run: write the journal's header."""
-        _ = self.session.base_sha256  # while theta is still the base
         if self.session.journals:
-            self.journal = Journal.create(self.out / "journal.bin", journal_header(self.session))
+            self.journal = Journal.create(self.run.claim(self.run.journal), journal_header(self.session))
             self.session.records.open(self.journal)
         self.metrics_position = 0
 
@@ -83,7 +88,7 @@ class CheckpointManager:
             self._write_adapters(directory)
             self._write_theta(directory)
 
-        checkpoint.write_atomically(self.out / f"best-{best.count}", write)
+        self.run.write_tree(self.run.best(best.count), write)
         if self.journal is not None:
             self.journal.sync()
 
@@ -110,6 +115,7 @@ class CheckpointManager:
             "estimator": problem.estimator.state_dict() if problem.estimator and with_state else {},
             "rule": rule.state_dict() if rule is not None and with_state else {},
             "journal": self.journal_position,
+            "run": self.run.id,
             "base_sha256": self.session.base_sha256,
             "metrics": metrics_position,
             "tasks": self.session.tasks,
@@ -125,25 +131,27 @@ class CheckpointManager:
 
         if self.journal is not None:
             self.journal.sync()  # the checkpoint refers to the journal's bytes: they must be on the disk before it is
-        checkpoint.write_atomically(self.out / f"checkpoint-{count}", write)
+        self.run.write_tree(self.run.checkpoint(count), write)
         self._prune(at.best)
 
     def _prune(self, best: Best | None) -> None:
-        limit, present = self.config.save_total_limit, checkpoint.checkpoints(self.out)
-        for old in present[: len(present) - limit] if limit is not None else []:
-            shutil.rmtree(old)
-        counts = {best.count} if best else set()
-        for directory in checkpoint.checkpoints(self.out):
-            referred = checkpoint.read(directory, "state")["best"]
-            counts |= {referred["count"]} if referred else set()
-        for directory in self.out.glob("best-*"):
-            if directory.name.removeprefix("best-") not in {str(count) for count in counts}:
-                shutil.rmtree(directory)
+        limit, present = self.config.save_total_limit, self.run.checkpoints()
+        for old in present[:-limit] if limit is not None else []:
+            self.run.forget(old)
+        referred = {self.run.best(best.count)} if best else set()
+        for directory in self.run.checkpoints():
+            state = checkpoint.read(directory, "state")
+            referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
+        for directory in self.run.bests():
+            if directory not in referred:
+                self.run.forget(directory)
 
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
         """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
-        checkpoint.verify(directory)
+        self.run.verify(directory)
         state = checkpoint.read(directory, "state")
+        if state.get("run") != self.run.id:
+            raise InputError(f"cannot resume: {directory} is another run's; --resume takes this run's own checkpoints")
         problem = self.session.problem
         for line in record.differences(state["environment"], record.environment()):
             log.warning("resuming in another environment, first-order parts may differ in their last bits: %s", line)
@@ -151,6 +159,7 @@ class CheckpointManager:
             raise InputError(
                 f"cannot resume: the base model {self.session.config.model.name} is not the one this run started from"
             )
+        check_inputs(self.run.inputs, self.session.inputs, "cannot resume", _BACK)
         _same_tasks(state.get("tasks"), self.session.tasks)
         self._restore_adapters(directory)
         if self.session.journals:
@@ -168,7 +177,7 @@ class CheckpointManager:
         return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
 
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
-        path, theta = self.out / "journal.bin", self.session.problem.theta
+        path, theta = self.run.journal, self.session.problem.theta
         try:
             self.journal = Journal.open(path, state["journal"])
         except (JournalError, OSError) as error:
@@ -203,7 +212,7 @@ class CheckpointManager:
         """Bring adapters and theta back to the best evaluation, for the test set and for what is exported."""
         if best.k == k:
             return
-        directory = self.out / f"best-{best.count}"
+        directory = self.run.best(best.count)
         self._restore_adapters(directory)
         if self.session.method.moves == "fo":
             checkpoint.load_theta_(self.session.problem.theta, directory / "backbone")
@@ -211,9 +220,7 @@ class CheckpointManager:
             initial = Point(load(self.session.config.model).model)
             for name, tensor in self.session.problem.theta.items():
                 tensor.copy_(initial[name])
-            move_theta(
-                self.session.problem.theta, self.session.config, self.out / "journal.bin", best.journal, directory
-            )
+            move_theta(self.session.problem.theta, self.session.config, self.run.journal, best.journal, directory)
 
     def close(self) -> None:
         if self.journal is not None:

@@ -20,6 +20,7 @@ from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import trains_metric
 from zofo.train.progress import Divergence, Progress
 from zofo.train.record import MetricsLog, peak_bytes
+from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
 
@@ -42,13 +43,13 @@ class Loop:
     """Runs a session to its last counted step. `at` is where it is; `checkpoints` saves it with the session's state."""
 
     def __init__(
-        self, session: Session, out: Path, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
+        self, session: Session, run: RunDir, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
     ) -> None:
-        self.session, self.out, self.config = session, out, session.config.train
-        self.checkpoints = CheckpointManager(session, out)
+        self.session, self.run, self.config = session, run, session.config.train
+        self.checkpoints = CheckpointManager(session, run)
         self.callbacks = Callbacks(
             self.config,
-            out,
+            run.root,
             callbacks,
             session.problem.loss.scorer.model,
             session.loaded.tokenizer,
@@ -79,7 +80,7 @@ class Loop:
             with Progress(
                 self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device)
             ) as self.progress:
-                self.metrics = MetricsLog(self.out / "metrics.jsonl", self.checkpoints.metrics_position)
+                self.metrics = MetricsLog(self.run.claim(self.run.metrics), self.checkpoints.metrics_position)
                 self.callbacks.call("on_train_begin")
                 self._say_sizes()
                 self._run()
@@ -87,13 +88,13 @@ class Loop:
         except NonFiniteError as error:
             raise RunError(
                 f"step {self.count}: {error}; stopped before that update, theta is intact. Lower the rates, or set "
-                f"train.on_nonfinite=skip; checkpoints in {self.out} can be resumed"
+                f"train.on_nonfinite=skip; checkpoints in {self.run.root} can be resumed"
             ) from error
         except OSError as error:
             if error.errno not in FULL:
                 raise
             raise RunError(
-                f"no space left on device: {error.filename or self.out}; "
+                f"no space left on device: {error.filename or self.run.root}; "
                 f"free some, then train again with --resume latest"
             ) from error
         finally:
@@ -118,7 +119,7 @@ class Loop:
         except KeyboardInterrupt:
             self.progress.say(
                 f"training is done and saved, the test set is not measured; go on with --resume latest --output-dir "
-                f"{self.out}, or resume='latest' in Python"
+                f"{self.run.root}, or resume='latest' in Python"
             )
             raise
         finally:
@@ -153,8 +154,8 @@ class Loop:
         except _Break:
             self._save()
             saved = (
-                f"saved in {self.out / f'checkpoint-{self.count}'}; go on with --resume latest "
-                f"--output-dir {self.out}, or resume='latest' in Python"
+                f"saved in {self.run.checkpoint(self.count)}; go on with --resume latest "
+                f"--output-dir {self.run.root}, or resume='latest' in Python"
             )
             self.progress.say(saved)
             raise Interrupted(saved) from None

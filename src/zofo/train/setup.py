@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -38,6 +38,7 @@ from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import share_prompts
 from zofo.objectives._loss import Loss
 from zofo.train.checks import check, shift_mode, trains_metric
+from zofo.train.inputs import inputs_of
 from zofo.train.progress import gib
 from zofo.zo.journal import Records
 from zofo.zo.journalled import Journalled
@@ -89,6 +90,11 @@ class Session:
     def base_sha256(self) -> str:
         """One digest of the base model's tensors. Read it before theta moves."""
         return self.loaded.base_sha256(self.backbone)
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """Digests of what the run is made from. Read it before theta moves."""
+        return inputs_of(self.base_sha256, self.loaded, self.data)
 
     def extra_memory(self) -> list[str]:
         """What is quantised, and what moving theta costs beside theta itself, in words; often nothing."""

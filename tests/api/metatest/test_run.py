@@ -71,7 +71,7 @@ def test_an_export_measures_as_its_run(run_of: Any, tmp_path: Path) -> None:
 def test_a_peft_directory_is_refused_by_name(run_of: Any, small_setting: Path, tmp_path: Path) -> None:
     """An export with its adapter, and a directory with an adapter alone."""
     out = tmp_path / "export"
-    zofo.export(run_of("shared"), out, adapter="s")
+    zofo.export(run_of("shared"), out, adapter="s", merge=False)
     with pytest.raises(InputError, match="adapter"):
         zofo.meta_test(out, ways=["zero-shot"], test_examples=4)
     (out / "zofo.json").unlink()

@@ -173,7 +173,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Any:
 
 def test_a_run_its_export_and_their_scores(run: Any, tmp_path: Path, tiny_model_dir: Path) -> None:
     assert evaluate(run.path) == pytest.approx(run.test, rel=1e-6)
-    out = run.export(tmp_path / "export")
+    out = run.export(tmp_path / "export", merge=False)
     config = json.loads((out / "adapter_config.json").read_text())
     assert {"peft_type": "DEPT", "zofo": "dept", "tokens": 4, "r": 3, "max_length": 256}.items() <= config.items()
     assert config["base_model_name_or_path"] == str(out / "backbone")
@@ -199,7 +199,7 @@ def test_a_merge_is_refused_and_leaves_nothing(run: Any, tmp_path: Path) -> None
 
 
 def test_a_config_of_unknown_fields_is_refused(run: Any, tmp_path: Path) -> None:
-    out = run.export(tmp_path / "export")
+    out = run.export(tmp_path / "export", merge=False)
     file = out / "adapter_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "depth": 3}))

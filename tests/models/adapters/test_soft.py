@@ -107,7 +107,7 @@ def test_left_padding_would_change_a_deployed_prompts_logits(directories: dict[s
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mamba"])
 def test_peft_writes_on_as_training_computes(family: str, directories: dict[str, Path], tmp_path: Path) -> None:
     """Logits of each step of PEFT's generation, from the saved directory, against one forward of the training path."""
-    from zofo.api.restore import load_export
+    from zofo.api.targets import load_export
 
     directory = directories.get(family) or save_model(tmp_path / "model", family)
     for name in ("prompt", "prefix") if family != "mamba" else ("prompt",):

@@ -181,7 +181,7 @@ def test_pefts_own_prefix_is_tried_when_it_is_exported(
     theirs = restored.adapters.as_peft(run.deployed)
     ids = [tiny_tokenizer("The answer is")["input_ids"]]
     with caplog.at_level(logging.WARNING, "zofo"):
-        exported = run.export(tmp_path / "export")
+        exported = run.export(tmp_path / "export", merge=False)
     said = [r.getMessage() for r in caplog.records if "does not write what this adapter computes" in r.getMessage()]
     assert bool(said) == (right_way(theirs, ids[0]) != {})
     for line in said:

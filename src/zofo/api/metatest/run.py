@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,16 @@ from zofo.api.metatest.protocol import Protocol
 from zofo.api.metatest.results import summary
 from zofo.api.metatest.store import Store, digest
 from zofo.api.metatest.subject import open_subject
-from zofo.api.restore import as_path, is_run, recorded, restore
+from zofo.api.restore import given_model, is_run, restore
+from zofo.api.targets import as_path, export_info, recorded
 from zofo.config.registry import canonical
 from zofo.config.resolve import Config
-from zofo.config.resolve import load as load_config
 from zofo.config.sections import TaskConfig
 from zofo.data.multitask.setting import OpenSetting, Setting, find_setting, open_setting
 from zofo.errors import InputError, did_you_mean
-from zofo.train import checkpoint
+from zofo.train.files import write_json
 from zofo.train.progress import counter
+from zofo.train.run_dir import RunDir
 
 OWNED = {"num_fewshot": "--num-fewshot", "test_examples": "--test-examples"}  # of the plan, not of the task
 
@@ -54,6 +54,7 @@ def meta_test(
     *,
     task: str | None = None,
     data: str | None = None,
+    model: str | None = None,
     ways: Sequence[str] | str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -65,10 +66,12 @@ def meta_test(
 
     task, data: the setting and its directory, where they are not the run's. ways: see `plan.WAYS`.
     plan: other fields of `plan.Plan`. output: a directory for results.json, the parts, which a measurement that was
-    cut goes on from, and the predictions. overrides: "task.key=value", such as task.template=channel or
-    task.scoring=pmi. Returns the contents of results.json. Raises InputError, RunError.
+    cut goes on from, and the predictions. model: where the base model is now. overrides: "task.key=value" and
+    "model.key=value", such as task.template=channel or task.scoring=pmi. Returns the contents of results.json. Raises
+    InputError, RunError.
     """
     known = _target(as_path(target))
+    given, overrides = given_model(model, overrides, "meta-test")
     cfg, setting = _task(known, task, data, overrides)
     settled = _plan(known, cfg, ways.split(",") if isinstance(ways, str) else ways, plan)
     seed = known.config.train.seed if known.config else 0
@@ -77,7 +80,7 @@ def meta_test(
     with counter(f"meta-test on {setting.name}", len(opened.target)) as (say, _):
         for line in opened.coverage:
             say(line)
-        subject = open_subject(target, known.config, settled.ways, batch, seed)
+        subject = open_subject(target, known.config, settled.ways, batch, seed, given)
         facts = {"target": str(target), "model_sha256": subject.sha256, "setting": setting.name, "data": str(cfg.data)}
         facts |= {"data_sha256": digest(opened), "template": cfg.template, "scoring": cfg.scoring}
         facts |= {"held_out": sorted(opened.held_out), "seed": seed, **dataclasses.asdict(settled)}
@@ -94,15 +97,16 @@ def meta_test(
     unseen = [name for name in opened.target if name in setting.unseen_domain]
     result = {**facts, "coverage": opened.coverage, "ways": summary(parts, unseen)}
     if store.out is not None:
-        checkpoint.write_json(store.out / "results.json", result)
+        write_json(store.out / "results.json", result)
     return result
 
 
 def _target(path: Path) -> Target:
     """Raises InputError for a run or an export that is more than a backbone, and no meta-training's."""
     if is_run(path):
-        info = json.loads((path / "run.json").read_text())
-        target = Target(path, load_config(path / "config.yaml"), info.get("tasks"))
+        run = RunDir(path)
+        info = run.read_info()
+        target = Target(path, run.read_config(), info.get("tasks"))
         if not target.has_s and info["deployed"] != "theta":
             raise InputError(
                 f"{path}: the run deploys an adapter, without which it is the plain model; merge it "
@@ -114,7 +118,7 @@ def _target(path: Path) -> Target:
     config = recorded(path)
     if config is None:
         return Target(path)
-    info = json.loads((path / "zofo.json").read_text())
+    info = export_info(path)
     if info.get("adapter") != "theta" and not info.get("merged"):
         raise InputError(f"{path}: an export with an adapter; give the run's directory, or an export made with --merge")
     return Target(path, config, info.get("tasks"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
-from zofo.train import checkpoint
+from zofo.train.files import read_json, write_json, write_text
 
 Part = dict[str, Any]
 
@@ -27,7 +27,7 @@ class Store:
         if self.out is None:
             return
         path, facts = self.out / "plan.json", json.loads(json.dumps(facts))
-        old = json.loads(path.read_text()) if path.is_file() else None
+        old = read_json(path, "give --overwrite to measure anew") if path.is_file() else None
         if old is not None and not overwrite:
             changed = sorted(key for key in {*old, *facts} if old.get(key) != facts.get(key))
             if changed:
@@ -42,17 +42,17 @@ class Store:
         for name in ("parts", "predictions"):
             shutil.rmtree(self.out / name, ignore_errors=True)
         self.out.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_json(path, facts)
+        write_json(path, facts)
 
     def part(self, name: str, make: Callable[[], Part]) -> tuple[Part, bool]:
         """(the part from its file, or made and written; whether it was made)."""
         path = None if self.out is None else self.out / "parts" / f"{name}.json"
         if path is not None and path.is_file():
-            return json.loads(path.read_text()), False
+            return read_json(path, "delete it, and it is measured again"), False
         part = make()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_json(path, part)
+            write_json(path, part)
         return part, True
 
     def predictions(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -60,7 +60,7 @@ class Store:
             return
         path = self.out / "predictions" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def digest(opened: OpenSetting) -> str:

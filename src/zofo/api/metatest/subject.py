@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from zofo.api.restore import is_run, open_target, restore
+from zofo.api.restore import Given, is_run, restore
+from zofo.api.targets import open_target
 from zofo.config import registry
 from zofo.config.resolve import Config
 from zofo.data import Example, TaskData
@@ -27,6 +27,7 @@ from zofo.models.adapters._set import CONFIG, AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import share_prompts
+from zofo.train.run_dir import RunDir
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 
@@ -114,13 +115,21 @@ class Subject:
         return value
 
 
-def open_subject(target: str | Path, config: Config | None, ways: Sequence[str], batch_size: int, seed: int) -> Subject:
+def open_subject(
+    target: str | Path,
+    config: Config | None,
+    ways: Sequence[str],
+    batch_size: int,
+    seed: int,
+    given: Given | None = None,
+) -> Subject:
     """Load the target's backbone, and an adapter where a way needs one: the run's kind, LoRA if it has none."""
     if is_run(Path(target)):
-        loaded = restore(Path(target), "theta").loaded
+        loaded = restore(Path(target), "theta", given).loaded
     else:
-        loaded, model, _ = open_target(target)
-        if model is not loaded.model:
+        opened = open_target(target, None, given)
+        loaded = opened.loaded
+        if opened.model is not loaded.model:
             raise InputError(f"{target}: an adapter's directory; give the run it is of, or the backbone alone")
     needed = [way for way in ways if way in ("zero-shot-s", "tuned", "tuned-fresh")]
     adapters, starts, scorer = None, dict[str, State](), loaded.scorer()
@@ -146,7 +155,8 @@ def _copy(adapters: AdapterSet) -> State:
 
 def _trained(adapters: AdapterSet, run: Path, fresh: State) -> State:
     """The run's s; where each training task has its own, their mean."""
-    directory = run / f"best-{json.loads((run / 'run.json').read_text())['best_step']}" / "s"
+    run_dir = RunDir(run)
+    directory = run_dir.best(run_dir.read_info()["best_step"]) / "s"
     folders = [directory] if (directory / CONFIG).is_file() else sorted(p for p in directory.glob("*") if p.is_dir())
     if not folders:
         raise InputError(f"{directory}: missing, so there is no s to start from")

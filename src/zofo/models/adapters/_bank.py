@@ -97,6 +97,9 @@ class Bank(AdapterSet):
     def as_peft(self, name: str) -> Any:
         return self.deployable(name)
 
+    def mergeable(self, name: str) -> str:
+        return "each training task has an adapter of its own"
+
     def merged(self, name: str) -> Any:
         return self.deployable(name)
 

@@ -62,12 +62,14 @@ class LayerSet(AdapterSet):
     def as_peft(self, name: str) -> Any:
         return self.deployable(name)
 
-    def merged(self, name: str) -> Any:
+    def mergeable(self, name: str) -> str:
         if any(is_quantized(param) for layer in self._layers for param in layer.get_base_layer().parameters()):
-            raise InputError(
-                "--merge: the adapter's layers are quantised, and rounding them again would lose most of what it "
-                "changed; export without --merge"
-            )
+            return "the adapter's layers are quantised, and rounding them again would lose most of what it changed"
+        return ""
+
+    def merged(self, name: str) -> Any:
+        if reason := self.mergeable(name):
+            raise InputError(f"--merge: {reason}; export with --separate")
         self._switch(name)
         return self.model.merge_and_unload()
 

@@ -15,6 +15,8 @@ from zofo.errors import InputError
 from zofo.models._transformers import close
 from zofo.models.adapters._peft import read_peft, soft_start
 from zofo.models.adapters._set import CONFIG, WEIGHTS, both
+from zofo.models.backbone import Loaded
+from zofo.models.load import pad_id_of
 
 log = logging.getLogger("zofo")
 NAME = "default"  # PEFT's name for the one adapter of a directory
@@ -115,3 +117,55 @@ def _layers(config: Any, base: Any) -> str:
     """A prefix of more layers than the model has would be cut without a word."""
     theirs, ours = getattr(config, "num_layers", None), getattr(base.config, "num_hidden_layers", None)
     return f"it is for {theirs} layers" if None not in (theirs, ours) and theirs != ours else ""
+
+
+def use_tokenizer_of(directory: Path, loaded: Loaded) -> None:
+    """The tokenizer that was saved with an adapter, where there is one, takes the base model's place. Rows of added
+    tokens are the adapter's own; where it has none, they would be random: InputError."""
+    from transformers import AutoTokenizer
+
+    if not (directory / "tokenizer_config.json").is_file():
+        return
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory.resolve()))
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise InputError(f"{directory}: its tokenizer cannot be loaded: {first}") from error
+    base = loaded.model
+    rows, saved = base.get_input_embeddings().weight.shape[0], _saved_rows(directory, base)
+    needed = max(tokenizer.get_vocab().values()) + 1
+    if max(saved.get("in", rows), rows) < needed:
+        raise InputError(
+            f"{directory}: its tokenizer has {needed} tokens, its base model {rows} rows of embeddings, and it brings "
+            f"none; save it with its embeddings (save_embedding_layers=True)"
+        )
+    if saved.get("in", rows) != rows:
+        if "out" not in saved and not _tied(base):
+            raise InputError(f"{directory}: it has rows for added tokens, and none of the head's; save both")
+        with torch.random.fork_rng():  # the new rows are drawn, and then the adapter's take their place
+            base.resize_token_embeddings(saved["in"], mean_resizing=False)
+        base.requires_grad_(False)
+    loaded.tokenizer, loaded.pad_id = tokenizer, pad_id_of(tokenizer, base.config)
+
+
+def _tied(base: Any) -> bool:
+    head = base.get_output_embeddings()
+    return head is not None and head.weight is base.get_input_embeddings().weight
+
+
+def _saved_rows(directory: Path, base: Any) -> dict[str, int]:
+    """Rows of the embeddings ("in") and of the head ("out") that the adapter's file holds whole."""
+    from safetensors import safe_open
+
+    modules = {"in": base.get_input_embeddings(), "out": base.get_output_embeddings()}
+    named = {
+        f"base_model.model.{name}.weight": kind
+        for name, m in base.named_modules()
+        for kind, each in modules.items()
+        if m is each
+    }
+    try:
+        with safe_open(directory / WEIGHTS, "pt") as file:
+            return {named[key]: file.get_slice(key).get_shape()[0] for key in file.keys() if key in named}  # noqa: SIM118
+    except Exception:  # damaged: opening the adapter says so
+        return {}

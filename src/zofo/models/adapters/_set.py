@@ -69,11 +69,12 @@ class AdapterSet(ABC):
         """What PEFT makes of this adapter's files, on the same backbone; None for an adapter that it does not know."""
 
     @abstractmethod
-    def merged(self, name: str) -> Any:
-        """The backbone with this adapter in its weights. Raises InputError where the adapter is no change of weights.
+    def mergeable(self, name: str) -> str:
+        """Why this adapter cannot be put into the backbone's weights, "" where it can."""
 
-        The set is of no use afterwards.
-        """
+    @abstractmethod
+    def merged(self, name: str) -> Any:
+        """The backbone with this adapter in its weights. Raises InputError where it is not `mergeable`."""
 
     @abstractmethod
     def redraw(self, name: str, seed: int) -> None:

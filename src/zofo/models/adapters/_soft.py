@@ -198,11 +198,11 @@ class SoftSet(AdapterSet):
             return None
         return wrap_soft(self.model.base, self.peft_config, self.state(name))
 
+    def mergeable(self, name: str) -> str:
+        return f"a {self.kind} adapter adds to the text and changes no weights"
+
     def merged(self, name: str) -> Any:
-        raise InputError(
-            f"--merge: a {self.kind} adapter adds to the text and changes no weights, so it cannot be merged; export "
-            f"without --merge"
-        )
+        raise InputError(f"--merge: {self.mergeable(name)}; export with --separate")
 
     @torch.no_grad()
     def redraw(self, name: str, seed: int) -> None:

@@ -1,0 +1,252 @@
+"""A run's directory. It alone knows the names of a run's files, writes each whole, and remembers what zofo wrote.
+
+manifest.json names every file and directory that zofo wrote there, and holds digests of what the run was made from.
+What it does not name is not ours: it is never overwritten, pruned or deleted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zofo.config.resolve import Config
+from zofo.config.resolve import load as load_config
+from zofo.errors import InputError
+from zofo.train.files import (
+    MANIFEST,
+    read_json,
+    sha256_of,
+    verify_tree,
+    write_json,
+    write_text,
+    write_tree,
+)
+
+FORMAT = 1
+CHECKPOINT, BEST = "checkpoint", "best"
+# What runs wrote before they had a manifest, with a sign that it is zofo's
+LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
+
+
+class RunDir:
+    """root: the directory; it need not be there yet. Nothing is written before `begin`."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._manifest: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------------------------------------------- names
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def info(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.bin"
+
+    def checkpoint(self, count: int) -> Path:
+        return self.root / f"{CHECKPOINT}-{count}"
+
+    def best(self, count: int) -> Path:
+        return self.root / f"{BEST}-{count}"
+
+    def checkpoints(self) -> list[Path]:
+        """Finished checkpoints of this run, oldest first."""
+        return self._numbered(CHECKPOINT)
+
+    def bests(self) -> list[Path]:
+        return self._numbered(BEST)
+
+    def _numbered(self, kind: str) -> list[Path]:
+        named = {path.name for path in self.ours()}
+        numbers = [
+            int(number)
+            for path in self.root.glob(f"{kind}-*")
+            if path.name in named and path.is_dir() and (number := path.name.removeprefix(f"{kind}-")).isdigit()
+        ]
+        return [self.root / f"{kind}-{number}" for number in sorted(numbers)]
+
+    @property
+    def finished(self) -> bool:
+        return self.info.is_file() and self.config.is_file()
+
+    # ---------------------------------------------------------------------------------------------------- manifest
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """{} for a run of a version that kept none. Raises InputError for one that is damaged."""
+        if self._manifest is None:
+            path = self.root / MANIFEST
+            self._manifest = read_json(path) if path.is_file() else {}
+            if self._manifest and not _well_formed(self._manifest):
+                raise InputError(f"{path}: damaged, or no run's; choose another directory")
+        return self._manifest
+
+    @property
+    def id(self) -> str | None:
+        """Of the run, so that another one's checkpoint is known; None for a run that has none."""
+        return self.manifest.get("id")
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Digests of what the run was made from, see `train.inputs`; {} for a run that kept none."""
+        return self.manifest.get("inputs", {})
+
+    def ours(self) -> list[Path]:
+        """What zofo wrote here and is still here: files, and directories that are deleted whole."""
+        names = self.manifest.get("files")
+        paths = self._legacy() if names is None else [self.root / name for name in names]
+        return [path for path in paths if path.exists() or path.is_symlink()]
+
+    def _legacy(self) -> list[Path]:
+        """As `ours`, of a run without a manifest: what has zofo's names and zofo's contents."""
+        if not self.config.is_file():
+            return []
+        try:
+            load_config(self.config)
+        except InputError:
+            return []
+        paths = [self.config, *(self.root / name for name in LEGACY), *(self.root / "eval").glob("predictions-*.jsonl")]
+        paths += [*(self.root / "eval").glob("report-*.json"), self.root / "README.md"]
+        numbered = (p for kind in (CHECKPOINT, BEST) for p in self.root.glob(f"{kind}-*"))
+        paths += [p for p in numbered if p.name.rpartition("-")[2].isdigit() and (p / MANIFEST).is_file()]
+        readme = self.root / "README.md"
+        if not (readme.is_file() and " lower and " in readme.read_text("utf-8", errors="replace")):
+            paths.remove(readme)
+        return paths
+
+    def foreign(self) -> list[Path]:
+        """What is in the way of a new run and is not zofo's: it has a name that a run's file would have."""
+        named = set(self.ours())
+        fixed = [self.config, self.info, self.metrics, self.journal, self.root / "README.md", self.root / MANIFEST]
+        there = [path for path in fixed if path.exists() or path.is_symlink()]
+        there = [path for path in there if path not in named and not (path.name == MANIFEST and self.manifest)]
+        if (self.root / "eval").exists() and not (self.root / "eval").is_dir():
+            there.append(self.root / "eval")
+        return there
+
+    def clear(self) -> None:
+        """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known."""
+        for path in self.ours():
+            self._delete(path)
+        for folder in (self.root / "eval",):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        (self.root / MANIFEST).unlink(missing_ok=True)
+        self._manifest = None
+
+    @staticmethod
+    def _delete(path: Path) -> None:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path)
+
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """A new run. inputs: digests of what it is made from."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._manifest = {"format": FORMAT, "id": uuid.uuid4().hex, "inputs": dict(inputs), "files": []}
+        self._keep()
+
+    def _keep(self) -> None:
+        write_json(self.root / MANIFEST, self.manifest)
+
+    def claim(self, path: Path) -> Path:
+        """This file or directory will be zofo's: in the manifest before it is on the disk. Returns the path."""
+        name, files = path.relative_to(self.root).as_posix(), self.manifest.get("files")
+        if files is not None and name not in files:
+            files.append(name)
+            self._keep()
+        return path
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    def write_config(self, config: Config) -> None:
+        """config.yaml, whose digest the manifest holds; both versions' for as long as either may be there."""
+        text = config.to_yaml()
+        if self.config.is_file() and self.config.read_text("utf-8") == text:
+            return
+        if "files" not in self.manifest:
+            write_text(self.config, text)
+            return
+        self.claim(self.config)
+        before = [sha256_of(self.config)] if self.config.is_file() else []
+        temporary = self.root / ".config.yaml.new"
+        write_text(temporary, text)
+        self.manifest["config"] = [*before, sha256_of(temporary)]
+        self._keep()
+        temporary.replace(self.config)
+        self.manifest["config"] = self.manifest["config"][-1:]
+        self._keep()
+
+    def read_config(self) -> Config:
+        """Raises InputError where config.yaml is missing, wrong, or not what the run wrote."""
+        config = load_config(self.config)
+        known = self.manifest.get("config")
+        if known and sha256_of(self.config) not in known:
+            raise InputError(
+                f"{self.config}: changed since the run wrote it; put it back (a model or data that moved is given with "
+                f"--model or --data)"
+            )
+        return config
+
+    def write(self, name: str, text: str) -> None:
+        """A text file, by its name in the run."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.claim(path), text)
+
+    def write_json(self, name: str, data: Any) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.claim(path), data)
+
+    def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None:
+        """A checkpoint or a best; see `files.write_tree`."""
+        write_tree(self.claim(directory), write)
+
+    def read_info(self) -> dict[str, Any]:
+        """run.json. Raises InputError where it is missing or damaged."""
+        again = "train again with --resume latest, which writes it anew"
+        info = read_json(self.info, again)
+        needed = {"best_step": int, "deployed": str, "test": dict, "dev": dict, "method": str, "task": str, "seed": int}
+        for key, kind in needed.items():
+            if not isinstance(info.get(key), kind):
+                raise InputError(f"{self.info}: damaged, {key} is {info.get(key)!r:.60}; {again}")
+        return info
+
+    def verify(self, directory: Path, fix: str = "") -> None:
+        """Raises InputError for a checkpoint or a best that is damaged. fix: what else than deleting it helps."""
+        verify_tree(directory, fix or f"delete {directory} to go on from an older checkpoint")
+
+    def forget(self, directory: Path) -> None:
+        """Delete a checkpoint or a best of ours."""
+        aside = directory.with_name(f".{directory.name}.old")  # so that no half of it is ever taken for the whole
+        shutil.rmtree(aside, ignore_errors=True)
+        if directory.is_symlink():
+            directory.unlink()
+        else:
+            directory.rename(aside)
+            shutil.rmtree(aside)
+        if directory.name in self.manifest.get("files", ()):
+            self.manifest["files"].remove(directory.name)
+            self._keep()
+
+
+def _well_formed(manifest: Mapping[str, Any]) -> bool:
+    files, inputs = manifest.get("files"), manifest.get("inputs")
+    names = isinstance(files, list) and all(isinstance(name, str) for name in files)
+    inside = names and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
+    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict)
