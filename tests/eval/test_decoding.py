@@ -60,7 +60,7 @@ def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Ten
 
     def spy(**options: Any) -> torch.Tensor:
         out = original(**options)
-        if not options.get("return_dict_in_generate"):  # as when a way to write is tried
+        if not options["generation_config"].return_dict_in_generate:  # as when a way to write is tried
             calls.append((options["input_ids"], out))
         return out
 

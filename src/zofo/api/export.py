@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zofo.api.restore import Restored, given_model, restore
 from zofo.api.targets import EXPORT, as_path
+from zofo.data import ending
 from zofo.errors import InputError
 from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
@@ -72,6 +73,7 @@ def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: P
         _try_peft(restored, final)
         model, target = adapters.unwrap(), directory / "backbone"
     _save_model(model, target, final)
+    ending.tell_file(target / "generation_config.json", model, restored.loaded.tokenizer)
     restored.loaded.tokenizer.save_pretrained(target)
     info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
     info |= {"tasks": restored.info.get("tasks"), "adapter": restored.adapter, "merged": merged}

@@ -70,7 +70,8 @@ def generate(
         room = max_new_tokens if loaded.max_length is None else loaded.max_length - len(ids) + 1
         if room < max_new_tokens:
             log.warning("%s: room for %d new tokens, not %d", prompt.place, room, max_new_tokens)
-        requests.append(Request(ids, room, derive(seed, "generate", number)))
+        is_chat = chat or not isinstance(prompt.content, str)
+        requests.append(Request(ids, room, derive(seed, "generate", number), is_chat))
     return decode(opened.model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from zofo.api.restore import Given, given_model, is_run, restore, with_given
 from zofo.config.layers import brief
 from zofo.config.resolve import Config, ModelConfig, from_dict
+from zofo.data import ending
 from zofo.errors import InputError
+from zofo.models._transformers import unwrapped
 from zofo.models.adapters._set import room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
@@ -36,6 +38,7 @@ def load(
     if rest:
         raise InputError(f"{rest[0]}: load takes model.key=value alone")
     opened = open_target(path, adapter, given)
+    ending.tell(unwrapped(opened.model), opened.loaded.tokenizer)
     return opened.model, opened.loaded.tokenizer
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from zofo.data.ending import MARK, of_tail
 from zofo.data.example import Example
 from zofo.data.files import Record
 from zofo.errors import InputError
 
 Turn = dict[str, Any]  # {"role": ..., "content": ...}
 Make = Callable[[Record], Example]
-MARK = "zofo0marks0this0place"  # a text that no template changes: shows where a template puts a turn's content
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Chat:
         if len(answers) == 1:
             generation = self._render(turns, place, add_generation_prompt=True)
             prompt = generation if opening.startswith(generation) else opening
-        end = (tail.rstrip() or self.tokenizer.eos_token or "") if ends else ""
+        end = of_tail(tail, self.tokenizer) if ends else ""
         said = tuple(self._said(turns, answer, prompt, tail, place) + end for answer in answers)
         return Example(id, prompt, said, gold, self._cuttable(turns, opening, place))
 

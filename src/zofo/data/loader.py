@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from zofo.data import ending
 from zofo.data.example import Example, TaskData
 from zofo.data.multitask.mixture import Mixture
 from zofo.data.stream import Stream
@@ -48,5 +49,6 @@ def tokenize_task(
     def tokenize(name: str, examples: list[Example], for_eval: bool) -> list[Encoded]:
         return tokenize_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name)
 
+    ending.check(data, tokenizer)
     encoded = {name: tokenize(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
     return encoded | {"dev": tokenize("dev", data.dev, True), "test": tokenize("test", data.test, True)}

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from zofo.data import Example
+from zofo.data.ending import trained_id
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
@@ -107,7 +108,7 @@ def tokenize_all(
     every = encodes == "options" or for_eval
     texts = [[_text(e, i) for i in (range(len(e.answers)) if every else e.gold[:1])] for e in examples]
     tokens = iter(_tokenize(tokenizer, list(chain.from_iterable(texts))))
-    eos = tokenizer.eos_token_id if add_eos else None
+    eos = trained_id(tokenizer) if add_eos else None
     encoded, cut = [], []
     for example, answers in zip(examples, texts):
         options = [next(tokens) for _ in answers]

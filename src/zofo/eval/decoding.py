@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zofo.data import Decoding
+from zofo.data import Decoding, ending
 from zofo.errors import InputError
-from zofo.models._transformers import pads_left, unwrapped, way_to_write
+from zofo.models._transformers import pads_left, unwrapped, way_to_write, write_greedily
 from zofo.models.adapters._soft import is_soft
 
 if TYPE_CHECKING:
@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """A text to go on with. ids: its tokens, at least one. room: how many may follow. key: of its sampling."""
+    """A text to go on with. ids: its tokens, at least one. room: how many may follow. key: of its sampling.
+
+    chat: it is a conversation, whose answer ends as the chat template says.
+    """
 
     ids: Sequence[int]
     room: int
     key: int = 0
+    chat: bool = False
 
 
 @torch.no_grad()
@@ -81,11 +85,11 @@ def takes_padding(model: Any) -> bool:
 def _decode_batch(
     model: Any, tokenizer: Any, requests: Sequence[Request], decoding: Decoding, pad_id: int
 ) -> Iterator[str]:
-    base = unwrapped(model)
     ids, mask = _padded_left(requests, pad_id)
     length = ids.shape[1]
-    ends = base.generation_config.eos_token_id
-    ends = ({ends} if isinstance(ends, int) else set(ends or ())) | ({tokenizer.eos_token_id} - {None})  # as trained
+    ends = ending.stop_ids(tokenizer, unwrapped(model))
+    words = {chat: ending.stop_texts(tokenizer, chat, decoding.stop) for chat in {r.chat for r in requests}}
+    stops = [words[request.chat] for request in requests]
     before = [detokenize(tokenizer, request.ids) for request in requests]
     over: dict[int, int] = {}  # row: tokens up to the stop text; what follows is not the row's, the batch goes on
 
@@ -96,32 +100,27 @@ def _decode_batch(
         return whole[len(before[row]) :] if whole.startswith(before[row]) else detokenize(tokenizer, new)
 
     def said(row: int, new: list[int]) -> str:
-        text = continuation(row, new[: over.get(row, len(new))])
-        return text[: min((text.find(end) for end in decoding.stop if end in text), default=len(text))]
+        return ending.cut(continuation(row, new[: over.get(row, len(new))]), stops[row])
 
     def stopped(sequences: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         for row, new in enumerate(sequences[:, length:].tolist()):
             if row not in over:
                 text = continuation(row, new)
-                if any(end in text for end in decoding.stop):
+                if any(stop in text for stop in stops[row]):
                     over[row] = len(new)
         return torch.tensor([row in over for row in range(len(requests))], device=sequences.device)
 
     way = way_to_write(model, requests[0].ids)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Position ids are not supported")  # PEFT's own, without padding right
-        generated = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            **way,
-            max_new_tokens=min(decoding.max_new_tokens, requests[0].room),
-            pad_token_id=pad_id,
-            eos_token_id=sorted(ends) or None,
-            num_beams=1,
-            repetition_penalty=1.0,
-            do_sample=False,
+        new = min(decoding.max_new_tokens, requests[0].room)
+        generated = write_greedily(
+            model,
+            ids.to(model.device),
+            mask.to(model.device),
+            {**way, "max_new_tokens": new, "pad_token_id": pad_id, "eos_token_id": ends or None},
             logits_processor=_processors(decoding, [request.key for request in requests]),
-            stopping_criteria=[stopped] if decoding.stop else None,
+            stopping_criteria=[stopped] if any(stops) else None,
         )
     return (said(row, new) for row, new in enumerate(generated[:, length:].tolist()))
 

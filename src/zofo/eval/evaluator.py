@@ -71,7 +71,8 @@ class Evaluator:
         for example in examples:
             ids = self._prompts[example.id]
             keys = [derive(self.seed, f"write/{example.id}", i) for i in range(decoding.samples)]
-            requests += [Request(ids, decoding.max_new_tokens, key) for key in keys]
+            chat = example.cuttable is not None
+            requests += [Request(ids, decoding.max_new_tokens, key, chat) for key in keys]
         count = itertools.count(1)
         texts = decode(
             self.loss.scorer.model,

@@ -181,6 +181,26 @@ def pads_left(base: Any) -> bool:
     return _pads_left[base]
 
 
+def write_greedily(model: Any, ids: Tensor, mask: Tensor, settings: dict[str, Any], **hooks: Any) -> Any:
+    """`model.generate` by a generation_config of our own: the settings, and nothing that the checkpoint's asks for.
+
+    What a checkpoint's own generation_config says transformers puts wherever one that is given says nothing, so the
+    model has none meanwhile. PEFT's models have one beside their base's. hooks: logits_processor, stopping_criteria.
+    """
+    from transformers import GenerationConfig
+
+    holders = [each for each in dict.fromkeys((model, unwrapped(model))) if hasattr(each, "generation_config")]
+    theirs = [each.generation_config for each in holders]
+    ours = GenerationConfig(do_sample=False, num_beams=1, **settings)
+    try:
+        for each in holders:
+            each.generation_config = GenerationConfig()
+        return model.generate(input_ids=ids, attention_mask=mask, generation_config=ours, **hooks)
+    finally:
+        for each, before in zip(holders, theirs):
+            each.generation_config = before
+
+
 def _same_behind_padding(base: Any) -> bool:
     ids = torch.tensor([[1, 2, 3, 1]], device=base.device)  # any will do
     behind, mask = torch.cat([ids[:, :2], ids], dim=1), torch.tensor([[0, 0, 1, 1, 1, 1]], device=base.device)
@@ -241,18 +261,8 @@ def _writes_as_forward(model: Any, row: Tensor, way: dict[str, Any]) -> bool:
 
 def _write(model: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """(sequences [R, L + TRIED], the logits [R, TRIED, V] that each new token was taken from), greedily."""
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=TRIED,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=None,
-        pad_token_id=0,
-        return_dict_in_generate=True,
-        output_logits=True,
-        **options,
-    )
+    options |= {"max_new_tokens": TRIED, "pad_token_id": 0, "return_dict_in_generate": True, "output_logits": True}
+    out = write_greedily(model, ids, mask, options)
     return out.sequences, torch.stack(out.logits, dim=1)
 
 

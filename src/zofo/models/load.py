@@ -13,6 +13,7 @@ from urllib.request import getproxies
 import torch
 
 from zofo.config.sections import ModelConfig
+from zofo.data import ending
 from zofo.errors import InputError
 from zofo.models import quantization
 from zofo.models._transformers import quiet
@@ -52,6 +53,7 @@ def load(config: ModelConfig) -> Loaded:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error
     model, info = read
+    ending.adopt(tokenizer, model)
     _check_complete(config.name, info["missing_keys"])
     if config.quantization:
         quantization.let_go(model)
