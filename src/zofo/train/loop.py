@@ -241,7 +241,9 @@ class Loop:
         from zofo.zo.diagnostics import realised
 
         cfg = problem.estimator.config
-        z = problem.estimator.direction(problem.theta, max(0, self.at.k - 1), problem.key("z", self.at.k))
+        z = problem.estimator.glimpse(problem.theta, max(0, self.at.k - 1), problem.key("z", self.at.k))
+        if z is None:  # the mask is still to be made, by a step: theta does not move before it
+            return
         shares = realised(problem.theta, z, cfg.eps, cfg.rounding)
         self.metrics.write("realised_shift", self.count, shares=shares)
 

@@ -80,6 +80,13 @@ class Base(ABC):
         support: Support | None = None if self.mask is None else self.mask.at(theta, step)
         return Direction(seed, self.law(step), support)
 
+    def glimpse(self, theta: Point, step: int, seed: int) -> Direction | None:
+        """`direction` to look at, beside a run, which goes on as if nobody had; None where its support is not made."""
+        if self.mask is None:
+            return self.direction(theta, step, seed)
+        support: Support | None = self.mask.known(theta, step)
+        return None if support is None else Direction(seed, self.law(step), support)
+
     def directions(self, theta: Point, step: int, seed: int) -> list[Direction]:
         """q directions, the first with the seed itself."""
         seeds = [seed, *(derive(seed, "q", i) for i in range(1, self.config.q))]

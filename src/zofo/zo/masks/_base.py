@@ -89,9 +89,21 @@ class Base(ABC):
     def make(self, theta: Point, step: int) -> Support:
         """The support from this step on. Raises InputError where it would be of no use."""
 
+    def _start(self, step: int) -> int:
+        """The step from which the support of this step holds."""
+        return step - step % self.every if self.every else 0
+
+    def known(self, theta: Point, step: int) -> Support | None:
+        """The support of this step to look at, beside a run: none is made that hangs on theta or data when it is made,
+        and nothing is recorded or said. None: it has not been made."""
+        start = self._start(step)
+        if self.now is not None and start == self.start:
+            return self.now
+        return None if self.recorded else self.make(theta, start)
+
     def at(self, theta: Point, step: int) -> Support:
         """The support of this step."""
-        start = step - step % self.every if self.every else 0
+        start = self._start(step)
         if self.now is None or start != self.start:
             begun = time.perf_counter()
             self.start, self.now = start, self.make(theta, start)
