@@ -8,11 +8,11 @@ Both are zofo's own batches of 32, in one interleaved run, with equal scores.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks._machine import facts, interleaved, ratio, summary
+from zofo.config.json_text import dumps
 
 
 def measure(
@@ -65,9 +65,9 @@ def main() -> None:
     args = parser.parse_args()
     results = measure(args.model, args.task, args.data, args.shots, args.examples, args.rounds, args.threads)
     results = {"machine": facts(), **results}
-    print(json.dumps(results, indent=1))
+    print(dumps(results, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        args.json.write_text(dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

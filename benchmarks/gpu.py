@@ -28,6 +28,7 @@ from torch import Tensor
 
 from benchmarks._machine import facts
 from benchmarks._random import MODELS, batch, world
+from zofo.config.json_text import dumps
 from zofo.zo import kernels
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad
@@ -192,7 +193,7 @@ def steps(device: Device, args: argparse.Namespace) -> dict[str, Any]:
                 n: None if b is None else b / 2**20 for n, b in ((n, device.peak(r)) for n, r in variants.items())
             },
         }
-        print(json.dumps({f"{model} {rows}x{length}": results[f"{model} {rows}x{length}"]}), flush=True)
+        print(dumps({f"{model} {rows}x{length}": results[f"{model} {rows}x{length}"]}), flush=True)
         del w, variants, loss, limit, mixed
     return results
 
@@ -234,7 +235,7 @@ def main() -> None:
     if not torch.cuda.is_available() and not args.rehearse:
         print("not measured: this torch sees no CUDA device")
         if file is not None and not file.exists():
-            file.write_text(json.dumps({"gpu": "not measured"}) + "\n")
+            file.write_text(dumps({"gpu": "not measured"}) + "\n")
         return
     results: dict[str, Any] = json.loads(file.read_text()) if file is not None and file.exists() else {}
     results = {"machine": facts(), **{k: v for k, v in results.items() if k not in ("gpu", "machine")}}
@@ -242,9 +243,9 @@ def main() -> None:
     for name in args.parts.split(","):
         if name not in results:
             results[name] = PARTS[name](device, args)
-            print(json.dumps({name: results[name]}, indent=2), flush=True)
+            print(dumps({name: results[name]}, indent=2), flush=True)
             if file is not None and not args.rehearse:
-                file.write_text(json.dumps(results, indent=2) + "\n")
+                file.write_text(dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from benchmarks._machine import MIB, facts, interleaved, peak_over, ratio, statu
 from benchmarks._meta import DIRECT, METHODS, PAPER, Grouped, Trained, choose, configured
 from benchmarks._meta_tables import print_inference, print_memory, print_steps
 from zofo.api.memory.footprint import EVALUATION
+from zofo.config.json_text import dumps
 from zofo.data import TaskData
 from zofo.data.batch import collate
 from zofo.data.tokenization import Encoded
@@ -89,7 +90,7 @@ def child(args: argparse.Namespace) -> None:
     weights = sum(t.numel() * t.element_size() for t in session.backbone.values())
     shape = [batch.input_ids.shape[1], 1, round(batch.labels.numel() / len(batch.input_ids))]
     print(
-        json.dumps(
+        dumps(
             {
                 "peak": status("VmHWM"),
                 "over": over,
@@ -111,7 +112,7 @@ def memory(args: argparse.Namespace, ids: list[str]) -> dict[str, Any]:
     more += [] if args.threads is None else [f"--threads={args.threads}"]
     for turn in range(args.repeats):
         for name in by_method:
-            child = [*more, "--child", name, "--rows", json.dumps(ids)]
+            child = [*more, "--child", name, "--rows", dumps(ids)]
             command = [sys.executable, "-m", "benchmarks.meta_training", *child]
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:
@@ -271,7 +272,7 @@ def main() -> None:
     table["seconds"] = round(time.perf_counter() - start)
     print(f"{table['seconds']} s")
     if args.json:
-        Path(args.json).write_text(json.dumps(table, indent=2) + "\n")
+        Path(args.json).write_text(dumps(table, indent=2) + "\n")
 
 
 if __name__ == "__main__":

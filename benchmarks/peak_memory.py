@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks._machine import status
+from zofo.config.json_text import dumps
 
 T = 10
 METHODS: dict[str, dict[str, object]] = {
@@ -70,7 +71,7 @@ def child(args: argparse.Namespace) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         method.step(k)
     weights = sum(t.numel() * t.element_size() for t in session.loaded.model.parameters())
-    print(json.dumps({"before": before, "peak": status("VmHWM"), "weights": weights}))
+    print(dumps({"before": before, "peak": status("VmHWM"), "weights": weights}))
 
 
 def main() -> None:
@@ -112,7 +113,7 @@ def main() -> None:
         print(f"{name:<14}{row['peak_mib']:>10}{row['over_weights_mib']:>14}{row['spread_mib']:>8}{ratio:>16.3f}")
     if args.json:
         machine = {"processor": platform.machine(), "python": platform.python_version()}
-        Path(args.json).write_text(json.dumps({"rows": rows, "machine": machine}, indent=2) + "\n")
+        Path(args.json).write_text(dumps({"rows": rows, "machine": machine}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

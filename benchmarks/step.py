@@ -20,7 +20,6 @@ forward for each option; `epoch` FO steps on real batches of their own lengths a
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 import time
@@ -31,6 +30,7 @@ from typing import Any
 
 from benchmarks._machine import MIB, facts, interleaved, ratio, summary
 from benchmarks._rivals import MeZOArithmetic, TrainerSteps, one_forward_per_option
+from zofo.config.json_text import dumps
 from zofo.data.batch import collate
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, Row, tokenize_all
@@ -259,7 +259,7 @@ def print_size(size: str, row: dict[str, Any]) -> None:
 
 def save(args: argparse.Namespace, table: dict[str, Any], **rest: Any) -> None:
     args.saved = {**getattr(args, "saved", {"machine": facts()}), **rest, "sizes": table}
-    Path(args.json).write_text(json.dumps(args.saved, indent=2) + "\n")
+    Path(args.json).write_text(dumps(args.saved, indent=2) + "\n")
 
 
 def main() -> None:
@@ -279,12 +279,12 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("zofo").setLevel(logging.ERROR)
     bench = Bench(args)
-    print(json.dumps(facts(), indent=2))
+    print(dumps(facts(), indent=2))
     rest: dict[str, Any] = {}
     for name, part in (("pass", passes), ("scoring", scoring), ("epoch", epoch)):
         if name in args.parts.split(","):
             rest[name] = part(bench, args.rounds)
-            print(name, json.dumps(rest[name], indent=2), flush=True)
+            print(name, dumps(rest[name], indent=2), flush=True)
             if args.json:
                 save(args, {}, **rest)
     if "sizes" in args.parts.split(","):

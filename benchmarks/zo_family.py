@@ -11,7 +11,6 @@ rebuttal gives the mask 0.9 to 8 % of a step, and the thresholds 0.014 s of a 7B
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ from benchmarks._machine import MIB, facts, interleaved, ratio, summary
 from benchmarks.step import Bench
 from zofo.api.configure import resolve
 from zofo.config.instantiate import make_estimator, make_rule
+from zofo.config.json_text import dumps
 from zofo.config.registry import load
 from zofo.data.batch import collate
 from zofo.train.setup import _gradients
@@ -127,7 +127,7 @@ def main() -> None:
                 flush=True,
             )
         if args.json:
-            Path(args.json).write_text(json.dumps(table, indent=2) + "\n")
+            Path(args.json).write_text(dumps(table, indent=2) + "\n")
 
 
 if __name__ == "__main__":

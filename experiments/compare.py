@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.config.yaml_reader import read_yaml
 
 KEPT = (
@@ -147,7 +148,7 @@ def run(plan: Plan, cell: Cell, model: str, data: str | None, work: Path) -> Non
     }
     numbers = {key: info[key] for key in KEPT}
     plan.results.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"settings": cell.settings, **numbers, **curves}, indent=1, sort_keys=True)
+    text = dumps({"settings": cell.settings, **numbers, **curves}, indent=1, sort_keys=True)
     plan.file(cell).write_text(text + "\n")
     shutil.rmtree(out)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.config.yaml_reader import read_yaml
 
 SHARES = ("accuracy", "exact_match", "final_number", "last_number", "math_equal", "pass_at_1")
@@ -93,7 +94,7 @@ def run(plan: Plan, job: Job, model: str, data: Path, work: Path) -> None:
             result["report"] = json.loads((output / "report.json").read_text())
     result |= {"wall_seconds": round(time.perf_counter() - start, 1), "environment": record.environment()}
     plan.results.mkdir(parents=True, exist_ok=True)
-    plan.file(job).write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    plan.file(job).write_text(dumps(result, indent=1, sort_keys=True) + "\n")
 
 
 def table(plan: Plan) -> str:

@@ -10,7 +10,6 @@ each task. A finished part (a task, a theta, some trials) is its file in results
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from experiments.half_batch_plan import Part, Plan
 from experiments.half_batch_trial import Bench, Trial, train
+from zofo.config.json_text import dumps
 from zofo.zo.direction import Direction
 from zofo.zo.keys import derive
 
@@ -80,7 +80,7 @@ class Runner:
         result |= {"cpu_seconds": round(time.process_time() - cpu, 1)}
         self.plan.results.mkdir(parents=True, exist_ok=True)
         partial = self.plan.file(part).with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+        partial.write_text(dumps(result, indent=1, sort_keys=True) + "\n")
         partial.replace(self.plan.file(part))
 
 

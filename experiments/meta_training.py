@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.config.yaml_reader import read_yaml
 
 HERE = Path(__file__).parent
@@ -89,7 +90,7 @@ def run(plan: Plan, setting: str, row: str, model: str, data: str, work: Path) -
         results["tests"].append({**fields, "lines": test["lines"], "cpu_seconds": time.process_time() - begun})
     results["cpu_seconds"] = time.process_time() - start
     plan.results.mkdir(parents=True, exist_ok=True)
-    plan.file(setting, row).write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    plan.file(setting, row).write_text(dumps(results, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(out)
 
 

@@ -6,7 +6,6 @@ counted. Everything is converted before the first file is written.
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.config.registry import canonical
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
@@ -250,7 +250,7 @@ def _write(target: Path, files: Sequence[Written]) -> None:
     temporary.mkdir(parents=True)
     try:
         for file in files:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in file.rows)
+            text = "".join(dumps(row, ensure_ascii=False) + "\n" for row in file.rows)
             (temporary / file.path.name).write_text(text, "utf-8", newline="\n")
         if target.exists():
             shutil.rmtree(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,7 +130,7 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
         if place is not None and sink is None:  # not before the first completion: a refused prompt writes no file
             place.parent.mkdir(parents=True, exist_ok=True)
             sink = place.open("w", encoding="utf-8")
-        print(json.dumps({"prompt": prompts[number][0], "completion": text}), file=sink or sys.stdout, flush=True)
+        print(dumps({"prompt": prompts[number][0], "completion": text}), file=sink or sys.stdout, flush=True)
 
     try:
         complete(target, [Prompt(*prompt) for prompt in prompts], done=done, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zofo.api.configure import resolve
 from zofo.cli.settings import split_settings
 from zofo.config import registry
+from zofo.config.json_text import dumps
 from zofo.config.resolve import Config
 from zofo.config.yaml_reader import read_yaml
 from zofo.errors import InputError
@@ -55,7 +55,7 @@ def run(
             print(f"not {name}: {error}", file=sys.stderr)
     if as_json:
         plain = {name: [each.to_dict() for each in footprints] for name, footprints in results.items()}
-        print(json.dumps({**plain, "process_bytes": process}))
+        print(dumps({**plain, "process_bytes": process}))
         return
     for name, footprints in results.items():
         print("\n".join(_one(footprints[0], name) if len(footprints) == 1 else _several(footprints, name)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zofo.config import registry
+from zofo.config.json_text import dumps
 from zofo.errors import InputError, did_you_mean
 from zofo.models import versions
 
@@ -44,9 +44,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], header: bool = 
 def print_result(result: dict[str, Any]) -> None:
     """The result of an evaluation: a table on a terminal, one line of JSON elsewhere."""
     if sys.stdout.isatty():
-        table(("what", "value"), [(str(k), v if isinstance(v, str) else json.dumps(v)) for k, v in result.items()])
+        table(("what", "value"), [(str(k), v if isinstance(v, str) else dumps(v)) for k, v in result.items()])
     else:
-        print(json.dumps(result, default=str))
+        print(dumps(result, default=str))
 
 
 def print_run(run: Run) -> None:

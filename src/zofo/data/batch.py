@@ -28,6 +28,7 @@ class Batch:
     option: Tensor  # [N] long: the option, 0..O-1, that label n belongs to
     option_example: Tensor  # [O] long: the example, 0..E-1, of each option
     gold: Tensor  # [O] bool: is a right answer
+    first: Tensor  # [O] bool: is its example's first right answer, the one that is trained on where one alone is
     row_example: Tensor  # [R] long: the example of each row
     examples: int
     tokens: int  # real tokens, without padding
@@ -70,6 +71,7 @@ class Batch:
             option=new_option[self.option[labels]],
             option_example=new_example[self.option_example[options]],
             gold=self.gold[options],
+            first=self.first[options],
             row_example=new_example[self.row_example[rows]],
             examples=int(chosen.sum()),
             tokens=int(mask.sum()),
@@ -107,7 +109,9 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> Batch:
     order = np.argsort(option, kind="stable")  # within an option labels already run from left to right
 
     gold = np.zeros(int(option_counts.sum()), np.bool_)
+    first = np.zeros_like(gold)
     gold[[base + g for base, e in zip(option_base, encoded) for g in e.gold]] = True
+    first[[base + e.gold[0] for base, e in zip(option_base, encoded)]] = True
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask.astype(np.int64)),
@@ -116,6 +120,7 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> Batch:
         option=torch.from_numpy(option[order]),
         option_example=torch.from_numpy(np.repeat(np.arange(len(encoded)), option_counts)),
         gold=torch.from_numpy(gold),
+        first=torch.from_numpy(first),
         row_example=torch.from_numpy(row_example),
         examples=len(encoded),
         tokens=int(lengths.sum()),
@@ -150,6 +155,7 @@ def concat(batches: Sequence[Batch], pad_id: int) -> Batch:
             "option": batch.option + options,
             "option_example": batch.option_example + examples,
             "gold": batch.gold,
+            "first": batch.first,
             "row_example": batch.row_example + examples,
         }
         if has_trees:

