@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ class Plan:
             return 0
         tried = [self.load(self._cell(row, i, self.seeds[0])) for i in range(len(self.rows[row]["trials"]))]
         losses = [run["dev"][run["deployed"]]["loss"] for run in tried]
-        return losses.index(min(losses))
+        return losses.index(min(losses, key=lambda loss: math.inf if loss is None else loss))  # null: not finite
 
     def finals(self, row: str) -> list[Cell]:
         seeds = self.rows[row].get("seeds", self.seeds)

@@ -9,6 +9,7 @@ Student's, 95 %.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 
 
 
 def last(run: dict[str, Any]) -> float:
-    """The smallest loss of the last evaluation's candidates."""
+    """The smallest loss of the last evaluation's candidates; NaN where none is finite (null in a file)."""
     step = max(line["step"] for line in run["dev_curve"])
-    return min(line["loss"] for line in run["dev_curve"] if line["step"] == step)
+    losses = [line["loss"] for line in run["dev_curve"] if line["step"] == step]
+    return min((loss for loss in losses if loss is not None), default=math.nan)
 
 
 def interval(values: list[float]) -> str:

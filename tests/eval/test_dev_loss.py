@@ -1,4 +1,4 @@
-"""The dev loss is the training loss, for every task: that of one big batch of the same examples, as they are trained."""
+"""The dev loss is the training loss, for every task: that of one batch of the same examples, as they are trained."""
 
 from __future__ import annotations
 

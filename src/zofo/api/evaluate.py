@@ -11,6 +11,7 @@ from zofo.api.configure import named_files
 from zofo.api.restore import MOVED, Given, is_run
 from zofo.api.targets import Opened, open_target, recorded
 from zofo.config.instantiate import make_method
+from zofo.config.json_text import dumps
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
@@ -80,7 +81,7 @@ def evaluate_target(
     rows = f"{len(encoded)} of {len(getattr(data, split))}" if limit else f"{len(encoded)}"
     with counter(f"evaluating {data.name} ({split})", len(encoded)) as (say, progress):
         say(f"{data.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
-        return evaluator(encoded, progress), encoded, facts
+        return evaluator(encoded, progress).checked(f"task {data.name}, {split}"), encoded, facts
 
 
 def _check_same_rows(opened: Opened, data: TaskData, cfg: TaskConfig, seed: int, split: str) -> None:
@@ -123,7 +124,7 @@ def write_files(output: Path, evaluation: Evaluation, encoded: Sequence[Encoded]
     alone = output.suffix == ".jsonl"
     directory = output.parent if alone else output
     directory.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row) + "\n" for row in as_rows(evaluation, encoded))
+    lines = "".join(dumps(row) + "\n" for row in as_rows(evaluation, encoded))
     write_text(output if alone else directory / "predictions.jsonl", lines)
     if not alone:
         for name, content in {"results": {**facts, **evaluation.values}, "report": evaluation.report}.items():

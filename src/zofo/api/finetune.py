@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from zofo.api.configure import resolve
 from zofo.api.export import export
 from zofo.api.restore import given_model
 from zofo.api.targets import as_path, load
+from zofo.config.json_text import dumps
 from zofo.config.resolve import Config
 from zofo.errors import InputError
 from zofo.eval.likelihood import as_rows
@@ -115,7 +115,9 @@ def train(
         loop.checkpoints.start()
     loop.fit()
     with loop.ending():
-        return _finish(loop)
+        run = _finish(loop)
+    loop.refuse_skips()
+    return run
 
 
 def _check_directory(config: Config, run: RunDir) -> Path | None:
@@ -201,7 +203,7 @@ def _finish(loop: Loop) -> Run:
     for name in session.method.candidates:
         result = loop.evaluate("test", name)
         test[name] = result.values
-        lines = [json.dumps(row) for row in as_rows(result, session.encoded["test"])]
+        lines = [dumps(row) for row in as_rows(result, session.encoded["test"])]
         run.write(f"eval/predictions-{name}.jsonl", "\n".join(lines) + "\n")
         if result.report is not None:
             run.write_json(f"eval/report-{name}.json", result.report)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
+from zofo.config.json_text import dumps
 from zofo.errors import InputError
 
 if TYPE_CHECKING:

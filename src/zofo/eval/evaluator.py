@@ -13,7 +13,7 @@ import torch
 
 from zofo.data import Example, TaskData
 from zofo.data.example import TASK_MEAN, objective_of
-from zofo.data.metrics import METRICS
+from zofo.data.metrics import METRICS, NONE
 from zofo.data.metrics.text import TEXT_METRICS
 from zofo.data.tokenization import Encoded, tokenize_prompt
 from zofo.errors import InputError
@@ -50,13 +50,17 @@ class Evaluator:
             null = null_scores(self.loss, encoded, self.tokenizer, self.max_length, self.batch_size, scoring)
         labels = self.data.labels if all(len(e.gold) == 1 for e in encoded) else ()
         evaluation = evaluate(self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null)
+        evaluation.named(self.data.name)
         if self.data.groups:
             return by_task(evaluation, encoded, self.data.groups)
         if self.data.kind != "generation" or not generate:
             return evaluation
         examples = [e.example for e in encoded]
         texts = self.decode(examples, progress)
-        measured = self.measure(texts, examples)
+        measured = [
+            _wrong(values) if p.predicted == NONE else values
+            for values, p in zip(self.measure(texts, examples), evaluation.predictions)
+        ]
         outcomes = zip(evaluation.predictions, texts, measured)
         predictions = [replace(p, texts=tuple(t), measures=m) for p, t, m in outcomes]
         names = list(dict.fromkeys(name for m in measured for name in m))
@@ -140,6 +144,11 @@ class Evaluator:
         passed = iter([outcome.passed for outcome in sandbox.run_all(programs, workers=min(8, os.cpu_count() or 1))])
         counts = [(len(samples), sum(next(passed) for _ in samples)) for samples in texts]
         return [{f"pass_at_{k}": humaneval.pass_at_k(n, c, k) for k in PASS_AT if k <= n} for n, c in counts]
+
+
+def _wrong(measures: Mapping[str, float]) -> dict[str, float]:
+    """Of a text that a model of NaN wrote, whose tokens are the first of the vocabulary and no answer."""
+    return dict.fromkeys(measures, 0.0)
 
 
 def make_evaluator(

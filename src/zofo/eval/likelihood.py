@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 
 from zofo.data.example import Scoring
-from zofo.data.metrics import METRICS, report
+from zofo.data.metrics import METRICS, NONE, report
 from zofo.data.stream import eval_batches
 from zofo.data.tokenization import Encoded, tokenize_all
-from zofo.errors import InputError
+from zofo.errors import InputError, RunError
 from zofo.eval.prefix_cache import read_start
 from zofo.objectives._base import option_scores
 from zofo.objectives._loss import Loss
+
+log = logging.getLogger("zofo")
 
 NullKey = tuple[str | None, tuple[str, ...]]  # the prompt without its input, and the options
 NULLED = ("calibrated", "pmi")  # scorings that take off an option's score under the prompt without its input
@@ -26,6 +29,7 @@ NULLED = ("calibrated", "pmi")  # scorings that take off an option's score under
 class Prediction:
     """One example's outcome. scores: of its options, by the task's scoring. texts: what was generated, if anything was.
 
+    predicted: the option with the highest score; NONE where one of the scores is NaN, or none is more than -inf.
     measures: each metric of the generated texts, for this example alone.
     """
 
@@ -42,6 +46,8 @@ class Prediction:
 class Evaluation:
     """`loss` is the training objective on the whole set; `values` also holds the metrics, where the task has any.
 
+    An example without a prediction is wrong in each metric, and `values["unpredicted"]` counts them, if there are any.
+    A mean of losses with a NaN in it is NaN, which `train.selection` never takes.
     report: precision, recall and F1 of each class and the confusion matrix, where all examples share their options.
     """
 
@@ -52,6 +58,37 @@ class Evaluation:
     @property
     def loss(self) -> float:
         return self.values["loss"]
+
+    @property
+    def unpredicted(self) -> list[str]:
+        """The examples without a prediction, by their ids."""
+        return [p.id for p in self.predictions if p.predicted == NONE]
+
+    @property
+    def void(self) -> bool:
+        """Whether no example has a prediction: the model says nothing."""
+        return bool(self.predictions) and len(self.unpredicted) == len(self.predictions)
+
+    def named(self, what: str) -> Evaluation:
+        """Itself; a warning counts the examples without a prediction and names the first. what: "sst2", the task."""
+        if ids := self.unpredicted:
+            log.warning(
+                "%s: %d of %d examples have scores that are NaN (%s is the first): no prediction, counted as wrong",
+                what,
+                len(ids),
+                len(self.predictions),
+                ids[0],
+            )
+        return self
+
+    def checked(self, what: str) -> Evaluation:
+        """Itself. Raises RunError where no example has a prediction. what: "task sst2, test", for the error."""
+        if self.void:
+            raise RunError(
+                f"{what}: the scores of all {len(self.predictions)} examples are NaN, so there is no result: the "
+                f"model's weights are not finite, or overflow in its dtype (try model.dtype=float32)"
+            )
+        return self
 
 
 @torch.no_grad()
@@ -91,13 +128,15 @@ def evaluate(
         for place, index in enumerate(indices):
             e = encoded[index]
             by_option = _scored(scores[place].double(), e, scoring, null or {})
-            best, value = int(by_option.argmax()), float(sums[place] / weights[place])
-            outcomes[index] = Prediction(e.example.id, tuple(by_option.tolist()), best, e.gold, value)
+            value = float(sums[place] / weights[place])
+            outcomes[index] = Prediction(e.example.id, tuple(by_option.tolist()), likeliest(by_option), e.gold, value)
         done += len(indices)
         if progress is not None:
             progress(done)
     predictions = [p for p in outcomes if p is not None]
     values: dict[str, float] = {"loss": total / weight, "n": len(predictions)}
+    if unpredicted := sum(p.predicted == NONE for p in predictions):
+        values["unpredicted"] = unpredicted
     gold, predicted = [p.gold for p in predictions], [p.predicted for p in predictions]
     for metric in [metrics] if isinstance(metrics, str) else metrics:
         if metric in METRICS:
@@ -105,6 +144,15 @@ def evaluate(
         elif metric == "loss":
             values["perplexity"] = math.exp(min(values["loss"], 700.0))
     return Evaluation(values, predictions, report(gold, predicted, labels) if labels else None)
+
+
+def likeliest(scores: torch.Tensor) -> int:
+    """The option with the highest score, the first of equal ones; NONE where one is NaN, or none is more than -inf.
+
+    scores: [options]. torch's argmax takes a NaN for the highest.
+    """
+    known = not bool(scores.isnan().any()) and float(scores.max()) > -math.inf
+    return int(scores.argmax()) if known else NONE
 
 
 def _scored(
@@ -149,13 +197,14 @@ def null_scores(
 
 
 def as_rows(evaluation: Evaluation, encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl."""
+    """The lines of predictions.jsonl. `predicted` is None for an example without a prediction."""
     rows = []
     for prediction, example in zip(evaluation.predictions, (e.example for e in encoded)):
         predicted, gold = prediction.predicted, prediction.gold
         row = {"id": prediction.id, "prompt": example.prompt, "answers": list(example.answers), "gold": list(gold)}
         if example.reference is None:
-            row |= {"predicted": predicted, "correct": predicted in gold, "scores": list(prediction.scores)}
+            option = None if predicted == NONE else predicted
+            row |= {"predicted": option, "correct": predicted in gold, "scores": list(prediction.scores)}
         else:
             row |= {"reference": example.reference, "generated": list(prediction.texts), **(prediction.measures or {})}
         rows.append(row | {"loss": prediction.loss})

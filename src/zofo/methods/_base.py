@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -73,6 +74,14 @@ class Base:
     def now(self, k: int, t: int = 0) -> int:
         """Counted steps before update t of step k: what schedules go by. `count: outer` counts upper updates alone."""
         return k if self.problem.count == "outer" else k * self.per_step + t
+
+    def scheduled(self, k: int, total: int) -> dict[str, float]:
+        """{setting: what its schedule makes of it at step k} in a run of `total` counted steps: each rate, lambda."""
+        rates = {name: value for name, value in vars(self.config).items() if name.startswith("lr")}
+        step = min(self.now(k), total)  # beyond its end a schedule stays where it ended
+        schedule = replace(self.problem.schedule, total=total) if self.problem.schedule is not None else None
+        numbers = {name: value for name, value in rates.items() if isinstance(value, float) and value}
+        return {} if schedule is None else {name: schedule(value, step) for name, value in numbers.items()}
 
     def split(self, data: TaskData, seed: int) -> dict[str, list[Example]]:
         """{stream: its training data}."""

@@ -79,6 +79,11 @@ class Problem:
     skipped: int = 0
     descents: list[Descent] = field(default_factory=list)
 
+    @property
+    def schedule(self) -> Schedule | None:
+        """What `rate` is in a run of the library."""
+        return self.rate if isinstance(self.rate, Schedule) else None
+
     def key(self, purpose: str, step: int) -> int:
         """The 64-bit key of one draw."""
         return derive(self.seed, purpose, step)

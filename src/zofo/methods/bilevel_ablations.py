@@ -178,13 +178,20 @@ class Method(bilevel_zofo.Method):
         G.further = lambda: self.penalised(k)
         return G
 
-    def lam(self, k: int) -> float:
-        """lambda of iteration k: lam, or on the way from lam_start (k = 0) to lam (the last iteration)."""
+    def scheduled(self, k: int, total: int) -> dict[str, float]:
+        return {**super().scheduled(k, total), "lam": self.lam(k, total)}
+
+    def lam(self, k: int, total: int | None = None) -> float:
+        """lambda of iteration k: lam, or on the way from lam_start (k = 0) to lam (the last iteration).
+
+        total: counted steps of the run, where they are not this run's.
+        """
         cfg = self.config
         if cfg.lam_schedule == "constant":
             return cfg.lam
         assert cfg.lam_start is not None
-        rounds = self.problem.total // (1 if self.problem.count == "outer" else self.per_step)
+        counted = 1 if self.problem.count == "outer" else self.per_step
+        rounds = (self.problem.total if total is None else total) // counted
         share = min(1.0, k / max(1, rounds - 1))
         if cfg.lam_schedule == "linear":
             return cfg.lam_start + (cfg.lam - cfg.lam_start) * share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,10 @@ class Callbacks:
         self.control = self._handler.call_event(event, self.args, self.state, self.control, **kwargs)
 
     def log(self, values: dict[str, float], event: str = "on_log") -> None:
-        self.state.log_history.append({**values, "step": self.state.global_step})
+        finite: dict[str, Any] = {
+            key: value if math.isfinite(value) else None for key, value in values.items()
+        }  # for its JSON
+        self.state.log_history.append({**finite, "step": self.state.global_step})
         self.call(event, logs=values)
 
     def stopped(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 
 from zofo.config.resolve import Config
+from zofo.config.sections import TrainConfig
 from zofo.data.example import TaskData
 from zofo.data.multitask.setting import trained_tasks
 from zofo.errors import InputError
@@ -24,6 +26,21 @@ def trains_metric(config: Config, method: Method) -> bool:
 
 def shift_mode(config: Config) -> str:
     return "layer" if config.estimator is None else config.estimator.shift
+
+
+def stretched(method: Method, k: int, before: int, train: TrainConfig) -> str:
+    """A warning where the run had `before` counted steps, has others now, and something is scheduled by them; or "".
+
+    k: the iterations that are done.
+    """
+    was, now = (method.scheduled(k, total) for total in (before, train.max_steps))
+    changed = [f"{name} {was[name]:.3g} -> {now[name]:.3g}" for name in now if not math.isclose(was[name], now[name])]
+    if not changed:
+        return ""
+    return (
+        f"train.max_steps: the run had {before} and has {train.max_steps} now, which its schedules go by; at the next "
+        f"step {', '.join(changed)}; give {before} for the schedule it had, or start a new run of {train.max_steps}"
+    )
 
 
 def check(config: Config, data: TaskData, loaded: Loaded, method: Method) -> None:

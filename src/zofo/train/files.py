@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.errors import InputError
 
 FORMAT = 1
@@ -33,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """As `write_text`."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+    write_text(path, dumps(data, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path, what: str = "") -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,13 @@ from zofo.errors import NonFiniteError, RunError
 from zofo.eval.likelihood import Evaluation
 from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
-from zofo.train.checks import trains_metric
-from zofo.train.progress import Divergence, Progress
+from zofo.train.checks import stretched, trains_metric
+from zofo.train.progress import Divergence, Progress, Skips
 from zofo.train.record import MetricsLog, peak_bytes
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
+from zofo.train.weights import advice, broken
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -59,7 +61,8 @@ class Loop:
         by = "metric" if trains_metric(session.config, session.method) else self.config.select_by
         self.selection = Selection(by, session.data.metric, session.method.deployable)
         self.at, self.saved = Position(), 0
-        self.divergence = Divergence()
+        self.divergence, self.skips = Divergence(), Skips()
+        self.finite: Path | None = None  # the last checkpoint whose weights are
         self._interrupt = False
 
     @property
@@ -70,6 +73,9 @@ class Loop:
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
         self.at, self.callbacks.state = self.checkpoints.resume(checkpoint)
+        self.finite = None if broken(self.session) else checkpoint
+        if words := stretched(self.session.method, self.at.k, self.callbacks.state.max_steps, self.config):
+            log.warning("%s", words)
         self.callbacks.state.max_steps, self.saved = self.config.max_steps, self.count
 
     def fit(self) -> None:
@@ -86,10 +92,7 @@ class Loop:
                 self._run()
                 self.callbacks.call("on_train_end")
         except NonFiniteError as error:
-            raise RunError(
-                f"step {self.count}: {error}; stopped before that update, theta is intact. Lower the rates, or set "
-                f"train.on_nonfinite=skip; checkpoints in {self.run.root} can be resumed"
-            ) from error
+            raise RunError(f"step {self.count}: {error}; {self._advice()}") from error
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -125,6 +128,22 @@ class Loop:
         finally:
             signal.signal(signal.SIGTERM, handler)
 
+    def _advice(self) -> str:
+        return advice(self.session, self.at.k > 0, self.finite)
+
+    @property
+    def updates(self) -> int:
+        """Updates so far that were made or skipped."""
+        return sum(self.session.method.updates(self.at.k).values())
+
+    def refuse_skips(self) -> None:
+        """After all is saved. Raises RunError where more than half of the updates were skipped."""
+        if 2 * (skipped := self.session.problem.skipped) > self.updates:
+            raise RunError(
+                f"{Skips.words(skipped, self.updates)}; {self.run.root} holds what the others came to, which is hardly "
+                f"trained: start again with lower rates, or without train.on_nonfinite=skip to see the first"
+            )
+
     def _say_sizes(self) -> None:
         """Real sizes, and what was asked for where there are fewer rows."""
         data, task = self.session.data, self.session.config.task
@@ -151,6 +170,9 @@ class Loop:
             self._train()
             if self.at.evaluated != self.count or self.at.best is None:
                 self._evaluate()
+            if self.at.best is None:
+                self._save()
+                raise RunError(f"step {self.count}: no dev evaluation of the run was finite; {self._advice()}")
         except _Break:
             self._save()
             saved = (
@@ -160,6 +182,8 @@ class Loop:
             self.progress.say(saved)
             raise Interrupted(saved) from None
         self._save()
+        if skipped := self.session.problem.skipped:
+            self.progress.say(f"warning: {Skips.words(skipped, self.updates)} (train.on_nonfinite=skip)")
 
     def _train(self) -> None:
         per_step, config = self.session.counted_per_step, self.config
@@ -190,6 +214,8 @@ class Loop:
         warning = self.divergence.check(values["c"]) if "c" in values else None
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")
+        if skips := self.skips.check(self.session.problem.skipped, self.updates):
+            self.progress.say(f"warning: step {self.count}: {skips}")
         every = self.config.logging_steps
         if self.count // every > (self.count - self.session.counted_per_step) // every:
             counts, skipped = self.session.method.updates(self.at.k), self.session.problem.skipped
@@ -198,9 +224,12 @@ class Loop:
         self.callbacks.call("on_step_end")
 
     def evaluate(self, split: str, adapter: str) -> Evaluation:
-        """dev or test with one candidate ("theta": no adapter) at the present theta."""
+        """dev or test with one candidate ("theta": no adapter) at the present theta.
+
+        Raises RunError where what is deployed has no prediction for any example of test.
+        """
         session = self.session
-        encoded, adapters = session.encoded[split], session.problem.adapters
+        encoded = session.encoded[split]
 
         def progress(done: int) -> None:
             if self._interrupt:
@@ -210,20 +239,30 @@ class Loop:
         def run() -> Evaluation:
             return session.evaluator(encoded, progress, split == "test" or self.selection.by == "metric")
 
+        with self._adapted(adapter):
+            evaluation = run()
+        deployed = split == "test" and self.at.best is not None and adapter == self.at.best.candidate
+        return evaluation.checked(f"task {session.data.name}, test") if deployed else evaluation
+
+    def _adapted(self, adapter: str) -> AbstractContextManager[None]:
+        adapters = self.session.problem.adapters
         if adapters is None:
-            return run()
-        with adapters.without() if adapter == "theta" else adapters.active(adapter):
-            return run()
+            return nullcontext()
+        return adapters.without() if adapter == "theta" else adapters.active(adapter)
 
     def _evaluate(self) -> None:
-        evaluations = {name: self.evaluate("dev", name).values for name in self.session.method.candidates}
+        results = {name: self.evaluate("dev", name) for name in self.session.method.candidates}
+        evaluations = {name: result.values for name, result in results.items()}
         self.at.evaluated = self.count
         for name, values in evaluations.items():
             self.metrics.write("dev", self.count, candidate=name, **values)
         self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in evaluations.items()))
+        if all(results[name].void for name in self.selection.candidates):
+            raise RunError(f"step {self.count}: the scores of all dev examples are NaN; {self._advice()}")
         self._log_realised()
         logs = {f"eval_{n}_{key}": value for n, v in evaluations.items() for key, value in v.items()}
-        logs["eval_loss"] = min(v["loss"] for v in evaluations.values())
+        losses = [v["loss"] for v in evaluations.values()]
+        logs["eval_loss"] = min((loss for loss in losses if math.isfinite(loss)), default=losses[0])
         self.callbacks.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
         self.callbacks.log(logs)
         position = self.checkpoints.journal_position
@@ -252,6 +291,10 @@ class Loop:
             return
         self.saved = self.count
         self.checkpoints.save(self.at, self.count, self.metrics.position, self.callbacks.state)
+        if names := broken(self.session):
+            self.progress.say(f"warning: step {self.count}: saved with NaN or infinite weights, in {names[0]}")
+        else:
+            self.finite = self.run.checkpoint(self.count)
         self.callbacks.call("on_save")
 
     def _catch_signals(self) -> dict[int, Any]:
@@ -272,5 +315,5 @@ class Loop:
 
 
 def _line(name: str, values: dict[str, float]) -> str:
-    shown = " ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "n")
+    shown = " ".join(f"{k} {v:.4f}" for k, v in values.items() if k not in ("n", "unpredicted"))
     return f"{name if name == 'theta' else f'(theta, {name})'}: {shown}"

@@ -98,6 +98,23 @@ class Divergence:
         return None
 
 
+class Skips:
+    """Says how many updates train.on_nonfinite=skip has left out: at the first, and each time they have doubled."""
+
+    def __init__(self) -> None:
+        self._said = 0
+
+    def check(self, skipped: int, updates: int) -> str | None:
+        if skipped < max(1, 2 * self._said):
+            return None
+        self._said = skipped
+        return f"{self.words(skipped, updates)} so far; where it goes on, lower the rates"
+
+    @staticmethod
+    def words(skipped: int, updates: int) -> str:
+        return f"{skipped} of {updates} updates skipped: their loss or gradient was not finite"
+
+
 @contextmanager
 def counter(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """(says a line that stays; shows how many of `total` are done: on a terminal, else a line every half minute)."""

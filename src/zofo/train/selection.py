@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +24,19 @@ class Best:
 
 
 class Selection:
-    """Lower dev loss wins, or higher dev metric; a tie goes to the earlier evaluation and the earlier candidate."""
+    """Lower dev loss wins, or higher dev metric; a tie goes to the earlier evaluation and the earlier candidate.
+
+    What is not finite never wins: not over another candidate, and not as the first evaluation.
+    """
 
     def __init__(self, by: str, metric: str, candidates: Sequence[str]) -> None:
         self.by, self.metric, self.candidates = by, metric, tuple(candidates)
 
     def score(self, values: Mapping[str, float]) -> float:
-        """Smaller is better."""
-        return -values[self.metric] if self.by == "metric" and self.metric in values else values["loss"]
+        """Smaller is better; inf for what is not finite, and for a metric of no prediction at all."""
+        score = -values[self.metric] if self.by == "metric" and self.metric in values else values["loss"]
+        void = values.get("unpredicted", 0) == values.get("n")
+        return score if math.isfinite(score) and not void else math.inf
 
     def better(
         self, evaluations: dict[str, dict[str, float]], best: Best | None, count: int, k: int, journal: int | None
@@ -38,6 +44,6 @@ class Selection:
         """The new best, or None where the old one stays."""
         winner = min(self.candidates, key=lambda name: self.score(evaluations[name]))
         score = self.score(evaluations[winner])
-        if best is not None and not score < best.score:
+        if not score < (best.score if best is not None and math.isfinite(best.score) else math.inf):
             return None
         return Best(count, k, winner, score, journal, evaluations)

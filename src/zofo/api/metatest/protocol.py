@@ -106,7 +106,9 @@ class Protocol:
             except RunError as error:
                 self.say(f"{way}, rate {rate:g}: left out: {error}")
                 continue
-            score, loss = (sum(part[key] for part in parts) / len(parts) for key in ("value", "loss"))
+            score = sum(part["value"] for part in parts) / len(parts)
+            losses = [math.nan if part["loss"] is None else part["loss"] for part in parts]  # null in a part's file
+            loss = sum(losses) / len(losses)
             scored.append((-score, loss if math.isfinite(loss) else math.inf, rate))
             self.say(f"{way}, rate {rate:g}: {100 * score:.1f} on the held-out training tasks, loss {loss:.4f}")
         if not scored:
@@ -137,6 +139,7 @@ class Protocol:
         tests = self._encoded(way, pool, shown, seed)
         start = time.perf_counter()
         evaluation = self.subject.measure(tests, self._data(pool), limit(len(shown)), way)
+        evaluation.checked(f"{way} on {pool.name}, seed {seed}" + ("" if rate is None else f", rate {rate:g}"))
         facts |= {"seconds": time.perf_counter() - start, "n": len(tests), "loss": evaluation.loss}
         facts["value"] = evaluation.values[TASK_MEAN]
         if pool.name not in self.setting.held_out:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
 from zofo.train.files import read_json, write_json, write_text
@@ -26,7 +27,7 @@ class Store:
         """Make the directory this measurement's. Raises InputError where another one, or something else, is there."""
         if self.out is None:
             return
-        path, facts = self.out / "plan.json", json.loads(json.dumps(facts))
+        path, facts = self.out / "plan.json", json.loads(dumps(facts))
         old = read_json(path, "give --overwrite to measure anew") if path.is_file() else None
         if old is not None and not overwrite:
             changed = sorted(key for key in {*old, *facts} if old.get(key) != facts.get(key))
@@ -60,7 +61,7 @@ class Store:
             return
         path = self.out / "predictions" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(path, "".join(dumps(row) + "\n" for row in rows))
 
 
 def digest(opened: OpenSetting) -> str:

@@ -1,0 +1,50 @@
+"""Whether the weights of a run are finite, and what a person can do where an update met a NaN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from zofo.train.setup import Session
+
+
+def broken(session: Session) -> list[str]:
+    """The tensors of the backbone and of the adapters that hold a weight which is NaN or infinite, by name."""
+    tensors = {**session.backbone.params, **session.problem.theta.params}
+    adapters = session.problem.adapters
+    if adapters is not None:
+        tensors |= {
+            f"{name}: {key}": param
+            for name in session.method.adapters_used
+            for key, param in adapters.parameters(name).items()
+        }
+    return [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+
+
+def advice(session: Session, begun: bool, finite: Path | None) -> str:
+    """After an update that was refused: what the weights are now, and what can be done.
+
+    begun: whether an update was made before. finite: the last checkpoint whose weights are finite. Rates and
+    on_nonfinite are of the whole run, so a resume cannot change them and would come to this place again.
+    """
+    names = broken(session)
+    lower = "start again with lower rates"
+    if not names:
+        now = "stopped before that update; theta and the adapters are finite"
+        lower += " or, where it is one batch's doing, train.on_nonfinite=skip"
+    elif not begun:
+        return f"{_words(names)} before any update: take another copy of the model, or another model.dtype"
+    else:
+        now = f"{_words(names)}: an update before this one overflowed, and no later one can mend it"
+        lower += " or model.dtype=float32" if session.loaded.dtype == torch.float16 else ""
+    lower += " (--overwrite, or another --output-dir)"
+    if finite is None or not finite.is_dir():
+        return f"{now}; {lower}"
+    steps = finite.name.removeprefix("checkpoint-")
+    return f"{now}; {lower}, or end this run at its last finite checkpoint: --resume {finite} --max-steps {steps}"
+
+
+def _words(names: list[str]) -> str:
+    what = "1 tensor holds" if len(names) == 1 else f"{len(names)} tensors hold"
+    return f"{what} NaN or infinite weights ({names[0]})"
