@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from zofo.zo.quantized import Frozen
 
 @dataclass
 class Loaded:
-    """A model in eval mode without gradients, its tokenizer, and the longest example it takes (tokens)."""
+    """A model in eval mode without gradients, its tokenizer, and the longest example it takes (tokens).
+
+    beyond: {token id: text} of the tokenizer's words that the embedding has no row for; no data may hold them.
+    """
 
     model: Any
     tokenizer: Any
@@ -26,6 +30,7 @@ class Loaded:
     max_length: int | None
     pad_id: int
     frozen: Frozen | None = None  # what is quantised
+    beyond: Mapping[int, str] = field(default_factory=dict)
 
     def scorer(self, model: Any = None) -> Scorer:
         """What reads log-probabilities off the backbone, or off a model that an adapter makes of it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,8 +15,8 @@ import torch
 
 from zofo.config.sections import ModelConfig
 from zofo.data import ending
-from zofo.errors import InputError
-from zofo.models import quantization
+from zofo.errors import InputError, ZofoError
+from zofo.models import files, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
@@ -31,47 +32,93 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def load(config: ModelConfig) -> Loaded:
     """Load `config.name`, a hub id or a directory. Weights come from safetensors files only: no pickle is read.
 
-    Raises InputError for a model that is not there, is no causal LM, lacks weights, needs its own code, or has no
-    safetensors. A router's auxiliary loss is switched off: it is no part of F.
+    Raises InputError for a model that is not there, is no causal LM, lacks weights, needs its own code, has no
+    safetensors, or of which a file is damaged or another model's. A router's auxiliary loss is switched off: it is no
+    part of F.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     where = source_of(config.name)
+    if Path(where).is_dir():
+        files.check(Path(where))
     options = hub_options(config, where)
     device = _device(config.device)
-    try:
+    with refusing(config.name, files.CONFIG):
         settings = AutoConfig.from_pretrained(where, **options)
-        if getattr(settings, "is_encoder_decoder", False):
-            raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
+        check_kind(settings)
         dtype = choose_dtype(config.dtype, device, settings)
         quantized = quantization.options(config, settings, dtype, device)
-        with quiet():
-            read: Any = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **quantized
-            )
+    files.check_index(where, options)
+    model, info = _read(config, where, settings, dtype, {**options, **quantized})
+    with refusing(config.name, "the tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error
-    model, info = read
     ending.adopt(tokenizer, model)
-    _check_complete(config.name, info["missing_keys"])
+    _check_complete(config.name, info)
     if config.quantization:
         quantization.let_go(model)
     if not quantized:  # such a model is on its device already, and cannot always be moved
-        model.to(device)  # pyright: ignore[reportArgumentType]
+        model.to(device)
     model.eval().requires_grad_(False)
     dequantize_in_backward(model)
-    try:
-        _check_causal(config.name, model)
-    except NotImplementedError as error:
-        raise quantization.unreadable(config, settings.model_type) from error
+    limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
+    beyond = _check_words(config.name, model, tokenizer, pad)
+    with refusing(config.name, "a forward of three tokens"):
+        try:
+            _check_causal(config.name, model)
+        except NotImplementedError as error:
+            raise quantization.unreadable(config, settings.model_type) from error
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False
-    limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
-    loaded = Loaded(model, tokenizer, device, dtype, limit, pad, Frozen(model))
+    loaded = Loaded(model, tokenizer, device, dtype, limit, pad, Frozen(model), beyond)
     quantization.check_loaded(config, loaded)
     return loaded
+
+
+@contextmanager
+def refusing(name: str, part: str) -> Iterator[None]:
+    """What transformers, or a model's own code, raises at a part of a model is an InputError that names both."""
+    try:
+        yield
+    except (ZofoError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # at what is damaged a library may raise anything, and the input is at fault
+        raise InputError(f"model.name: cannot load {name!r}: {why_not_loaded(error, part)}") from error
+
+
+def check_kind(settings: PreTrainedConfig) -> None:
+    if getattr(settings, "is_encoder_decoder", False):
+        raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
+
+
+def _read(
+    config: ModelConfig, where: str, settings: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """(the model, what transformers says of reading it). Raises InputError."""
+    from transformers import AutoModelForCausalLM
+
+    with refusing(config.name, f"the weights ({files.CONFIG}, {files.WEIGHTS})"):
+        try:
+            with quiet():
+                return AutoModelForCausalLM.from_pretrained(
+                    where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+                )
+        except RuntimeError as error:
+            if "mismatched_sizes" in str(error) and (fault := _misfit(Path(where), settings, options)):
+                raise fault from error
+            raise
+
+
+def _misfit(directory: Path, settings: PreTrainedConfig, options: dict[str, Any]) -> InputError | None:
+    """The tensor of which transformers says in a table of its log alone that its shape is another."""
+    from transformers import AutoModelForCausalLM
+
+    if not directory.is_dir():
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings, trust_remote_code=options["trust_remote_code"])
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return files.misfit(directory, files.shapes(directory), expected)
 
 
 def source_of(name: str) -> str:
@@ -79,7 +126,10 @@ def source_of(name: str) -> str:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if (path / "config.json").exists():
+                files.read_config(path)
             raise InputError(f"model.name: {name} has no config.json, so it is no transformers model directory")
+        files.read_config(path)
         return str(path.resolve())
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if path.exists() or looks_local:
@@ -108,14 +158,44 @@ def hub_options(config: ModelConfig, where: str) -> dict[str, Any]:
     return options
 
 
-def _check_complete(name: str, missing: Collection[str]) -> None:
+def _check_complete(name: str, info: dict[str, Any]) -> None:
     """transformers draws what a checkpoint lacks from the global random state: another model at every load."""
+    missing: Collection[str] = info["missing_keys"]
     if missing:
         shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(
             f"model.name: {name} lacks {len(missing)} of the weights of a causal LM ({shown}), which would be random; "
             f"is it another kind of model?"
         )
+    unread = sorted(key for key in info["unexpected_keys"] if key.endswith(".weight"))
+    if unread:
+        log.warning(
+            "model.name: %s: %d of its tensors have no place in the model that its config.json describes, and are left "
+            "out (%s); is config.json this model's?",
+            name,
+            len(unread),
+            ", ".join(unread[:3]),
+        )
+
+
+@torch.no_grad()
+def _check_words(name: str, model: Any, tokenizer: Any, pad: int) -> dict[int, str]:
+    """{token id: its text} of the tokenizer's words that the embedding has no row for. Their texts may be in no data.
+
+    Raises InputError where padding is one of them, or a weight is no number.
+    """
+    for key, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())) and not bool(tensor.isfinite().all()):
+            raise InputError(f"model.name: {name}: {key} holds NaN or infinite weights, so no score is a number")
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = {number: word for word, number in tokenizer.get_vocab().items() if number >= rows}
+    if pad in beyond or pad >= rows:
+        raise InputError(
+            f'model.name: {name}: the padding token "{beyond.get(pad, "")}" has id {pad}, and the embedding has {rows} '
+            f"rows; resize the model's embeddings to the tokenizer and save both, or name one of its words as "
+            f"pad_token in tokenizer_config.json"
+        )
+    return beyond
 
 
 @torch.no_grad()
@@ -133,26 +213,39 @@ def _check_causal(name: str, model: Any) -> None:
         )
 
 
-def why_not_loaded(error: Exception) -> str:
-    first = str(error).strip().split("\n")[0]
+def why_not_loaded(error: Exception, part: str = "") -> str:
+    """In one line; part: of the model, said where the error's own text is all there is."""
+    text = str(error)
+    first = files.reason(error)
     if "for this kind of AutoModel" in first:
         return "it is no causal language model (" + first.split("'")[1].rsplit(".", 1)[-1].removesuffix("Config") + ")"
-    if "trust_remote_code" in str(error):
+    if "trust_remote_code" in text:
         return "it brings its own code; read that code, then set model.trust_remote_code=true"
-    if "safetensors" in str(error) and "bin" in str(error):
+    if "safetensors" in text and "bin" in text:
         return "it has no safetensors file, and pickled weights are not loaded; convert it first"
-    if any(hint in str(error) for hint in ("couldn't connect", "local_dir", "not a local folder", "offline mode")):
+    if any(hint in text for hint in ("couldn't connect", "local_dir", "not a local folder", "offline mode")):
         return "it is neither a directory here nor reachable on the hub"
-    return first
+    if "backend tokenizer" in text or "is not the path to a directory containing a file" in text:
+        return (
+            "it has no tokenizer that can be read (tokenizer.json); copy the base model's tokenizer files there, or, for "
+            "a tokenizer.model, pip install sentencepiece tiktoken"
+        )
+    if isinstance(error, (OSError, ValueError, KeyError, ImportError)) and type(error).__module__ == "builtins":
+        return first
+    return f"{part} cannot be used: {first}" if part else first
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    kind, _, number = name.partition(":")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError("model.device: mps was asked for, but this torch sees no Apple GPU; take auto or cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model.device: {name} was asked for, but this torch sees no CUDA device")
-    return device
+    if kind == "cuda" and number and int(number[:6]) >= torch.cuda.device_count():
+        raise InputError(f"model.device: {name} was asked for, and there are {torch.cuda.device_count()} CUDA devices")
+    return torch.device(name)
 
 
 def choose_dtype(name: str, device: torch.device, settings: PreTrainedConfig) -> torch.dtype:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,8 @@ from zofo.config.sections import ModelConfig
 from zofo.errors import InputError
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import dequantize_in_backward
-from zofo.models.load import choose_dtype, hub_options, source_of, why_not_loaded
+from zofo.models.files import check_tokenizer
+from zofo.models.load import check_kind, choose_dtype, hub_options, refusing, source_of
 from zofo.zo import kernels, low_rank_rows, quantile
 from zofo.zo._torch import (
     DataDependentOutputException,
@@ -165,12 +167,9 @@ def settings_of(config: ModelConfig) -> tuple[PreTrainedConfig, torch.dtype]:
     from transformers import AutoConfig
 
     where = source_of(config.name)
-    try:
+    with refusing(config.name, "config.json"):
         settings = AutoConfig.from_pretrained(where, **hub_options(config, where))
-        if getattr(settings, "is_encoder_decoder", False):
-            raise ValueError(f"{settings.model_type} is an encoder-decoder model, and zofo takes causal LMs only")
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error
+        check_kind(settings)
     here = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(here if config.device == "auto" else config.device)
     return settings, choose_dtype(config.dtype, device, settings)
@@ -183,12 +182,9 @@ def hollow_model(config: ModelConfig, settings: PreTrainedConfig, dtype: torch.d
     """
     from transformers import AutoModelForCausalLM
 
-    try:
-        with mode.fake:
-            model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=config.trust_remote_code)
-            quantization.quantize_hollow(model, config, settings, dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error
+    with refusing(config.name, "config.json"), mode.fake:
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=config.trust_remote_code)
+        quantization.quantize_hollow(model, config, settings, dtype)
     if getattr(settings, "output_router_logits", False):
         model.config.output_router_logits = False  # as `models.load.load` does
     dequantize_in_backward(model)
@@ -200,7 +196,7 @@ def tokenizer_of(config: ModelConfig) -> Any:
     from transformers import AutoTokenizer
 
     where = source_of(config.name)
-    try:
+    if Path(where).is_dir():
+        check_tokenizer(Path(where))
+    with refusing(config.name, "the tokenizer"):
         return AutoTokenizer.from_pretrained(where, **hub_options(config, where))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"model.name: cannot load {config.name!r}: {why_not_loaded(error)}") from error

@@ -1,0 +1,218 @@
+"""A model's files, looked at before transformers reads them: what is damaged is named, with the way to mend it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from zofo.errors import InputError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+AGAIN = "download it again"
+POINTER = b"version https://git-lfs.github.com/spec/"
+MOST_LAYERS = 10_000  # a typing error beyond; building them would take hours
+WHOLE_NUMBERS = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL")
+# of config.json, what every model of transformers has under these names where it has it at all
+POSITIVE = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "max_position_embeddings")
+
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # {tensor: (its dtype as safetensors has it, its shape)}
+
+
+def check(directory: Path) -> None:
+    """Raises InputError naming the file of a model's directory that is missing or damaged, and the fix."""
+    config = read_config(directory)
+    weights = shapes(directory)
+    for name, (dtype, _) in weights.items():
+        if dtype in WHOLE_NUMBERS and name.endswith(".weight") and "quantization_config" not in config:
+            raise fault(
+                directory / WEIGHTS,
+                f"tensor {name} holds {dtype}, no floating-point numbers, and {CONFIG} names no quantization_config; "
+                "save the model's own weights",
+            )
+    check_tokenizer(directory)
+
+
+def fault(path: Path, what: str) -> InputError:
+    return InputError(f"model.name: {path}: {what}")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json. Raises InputError where it is no JSON object, or its sizes are no sizes."""
+    path = directory / CONFIG
+    content = read_json(path)
+    for key in POSITIVE:
+        value = content.get(key, 1)
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise fault(path, f"{key} is {value}, and must be 1 or more; {AGAIN}")
+    layers = content.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise fault(path, f"num_hidden_layers is {layers}, more than any model has ({MOST_LAYERS}); {AGAIN}")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises InputError where it is no JSON object."""
+    try:
+        content = json.loads(_text(path))
+    except RecursionError:
+        raise fault(path, f"is nested too deep to be read; {AGAIN}") from None
+    except ValueError as error:
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "a number too long"
+        raise fault(path, f"is no JSON ({where}); {AGAIN}") from None
+    if not isinstance(content, dict):
+        raise fault(path, f"expected one JSON object, found a {type(content).__name__}; {AGAIN}")
+    return content
+
+
+def _text(path: Path) -> str:
+    _look(path)
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise fault(path, f"is no UTF-8 ({error.reason} in byte {error.start}); {AGAIN}") from None
+    except OSError as error:
+        raise fault(path, f"{(error.strerror or str(error)).lower()}") from None
+
+
+def _look(path: Path) -> None:
+    """Raises InputError for what is no file, an empty one, or what stands for another one."""
+    if path.is_dir():
+        raise fault(path, f"is a directory, and a file is expected; {AGAIN}")
+    if not path.is_file():
+        raise fault(path, f"no such file; {AGAIN}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+    except OSError as error:
+        raise fault(path, f"{(error.strerror or str(error)).lower()}") from None
+    if not start:
+        raise fault(path, f"is empty; {AGAIN}")
+    if start.startswith(POINTER):
+        raise fault(path, "is a git-lfs pointer and not the file itself; run `git lfs pull` there, or download it again")
+    if start.lstrip()[:9].lower() in (b"<!doctype", b"<html>", b"<?xml ver"):
+        raise fault(path, f"is a web page, as of an error while downloading; {AGAIN}")
+
+
+# ----------------------------------------------------------------------------------------------------------- weights
+
+
+def shapes(directory: Path) -> Shapes:
+    """Of all tensors in a directory's safetensors files; empty where there are none, which transformers says.
+
+    Raises InputError naming the file that is damaged, or absent though the index names it.
+    """
+    one, index = directory / WEIGHTS, directory / INDEX
+    if one.exists() or one.is_symlink():
+        return _shapes_of(one)
+    if not index.exists():
+        return {}
+    held: Shapes = {}
+    for name, tensors in _shards(index).items():
+        of_shard = _shapes_of(index.parent / name)
+        if missing := sorted(set(tensors) - set(of_shard)):
+            raise fault(index, f"{missing[0]} is to be in {name}, which has no such tensor; {AGAIN}")
+        held |= of_shard
+    return held
+
+
+def _shards(index: Path) -> dict[str, list[str]]:
+    """{file: the tensors that it holds by the index}. Only safetensors files beside the index are read."""
+    entries = read_json(index).get("weight_map")
+    if not isinstance(entries, dict) or not entries:
+        raise fault(index, f'has no "weight_map" of tensors and their files; {AGAIN}')
+    files: dict[str, list[str]] = {}
+    for tensor, name in entries.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise fault(
+                index,
+                f"{tensor} is to be in {name!r}, and only .safetensors files beside the index are read (no pickle, no "
+                "other directory); convert the model first",
+            )
+        files.setdefault(name, []).append(tensor)
+    return files
+
+
+def check_index(where: str, options: Mapping[str, Any]) -> None:
+    """Of a model on the hub, before its weights are fetched: raises InputError where its index leads elsewhere."""
+    from transformers.utils import cached_file
+
+    wanted = {key: options[key] for key in ("revision", "local_files_only") if key in options}
+    try:
+        index = cached_file(where, INDEX, _raise_exceptions_for_missing_entries=False, **wanted)
+    except OSError:  # which reading the weights says
+        return
+    if index is not None:
+        _shards(Path(index))
+
+
+def _shapes_of(path: Path) -> Shapes:
+    _look(path)
+    try:
+        with safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+            held = {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices.items()}
+    except SafetensorError as error:
+        raise fault(path, f"is damaged ({reason(error)}), as by a download that was cut; {AGAIN}") from None
+    except OSError as error:
+        raise fault(path, f"{(error.strerror or str(error)).lower()}") from None
+    if not held:
+        raise fault(path, f"holds no tensors; {AGAIN}")
+    return held
+
+
+def misfit(directory: Path, weights: Shapes, expected: Mapping[str, Iterable[int]]) -> InputError | None:
+    """The first tensor whose shape is not what config.json makes of it. expected: {name: shape} of the model.
+
+    A checkpoint's names may lack or have the model's prefix.
+    """
+    by_end = {name.split(".", 1)[-1]: shape for name, shape in expected.items()} | dict(expected)
+    for name, (_, shape) in weights.items():
+        wanted = by_end.get(name, by_end.get(name.split(".", 1)[-1]))
+        if wanted is not None and tuple(wanted) != shape and math.prod(wanted) != 0:
+            return fault(
+                directory / CONFIG,
+                f"by it {name} has shape {list(wanted)}, and in the weights it has {list(shape)}; the two files are not "
+                "of one model",
+            )
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------- tokenizer
+
+
+def check_tokenizer(directory: Path) -> None:
+    """Raises InputError where there is no tokenizer, or one of its files is damaged."""
+    present = [directory / name for name in TOKENIZERS if (directory / name).exists()]
+    settings = directory / "tokenizer_config.json"
+    own = any(directory.glob("*.py")) or any(directory.glob("*.tiktoken")) or any(directory.glob("tekken*.json"))
+    if not present and not own:
+        raise InputError(
+            f"model.name: {directory} has no tokenizer ({', '.join(TOKENIZERS[:3])}, ...); copy the tokenizer's files "
+            "of the base model there"
+        )
+    for path in present:
+        if path.suffix == ".json":
+            read_json(path)
+        else:
+            _look(path)
+    if settings.exists():
+        read_json(settings)
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of a library says, in one line without the names of Python's classes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return "it gives no reason"
+    line = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+    line = " ".join(line.split())
+    while (head := line.partition(": "))[0].endswith(("Error", "Exception")) and " " not in head[0]:
+        line = head[2]
+    return line.removeprefix("Error while deserializing header: ").rstrip(".")
