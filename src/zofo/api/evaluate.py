@@ -17,7 +17,7 @@ from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
 from zofo.config.typed import build
 from zofo.data import TaskData, load_task
-from zofo.data.loader import shorter
+from zofo.data.loader import check_words, shorter
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import make_evaluator
@@ -70,6 +70,7 @@ def evaluate_target(
     if not examples:
         raise InputError(f"task {data.name}: no {split} examples")
     encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, data.encodes, data.ends, True, split)
+    check_words(encoded, loaded.beyond)
     scorer = loaded.scorer(opened.model)
     encoded = share_prompts(scorer, {split: encoded}, loaded.max_length)[split]
     evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, cfg.run_generated_code)

@@ -11,6 +11,7 @@ from zofo.api.restore import given_model
 from zofo.api.targets import open_target
 from zofo.config.typed import build
 from zofo.data import Decoding
+from zofo.data.loader import refuse_words
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode, prompt_ids
 from zofo.models.backbone import Loaded
@@ -82,6 +83,7 @@ def _encode(prompt: Prompt, loaded: Loaded, chat: bool) -> list[int]:
         content = [{"role": "user", "content": content}]
     text = content if isinstance(content, str) else _render(tokenizer, content, prompt.place)
     ids = prompt_ids(tokenizer, text, prompt.place, chat=not isinstance(content, str))
+    refuse_words(ids, loaded.beyond, prompt.place)
     if loaded.max_length is not None and len(ids) > loaded.max_length:
         raise InputError(f"{prompt.place}: {len(ids)} tokens, and the model takes {loaded.max_length}; shorten it")
     return ids

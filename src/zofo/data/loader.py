@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zofo.data import ending
@@ -11,6 +11,7 @@ from zofo.data.example import Example, TaskData
 from zofo.data.multitask.mixture import Mixture
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, tokenize_all
+from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
 
@@ -41,13 +42,42 @@ def streams_of(
     }
 
 
+def check_words(encoded: Iterable[Encoded], beyond: Mapping[int, str] | None) -> None:
+    """Raises InputError for a token that the model has no row for, naming it and the example that holds it.
+
+    beyond: {id: text} of those tokens (`Loaded.beyond`); mostly there are none, and nothing is looked at.
+    """
+    for example in encoded if beyond else ():
+        for row in example.rows:
+            refuse_words((*row.ids, *(label[1] for label in row.labels)), beyond or {}, example.example.where)
+
+
+def refuse_words(ids: Iterable[int], beyond: Mapping[int, str], place: str) -> None:
+    """`check_words` for the ids of one text."""
+    number = next((number for number in ids if number in beyond), None)
+    if number is not None:
+        raise InputError(
+            f'{place}: the token "{beyond[number]}" has id {number}, and the model\'s embedding has no such row; resize '
+            f"the model's embeddings to the tokenizer and save both, or use a tokenizer without added words"
+        )
+
+
 def tokenize_task(
-    data: TaskData, streams: Mapping[str, list[Example]], tokenizer: Any, max_length: int | None
+    data: TaskData,
+    streams: Mapping[str, list[Example]],
+    tokenizer: Any,
+    max_length: int | None,
+    beyond: Mapping[int, str] | None = None,
 ) -> dict[str, list[Encoded]]:
-    """The examples of each training stream, of dev and of test as tokens, by their names."""
+    """The examples of each training stream, of dev and of test as tokens, by their names.
+
+    beyond: see `check_words`.
+    """
 
     def tokenize(name: str, examples: list[Example], for_eval: bool) -> list[Encoded]:
-        return tokenize_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name)
+        encoded = tokenize_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name)
+        check_words(encoded, beyond)
+        return encoded
 
     ending.check(data, tokenizer)
     encoded = {name: tokenize(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}

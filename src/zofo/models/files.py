@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,23 @@ POSITIVE = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_hea
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # {tensor: (its dtype as safetensors has it, its shape)}
 
 
+def fault(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}")
+
+
+@contextmanager
+def _of_a_model() -> Iterator[None]:
+    """Errors name the setting too."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"model.name: {error}") from error.__cause__
+
+
+@_of_a_model()
 def check(directory: Path) -> None:
     """Raises InputError naming the file of a model's directory that is missing or damaged, and the fix."""
-    config = read_config(directory)
-    weights = shapes(directory)
+    config, weights = _sizes(directory), shapes(directory)
     for name, (dtype, _) in weights.items():
         if dtype in WHOLE_NUMBERS and name.endswith(".weight") and "quantization_config" not in config:
             raise fault(
@@ -36,15 +50,16 @@ def check(directory: Path) -> None:
                 f"tensor {name} holds {dtype}, no floating-point numbers, and {CONFIG} names no quantization_config; "
                 "save the model's own weights",
             )
-    check_tokenizer(directory)
+    _check_tokenizer(directory)
 
 
-def fault(path: Path, what: str) -> InputError:
-    return InputError(f"model.name: {path}: {what}")
-
-
+@_of_a_model()
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json. Raises InputError where it is no JSON object, or its sizes are no sizes."""
+    return _sizes(directory)
+
+
+def _sizes(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     content = read_json(path)
     for key in POSITIVE:
@@ -110,12 +125,12 @@ def shapes(directory: Path) -> Shapes:
     """
     one, index = directory / WEIGHTS, directory / INDEX
     if one.exists() or one.is_symlink():
-        return _shapes_of(one)
+        return shapes_of(one)
     if not index.exists():
         return {}
     held: Shapes = {}
     for name, tensors in _shards(index).items():
-        of_shard = _shapes_of(index.parent / name)
+        of_shard = shapes_of(index.parent / name)
         if missing := sorted(set(tensors) - set(of_shard)):
             raise fault(index, f"{missing[0]} is to be in {name}, which has no such tensor; {AGAIN}")
         held |= of_shard
@@ -139,6 +154,7 @@ def _shards(index: Path) -> dict[str, list[str]]:
     return files
 
 
+@_of_a_model()
 def check_index(where: str, options: Mapping[str, Any]) -> None:
     """Of a model on the hub, before its weights are fetched: raises InputError where its index leads elsewhere."""
     from transformers.utils import cached_file
@@ -152,7 +168,8 @@ def check_index(where: str, options: Mapping[str, Any]) -> None:
         _shards(Path(index))
 
 
-def _shapes_of(path: Path) -> Shapes:
+def shapes_of(path: Path) -> Shapes:
+    """Of one file. Raises InputError where it is damaged."""
     _look(path)
     try:
         with safe_open(path, "np") as file:
@@ -176,8 +193,8 @@ def misfit(directory: Path, weights: Shapes, expected: Mapping[str, Iterable[int
     for name, (_, shape) in weights.items():
         wanted = by_end.get(name, by_end.get(name.split(".", 1)[-1]))
         if wanted is not None and tuple(wanted) != shape and math.prod(wanted) != 0:
-            return fault(
-                directory / CONFIG,
+            return InputError(
+                f"model.name: {directory / CONFIG}: "
                 f"by it {name} has shape {list(wanted)}, and in the weights it has {list(shape)}; the two files are not "
                 "of one model",
             )
@@ -187,14 +204,19 @@ def misfit(directory: Path, weights: Shapes, expected: Mapping[str, Iterable[int
 # --------------------------------------------------------------------------------------------------------- tokenizer
 
 
+@_of_a_model()
 def check_tokenizer(directory: Path) -> None:
     """Raises InputError where there is no tokenizer, or one of its files is damaged."""
+    _check_tokenizer(directory)
+
+
+def _check_tokenizer(directory: Path) -> None:
     present = [directory / name for name in TOKENIZERS if (directory / name).exists()]
     settings = directory / "tokenizer_config.json"
     own = any(directory.glob("*.py")) or any(directory.glob("*.tiktoken")) or any(directory.glob("tekken*.json"))
     if not present and not own:
         raise InputError(
-            f"model.name: {directory} has no tokenizer ({', '.join(TOKENIZERS[:3])}, ...); copy the tokenizer's files "
+            f"{directory} has no tokenizer ({', '.join(TOKENIZERS[:3])}, ...); copy the tokenizer's files "
             "of the base model there"
         )
     for path in present:

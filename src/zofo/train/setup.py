@@ -134,7 +134,8 @@ def build(
     check(config, data, loaded, method)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     backbone = wrap(config, loaded, method, data)
-    examples = tokenize_task(data, method.split(data, config.train.seed), loaded.tokenizer, loaded.max_length)
+    splits = method.split(data, config.train.seed)
+    examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond)
     encoded = share_prompts(backbone.scorer, examples, loaded.max_length)
     streams = streams_of(
         {name: encoded[name] for name in method.streams},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,7 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     spoilt = number // len(KINDS) % 4
     expect = "either"
     if spoilt == 0:
-        what = _weights(rng, path)
+        what = _weights(world, rng, path)
     elif spoilt == 1:
         name = rng.choice([CONFIG, WEIGHTS])
         content = {"a git-lfs pointer": LFS, "empty": b"", "gone": None, "a directory": None}
@@ -47,7 +48,7 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     return Case(f"adapter {kind}: {what}", args, (str(path), path.name), folder / "out", expect)
 
 
-def _weights(rng: random.Random, path: Path) -> str:
+def _weights(world: World, rng: random.Random, path: Path) -> str:
     held = load_file(path / WEIGHTS)
     key = rng.choice(list(held))
     kind = rng.choice(["missing", "more", "shape", "dtype", "nan", "added words"])
@@ -62,6 +63,8 @@ def _weights(rng: random.Random, path: Path) -> str:
     elif kind == "nan":
         held[key].fill_(float("nan"))
     else:
+        for file in world.model.glob("tokenizer*"):
+            shutil.copy(file, path)
         added_tokens("film")(path)
     save_file(held, path / WEIGHTS, metadata={"format": "pt"})
     return f"{key} {kind}"

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ def usable(row: Any) -> bool:
 def expected(written: bytes) -> Literal["refused", "either"]:
     """Of JSON lines."""
     try:
-        lines = [line for line in written.decode("utf-8-sig").split("\n") if line.strip()]
+        lines = [line for line in re.split("[\r\n]", written.decode("utf-8-sig")) if line.strip()]
         return "either" if lines and all(usable(json.loads(line)) for line in lines) else "refused"
     except (ValueError, RecursionError):
         return "refused"

@@ -82,9 +82,9 @@ def added_tokens(*words: str, pad: str | None = None) -> Callable[[Path], None]:
     """Words for which the embedding has no rows."""
 
     def spoil(model: Path) -> None:
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(model)
         tokenizer.add_tokens(list(words))
         if pad is not None:
             tokenizer.add_special_tokens({"pad_token": pad})
@@ -190,7 +190,7 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
             model.mkdir()
             (model / name).write_bytes(spoilt)
     args = ["train", "--model", str(model), "--task", str(world.rows), "--method", "zero-shot", "--output-dir", str(out)]
-    return Case(f"model: {what}", [*args, *FEW], (str(model), *FILES), out, expect, _finite)
+    return Case(f"model: {what}", [*args, *FEW], (str(model), *FILES, "the token "), out, expect, _finite)
 
 
 def _finite(shown: str) -> str:

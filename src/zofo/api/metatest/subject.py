@@ -14,7 +14,7 @@ from zofo.api.targets import open_target
 from zofo.config import registry
 from zofo.config.resolve import Config
 from zofo.data import Example, TaskData
-from zofo.data.loader import shorter
+from zofo.data.loader import check_words, shorter
 from zofo.data.option_tree import option_trees
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, tokenize_all
@@ -59,6 +59,7 @@ class Subject:
         """limit: tokens that the task allows. A prompt's common start is computed once for all its options."""
         length = self._room(way, limit)
         encoded = tokenize_all(self.loaded.tokenizer, examples, length, "gold", False, for_eval, what)
+        check_words(encoded, self.loaded.beyond)
         return self._packed(encoded, length, what) if for_eval else encoded
 
     def _packed(self, encoded: list[Encoded], length: int | None, what: str) -> list[Encoded]:

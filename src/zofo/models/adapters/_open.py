@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Any
 import torch
 
 from zofo.config import registry
-from zofo.errors import InputError
+from zofo.errors import InputError, ZofoError
+from zofo.models import files
 from zofo.models._transformers import close
 from zofo.models.adapters._peft import read_peft, soft_start
 from zofo.models.adapters._set import CONFIG, WEIGHTS, both
 from zofo.models.backbone import Loaded
 from zofo.models.load import pad_id_of
+from zofo.models.tensors import load_tensors
 
 log = logging.getLogger("zofo")
 NAME = "default"  # PEFT's name for the one adapter of a directory
@@ -24,13 +25,7 @@ NAME = "default"  # PEFT's name for the one adapter of a directory
 
 def read_config(directory: Path) -> dict[str, Any]:
     """adapter_config.json. Raises InputError where it is no JSON object."""
-    try:
-        config = json.loads((directory / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{directory / CONFIG}: cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{directory / CONFIG}: expected one JSON object")
-    return config
+    return files.read_json(directory / CONFIG)
 
 
 def open_adapter(directory: Path, base: Any, tokenizer: Any) -> tuple[Any, int]:
@@ -42,9 +37,40 @@ def open_adapter(directory: Path, base: Any, tokenizer: Any) -> tuple[Any, int]:
     raw = read_config(directory)
     if not (directory / WEIGHTS).is_file():
         raise InputError(f"{directory}: no {WEIGHTS}, so no weights of the adapter (pickled weights are not loaded)")
+    _check_weights(directory)
+    _check_tokenizer(directory, base, tokenizer)
     if isinstance(raw.get("zofo"), str):
         return _open_own(directory, raw, base, tokenizer)
     return _open_peft(directory, base)
+
+
+def _check_weights(directory: Path) -> None:
+    """Raises InputError for a damaged file, for tensors of another kind, and for weights that are no numbers."""
+    path = directory / WEIGHTS
+    files.shapes_of(path)
+    for name, tensor in load_tensors(path).items():
+        if not tensor.is_floating_point():
+            raise InputError(f"{path}: tensor {name} holds {str(tensor.dtype)[6:]}, no floating-point numbers")
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"{path}: tensor {name} holds NaN or infinite weights, so no score would be a number")
+
+
+def _check_tokenizer(directory: Path, base: Any, tokenizer: Any) -> None:
+    """Raises InputError where the adapter was trained with words that the base model's embedding has no row for."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return
+    content, rows = files.read_json(path), base.get_input_embeddings().weight.shape[0]
+    added = content.get("added_tokens")
+    words = {each.get("id"): each.get("content") for each in added or () if isinstance(each, dict)}
+    known = tokenizer.get_vocab() if tokenizer is not None else {}
+    for number, word in sorted((n, w) for n, w in words.items() if isinstance(n, int) and isinstance(w, str)):
+        if number >= rows and word not in known:
+            raise InputError(
+                f'{directory}: its tokenizer has the added token "{word}" with id {number}, and the base model\'s '
+                f"embedding has {rows} rows: the adapter is for a model whose embeddings were resized; give that one as "
+                f"base_model_name_or_path in {CONFIG}, or beside it as backbone/"
+            )
 
 
 def _open_own(directory: Path, raw: dict[str, Any], base: Any, tokenizer: Any) -> tuple[Any, int]:
@@ -54,8 +80,10 @@ def _open_own(directory: Path, raw: dict[str, Any], base: Any, tokenizer: Any) -
         config = module.Config(**{key: value for key, value in raw.items() if key not in extra})
         adapters = module.Adapter(config).build(base, (NAME,), 0, tokenizer)
         adapters.restore(NAME, directory)
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{directory}: {error}") from error
+    except ZofoError:
+        raise
+    except Exception as error:  # what torch says to a tensor of another shape or kind, too
+        raise InputError(f"{directory}: the adapter does not fit the model ({files.reason(error)})") from error
     return adapters.deployable(NAME), adapters.virtual
 
 
@@ -72,9 +100,9 @@ def _open_peft(directory: Path, base: Any) -> tuple[Any, int]:
         if not wrong:
             with torch.no_grad(), warnings.catch_warnings(action="ignore"):
                 model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=base.device), use_cache=False)
-    except (OSError, RuntimeError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # PEFT may raise anything at a field of the wrong kind
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        wrong = next((line for line in lines if line.startswith("size mismatch")), lines[0]).rstrip(".")
+        wrong = next((line for line in lines if line.startswith("size mismatch")), files.reason(error)).rstrip(".")
     if wrong:
         raise InputError(f"{directory}: the adapter does not fit the model ({wrong}); {both(directory, base.config)}")
     if config.is_prompt_learning:
