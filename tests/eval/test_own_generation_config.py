@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from tests.family_runs import Directories, adapted, load_family
 from zofo.api.generate import generate
-from zofo.api.restore import open_target
+from zofo.api.targets import open_target
 from zofo.data import Decoding
 from zofo.eval.decoding import Request, decode, prompt_ids
 
@@ -157,7 +157,7 @@ def test_a_directorys_file(field: str, folder: Path, tmp_path: Path, clean: list
 
 
 def test_a_users_own_generate_follows_the_checkpoint(folder: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
-    _, model, _ = open_target(folder)
+    model = open_target(folder).model
     model.generation_config.suppress_tokens = MOST
     written(model, tiny_tokenizer)
     row = torch.tensor([prompt_ids(tiny_tokenizer, "the plot", "x")])
