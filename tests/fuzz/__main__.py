@@ -34,7 +34,9 @@ def main() -> int:
                 if args.number is not None:
                     print(" ".join(case.args)[:2000], verdict.shown, sep="\n")
                 if verdict.outcome == "fault" or args.number is not None:
-                    print(f"{target} {number} ({verdict.seconds:.1f} s) {case.name}: {verdict.why}".replace(root, "ROOT"))
+                    print(
+                        f"{target} {number} ({verdict.seconds:.1f} s) {case.name}: {verdict.why}".replace(root, "ROOT")
+                    )
     print(table(counts))
     return int(any(by["fault"] for by in counts.values()))
 

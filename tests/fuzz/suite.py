@@ -43,7 +43,9 @@ def run_case(world: World, target: str, seed: int, number: int) -> tuple[Case, V
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_target(root: Path, target: str, seed: int, numbers: Iterator[int] | range) -> Iterator[tuple[int, Case, Verdict]]:
+def run_target(
+    root: Path, target: str, seed: int, numbers: Iterator[int] | range
+) -> Iterator[tuple[int, Case, Verdict]]:
     world = World(root)
     for number in numbers:
         yield (number, *run_case(world, target, seed, number))

@@ -63,7 +63,7 @@ def evaluate_target(
     seed, batch_size = seed or 0, batch_size or 32
     same = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
     data = load_task(cfg, seed, loaded.tokenizer, None if same else split)
-    if same and changes.get("data") is None:
+    if same and task is None and changes.get("data") is None:
         _check_same_rows(opened, data, cfg, seed, split)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     examples = getattr(data, split)[:limit]

@@ -110,7 +110,9 @@ def _look(path: Path) -> None:
     if not start:
         raise fault(path, f"is empty; {AGAIN}")
     if start.startswith(POINTER):
-        raise fault(path, "is a git-lfs pointer and not the file itself; run `git lfs pull` there, or download it again")
+        raise fault(
+            path, "is a git-lfs pointer and not the file itself; run `git lfs pull` there, or download it again"
+        )
     if start.lstrip()[:9].lower() in (b"<!doctype", b"<html>", b"<?xml ver"):
         raise fault(path, f"is a web page, as of an error while downloading; {AGAIN}")
 

@@ -86,13 +86,23 @@ class RunDir:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """{} for a run of a version that kept none. Raises InputError for one that is damaged."""
+        """{} for a run of a version that kept none, and where there is no run. Raises InputError where it is damaged."""
         if self._manifest is None:
-            path = self.root / MANIFEST
-            self._manifest = read_json(path) if path.is_file() else {}
-            if self._manifest and not _well_formed(self._manifest):
-                raise InputError(f"{path}: damaged, or no run's; choose another directory")
+            self._manifest = self._read_manifest(self.root / MANIFEST)
         return self._manifest
+
+    def _read_manifest(self, path: Path) -> dict[str, Any]:
+        if not path.is_file():
+            return {}
+        try:
+            manifest = read_json(path, "restore it, or choose another directory")
+            if not _well_formed(manifest):
+                raise InputError(f"{path}: damaged, or no run's; restore it, or choose another directory")
+        except InputError:
+            if not self.config.exists():  # something else's: `foreign` names it
+                return {}
+            raise
+        return manifest
 
     @property
     def id(self) -> str | None:

@@ -48,7 +48,9 @@ def expected(written: bytes) -> Literal["refused", "either"]:
 
 def as_csv(rows: list[Row], rng: random.Random) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text, delimiter=rng.choice([",", ",", ";", "\t", "|"]), lineterminator=rng.choice(["\n", "\r\n"]))
+    writer = csv.writer(
+        text, delimiter=rng.choice([",", ",", ";", "\t", "|"]), lineterminator=rng.choice(["\n", "\r\n"])
+    )
     writer.writerow(["text", "label"])
     writer.writerows([row["text"], row["label"]] for row in rows)
     return text.getvalue().encode()
@@ -101,7 +103,10 @@ def _parquet(rng: random.Random, rows: list[Row]) -> tuple[str, Literal["refused
     import pyarrow
     import pyarrow.parquet
 
-    column, value = rng.choice(["text", "label"]), rng.choice([v for v in HOSTILE if not isinstance(v, int) or abs(v) < 2**62])
+    column, value = (
+        rng.choice(["text", "label"]),
+        rng.choice([v for v in HOSTILE if not isinstance(v, int) or abs(v) < 2**62]),
+    )
     changed = [{**row, column: value} for row in rows] if rng.random() < 0.5 else [*rows, {**rows[0], column: value}]
     try:
         table = pyarrow.Table.from_pylist(changed)
@@ -122,5 +127,15 @@ def _parquet(rng: random.Random, rows: list[Row]) -> tuple[str, Literal["refused
 
 
 def _case(world: World, what: str, path: Path, out: Path, expect: Any, more: list[str]) -> Case:
-    args = ["train", "--model", str(world.model), "--task", str(path), "--method", "zero-shot", "--output-dir", str(out)]
+    args = [
+        "train",
+        "--model",
+        str(world.model),
+        "--task",
+        str(path),
+        "--method",
+        "zero-shot",
+        "--output-dir",
+        str(out),
+    ]
     return Case(what, [*args, *FEW, *more], (path.name, "task."), out, expect)

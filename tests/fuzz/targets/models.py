@@ -189,7 +189,17 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
             shutil.rmtree(model)
             model.mkdir()
             (model / name).write_bytes(spoilt)
-    args = ["train", "--model", str(model), "--task", str(world.rows), "--method", "zero-shot", "--output-dir", str(out)]
+    args = [
+        "train",
+        "--model",
+        str(model),
+        "--task",
+        str(world.rows),
+        "--method",
+        "zero-shot",
+        "--output-dir",
+        str(out),
+    ]
     return Case(f"model: {what}", [*args, *FEW], (str(model), *FILES, "the token "), out, expect, _finite)
 
 

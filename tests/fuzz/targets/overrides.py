@@ -83,7 +83,9 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
             classes["adapter"] = registry.load("adapters", "lora").Config
         if method in ("mezo", "bilevel-zofo"):
             classes["estimator"] = registry.load("estimators", "spsa").Config
-        fields = [f"{s}.{f.name}" for s, cls in classes.items() for f in dataclasses.fields(cls) if f.name not in LEFT_OUT]
+        fields = [
+            f"{s}.{f.name}" for s, cls in classes.items() for f in dataclasses.fields(cls) if f.name not in LEFT_OUT
+        ]
         field = rng.choice(fields)
         value = str(rng.choice(HOSTILE))
         text, names = f"{field}={RAW.get(value, value)}", (field, field.partition(".")[2], "rows.jsonl")

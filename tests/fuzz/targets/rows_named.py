@@ -6,7 +6,9 @@ import gzip
 
 DEEP = 10_000
 GOOD = '{"text": "film: a warm story", "label": "great"}'
-TABLE = "text,label\n" + "".join(f"film {i} is {w},{l}\n" for i, (w, l) in enumerate([("dull", "bad"), ("warm", "good")] * 6))
+TABLE = "text,label\n" + "".join(
+    f"film {i} is {w},{l}\n" for i, (w, l) in enumerate([("dull", "bad"), ("warm", "good")] * 6)
+)
 CHOICES = "task.choices=[terrible, great]"
 
 JSONL: list[tuple] = [

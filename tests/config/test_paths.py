@@ -1,0 +1,51 @@
+"""Paths in a file are relative to that file where something is there; else to the working directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zofo.api.configure import resolve
+from zofo.config.resolve import load
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """conf/ with model/, rows.jsonl, tables/ and one.yaml; the working directory is here/, with other/ and far.jsonl."""
+    for name in ("conf/model", "conf/tables", "here/other"):
+        (tmp_path / name).mkdir(parents=True)
+    row = '{"text": "a", "label": "x"}\n'
+    for name in ("conf/rows.jsonl", "conf/sst2", "here/far.jsonl", "here/rows.jsonl"):
+        (tmp_path / name).write_text(row)
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+CASES = [
+    ("model: model\ntask: rows.jsonl", "conf/model", "conf/rows.jsonl", None),
+    ("model: {name: ./model}\ntask: {name: ../conf/rows.jsonl}", "conf/model", "conf/rows.jsonl", None),
+    ("model: other\ntask: far.jsonl", "here/other", "here/far.jsonl", None),
+    ("model: org/name\ntask: sst2", "org/name", "sst2", None),
+    ("model: gpt2\ntask: {name: sst2, data: tables}", "gpt2", "sst2", "conf/tables"),
+]
+
+
+@pytest.mark.parametrize(("text", "model", "task", "data"), CASES)
+def test_where_a_files_paths_lead(text: str, model: str, task: str, data: str | None, folder: Path) -> None:
+    path = folder / "conf" / "one.yaml"
+    path.write_text(f"{text}\nmethod: mezo\ntrain: {{output_dir: out}}\n")
+    for config in (resolve(str(path)), load(path)):
+        config = config.absolute()
+        for value, expected in ((config.model.name, model), (config.task.name, task), (config.task.data, data)):
+            inside = expected is not None and (folder / expected).exists() and expected.startswith(("conf", "here"))
+            assert value == (str(folder / str(expected)) if inside else expected)
+        assert config.train.output_dir == "out", "what is written goes to the working directory"
+
+
+def test_what_the_command_line_names_is_seen_from_the_working_directory(folder: Path) -> None:
+    path = folder / "conf" / "one.yaml"
+    path.write_text("model: model\ntask: sst2\nmethod: mezo\ntrain: {output_dir: .}\n")
+    config = resolve(str(path), ["task.name=rows.jsonl"]).absolute()
+    assert config.task.name == str(folder / "here" / "rows.jsonl")
+    assert config.train.output_dir == str(folder / "conf"), "a dot is the file's own folder, as a run writes it"
