@@ -75,7 +75,7 @@ def test_a_prompt_that_ends_in_a_blank_is_said(tmp_path: Path, caplog: pytest.Lo
     )
     (tmp_path / "test.jsonl").write_text('{"a": "x", "b": 0}\n')
     load_task(task(file, data=str(tmp_path)), 0, only="test")
-    assert "ends in a blank" in caplog.text
+    assert "1 of 1 prompts end in a blank" in caplog.text
     file.write_text(file.read_text().replace("gold: b", "gold: b | int - 1"))
     (tmp_path / "test.jsonl").write_text('{"a": "x", "b": "7"}\n')
     with pytest.raises(InputError, match=r"unknown label 6; known: .* \(gold is b \| int - 1; b '7'\)"):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zofo.data import ending
+from zofo.data.checks import check_scoring
 from zofo.data.example import Example, TaskData
 from zofo.data.multitask.mixture import Mixture
 from zofo.data.stream import Stream
@@ -80,5 +81,6 @@ def tokenize_task(
         return encoded
 
     ending.check(data, tokenizer)
+    check_scoring(data, tokenizer, max_length)
     encoded = {name: tokenize(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
     return encoded | {"dev": tokenize("dev", data.dev, True), "test": tokenize("test", data.test, True)}

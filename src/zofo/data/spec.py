@@ -16,7 +16,7 @@ from zofo.data.chat import Make
 from zofo.data.example import Decoding, Example, objective_of
 from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
 from zofo.data.jinja import ENV
-from zofo.data.metrics.text import TEXT_METRICS
+from zofo.data.metrics.text import TEXT_METRICS, misfit
 from zofo.errors import InputError, did_you_mean
 
 
@@ -220,6 +220,8 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
             raise InputError(f"{e}{computed}") from None
         if not right:
             raise InputError(f"{at}: no right answer; mend or drop the row")
+        right_texts = {answers[i] for i in right}  # data may list an option twice
+        right = tuple(i for i, answer in enumerate(answers) if answer in right_texts)
         return Example(record.id, text, answers, right, None, compared, empty, record.place)
 
     return make
@@ -247,13 +249,8 @@ def _incomparable(reference: Any, spec: TaskSpec) -> str:
         return ""
     if reference in (None, "", [], {}):
         return "no reference answer; mend or drop the row"
-    try:
-        for name in metrics_of(spec):
-            if name in TEXT_METRICS:
-                TEXT_METRICS[name]("", reference)
-    except (TypeError, ValueError) as e:
-        return f"{e}; mend `reference` or drop the row"
-    return ""
+    why = next((why for name in metrics_of(spec) if (why := misfit(name, reference))), "")
+    return f"{why}; mend `reference` or drop the row" if why else ""
 
 
 def right_answers(value: Any, answers: tuple[str, ...], labels: list[str], place: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from zofo.config import registry
 from zofo.config.sections import DATA_SUFFIXES, TaskConfig
 from zofo.data.chat import Chat, Make
+from zofo.data.checks import check_choices, check_metrics, say_borders, say_cut_answers, say_what_repeats
 from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
 from zofo.data.files import READERS, Record, Tables, file_of, hub_tables, no_train, read_tables
@@ -45,15 +46,16 @@ def load_task(
     name = Path(cfg.name).stem.replace("_", "-")
     tables = local_tables(Path(cfg.data), spec, name, only) if cfg.data else from_hub(spec, name, only)
     check_columns(spec, cfg.template, tables)
-    shown = [make(Record(f"{name}/shown/{i}", spec.file, row)) for i, row in enumerate(spec.demonstrations)]
+    shown = shown_of(spec, make, name)
     tables = carved(tables, spec, seed, only, name)
     objective = _objective(cfg, spec.objective)
     make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
     examples = _sample(tables, make, cfg, seed, only, spec.dev_rows)
     repeated = _repeated(examples)
-    _warn_of_blanks(examples, f"{spec.file}: template {cfg.template}")
+    decoding, metrics = _decoding(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
+    check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
+    _say(examples, spec, cfg, decoding, tokenizer)
     examples = _dressed(examples, cfg, seed, objective, spec.kind, tokenizer, shown)
-    metrics = _led(metrics_of(spec), cfg, METRICS[spec.kind])
     return TaskData(
         name=name,
         version=spec.version,
@@ -64,7 +66,7 @@ def load_task(
         test=examples["test"],
         labels=tuple(spec.labels),
         kind=spec.kind,
-        decoding=_decoding(spec, cfg),
+        decoding=decoding,
         scoring=cfg.scoring,
         repeated=repeated,
     )
@@ -103,14 +105,16 @@ def _decoding(spec: TaskSpec, cfg: TaskConfig) -> Decoding:
     return decoding
 
 
-def _warn_of_blanks(examples: dict[str, list[Example]], where: str) -> None:
-    for example in [listed[0] for listed in examples.values() if listed][:1]:
-        if example.prompt[-1:] in (" ", "\t"):
-            log.warning(
-                "%s: the prompt ends in a blank, and most tokens begin with one: move it to the answers (%s)",
-                where,
-                example.where,
-            )
+def _say(
+    examples: dict[str, list[Example]], spec: TaskSpec, cfg: TaskConfig, decoding: Decoding, tokenizer: Any
+) -> None:
+    """What is odd about a known task's examples, and about the borders that a task file of one's own makes."""
+    where = f"{spec.file}: template {cfg.template}"
+    if spec.kind == "generation":
+        say_cut_answers(examples, decoding, where)
+    say_what_repeats(examples, where)
+    if Path(cfg.name).suffix in (".yaml", ".yml"):
+        say_borders(examples, where, None if cfg.apply_chat_template else tokenizer)
 
 
 def _repeated(examples: dict[str, list[Example]]) -> dict[str, int]:
@@ -160,7 +164,8 @@ def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
         )
     if spec.kind != "options" and cfg.objective != "auto" and objective_of(cfg.objective).encodes == "options":
         raise InputError(f"task.objective: {name} has no options to choose from; use lm")
-    _led(metrics_of(spec), cfg, METRICS[spec.kind])
+    metrics, make = _led(metrics_of(spec), cfg, METRICS[spec.kind]), maker(spec, cfg.template)
+    check_metrics(metrics, shown_of(spec, make, name), name)
     unused = [n for n in ("max_new_tokens", "temperature", "top_p", "samples") if getattr(cfg, n) is not None]
     if unused and spec.kind != "generation":
         raise InputError(f"task.{unused[0]}: {name} generates nothing; leave it out")
@@ -169,7 +174,12 @@ def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
         raise InputError(f"task.run_generated_code: {name} runs no programs; leave it out")
     if cfg.scoring != "mean" and spec.kind != "options":
         raise InputError(f"task.scoring: {name} has no options to score; leave it out")
-    return spec, maker(spec, cfg.template)
+    return spec, make
+
+
+def shown_of(spec: TaskSpec, make: Make, name: str) -> list[Example]:
+    """The task file's own demonstrations as examples."""
+    return [make(Record(f"{name}/shown/{i}", spec.file, row)) for i, row in enumerate(spec.demonstrations)]
 
 
 def find_spec(name: str) -> TaskSpec | None:
@@ -195,8 +205,11 @@ def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None) -> 
     make = chat.checked(task.make) if cfg.apply_chat_template else task.make
     examples = _sample(tables, make, cfg, seed, only)
     repeated = _repeated(examples)
+    check_choices(examples)
+    say_borders(examples, path.name, None if cfg.apply_chat_template else tokenizer)
     examples = _dressed(examples, cfg, seed, objective, task.kind, tokenizer, [])
     metrics = _led(("accuracy",) if task.kind == "options" else ("loss",), cfg, METRICS[task.kind])
+    check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], path.stem)
     return TaskData(
         name=path.stem,
         version=1,

@@ -115,6 +115,7 @@ def tokenize_all(
         for option in options:
             ends = eos if example.cuttable is None else None  # a chat ends its turn itself
             _finish(option, example, tokenizer, ends)
+        _check_distinct(options, example)
         short = _truncate(options, example, max_length)
         cut += [example.id] if short else []
         encoded.append(Encoded(example, _rows(options), example.gold if every else (0,), len(options), short))
@@ -129,6 +130,29 @@ def tokenize_all(
             cut[0],
         )
     return encoded
+
+
+def _check_distinct(options: Sequence[_Tokens], example: Example) -> None:
+    """Raises InputError for two options of the same tokens; a text that is listed twice is right both times or none."""
+    numbers: dict[tuple[int, ...], int] = {}
+    for number, option in enumerate(options):
+        first = numbers.setdefault(tuple(option.ids), number)
+        one, other = ((example.leads[i] if example.leads else "") + example.answers[i] for i in (first, number))
+        if one != other or (first in example.gold) != (number in example.gold):
+            raise InputError(
+                f"{example.where}: options {first} and {number}, {one!r} and {other!r}, are the same tokens, so the "
+                f"model cannot tell them apart; mend or drop the row, or take another model"
+            )
+
+
+def merged(tokenizer: Any, examples: Sequence[Example]) -> list[Example]:
+    """The plain examples in which a token holds the prompt's last and the first right answer's first character."""
+    texts = [_text(example, example.gold[0]) for example in examples]
+    prompts = _tokenize(tokenizer, [_Text(text.prompt, "", None) for text in texts])
+    both = _tokenize(tokenizer, texts)
+    return [
+        example for example, prompt, whole in zip(examples, prompts, both) if whole.ids[: len(prompt.ids)] != prompt.ids
+    ]
 
 
 def tokenize(

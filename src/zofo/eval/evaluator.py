@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from zofo.data import Example, TaskData
+from zofo.data.calibration import NULLED
 from zofo.data.example import TASK_MEAN, objective_of
 from zofo.data.metrics import METRICS, NONE
 from zofo.data.metrics.text import TEXT_METRICS
 from zofo.data.tokenization import Encoded, tokenize_prompt
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode
-from zofo.eval.likelihood import NULLED, Evaluation, evaluate, null_scores
+from zofo.eval.likelihood import Evaluation, evaluate, null_scores
 from zofo.models.backbone import Loaded
 from zofo.models.scorer import Scorer
 from zofo.objectives import metric
@@ -48,7 +49,8 @@ class Evaluator:
         null, scoring = None, self.data.scoring
         if scoring in NULLED:
             null = null_scores(self.loss, encoded, self.tokenizer, self.max_length, self.batch_size, scoring)
-        labels = self.data.labels if all(len(e.gold) == 1 for e in encoded) else ()
+        one_answer = all(len({e.example.answers[i] for i in e.gold}) == 1 for e in encoded)
+        labels = self.data.labels if one_answer else ()
         evaluation = evaluate(self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null)
         evaluation.named(self.data.name)
         if self.data.groups:

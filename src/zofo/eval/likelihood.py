@@ -5,24 +5,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from zofo.data.calibration import NULLED, NullKey, null_examples, null_key
 from zofo.data.example import Scoring
-from zofo.data.metrics import METRICS, NONE, report
+from zofo.data.metrics import METRICS, NONE, one_right, report
 from zofo.data.stream import eval_batches
 from zofo.data.tokenization import Encoded, tokenize_all
-from zofo.errors import InputError, RunError
+from zofo.errors import RunError
 from zofo.eval.prefix_cache import read_start
 from zofo.objectives._base import option_scores
 from zofo.objectives._loss import Loss
 
 log = logging.getLogger("zofo")
-
-NullKey = tuple[str | None, tuple[str, ...]]  # the prompt without its input, and the options
-NULLED = ("calibrated", "pmi")  # scorings that take off an option's score under the prompt without its input
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,8 @@ def evaluate(
             values[metric] = METRICS[metric](gold, predicted)
         elif metric == "loss":
             values["perplexity"] = math.exp(min(values["loss"], 700.0))
-    return Evaluation(values, predictions, report(gold, predicted, labels) if labels else None)
+    right = [(option,) for option in one_right(gold, predicted)]
+    return Evaluation(values, predictions, report(right, predicted, labels) if labels else None)
 
 
 def likeliest(scores: torch.Tensor) -> int:
@@ -161,13 +160,8 @@ def _scored(
     if scoring == "characters":  # of the answer without the space before it, as the field counts them
         return scores / torch.tensor([float(len(answer.strip())) for answer in encoded.example.answers])
     if scoring in NULLED:
-        return scores - torch.tensor(null[null_key(encoded)], dtype=torch.float64)
+        return scores - torch.tensor(null[null_key(encoded.example)], dtype=torch.float64)
     return scores
-
-
-def null_key(encoded: Encoded) -> NullKey:
-    """Examples that share it share their options' scores without an input."""
-    return encoded.example.null_prompt, encoded.example.answers
 
 
 def null_scores(
@@ -178,20 +172,9 @@ def null_scores(
     batch_size: int,
     scoring: Scoring = "calibrated",
 ) -> dict[NullKey, tuple[float, ...]]:
-    """{null_key: each option's score, as `scoring` takes it, after the prompt without its input}.
-
-    Without a null prompt a start token stands for it.
-    """
-    kinds = {null_key(e): e.example for e in encoded}
-    if chat := next((e for e in kinds.values() if e.cuttable is not None and e.null_prompt is None), None):
-        raise InputError(
-            f"task.scoring: {scoring} scores in a chat need a template with a null_prompt, and {chat.id} has none"
-        )
-    examples = [
-        replace(shown, id=f"{shown.id} (no input)", prompt=shown.null_prompt or "", cuttable=shown.cuttable and (0, 0))
-        for shown in kinds.values()
-    ]
-    rows = tokenize_all(tokenizer, examples, max_length, "options", False, True)
+    """{null_key: each option's score, as `scoring` takes it, after the prompt without its input}."""
+    kinds = null_examples([e.example for e in encoded], scoring)
+    rows = tokenize_all(tokenizer, list(kinds.values()), max_length, "options", False, True)
     evaluation = evaluate(loss, rows, (), batch_size, scoring="mean" if scoring == "pmi" else "sum")
     return {key: p.scores for key, p in zip(kinds, evaluation.predictions)}
 

@@ -17,14 +17,22 @@ def accuracy(gold: Sequence[Sequence[int]], predicted: Sequence[int]) -> float:
 
 
 def macro_f1(gold: Sequence[Sequence[int]], predicted: Sequence[int]) -> float:
-    """Mean over the classes that occur of 2 TP / (2 TP + FP + FN), for examples with one right answer."""
-    first = [g[0] for g in gold]
+    """Mean over the classes that occur of 2 TP / (2 TP + FP + FN), for examples with one right answer.
+
+    Where a row lists that answer twice, a prediction of either copy is of its class.
+    """
+    first = one_right(gold, predicted)
     scores = []
     for label in sorted({*first, *predicted} - {NONE}):
         hit = sum(g == label == p for g, p in zip(first, predicted))
         wrong = sum((g == label) != (p == label) for g, p in zip(first, predicted))
         scores.append(2 * hit / (2 * hit + wrong))
     return sum(scores) / len(scores)
+
+
+def one_right(gold: Sequence[Sequence[int]], predicted: Sequence[int]) -> list[int]:
+    """The right option of each example: the predicted one where it is right, else the first that is."""
+    return [p if p in g else g[0] for g, p in zip(gold, predicted)]
 
 
 METRICS: dict[str, Callable[[Sequence[Sequence[int]], Sequence[int]], float]] = {

@@ -117,15 +117,15 @@ def final_number(text: str, reference: Any) -> float:
 
     The first such number counts, as in the authors' code: a model that does not stop goes on with another question.
     """
-    number = _value(_FINAL.search(text))
-    return float(number is not None and number == _gold_number(reference))
+    number, gold = _value(_FINAL.search(text)), _gold_number(reference)
+    return float(number is not None and number == gold)
 
 
 def last_number(text: str, reference: Any) -> float:
     """The flexible variant of `final_number`: the last number in the text, whatever stands around it."""
     last = deque(_ANYWHERE.finditer(text), maxlen=1)
-    number = _value(last[0] if last else None)
-    return float(number is not None and number == _gold_number(reference))
+    number, gold = _value(last[0] if last else None), _gold_number(reference)
+    return float(number is not None and number == gold)
 
 
 def _value(match: re.Match[str] | None) -> Fraction | None:
@@ -150,8 +150,18 @@ def math_equal(text: str, reference: Any) -> float:
 
     What counts as equal is said in `zofo.data.metrics.math_answers`.
     """
-    answer, gold = math_answers.boxed(text), math_answers.boxed(str(reference))
-    return float(answer is not None and math_answers.equal(answer, str(reference) if gold is None else gold))
+    answer, gold = math_answers.boxed(text), _math_gold(reference)
+    return float(answer is not None and math_answers.equal(answer, gold))
+
+
+def _math_gold(reference: Any) -> str:
+    """The right answer: what is boxed, or all of a line without a box."""
+    if not isinstance(reference, str | int | float) or isinstance(reference, bool):
+        raise TypeError(f"the reference must be a text, not {_short(reference)}")
+    text = str(reference)
+    if (gold := math_answers.boxed(text)) is None and ("\n" in text.strip() or "####" in text):
+        raise ValueError(f"the reference must be an answer or a solution with a \\boxed one, not {_short(reference)}")
+    return text if gold is None else gold
 
 
 def _short(value: Any) -> str:
@@ -168,3 +178,21 @@ TEXT_METRICS: dict[str, Callable[[str, Any], float]] = {
     "last_number": last_number,
     "math_equal": math_equal,
 }
+PROGRAM = ("prompt", "test", "entry_point")  # of a reference that pass@k makes a program of
+
+
+def misfit(metric: str, reference: Any) -> str:
+    """Why a metric of generated text (or pass_at_k) cannot compare a text with the reference, or ""."""
+    if metric == "pass_at_k":
+        fits = isinstance(reference, Mapping) and all(isinstance(reference.get(key), str) for key in PROGRAM)
+        return "" if fits else f"the reference must hold the texts {', '.join(PROGRAM)}, not {_short(reference)}"
+    try:
+        TEXT_METRICS[metric]("", reference)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def fitting(reference: Any) -> list[str]:
+    """The metrics that can compare a text with the reference."""
+    return [name for name in (*TEXT_METRICS, "pass_at_k") if not misfit(name, reference)]

@@ -52,7 +52,7 @@ class Layout:
         context = "".join(self._answered(other, i == 0) for i, other in enumerate(shown))
         first = not shown
         options = row.options or (row.output,)
-        gold = (options.index(row.output),)
+        gold = tuple(i for i, option in enumerate(options) if option == row.output)  # data may list one twice
         text = self._input(row, first, own_output=train)
         if not self.channel:
             # MetaICL writes no newline before the output of a task without options (its test "all options are empty"

@@ -1,0 +1,102 @@
+"""What a task's examples do not go with: metrics, scorings, a tokenizer. Said before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zofo.data.calibration import NULLED, null_examples
+from zofo.data.example import Decoding, Example, TaskData
+from zofo.data.metrics.text import TEXT_METRICS, fitting, misfit
+from zofo.data.tokenization import merged, tokenize_all
+from zofo.errors import InputError
+
+log = logging.getLogger("zofo")
+Splits = Mapping[str, Sequence[Example]]
+
+
+def check_metrics(metrics: Sequence[str], examples: Sequence[Example], task: str) -> None:
+    """Raises InputError naming the metrics that do fit, where one of `metrics` cannot measure one of the examples."""
+    for name in metrics:
+        for example in examples:
+            if name == "macro_f1" and (right := len({example.answers[i] for i in example.gold})) != 1:
+                raise InputError(
+                    f'task.metric: "macro_f1" does not fit {task}: it needs one right answer an example, and '
+                    f"{example.where} has {right}; these do: accuracy"
+                )
+            if name in (*TEXT_METRICS, "pass_at_k") and (why := misfit(name, example.reference)):
+                others = ", ".join(fitting(example.reference)) or "none"
+                raise InputError(
+                    f'task.metric: "{name}" does not fit {task}: {why} ({example.where}); these do: {others}'
+                )
+
+
+def check_scoring(data: TaskData, tokenizer: Any, max_length: int | None) -> None:
+    """Raises InputError where a scoring has no number for some example: after training would be too late."""
+    examples = [*data.dev, *data.test]
+    if data.scoring in NULLED:
+        nulls = null_examples(examples, data.scoring)
+        tokenize_all(tokenizer, list(nulls.values()), max_length, "options", False, True)
+    if data.scoring == "characters":
+        blank = next((e for e in examples if any(not answer.strip() for answer in e.answers)), None)
+        if blank is not None:
+            raise InputError(f"{blank.where}: an option without a character has no score by characters; mend the row")
+
+
+def check_choices(splits: Splits) -> None:
+    """Raises InputError for a row of one's own that lists an option twice."""
+    for examples in splits.values():
+        for example in examples:
+            twice = next((a for i, a in enumerate(example.answers) if a in example.answers[:i]), None)
+            if twice is not None:
+                raise InputError(f"{example.where}: the option {twice.strip()!r} is listed twice; list each once")
+
+
+def say_what_repeats(splits: Splits, where: str) -> None:
+    """Logs how many rows of a known task list an option twice, as SIQA's do: either copy counts."""
+    examples = [example for listed in splits.values() for example in listed]
+    repeats = [example for example in examples if len(set(example.answers)) < len(example.answers)]
+    if repeats:
+        message = "%s: %d of %d rows list an option twice (%s is one): where it is right, either copy counts"
+        log.info(message, where, len(repeats), len(examples), repeats[0].where)
+
+
+def say_cut_answers(splits: Splits, decoding: Decoding, where: str) -> None:
+    """Warns of right answers that hold a stop string: a text can never be one of them."""
+    examples = [example for listed in splits.values() for example in listed]
+    cut = [e for e in examples if any(stop in e.answers[e.gold[0]] for stop in decoding.stop)]
+    if cut:
+        log.warning(
+            "%s: %d of %d answers to learn hold a stop string, where a generated text is cut (%s is one); mend the "
+            "template's answers or the stop strings",
+            where,
+            len(cut),
+            len(examples),
+            cut[0].where,
+        )
+
+
+def say_borders(splits: Splits, where: str, tokenizer: Any = None) -> None:
+    """Warns once of each kind of border between prompt and answer that a model meets nowhere else, with a count.
+
+    tokenizer: for the borders inside a token.
+    """
+    examples = [example for listed in splits.values() for example in listed if example.cuttable is None]
+    ends = {
+        "prompts end in a blank, and most tokens begin with one: move it to the answers": [
+            e for e in examples if e.prompt[-1:] in (" ", "\t")
+        ],
+        "rows have an answer that ends in white space, which is learnt and scored too: strip it": [
+            e for e in examples if any(answer[-1:].isspace() for answer in e.answers)
+        ],
+    }
+    if tokenizer is not None:
+        ends[
+            "rows have a token with the prompt's end and the answer's beginning: it is learnt and scored with the "
+            "answer, but a generated text begins behind it; let answers begin with a blank, or prompts end in a line "
+            "break"
+        ] = merged(tokenizer, [e for e in examples if e.prompt])
+    for what, such in ends.items():
+        if such:
+            log.warning("%s: %d of %d %s (%s is one)", where, len(such), len(examples), what, such[0].where)
