@@ -181,7 +181,7 @@ def test_a_choice_listed_twice_is_refused_before_a_file_is_written(tiny_model_di
     assert not (tmp_path / "out").exists()
 
 
-def test_a_known_tasks_row_that_lists_an_option_twice_counts_either(tmp_path: Path, caplog: Any) -> None:
+def test_a_known_tasks_row_that_lists_an_option_twice(tmp_path: Path, caplog: Any) -> None:
     row = {
         "context": "Ann fell.",
         "question": "Why?",
@@ -197,7 +197,7 @@ def test_a_known_tasks_row_that_lists_an_option_twice_counts_either(tmp_path: Pa
     assert "siqa.yaml: template default: 1 of 2 rows list an option twice" in caplog.text
 
 
-# --------------------------------------------------------------------------------------------------------------- borders
+# ------------------------------------------------------------------------------------------------------------- borders
 
 
 def own(tmp_path: Path, rows: list[dict[str, Any]], **changes: Any) -> Callable[[Any], TaskData]:

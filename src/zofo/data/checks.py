@@ -8,6 +8,7 @@ from typing import Any
 
 from zofo.data.calibration import NULLED, null_examples
 from zofo.data.example import Decoding, Example, TaskData
+from zofo.data.metrics import math_verified
 from zofo.data.metrics.text import TEXT_METRICS, fitting, misfit
 from zofo.data.tokenization import merged, tokenize_all
 from zofo.errors import InputError
@@ -18,6 +19,8 @@ Splits = Mapping[str, Sequence[Example]]
 
 def check_metrics(metrics: Sequence[str], examples: Sequence[Example], task: str) -> None:
     """Raises InputError naming the metrics that do fit, where one of `metrics` cannot measure one of the examples."""
+    if "math_verify" in metrics:
+        math_verified.require()
     for name in metrics:
         for example in examples:
             if name == "macro_f1" and (right := len({example.answers[i] for i in example.gold})) != 1:

@@ -65,10 +65,38 @@ SAME = [
         "50.",
     ],
     [r"\frac{270}7\text{ degrees}", r"\frac{270}{7}"],
+    [
+        "5",
+        r"5\,\text{cm}",
+        r"5\ \text{cm}",
+        r"5~\text{cm}",
+        r"5 \text{m/s}",
+        r"5\;\mathrm{km/h}",
+        r"5\quad\text{m}",
+        r"5\,\text{m}/\text{s}^2",
+        r"5\,\mathrm{kg}\cdot\mathrm{m}^{-1}",
+        r"5\,\text{cm}^{3}.",
+        r"5^\circ\,\text{C}",
+        r"\\text{ }5\\,\\text{cm}",
+    ],
+    [r"\frac34\,\text{hours}", r"\\frac{3}{4}", r"\\dfrac34\\ \\text{hours}", "0.75"],
     ["y = -2x", "-2x", "- 2x"],
     # numbers
     ["-1/2", r"-\frac{1}{2}", r"\frac{-1}{2}", r"\frac{1}{-2}", "-0.5", r"(-\frac12)", "{-.5}", r"− \frac 1 2"],
-    ["1,000", "1000", r"1{,}000", r"1,\! 000", r"1\,000", "1000.00", r"\$1,000.00", "+1000"],
+    [
+        "1,000",
+        "1000",
+        "1 000",
+        "1~000",
+        r"1\ 000",
+        r"1\;000.0",
+        r"1{,}000",
+        r"1,\! 000",
+        r"1\,000",
+        "1000.00",
+        r"\$1,000.00",
+        "+1000",
+    ],
     [r"1\frac{4}{5}", "1.8", "1 4/5", r"\frac95", r"1 \frac 45"],
     # structure
     ["[0, 1)", r"\left[0, \frac{2}{2}\right)", r"x \in [0,1)"],
@@ -76,7 +104,13 @@ SAME = [
     ["3, 5, 7", "7,5,3", r"5, \frac{6}{2}, 7"],
     [r"(-\infty, 2]", r"(- \infty,2.0]"],
     [r"(2, +\infty)", r"(2,\infty)"],
-    [r"\begin{pmatrix} 1/2 \\ -3 \end{pmatrix}", r"\begin{bmatrix}\frac{1}{2}\\-3\\\end{bmatrix}"],
+    [
+        r"\begin{pmatrix} 1/2 \\ -3 \end{pmatrix}",
+        r"\begin{bmatrix}\frac{1}{2}\\-3\\\end{bmatrix}",
+        r"\\begin{pmatrix} \\frac12 \\\\ -3 \\end{pmatrix}",
+    ],
+    [r"\\{6, 7\\}", r"\{6, 7\}"],
+    [r"\frac{10 000}{3}", r"\frac{10000}{3}", r"\frac{10,000}3"],
     # strings
     [r"\text{(E)}", "(E)", "E", r"\textbf{E}", r"\text{E.}"],
     [r"\text{even}", "even"],
@@ -123,6 +157,14 @@ def test_answers_of_different_groups_differ() -> None:
         (r"\%", r"\$"),  # nothing is left of either
         ("0.333", r"\frac13"),  # exact
         ("9^{9^{9}}", "9^{9^{8}}"),
+        (r"3\,\mathrm{i}", "3"),  # a constant, no unit
+        (r"2\text{x}", "2"),
+        (r"5\text{ or }6", "5"),
+        ("1 00", "100"),  # no thousands
+        ("1 0000", "10000"),
+        ("1 234/567", "1234/567"),  # mixed, as 1 1/2 is
+        (r"\begin{pmatrix}a\\pi\end{pmatrix}", r"\begin{pmatrix}a\pi\end{pmatrix}"),  # a row's end, and a letter
+        (r"3\,\text{p.m.}", "3"),
     ],
 )
 def test_answers_that_differ(a: str, b: str) -> None:

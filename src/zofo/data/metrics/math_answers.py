@@ -4,7 +4,10 @@ r"""The answers of MATH (Hendrycks et al. 2021): found in a solution, and brough
 transitive by construction. It begins with the string normalisation the paper's evaluation describes (\left \right \!,
 \$, %, degrees, units in \text, "x =", \dfrac, \frac12, \sqrt3, a/b, .5, blanks) and goes on where that is certain:
 
-- numbers are exact fractions: 0.5, \frac12, 1/2, \frac{2}{4}; mixed 1\frac{4}{5}, 1 4/5; 1,000 (but (1,000) is a pair);
+- numbers are exact fractions: 0.5, \frac12, 1/2, \frac{2}{4}; mixed 1\frac{4}{5}, 1 4/5; 1,000 (but (1,000) is a pair)
+  and 1 000;
+- a text behind a number is its unit: 5\,\text{cm}, 5 \text{m/s}, 5~\mathrm{kg}\cdot\text{m}^{-1}; \\frac is \frac (a
+  text whose backslashes were doubled on the way);
 - (a, b], [a, b), \langle a, b \rangle: the brackets and the elements, in order; (a) and {a} are a;
 - \{a, b\}: elements in any order, repeats count once; a bare list a, b: in any order, as MATH asks for "all values,
   separated by commas", repeats count;
@@ -30,19 +33,25 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\[!,] *|\\.|.", re.DOTALL)  # \! and \, in "1
 
 _DEGREES = re.compile(r" ?\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|°|\\degrees?(?![A-Za-z])")
 _WORDS = r"\\(?:text|mbox|mathrm|textrm|textbf|textit|textnormal) ?\{(?! ?[ap]\.?m\b)"  # 3:00 \text{ p.m.} is no unit
-_UNIT = re.compile(  # a text at the end, right behind a number or set off by a blank in it
-    rf"(?:(?<=[0-9}}]) ?{_WORDS}[A-Za-z. ]{{2,}}\}}|(?<=[^ ]) ?{_WORDS}[ ~][^{{}}\\]*\}})"
-    r"(?: ?\^ ?(?:[0-9]|\{ ?[0-9] ?\}))? ?\.?$",
-    re.IGNORECASE,
+_SPACE = r"(?: |~|\\[ ,;:!]|\\q?quad(?![A-Za-z]))"
+_POWER = r"(?: ?\^ ?(?:[0-9]|\{ ?-? ?[0-9] ?\}))?"
+_NAME = r"[A-Za-z][A-Za-z./ ^0-9-]+\}"  # of a unit; one letter alone may be a variable
+_LETTER = r"[ACFJKLNVWghlms]\}"  # a unit where a space sets it off: not the e, i and d of \mathrm{e}^{\mathrm{i}x}
+_ONE_UNIT = rf"{_WORDS} ?(?:{_NAME}|{_LETTER}){_POWER}"
+_UNIT = re.compile(  # texts at the end, right behind a number, set off from it, or with a blank at their own start
+    rf"(?:(?<=[0-9}}]){_WORDS}{_NAME}|(?<=[0-9}}.]){_SPACE}+{_WORDS}(?:{_NAME}|{_LETTER})"
+    rf"|(?<=[^ ]) ?{_WORDS}[ ~][^{{}}\\]*\}})"
+    rf"{_POWER}(?:{_SPACE}*(?:(?:/|\\cdot(?![A-Za-z])){_SPACE}*)?{_ONE_UNIT})* ?\.?$"
 )
+_ROWS = re.compile(r"(?<!\\)\\begin")  # in it \\ ends a row; elsewhere it is a backslash, doubled on the way
 _PREFIX = re.compile(r"[A-Za-z]{1,2} ?(?:=|\\in(?![A-Za-z])) ?")
 _MATRIX = re.compile(r"\\begin\{ ?([a-zA-Z]*matrix) ?\}(.*)\\end\{ ?\1 ?\}", re.DOTALL)
 
 _NUMBER = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
-_PLAIN = re.compile(_NUMBER)
-_FRACTION = re.compile(
-    rf"(?:(?P<whole>[0-9]+) ?)?\\frac\{{ ?(?P<up>(?:- ?)?{_NUMBER}) ?\}} ?\{{ ?(?P<down>(?:- ?)?{_NUMBER}) ?\}}"
-)
+_SPACED = r"[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]*)?"
+_PLAIN = re.compile(rf"{_SPACED}|{_NUMBER}")
+_PART = rf"(?:- ?)?(?:{_SPACED}|{_NUMBER})"
+_FRACTION = re.compile(rf"(?:(?P<whole>[0-9]+) ?)?\\frac\{{ ?(?P<up>{_PART}) ?\}} ?\{{ ?(?P<down>{_PART}) ?\}}")
 _RATIO = re.compile(rf"(?:(?P<whole>[0-9]+) )?(?P<up>{_NUMBER}) ?/ ?(?P<down>{_NUMBER})")
 
 _BLANKS = [r"\ ", r"\;", r"\:", "~", r"\quad", r"\qquad"]
@@ -91,6 +100,8 @@ def exact(text: str) -> Fraction | None:
 
 def form(text: str) -> str:
     """The normalised string; blanks are left in, as "1 1/2" and "1, 234" need them, until `key` drops them."""
+    if not _ROWS.search(text):
+        text = text.replace("\\\\", "\\")
     text = " ".join(text.replace("{,}", ",").replace("−", "-").split())
     if (inner := re.fullmatch(r"\$+([^$]*)\$+", text)) is not None:
         text = inner[1].strip()

@@ -6,7 +6,7 @@ metric                      reference
 exact_match, token_f1       the accepted answers: list of str, or str
 drop_exact_match, drop_f1   the annotators' answers, each a list of spans; or the hub's {"spans", "types"}; or str
 final_number, last_number   the row's full answer ("... #### 16"), or the number alone
-math_equal                  the answer, or a solution with a \boxed answer
+math_equal, math_verify     the answer, or a solution with a \boxed answer
 
 Any text is scored. A reference of another shape is a mistake in the task and raises.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from zofo.data.metrics import drop, math_answers
+from zofo.data.metrics import drop, math_answers, math_verified
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -102,7 +102,7 @@ def _pooled(reference: Mapping[str, Any]) -> list[Any]:
 
 # ------------------------------------------------------------------------------------------------------------- GSM8K
 
-_SIGN = r"(?P<sign>[-−+$]{0,3})"
+_SIGN = r"(?P<sign>[-−+]?\${0,2}|\${1,2}[-−+])"  # one sign: "--5" is no number
 _AMOUNT = r"(?P<amount>[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)"
 _FINAL = re.compile(rf"####\s{{0,9}}{_SIGN}{_AMOUNT}")
 _ALONE = re.compile(rf"{_SIGN}{_AMOUNT}\.?")
@@ -154,6 +154,15 @@ def math_equal(text: str, reference: Any) -> float:
     return float(answer is not None and math_answers.equal(answer, gold))
 
 
+def math_verify(text: str, reference: Any) -> float:
+    r"""Hugging Face's Math-Verify (the extra `math`): sympy decides, of a text without a box on its last expression.
+
+    Raises InputError where the library is missing.
+    """
+    gold = _math_gold(reference)
+    return float(bool(text.strip()) and math_verified.verified(text, gold))
+
+
 def _math_gold(reference: Any) -> str:
     """The right answer: what is boxed, or all of a line without a box."""
     if not isinstance(reference, str | int | float) or isinstance(reference, bool):
@@ -177,6 +186,7 @@ TEXT_METRICS: dict[str, Callable[[str, Any], float]] = {
     "final_number": final_number,
     "last_number": last_number,
     "math_equal": math_equal,
+    "math_verify": math_verify,
 }
 PROGRAM = ("prompt", "test", "entry_point")  # of a reference that pass@k makes a program of
 
