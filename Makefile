@@ -75,7 +75,7 @@ test-newest test-oldest test-flower: test-%:
 	.venv-$*/bin/python -m tests.compatibility $*
 
 LOCK := .venv-lock/bin/uv pip compile pyproject.toml -q --no-annotate --no-header --upgrade --python-version 3.11
-EXTRAS := $(foreach extra,dev docs lm-eval quant quickstart tensorboard trackio wandb,--extra $(extra))
+EXTRAS := $(foreach extra,dev docs lm-eval math quant quickstart tensorboard trackio wandb,--extra $(extra))
 
 lock:
 	@$(check-python)

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import make_tokenizer, write_rows
 from tests.task_files import NAMES, shown, spec_of
 from zofo import InputError, finetune
+from zofo.api.generate import generate
 from zofo.config.sections import TaskConfig
 from zofo.data import Example, TaskData, load_task
 from zofo.data.chat import Chat
@@ -275,3 +276,17 @@ def test_a_chats_prompt_is_measured_by_its_own_template(chat_tokenizer: Any) -> 
     lowered = lower(make_tokenizer())
     with pytest.raises(InputError, match="are the same tokens"):
         tokenize(lowered, dressed, None, "options", False)
+
+
+def test_a_top_p_of_greedy_texts_is_said_and_samples_of_them_are_refused(
+    tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle(TaskConfig(name="squad", top_p=0.5, temperature=0.7))
+    generate(tiny_model_dir, ["a"], max_new_tokens=1, top_p=0.5, temperature=0.7)
+    assert not caplog.text
+    settle(TaskConfig(name="squad", top_p=0.5))
+    assert "task.top_p: 0.5 changes no greedy text; give temperature too" in caplog.text
+    generate(tiny_model_dir, ["a"], max_new_tokens=1, top_p=0.5)
+    assert "\nWARNING" in caplog.text
+    with pytest.raises(InputError, match=r"^task.samples: 5 greedy texts are all the same"):
+        settle(TaskConfig(name="humaneval", samples=5))

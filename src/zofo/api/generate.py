@@ -59,6 +59,8 @@ def generate(
     decoding = build("", Decoding, settings, errors)
     if errors or decoding is None:
         raise InputError("\n".join(errors))
+    if idle := decoding.idle():
+        log.warning("%s", idle)
     placed = [p if isinstance(p, Prompt) else Prompt(p, f"prompt {i}") for i, p in enumerate(prompts, 1)]
     given, rest = given_model(model, overrides, "generate")
     if rest:

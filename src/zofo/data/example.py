@@ -54,6 +54,11 @@ class Decoding:
         """As `config.typed.build` asks for it."""
         return ["stop: expected a list of texts, none of them empty"] if not all(self.stop) else []
 
+    def idle(self) -> str:
+        """What is set and does nothing, or ""."""
+        greedy = self.temperature == 0 and self.top_p < 1
+        return f"top_p: {self.top_p:g} changes no greedy text; give temperature too" if greedy else ""
+
 
 TASK_MEAN = "task_mean"  # of many tasks' examples: the mean of the tasks' own metrics
 Scoring = Literal["mean", "sum", "characters", "calibrated", "pmi"]

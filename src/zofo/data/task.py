@@ -102,6 +102,8 @@ def _decoding(spec: TaskSpec, cfg: TaskConfig) -> Decoding:
     decoding = replace(spec.generation, **{n: v for n in names if (v := getattr(cfg, n)) is not None})
     if decoding.samples > 1 and decoding.temperature == 0:
         raise InputError(f"task.samples: {decoding.samples} greedy texts are all the same; give task.temperature too")
+    if idle := decoding.idle():
+        log.warning("task.%s", idle)
     return decoding
 
 
