@@ -77,7 +77,7 @@ class Spoilt:
 
 def spoilt(model: Any, objective: str, ids: set[str]) -> Any:
     loss = cpu_loss(model, objective)
-    loss.scorer = Spoilt(loss.scorer, ids)
+    loss.scorer = Spoilt(loss.scorer, ids)  # pyright: ignore[reportAttributeAccessIssue]
     return loss
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-# What is no file of results: text that is hashed or checked and then dropped, a pipe to a child of ours, and a journal's
+# What is no file of results: text that is hashed, or checked and dropped, a pipe to a child of ours, and a journal's
 # header and supports, in which no NaN can be.
 ALLOWED = {
     "src/zofo/config/json_text.py",

@@ -64,7 +64,7 @@ def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: P
     model, adapters, target = restored.model, restored.adapters, directory
     reason = adapters.mergeable(restored.adapter) if adapters is not None else ""
     if adapters is not None and reason and merge is None:
-        log.info("%s: %s, so backbone and adapter are written apart", final, reason)
+        log.info("%s: %s: backbone and adapter are written apart", final, reason.partition(";")[0])
     merged = adapters is not None and (merge or (merge is None and not reason))
     if adapters is not None and merged:
         model = _merged(restored)

@@ -98,10 +98,10 @@ class Bank(AdapterSet):
         return self.deployable(name)
 
     def mergeable(self, name: str) -> str:
-        return "each training task has an adapter of its own"
+        return f"adapter {name}: there is one for each training task and none for another; take theta"
 
-    def merged(self, name: str) -> Any:
-        return self.deployable(name)
+    def _merged(self, name: str) -> Any:
+        raise NotImplementedError
 
 
 @torch.no_grad()

@@ -10,7 +10,16 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
 from zofo.errors import InputError
-from zofo.models.adapters._peft import activate, disabled, mixed, peft_apart, rows_may_mix, tuner_layers, wrap_layers
+from zofo.models.adapters._peft import (
+    activate,
+    disabled,
+    mixed,
+    peft_apart,
+    rows_may_mix,
+    shared_weights,
+    tuner_layers,
+    wrap_layers,
+)
 from zofo.models.adapters._set import AdapterSet
 from zofo.zo.quantized import is_quantized
 
@@ -64,12 +73,18 @@ class LayerSet(AdapterSet):
 
     def mergeable(self, name: str) -> str:
         if any(is_quantized(param) for layer in self._layers for param in layer.get_base_layer().parameters()):
-            return "the adapter's layers are quantised, and rounding them again would lose most of what it changed"
+            return (
+                "the adapter's layers are quantised, and rounding them again would lose most of what it changed; "
+                "export with --separate"
+            )
+        for one, other in shared_weights(self.model):
+            return (
+                f"{one} is {other}, too (one tensor with two uses), and the adapter changes the first alone; export with "
+                f"--separate, or train without {one.split('.')[-2]!r} in adapter.target_modules"
+            )
         return ""
 
-    def merged(self, name: str) -> Any:
-        if reason := self.mergeable(name):
-            raise InputError(f"--merge: {reason}; export with --separate")
+    def _merged(self, name: str) -> Any:
         self._switch(name)
         return self.model.merge_and_unload()
 

@@ -76,6 +76,31 @@ def tuner_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
 
 
+def shared_weights(model: Any) -> Iterator[tuple[str, str]]:
+    """(path of an adapted layer's tensor, path of the same tensor elsewhere), as the bare backbone has them.
+
+    Elsewhere: in a module that the adapter does not change, or that another one changes. A layer that the model calls
+    in several places, adapter and all, is one use. Tensors are the same where they lie in the same memory.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base, uses = model.get_base_model(), dict[int, dict[int, str]]()
+    adapted: dict[str, int] = {}  # path of a layer's own module -> the layer with its adapters
+    for path, module in base.named_modules(remove_duplicate=False):
+        if isinstance(module, BaseTunerLayer):
+            adapted[f"{path}.base_layer"] = id(module)
+        for name, param in module._parameters.items():
+            if param is None:
+                continue
+            owner, where = adapted.get(path, id(module)), path.removesuffix(".base_layer")
+            uses.setdefault(param.data_ptr() or id(param), {}).setdefault(owner, f"{where}.{name}")
+    layers = set(adapted.values())
+    for owners in uses.values():
+        changed = [path for owner, path in owners.items() if owner in layers]
+        if changed and len(owners) > 1:
+            yield changed[0], next(path for path in owners.values() if path != changed[0])
+
+
 def activate(model: Any, layers: Sequence[Any], name: str) -> None:
     """The model computes with this adapter; requires_grad of all of them stays as it is."""
     for layer in layers:

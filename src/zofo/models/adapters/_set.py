@@ -71,11 +71,19 @@ class AdapterSet(ABC):
 
     @abstractmethod
     def mergeable(self, name: str) -> str:
-        """Why this adapter cannot be put into the backbone's weights, "" where it can."""
+        """Why the adapter cannot become a change of the backbone's weights, and what to do; "" where it can."""
+
+    def merged(self, name: str) -> Any:
+        """The backbone with this adapter in its weights. Raises InputError where `mergeable` says why not.
+
+        The set is of no use afterwards.
+        """
+        if reason := self.mergeable(name):
+            raise InputError(f"--merge: {reason}")
+        return self._merged(name)
 
     @abstractmethod
-    def merged(self, name: str) -> Any:
-        """The backbone with this adapter in its weights. Raises InputError where it is not `mergeable`."""
+    def _merged(self, name: str) -> Any: ...
 
     @abstractmethod
     def redraw(self, name: str, seed: int) -> None:

@@ -199,10 +199,13 @@ class SoftSet(AdapterSet):
         return wrap_soft(self.model.base, self.peft_config, self.state(name))
 
     def mergeable(self, name: str) -> str:
-        return f"a {self.kind} adapter adds to the text and changes no weights"
+        return (
+            f"a {self.kind} adapter adds to the text and changes no weights, so it cannot be merged; export with "
+            f"--separate"
+        )
 
-    def merged(self, name: str) -> Any:
-        raise InputError(f"--merge: {self.mergeable(name)}; export with --separate")
+    def _merged(self, name: str) -> Any:
+        raise NotImplementedError
 
     @torch.no_grad()
     def redraw(self, name: str, seed: int) -> None:
