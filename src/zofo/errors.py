@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -27,6 +28,25 @@ class RunError(ZofoError):
 
 class NonFiniteError(ArithmeticError):
     """A loss or a gradient is NaN or infinite. Raised before anything is updated; the update is refused or skipped."""
+
+
+_SHOWN = re.compile("[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+|(.)", re.DOTALL)
+LINE = 800  # characters of a line that is still read
+
+
+def printable(text: str, most: int | None = None, plain: str = "") -> str:
+    """The text with what steers a terminal or cannot be written as its escape, such as `\\x1b`; `plain` stays as it is.
+
+    most: characters, of a longer text the middle is left out.
+    """
+    if most is not None and len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-(most - most // 2) :]}"
+
+    def escaped(match: re.Match[str]) -> str:
+        char = match.group(1)
+        return match.group() if char is None or char in plain else char.encode("unicode_escape").decode()
+
+    return _SHOWN.sub(escaped, text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

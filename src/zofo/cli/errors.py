@@ -6,7 +6,7 @@ import errno
 
 import typer
 
-from zofo.errors import InputError, RunError, ZofoError, did_you_mean
+from zofo.errors import LINE, InputError, RunError, ZofoError, did_you_mean, printable
 
 
 def _click_exception() -> type[Exception]:
@@ -14,13 +14,24 @@ def _click_exception() -> type[Exception]:
     return next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")  # type: ignore[return-value]
 
 
+WRONG = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EROFS, errno.EEXIST, errno.ENOTEMPTY),
+}  # of a path that was given, and not of a run that failed
+
+
 def failure(error: BaseException) -> tuple[list[str], int]:
-    """(lines for the user, exit code) of whatever a verb raised."""
+    """(lines for the user, exit code) of whatever a verb raised. No line steers a terminal, none fills it."""
+    lines, code = _failure(error)
+    return [printable(line, LINE) for line in lines], code
+
+
+def _failure(error: BaseException) -> tuple[list[str], int]:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     if isinstance(error, ZofoError):
-        return str(error).splitlines(), error.exit_code
+        return str(error).split("\n"), error.exit_code
     for link in chain:  # safetensors and torch wrap ENOSPC in errors of their own
         if getattr(link, "errno", None) == errno.ENOSPC or "no space left on device" in str(link).lower():
             return [f"no space left on device: {_place(link)}, free some and use --resume latest"], RunError.exit_code
@@ -30,8 +41,7 @@ def failure(error: BaseException) -> tuple[list[str], int]:
             return [f"No such option: {option}{near}"], InputError.exit_code
         return [" ".join(error.format_message().split())], InputError.exit_code  # type: ignore[attr-defined]
     if isinstance(error, OSError) and error.filename is not None:
-        wrong = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
-        code = InputError.exit_code if wrong else RunError.exit_code
+        code = InputError.exit_code if error.errno in WRONG else RunError.exit_code
         return [f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"], code
     text = " ".join(str(error).split()) or "no message"
     return [f"{type(error).__name__}: {text} (this is a bug or a missing check: --debug shows where)"], 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from zofo.config import registry
 from zofo.config.yaml_reader import scalar
+from zofo.errors import printable
 
 SECTIONS = ("model", "task", "method", "adapter", "estimator", "mask", "rule", "train")
 MODULE_SECTIONS = ("method", "adapter", "estimator", "mask", "rule")
@@ -59,12 +60,13 @@ class Layer:
         for text in overrides:
             path, equals, raw = text.partition("=")
             section, dot, key = path.strip().partition(".")
-            if not equals:
-                errors.append(f'{text}: expected "section.key=value"')
+            shown = printable(text, 100)
+            if not equals or not section:
+                errors.append(f'{shown}: expected "section.key=value"')
             elif section not in SECTIONS:
                 self.unknown.append(path.strip())
             elif not dot and section == "train":
-                errors.append(f'{text}: expected "train.key=value"')
+                errors.append(f'{shown}: expected "train.key=value"')
             else:
                 self.put(section, key if dot else "name", scalar(raw), raw)
         return self
@@ -79,7 +81,10 @@ def _expected(section: str) -> str:
 def brief(value: object) -> str:
     """A value in an error: as it is where it is short and plain, else its type. A model's own text is a page."""
     plain = isinstance(value, (str, int, float, bool, list, tuple, dict))
-    text = repr(value) if plain else ""
+    try:
+        text = repr(value) if plain else ""
+    except (ValueError, RecursionError):  # digits without end, a list within lists
+        text = ""
     return text if text and len(text) <= 60 and "\n" not in text else f"an object of type {type(value).__name__}"
 
 

@@ -31,7 +31,7 @@ from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.typed import Files, build
 from zofo.config.validate import together
 from zofo.config.yaml_reader import dump, read_yaml
-from zofo.errors import InputError, did_you_mean
+from zofo.errors import InputError, did_you_mean, printable
 
 __all__ = ["CORE", "SECTIONS", "Config", "ModelConfig", "TaskConfig", "TrainConfig", "from_dict", "load", "resolve"]
 
@@ -232,9 +232,10 @@ def _reasons(section: str, cls: type, given: Mapping[str, Value]) -> dict[str, s
 def _unknown_sections(merged: Merged, classes: Mapping[str, type], errors: list[str]) -> None:
     paths = [f"{section}.{spec.name}" for section, cls in classes.items() for spec in dataclasses.fields(cls)]
     for key, source in merged.unknown:
+        shown = printable(key, 100)
         exact = [path for path in paths if path.partition(".")[2] == key]
         hint = f'; did you mean "{exact[0]}"?' if exact else did_you_mean(key, paths if "." in key else SECTIONS)
-        errors.append(f"{key}: unknown section{hint or '; known: ' + ', '.join(SECTIONS)} ({source})")
+        errors.append(f"{shown}: unknown section{hint or '; known: ' + ', '.join(SECTIONS)} ({source})")
 
 
 def _plain(value: Any) -> Any:

@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from zofo.config import registry
-from zofo.errors import did_you_mean
+from zofo.errors import did_you_mean, printable
 
+# Beyond these a machine is brought down: torch starts the threads at once, a batch is made as a whole
+MOST = {"threads": 1024, "batch_size": 10**6, "micro_batch_size": 10**6, "eval_batch_size": 10**6}
 DATA_SUFFIXES = (".jsonl", ".csv", ".parquet")
 REPORTERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive", "codecarbon")
 
@@ -23,6 +26,14 @@ def _f(default: Any = dataclasses.MISSING, help: str = "", **metadata: Any) -> A
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(metadata=metadata) if default is dataclasses.MISSING else field(default=default, metadata=metadata)
+
+
+def exists(path: str) -> bool:
+    """Whether there is something; False for what can be no path: too long, a NUL, a lone surrogate."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,14 @@ class ModelConfig:
         return []
 
     def files(self) -> list[str]:
+        """What is wrong with the directory that is named; of a hub id nothing is asked."""
         local = self.name.startswith((".", "/", "~")) or self.name.count("/") > 1
-        return [f"name: no such model directory: {self.name}"] if local and not Path(self.name).exists() else []
+        there = exists(self.name)
+        if local and not there:
+            return [f"name: no such model directory: {printable(self.name, 300)}"]
+        if self.revision is not None and there:
+            return ["revision: is of a model on the hub, and model.name is a directory here; leave it out"]
+        return []
 
 
 @dataclass(frozen=True)
@@ -159,6 +176,13 @@ class TrainConfig:
             problems.append(f"warmup_steps: more than max_steps ({self.max_steps}), so no rate would reach its value")
         if self.resume and self.overwrite:
             problems.append("overwrite: cannot be given together with resume")
+        problems += [
+            f"{name}: must be <= {most}, got {value}"
+            for name, most in MOST.items()
+            if (value := getattr(self, name)) is not None and value > most
+        ]
         if not self.output_dir:
             problems.append("output_dir: must not be empty")
+        if any(len(os.fsencode(part)) > 255 for part in Path(self.output_dir).parts):
+            problems.append("output_dir: a name of more than 255 bytes is none of a directory; give a shorter one")
         return problems

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from zofo.config.layers import Value
 from zofo.config.yaml_reader import scalar, texts
-from zofo.errors import did_you_mean, nearest
+from zofo.errors import did_you_mean, nearest, printable
 
 Files = Callable[[Any], list[str]]  # a section -> what is wrong with the files that it names, "field: message"
 
@@ -75,7 +75,7 @@ def _as_meant(
     known, content = ", ".join(fields) or f"{at.rstrip('.: ')} has no fields", {}
     for key, value in given.items():
         if key not in fields:
-            errors.append(f"{at}{key}: unknown field{did_you_mean(str(key), fields) or f'; known: {known}'}")
+            errors.append(f"{at}{printable(str(key), 60)}: unknown field{did_you_mean(str(key), fields) or f'; known: {known}'}")
             key = nearest(str(key), [name for name in required if name not in given])
         if key is not None:
             content[key] = value
@@ -123,8 +123,12 @@ def check(hint: Any, metadata: Mapping[str, Any], given: Value) -> tuple[Any, li
     if faults:
         return None, faults if faults[0] else [f": expected {type_name(hint)}, got {_shown(hint, given.value)}"]
     for number in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(number, str) and "\0" in number:
+            return None, [f": holds a NUL character, got {show(given.value)}"]
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
+        if isinstance(number, int) and abs(number) >= 2**63:
+            return None, [f": must be below 2^63, got {show(given.value)}"]
         if not math.isfinite(number):
             return None, [f": expected a finite number, got {number}"]
         bounds = [(sign, metadata[key], holds) for key, (sign, holds) in BOUNDS.items() if key in metadata]
@@ -153,7 +157,7 @@ def _typed(hint: Any, value: Any) -> tuple[Any, list[str]]:
     try:
         # JSON mode: strict about numbers, texts and booleans, yet a YAML list may become a tuple.
         return _adapter(hint).validate_json(json.dumps(value, default=os.fspath), strict=True), []
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         found = error.errors(include_url=False) if isinstance(error, ValidationError) else []
     if not isinstance(value, (list, tuple)):
         return None, [""]
@@ -205,5 +209,8 @@ def type_name(hint: Any) -> str:
 
 def show(value: object) -> str:
     """A value as it reads in YAML, at most about 60 characters."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # a caller's value that holds itself, or digits without end
+        return f"a {type(value).__name__}"
+    return printable(text if len(text) <= 60 else text[:57] + "...")
