@@ -16,7 +16,7 @@ from zofo.errors import did_you_mean, printable
 
 # Beyond these a machine is brought down: torch starts the threads at once, a batch is made as a whole
 MOST = {"threads": 1024, "batch_size": 10**6, "micro_batch_size": 10**6, "eval_batch_size": 10**6}
-DATA_SUFFIXES = (".jsonl", ".csv", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 REPORTERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive", "codecarbon")
 
 
@@ -26,6 +26,24 @@ def _f(default: Any = dataclasses.MISSING, help: str = "", **metadata: Any) -> A
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(metadata=metadata) if default is dataclasses.MISSING else field(default=default, metadata=metadata)
+
+
+def data_suffix(path: str | os.PathLike[str]) -> str | None:
+    """Which of DATA_SUFFIXES a file's name ends in, in small letters; None: it is no file of rows."""
+    name = os.path.basename(path).lower()
+    return next((suffix for suffix in reversed(DATA_SUFFIXES) if name.endswith(suffix)), None)
+
+
+def kind_of_task(name: str) -> Literal["rows", "file", "known", "unknown"]:
+    """What `task.name` names: rows of one's own (a file, or a directory of files), a task's or setting's .yaml file, or
+    one that zofo knows. The one place that decides it."""
+    if data_suffix(name) is not None:
+        return "rows"
+    if Path(name).suffix.lower() in (".yaml", ".yml"):
+        return "file"
+    if registry.canonical(name) in (*registry.names("tasks"), *registry.names("settings")):
+        return "known"
+    return "rows" if os.sep in name or name.startswith((".", "~")) or exists(name) else "unknown"
 
 
 def exists(path: str) -> bool:
@@ -70,7 +88,10 @@ class ModelConfig:
 class TaskConfig:
     """The data and how an example reads."""
 
-    name: str = _f(help="a task (zofo ls tasks), a .jsonl, .csv or .parquet file, or a task .yaml", flag="--task")
+    name: str = _f(
+        help="a task (zofo ls tasks), a .jsonl, .csv, .tsv or .parquet file, a directory of them, or a task .yaml",
+        flag="--task",
+    )
     template: str = _f("default", "which of the task's templates; plain: the input and the answer only")
     apply_chat_template: bool = _f(
         False, "for an instruct model: its chat template around each prompt, the answers as the assistant's turn"
@@ -80,6 +101,9 @@ class TaskConfig:
     train_examples: int = _f(1000, "examples sampled for training", paper="section 4: 1000", ge=1)
     dev_examples: int = _f(500, "examples that select the checkpoint", paper="section 4: 500", ge=1)
     test_examples: int = _f(1000, "examples of the reported numbers", paper="section 4: 1000", ge=1)
+    on_bad_row: Literal["error", "skip"] = _f(
+        "error", "a row that cannot be used: stop and name it, or leave it out and count it (at most half of them)"
+    )
     held_out: int = _f(1, "of a setting: training tasks that are not trained on; they select and tune", ge=1)
     choices: list[str] | None = _f(
         None, "the answers of a local file, in order, where it has no choices column", separated=True
@@ -117,13 +141,12 @@ class TaskConfig:
             problems.append(f'objective: expected one of {listed}, got "{self.objective}"{near}')
         if self.system is not None and not self.apply_chat_template:
             problems.append("system: is part of a chat; give task.apply_chat_template=true too")
-        if Path(self.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml"):
-            return problems
-        known = (*registry.names("tasks"), *registry.names("settings"))
-        if registry.canonical(self.name) not in known:
+        if kind_of_task(self.name) == "unknown":
+            known = (*registry.names("tasks"), *registry.names("settings"))
             hint = did_you_mean(registry.canonical(self.name), known) or f"; known: {', '.join(known)}"
             problems.append(
-                f'name: unknown task "{self.name}"{hint}; or give a file {", ".join(DATA_SUFFIXES)} or a task .yaml'
+                f'name: unknown task "{printable(self.name, 100)}"{hint}; or give a file {", ".join(DATA_SUFFIXES)}, a '
+                f"directory with train{DATA_SUFFIXES[0]}, or a task .yaml"
             )
         return problems
 

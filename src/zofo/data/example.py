@@ -68,7 +68,8 @@ Scoring = Literal["mean", "sum", "characters", "calibrated", "pmi"]
 class TaskData:
     """metrics: of the task's kind; the first one leads. labels: names of the options where all examples share them.
 
-    repeated: how many examples of dev and of test have the prompt and answers of a training example.
+    repeated: how many examples of dev and of test have the prompt and answers of a training example. given: rows of each
+    split's file. bad_rows: {why: how many} rows were left out, as could not be used.
     groups: of many tasks' examples, {task: its metric}. max_length: tokens of an example that the task itself allows.
     """
 
@@ -84,6 +85,8 @@ class TaskData:
     decoding: Decoding = Decoding()
     scoring: Scoring = "mean"
     repeated: Mapping[str, int] = field(default_factory=dict)
+    given: Mapping[str, int] = field(default_factory=dict)
+    bad_rows: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     max_length: int | None = None
 

@@ -1,17 +1,20 @@
-"""Rows from files: JSON lines, CSV, Parquet. Every row knows its place, for error messages."""
+"""Rows from files and directories. Every row knows its place, for error messages."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zofo.errors import InputError, did_you_mean
+from zofo.config.sections import DATA_SUFFIXES, data_suffix
+from zofo.data.formats import RowFault, rows_of
+from zofo.errors import InputError, did_you_mean, printable
 
+log = logging.getLogger("zofo")
 SPLIT_FILES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -26,28 +29,83 @@ Records = Sequence[Record]
 Tables = dict[str, Records]  # "train" and, where the source has them, "dev" and "test"
 
 
-def read_tables(path: Path, name: str | None = None, alone: str = "train") -> Tables:
+class BadRows:
+    """What is done with rows that cannot be used: the first is an error, or (skip) each is left out and counted."""
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+        self.counts: Counter[str] = Counter()  # by reason, such as "unknown label"
+        self._first: dict[str, str] = {}  # each reason's first row, as its error has it
+
+    def refuse(self, error: InputError, place: str) -> None:
+        """A row's error. Raises it, unless rows are skipped; and always where it is not the row's own."""
+        if not self.skip or not str(error).startswith(place):
+            raise error
+        reason = _reason(str(error).removeprefix(place))
+        self.counts[reason] += 1
+        self._first.setdefault(reason, str(error))
+
+    def check(self, what: str, looked_at: int, before: int) -> None:
+        """Raises InputError where more than half of the rows looked at since `before` (a total) are left out."""
+        left_out = self.counts.total() - before
+        if left_out and 2 * left_out > looked_at:
+            raise InputError(
+                f"{what}: task.on_bad_row=skip would leave out {left_out} of {looked_at} rows, more than half, as of "
+                f"another format; the first: {next(iter(self._first.values()))}"
+            )
+
+    def lines(self) -> list[str]:
+        """For the log: how many, why, and the first of each kind."""
+        return [f"{count} rows left out: {reason} (the first: {self._first[reason]})" for reason, count in self]
+
+    def __iter__(self) -> Any:
+        return iter(self.counts.most_common())
+
+
+def _reason(text: str) -> str:
+    """The words of an error behind its place, as far as they are the same for all rows of its kind."""
+    text = re.sub(r'^[\s:]*(\([^)]*\): )?([^\s:]+\.ya?ml: )?(template "[^"]*": )?', "", text)
+    if "does not fit" in text or "no room" in text:
+        return "too long"
+    return printable(re.split(r"""[;:(]| ["'\[{\d-]""", text)[0].strip(), 60) or "of no use"
+
+
+def read_tables(path: Path, name: str | None = None, alone: str = "train", bad: BadRows | None = None) -> Tables:
     """A directory's train, validation and test files, or one file as `alone`. Raises InputError where there is none.
 
     Ids are "name/split/row number" if a `name` is given, else the row's place in its file.
     """
     if path.is_file():
-        return {alone: read_file(path, name and f"{name}/{alone}")}
+        return {alone: read_file(path, name and f"{name}/{alone}", bad)}
     if not path.is_dir():
         raise InputError(f"{path}: no such file or directory")
-    tables: Tables = {}
-    for split, stems in SPLIT_FILES.items():
-        paths = [f for stem in stems for suffix in READERS if (f := path / (stem + suffix)).is_file()]
-        if len(paths) > 1:
-            raise InputError(f"{path}: {paths[0].name} and {paths[1].name} both hold the {split} rows; keep one")
-        if paths:
-            tables[split] = read_file(paths[0], name and f"{name}/{split}")
+    tables: Tables = {
+        split: read_file(file, name and f"{name}/{split}", bad) for split, file in split_files(path).items()
+    }
     if not tables:
         raise no_train(path)
     return tables
 
 
-def hub_tables(path: Path, name: str, config: str | None, splits: Mapping[str, str]) -> Tables | None:
+def split_files(folder: Path) -> dict[str, Path]:
+    """{split: its file} of those that are there. Raises InputError where two hold one split."""
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        suffix = data_suffix(file)
+        stem = file.name[: -len(suffix)].lower() if suffix else ""
+        split = next((split for split, stems in SPLIT_FILES.items() if stem in stems), None)
+        if split is None or not file.is_file():
+            continue
+        if split in files:
+            one, other = sorted((files[split].name, file.name), reverse=True)
+            raise InputError(f"{folder}: {one} and {other} both hold the {split} rows; keep one")
+        files[split] = file
+    return {split: files[split] for split in SPLIT_FILES if split in files}
+
+
+def hub_tables(
+    path: Path, name: str, config: str | None, splits: Mapping[str, str], bad: BadRows | None = None
+) -> Tables | None:
     """The tables of a downloaded hub repository (train-00000-of-00001.parquet, ...); None where `path` is none.
 
     config: of the data set, a folder of the repository. splits: {ours: the hub's}; only these are read, so that a test
@@ -57,7 +115,11 @@ def hub_tables(path: Path, name: str, config: str | None, splits: Mapping[str, s
         shards_of = {ours: _shards(folder, theirs) for ours, theirs in splits.items()}
         if any(shards_of.values()):
             return {
-                ours: [record for shard in shards for record in read_file(shard, f"{name}/{splits[ours]}/{shard.stem}")]
+                ours: [
+                    record
+                    for shard in shards
+                    for record in read_file(shard, f"{name}/{splits[ours]}/{shard.stem}", bad)
+                ]
                 for ours, shards in shards_of.items()
                 if shards
             }
@@ -65,74 +127,24 @@ def hub_tables(path: Path, name: str, config: str | None, splits: Mapping[str, s
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
-    return sorted(f for suffix in READERS for f in folder.glob(f"{split}-[0-9]*-of-[0-9]*{suffix}"))
+    return sorted(f for f in folder.glob(f"{split}-[0-9]*-of-[0-9]*") if data_suffix(f))
 
 
-def read_file(path: Path, prefix: str | None = None) -> list[Record]:
-    """All rows of a file. Raises InputError naming file and line."""
-    reader = READERS.get("".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix)
-    if reader is None:
-        raise InputError(f"{path}: unknown kind of file; known: {', '.join(READERS)}")
-    try:
-        numbered = list(reader(path))
-    except (OSError, EOFError) as e:  # the latter of a .gz that was cut
-        raise InputError(f"{path}: {getattr(e, 'strerror', None) or e}") from None
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: not UTF-8 ({e.reason} in byte {e.start}); save it as UTF-8") from None
-    if not numbered:
+def read_file(path: Path, prefix: str | None = None, bad: BadRows | None = None) -> list[Record]:
+    """All rows of a file. Raises InputError naming file and line, of rows that are skipped where `bad` has them so."""
+    bad = bad or BadRows()
+    numbered, before = rows_of(path), bad.counts.total()
+    records = []
+    for number, (line, row) in enumerate(numbered):
+        place = f"{path.name}:{line}"
+        if isinstance(row, RowFault):
+            bad.refuse(InputError(f"{place}: {row}"), place)
+        else:
+            records.append(Record(f"{prefix}/{number}" if prefix else place, place, row))
+    bad.check(path.name, len(numbered), before)
+    if not records:
         raise InputError(f"{path}: no rows")
-    return [
-        Record(f"{prefix}/{number}" if prefix else f"{path.name}:{line}", f"{path.name}:{line}", row)
-        for number, (line, row) in enumerate(numbered)
-    ]
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    compressed = path.suffix == ".gz"
-    with gzip.open(path, "rt", encoding="utf-8-sig") if compressed else path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.rstrip())  # so that a cut line's column is where it was cut
-            except json.JSONDecodeError as e:
-                raise InputError(f"{path.name}:{number}: bad JSON: {e.msg} at column {e.colno}") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path.name}:{number}: expected one JSON object a line, found a {type(row).__name__}")
-            yield number, row
-
-
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    columns = len(reader.fieldnames or ())
-                    problem = "more" if None in row else "fewer"
-                    raise InputError(f"{path.name}:{reader.line_num}: {problem} fields than the header's {columns}")
-                yield reader.line_num, dict(row)
-        except csv.Error as e:
-            raise InputError(f"{path.name}:{reader.line_num}: bad CSV: {e}") from None
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as e:
-        raise InputError(f"{path.name}: not a readable Parquet file: {str(e).splitlines()[0]}") from None
-    yield from enumerate(rows, 1)
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-    ".jsonl": _jsonl,
-    ".jsonl.gz": _jsonl,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
+    return records
 
 
 def columns_of(records: Records) -> list[str]:
@@ -141,7 +153,7 @@ def columns_of(records: Records) -> list[str]:
 
 
 def no_train(where: Path | str) -> InputError:
-    files = ", ".join("train" + suffix for suffix in READERS)
+    files = ", ".join("train" + suffix for suffix in DATA_SUFFIXES)
     return InputError(
         f"{where}: no train file; expected one of {files} (to evaluate a plain model, test.jsonl is enough)"
     )

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
 from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column
-from zofo.errors import InputError, did_you_mean
+from zofo.errors import InputError, did_you_mean, printable
 
 log = logging.getLogger("zofo")
 LAYOUTS = {"messages": ("messages",), "completion": ("prompt", "completion"), "options": ("text", "label")}
@@ -30,8 +30,19 @@ class OwnTask:
     labels: tuple[str, ...]
 
 
-def own_task(tables: Tables, template: str, choices: list[str] | None, chat: Chat) -> OwnTask:
-    """How the rows of one's own files become examples. Raises InputError naming file, line and fix."""
+def own_task(
+    tables: Tables,
+    template: str,
+    choices: Sequence[str] | None,
+    chat: Chat,
+    labels: Sequence[str] = (),
+    skips: bool = False,
+) -> OwnTask:
+    """How the rows of one's own files become examples. Raises InputError naming file, line and fix.
+
+    labels: the answers of the run that is evaluated, where there is one: rows must have one of them. skips: rows that
+    cannot be used are left out, and decide no label.
+    """
     if template not in ("default", "plain"):
         raise InputError(
             f'task.template: own files have "default" and "plain", not "{template}"{_near(template)}; '
@@ -51,10 +62,11 @@ def own_task(tables: Tables, template: str, choices: list[str] | None, chat: Cha
         return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
     if choices is None and "choices" in columns_of(rows):
         return OwnTask(_from_choices, "options", ())
-    labels = _labels(rows) if choices is None else tuple(choices)
-    if len(set(labels)) < len(labels) or len(labels) < 2:
-        raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(labels)}")
-    return OwnTask(lambda record: _from_label(record, labels, choices is not None), "options", labels)
+    known = tuple(choices or labels) or _labels(rows, skips)
+    if len(set(known)) < len(known) or len(known) < 2:
+        raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(known)}")
+    of_a_run = bool(labels) and choices is None
+    return OwnTask(lambda record: _from_label(record, known, choices is not None, of_a_run), "options", known)
 
 
 def _near(template: str) -> str:
@@ -83,10 +95,12 @@ def _get(record: Record, column: str) -> Any:
     return record.row[column]
 
 
-def _text(record: Record, column: str) -> str:
+def _text(record: Record, column: str, may_be_empty: bool = False) -> str:
     value = _get(record, column)
     if not isinstance(value, str):
         raise InputError(f'{record.place}: "{column}" must be text, not {type(value).__name__}')
+    if not may_be_empty and not value.strip():
+        raise InputError(f'{record.place}: "{column}" is empty; mend or drop the row')
     return value
 
 
@@ -97,32 +111,47 @@ def _label_name(record: Record) -> str:
     value = _get(record, "label")
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():  # a column with gaps comes out of pandas as floats
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # pandas makes them of a column with gaps
         value = int(value)
-    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
+    if (isinstance(value, int) and abs(value) < 1e15) or (isinstance(value, str) and value.strip()):
         return str(value).strip()
-    raise InputError(f'{record.place}: "label" must be a word, an integer or true/false, not {value!r}')
+    raise InputError(
+        f'{record.place}: "label" must be a word, an integer or true/false, not {_brief(value)}; mend or drop the row'
+    )
 
 
-def _labels(records: Records) -> tuple[str, ...]:
-    counts = Counter(_label_name(record) for record in records)
+def _brief(value: Any) -> str:
+    return printable(repr(value), 80)
+
+
+def _labels(records: Records, skips: bool) -> tuple[str, ...]:
+    """Of all records, in order. skips: a record without a label is none of theirs."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        try:
+            counts[_label_name(record)] += 1
+        except InputError:
+            if not skips:
+                raise
+    if not counts:
+        raise InputError(f"{file_of(records)}: no row has a label")
     names = set(counts)
     if len(records) >= 10 * len(names):
         for name in sorted(name for name, count in counts.items() if count == 1):
             log.warning(
                 '%s: the label "%s" occurs once%s; if it is a mistake, mend it or name the answers: task.choices=[...]',
                 file_of(records),
-                name,
+                printable(name, 60),
                 did_you_mean(name, names - {name}),
             )
     if len(names) < 2:
-        raise InputError(f'{file_of(records)}: only one label, "{min(names)}"; needs two or more')
+        raise InputError(f'{file_of(records)}: only one label, "{printable(min(names), 60)}"; needs two or more')
     if len(names) > MAX_LABELS:
         raise InputError(
             f"{file_of(records)}: {len(names)} different labels, at most {MAX_LABELS}; for free text name the columns "
             '"prompt" and "completion"'
         )
-    return tuple(sorted(names, key=lambda n: (0, int(n), n) if n.lstrip("-").isdecimal() else (1, 0, n)))
+    return tuple(sorted(names, key=lambda n: (0, int(n), n) if _counts(n.removeprefix("-")) else (1, 0, n)))
 
 
 def _answers(prompt: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -131,14 +160,27 @@ def _answers(prompt: str, words: Sequence[str]) -> tuple[str, ...]:
     return tuple(word if word[:1].isspace() else gap + word for word in words)
 
 
-def _from_label(record: Record, labels: tuple[str, ...], may_count: bool) -> Example:
+def _counts(name: str) -> bool:
+    """Whether a label is a number to count with: digits of no other script, and not thousands of them."""
+    return name.isascii() and name.isdecimal() and len(name) <= 15
+
+
+def _index(name: str) -> int:
+    """Which of the choices a label counts to, as CSV has it too (True, FALSE, 1.0); -1: to none."""
+    whole, point, zeros = name.partition(".")
+    if point and not zeros.strip("0"):
+        name = whole
+    return {"false": 0, "true": 1}.get(name.lower(), int(name) if _counts(name) else -1)
+
+
+def _from_label(record: Record, labels: tuple[str, ...], may_count: bool, of_a_run: bool) -> Example:
     prompt, name = _text(record, "text"), _label_name(record)
-    index = labels.index(name) if name in labels else None
-    if index is None and may_count:
-        index = {"false": 0, "true": 1}.get(name, int(name) if name.isdecimal() else -1)
-    if index is None or not 0 <= index < len(labels):
+    index = labels.index(name) if name in labels else _index(name) if may_count else -1
+    if not 0 <= index < len(labels):
+        known = "the run's" if of_a_run else "known"
         raise InputError(
-            f'{record.place}: unknown label "{name}"; known: {", ".join(labels)}{did_you_mean(name, labels)}'
+            f'{record.place}: unknown label "{printable(name, 60)}"; {known}: {", ".join(labels)}'
+            f"{did_you_mean(name[:60], labels)}"
         )
     return Example(record.id, prompt, _answers(prompt, labels), (index,), place=record.place)
 
@@ -148,16 +190,16 @@ def _from_choices(record: Record) -> Example:
     if isinstance(choices, str):  # a CSV cell
         try:
             choices = json.loads(choices)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             choices = None
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
         raise InputError(f'{record.place}: "choices" must be a list of two or more texts')
     if isinstance(label, str) and label in choices:
         index = choices.index(label)
     else:
-        index = int(label) if str(label).isdecimal() else -1
+        index = -1 if isinstance(label, (bool, list, dict)) else _index(str(label)[:20])
     if not 0 <= index < len(choices):
-        raise InputError(f"{record.place}: label {label!r} is neither one of the choices nor an index of one")
+        raise InputError(f"{record.place}: label {_brief(label)} is neither one of the choices nor an index of one")
     return Example(record.id, prompt, _answers(prompt, choices), (index,), place=record.place)
 
 
@@ -173,9 +215,7 @@ def _from_completion(record: Record, chat: Chat) -> Example:
                 '"completion" a list of the one message that answers it'
             )
         return _conversation(record, [*prompt, *completion], '"prompt" and "completion"', chat)
-    prompt, completion = _text(record, "prompt"), _text(record, "completion")
-    if not completion:
-        raise InputError(f'{record.place}: "completion" is empty')
+    prompt, completion = _text(record, "prompt", may_be_empty=True), _text(record, "completion")
     return Example(record.id, prompt, (completion,), (0,), place=record.place)
 
 
@@ -199,3 +239,31 @@ def _conversation(record: Record, turns: Any, columns: str, chat: Chat) -> Examp
             'use the columns "prompt" and "completion" with texts'
         )
     return chat.conversation(record.id, turns, record.place)
+
+
+# ----------------------------------------------------------------------------------------------------- where texts meet
+
+
+def say_what_runs_together(examples: Mapping[str, Sequence[Example]], file: str) -> None:
+    """Warns of texts and answers that meet in a way that is rarely meant: once for each kind, with the first row."""
+    every = [example for listed in examples.values() for example in listed if example.cuttable is None]
+    kinds = {
+        "ends in a blank, and most tokens begin with one: move it to the answers": [
+            e for e in every if e.prompt[-1:] in (" ", "\t")
+        ],
+        "runs together with its completion, without a blank between two words: begin the completion with one": [
+            e for e in every if len(e.answers) == 1 and _is_of_a_word(e.prompt[-1:]) and _is_of_a_word(e.answers[0][:1])
+        ],
+    }
+    for what, which in kinds.items():
+        if 2 * len(which) > len(every):
+            log.warning("%s: the text before the answer %s (%s)", file, what, which[0].where)
+    ending = [e for e in every if any(answer != answer.rstrip(" \t") for answer in e.answers)]
+    if ending:
+        what = "label or completion ends in a blank, which is learnt and scored as a part of it: remove it"
+        log.warning("%s: a %s (%d of %d rows, %s)", file, what, len(ending), len(every), ending[0].where)
+
+
+def _is_of_a_word(char: str) -> bool:
+    """In a script that puts blanks between words."""
+    return char.isascii() and char.isalpha()

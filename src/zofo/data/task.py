@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zofo.config import registry
-from zofo.config.sections import DATA_SUFFIXES, TaskConfig
+from zofo.config.sections import TaskConfig, data_suffix, exists, kind_of_task
 from zofo.data.chat import Chat, Make
 from zofo.data.checks import check_choices, check_metrics, say_borders, say_cut_answers, say_what_repeats
 from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
-from zofo.data.files import READERS, Record, Tables, file_of, hub_tables, no_train, read_tables
+from zofo.data.files import BadRows, Record, Tables, hub_tables, no_train, read_tables
 from zofo.data.hub import from_hub
 from zofo.data.multitask.setting import check_setting, find_setting, load_setting
-from zofo.data.own_files import own_task
+from zofo.data.own_files import own_task, say_what_runs_together
+from zofo.data.samples import carved, sample
 from zofo.data.spec import METRICS, TaskSpec, check_columns, load_spec, maker, metrics_of
-from zofo.errors import InputError, did_you_mean
+from zofo.errors import InputError, did_you_mean, printable
 
 log = logging.getLogger("zofo")
 
 
 def load_task(
-    cfg: TaskConfig, seed: int, tokenizer: Any = None, only: str | None = None, demonstrates: bool = False
+    cfg: TaskConfig,
+    seed: int,
+    tokenizer: Any = None,
+    only: str | None = None,
+    demonstrates: bool = False,
+    labels: Sequence[str] = (),
 ) -> TaskData:
     """Read and sample a task. The same seed gives the same examples in the same order.
 
@@ -34,23 +39,24 @@ def load_task(
     of a task with test rows alone a run trains on a share of them (the task file's `carve`).
     only: the split that is evaluated, of a model that was trained on nothing of this data: then it is enough that there
     are rows for it, and it is whole. `tokenizer` is needed for chats, and to cut what a setting's layout cuts.
-    demonstrates: of a setting, training prompts have demonstrations too.
+    demonstrates: of a setting, training prompts have demonstrations too. labels: of a run that is evaluated, whose
+    answers own files with text and label then have; a row with another one cannot be used.
     Raises InputError naming the file, the line and the fix.
     """
     if (setting := find_setting(cfg.name)) is not None:
         return load_setting(cfg, setting, seed, tokenizer, only, demonstrates)
-    known = settle(cfg)
+    known, bad = settle(cfg), BadRows(cfg.on_bad_row == "skip")
     if known is None:
-        return _own_files(cfg, seed, tokenizer, only)
+        return _own_files(cfg, seed, tokenizer, only, bad, labels)
     spec, make = known
     name = Path(cfg.name).stem.replace("_", "-")
-    tables = local_tables(Path(cfg.data), spec, name, only) if cfg.data else from_hub(spec, name, only)
+    tables = local_tables(Path(cfg.data), spec, name, only, bad) if cfg.data else from_hub(spec, name, only)
     check_columns(spec, cfg.template, tables)
     shown = shown_of(spec, make, name)
     tables = carved(tables, spec, seed, only, name)
     objective = _objective(cfg, spec.objective)
     make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
-    examples = _sample(tables, make, cfg, seed, only, spec.dev_rows)
+    examples = sample(tables, make, cfg, seed, only, spec.dev_rows, bad)
     repeated = _repeated(examples)
     decoding, metrics = _decoding(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
@@ -69,7 +75,16 @@ def load_task(
         decoding=decoding,
         scoring=cfg.scoring,
         repeated=repeated,
+        given={split: len(records) for split, records in tables.items()},
+        bad_rows=said(bad, name),
     )
+
+
+def said(bad: BadRows, name: str) -> dict[str, int]:
+    """{reason: rows that are left out for it}, and a warning of each."""
+    for line in bad.lines():
+        log.warning("%s: %s", name, line)
+    return dict(bad)
 
 
 def _objective(cfg: TaskConfig, usual: str) -> str:
@@ -79,11 +94,13 @@ def _objective(cfg: TaskConfig, usual: str) -> str:
     return registry.canonical(cfg.objective)
 
 
-def local_tables(path: Path, spec: TaskSpec, name: str, only: str | None = None) -> Tables:
+def local_tables(
+    path: Path, spec: TaskSpec, name: str, only: str | None = None, bad: BadRows | None = None
+) -> Tables:
     """A directory's tables, named as here or as the hub names them, or one file: of the split that is evaluated."""
-    if path.is_dir() and (tables := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits)):
+    if path.is_dir() and (tables := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits, bad)):
         return tables
-    return read_tables(path, name, only or ("test" if spec.carve else "train"))
+    return read_tables(path, name, only or ("test" if spec.carve else "train"), bad)
 
 
 def _led(metrics: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -186,26 +203,42 @@ def shown_of(spec: TaskSpec, make: Make, name: str) -> list[Example]:
 
 def find_spec(name: str) -> TaskSpec | None:
     """The spec of a known task or of a task file; None for a file or directory of one's own data."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return load_spec(path)
-    if path.suffix in READERS or (registry.canonical(name) not in registry.names("tasks") and path.exists()):
-        return None
-    return load_spec(registry.load("tasks", name))
+    kind = kind_of_task(name)
+    if kind == "file":
+        return load_spec(Path(name))
+    return None if kind == "rows" else load_spec(registry.load("tasks", name))
 
 
-def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None) -> TaskData:
+def labels_of(cfg: TaskConfig) -> tuple[str, ...]:
+    """The answers of own files with text and label, as a run on them has them; () of all else, and where none is left.
+
+    For a run whose record does not have them.
+    """
+    if cfg.choices is not None or kind_of_task(cfg.name) != "rows":
+        return tuple(cfg.choices or ())
+    try:
+        tables = read_tables(Path(cfg.name), bad=BadRows(cfg.on_bad_row == "skip"))
+        return own_task(tables, cfg.template, None, Chat(None)).labels
+    except InputError as error:
+        log.info("the answers of %s are not known: %s", cfg.name, error)
+        return ()
+
+
+def _own_files(
+    cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None, bad: BadRows, labels: Sequence[str]
+) -> TaskData:
     path = Path(cfg.name)
-    tables = read_tables(path, alone=only or "train")
+    tables = read_tables(path, alone=only or "train", bad=bad)
     if "train" not in tables and only not in tables:
         raise no_train(path)
     chat = Chat(tokenizer, cfg.system)
-    task = own_task(tables, cfg.template, cfg.choices, chat)
+    task = own_task(tables, cfg.template, cfg.choices, chat, labels, bad.skip)
     objective = _objective(cfg, "options" if task.kind == "options" else "lm")
     if objective_of(objective).encodes == "options" and task.kind == "completion":
         raise InputError(f"task.objective: {path.name} has completions, no options; use lm")
     make = chat.checked(task.make) if cfg.apply_chat_template else task.make
-    examples = _sample(tables, make, cfg, seed, only)
+    examples = sample(tables, make, cfg, seed, only, bad=bad)
+    say_what_runs_together(examples, path.name)
     repeated = _repeated(examples)
     check_choices(examples)
     say_borders(examples, path.name, None if cfg.apply_chat_template else tokenizer)
@@ -224,89 +257,21 @@ def _own_files(cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None) -> 
         kind=task.kind,
         scoring=cfg.scoring,
         repeated=repeated,
+        given={split: len(records) for split, records in tables.items()},
+        bad_rows=said(bad, path.name),
     )
-
-
-# ---------------------------------------------------------------------------------------------------------- samples
-
-
-def carved(tables: Tables, spec: TaskSpec, seed: int, only: str | None, name: str) -> Tables:
-    """Tables with training rows, where a run needs them and the task has test rows alone."""
-    if "train" in tables or only in tables:
-        return tables
-    if "test" not in tables or spec.carve is None:
-        raise no_train(name)
-    rows, order = tables["test"], list(range(len(tables["test"])))
-    random.Random(f"{seed}/split/carve").shuffle(order)
-    taken = round(len(order) * spec.carve)
-    log.warning(
-        "%s has test rows alone: %d of the %d are taken for train and dev, the other %d are the test set",
-        name,
-        taken,
-        len(order),
-        len(order) - taken,
-    )
-    return tables | {"train": [rows[i] for i in order[:taken]], "test": [rows[i] for i in order[taken:]]}
-
-
-def _sample(
-    tables: Tables, make: Make, cfg: TaskConfig, seed: int, only: str | None, dev_rows: int | None = None
-) -> dict[str, list[Example]]:
-    """{train, dev, test}. What has no file of its own is cut from train, and then shares no example with it.
-
-    dev_rows: what is cut for dev of a task with few rows. only: see `load_task`.
-    """
-    if only in tables and not cfg.num_fewshot:  # nothing else is read, so nothing else can be wrong
-        tables = {only: tables[only]}
-    wanted = {"dev": cfg.dev_examples, "test": cfg.test_examples, "train": cfg.train_examples}
-    taken: dict[str, list[Example]] = {split: [] for split in wanted}
-    for split in tables.keys() - {"train"}:
-        rows = _shuffled(tables[split], make, f"{seed}/split/{split}")
-        taken[split] = [example for _, example in zip(range(wanted[split]), rows)]
-    if "train" not in tables:
-        return taken
-    cut = {split: size for split, size in wanted.items() if split not in tables}
-    cut = _cut_sizes(len(tables["train"]), cut, cfg.train_examples)
-    if "dev" in cut and dev_rows is not None:
-        cut["dev"] = min(cfg.dev_examples, dev_rows, len(tables["train"]) // 2)
-    owner: dict[tuple[str, tuple[str, ...]], str] = {}  # the same text, if cut by us, stays on one side
-    shuffled = _shuffled(tables["train"], make, f"{seed}/split/train")
-    repeats = 0
-    for split, size in {**cut, "train": cfg.train_examples}.items():
-        while len(taken[split]) < size and (example := next(shuffled, None)):
-            if owner.setdefault((example.prompt, example.answers), split) == split:
-                taken[split].append(example)
-            else:
-                repeats += 1
-    for split, size in wanted.items():
-        if size and not taken[split] and only in (None, split):  # then every row was looked at
-            rows = f"{len(tables['train'])} rows, {len(owner)} distinct," if repeats else f"{len(tables['train'])} rows"
-            raise InputError(f"{file_of(tables['train'])}: no {split} examples: {rows} are too few to be split")
-    missed = len(taken["train"]) < cfg.train_examples  # with rows to spare, others have taken their place
-    if repeats and missed:
-        log.warning("%s: %d training rows repeat a dev or test row: left out", file_of(tables["train"]), repeats)
-    return taken
-
-
-def _cut_sizes(rows: int, wanted: dict[str, int], train: int) -> dict[str, int]:
-    """How much of train becomes dev and test: what train does not need, and at least a tenth of the rows each."""
-    spare = max(rows - train, 0)
-    total = max(sum(wanted.values()), 1)
-    return {split: min(n, max(spare * n // total, rows // 10, 1)) for split, n in wanted.items()}
-
-
-def _shuffled(records: Sequence[Record], make: Make, seed: str) -> Iterator[Example]:
-    order = list(range(len(records)))
-    random.Random(seed).shuffle(order)
-    return (make(records[i]) for i in order)
 
 
 def missing_files(config: TaskConfig) -> list[str]:
     """What is wrong with the files that are named, a task's own included, each line "field: message"."""
-    if config.data is not None and not Path(config.data).exists():
-        return [f"data: no such file or directory: {config.data}"]
-    if Path(config.name).suffix in (*DATA_SUFFIXES, ".yaml", ".yml") and not Path(config.name).is_file():
-        return [f"name: no such file: {config.name}"]
+    if config.data is not None and not exists(config.data):
+        return [f"data: no such file or directory: {printable(config.data, 300)}"]
+    kind = kind_of_task(config.name)
+    if kind in ("rows", "file") and not exists(config.name):
+        what = "file" if kind == "file" or data_suffix(config.name) else "file or directory"
+        return [f"name: no such {what}: {printable(config.name, 300)}"]
+    if kind == "file" and not Path(config.name).is_file():
+        return [f"name: {config.name} is a directory, and a task's .yaml file is expected"]
     if config.problems():  # said already
         return []
     try:

@@ -6,9 +6,14 @@ import gzip
 
 DEEP = 10_000
 GOOD = '{"text": "film: a warm story", "label": "great"}'
-TABLE = "text,label\n" + "".join(
-    f"film {i} is {w},{l}\n" for i, (w, l) in enumerate([("dull", "bad"), ("warm", "good")] * 6)
-)
+TABLE = "text,label\n" + "".join(f"film {i} is {w},{l}\n" for i, (w, l) in enumerate([("dull", "bad"), ("warm", "good")] * 6))
+
+
+def labelled(*labels: str) -> bytes:
+    """Twelve different rows with these labels in turn."""
+    return "".join(["text,label\n", *(f"film {i},{labels[i % len(labels)]}\n" for i in range(12))]).encode()
+
+
 CHOICES = "task.choices=[terrible, great]"
 
 JSONL: list[tuple] = [
@@ -65,9 +70,9 @@ CSV: list[tuple] = [
     ("an empty text", "rows.csv", (TABLE + ",good\n").encode(), "refused"),
     ("a blank text", "rows.csv", (TABLE + '"  ",good\n').encode(), "refused"),
     ("an empty label", "rows.csv", (TABLE + "a film,\n").encode(), "refused"),
-    ("True and False", "rows.csv", b"text,label\n" + b"a,True\nb,False\n" * 9, "accepted", CHOICES),
-    ("TRUE and FALSE", "rows.csv", b"text,label\n" + b"a,TRUE\nb,FALSE\n" * 9, "accepted", CHOICES),
-    ("1.0 and 0.0", "rows.csv", b"text,label\n" + b"a,1.0\nb,0.0\n" * 9, "accepted", CHOICES),
+    ("True and False", "rows.csv", labelled("True", "False"), "accepted", CHOICES),
+    ("TRUE and FALSE", "rows.csv", labelled("TRUE", "FALSE"), "accepted", CHOICES),
+    ("1.0 and 0.0", "rows.csv", labelled("1.0", "0.0"), "accepted", CHOICES),
     ("0.5", "rows.csv", b"text,label\n" + b"a,0.5\nb,0\n" * 9, "refused", CHOICES),
     ("nan", "rows.csv", b"text,label\n" + b"a,nan\nb,0\n" * 9, "refused", CHOICES),
     ("semicolons", "rows.csv", TABLE.replace(",", ";").encode(), "refused"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.registry import canonical
-from zofo.data.files import READERS, SPLIT_FILES, Record, read_file
+from zofo.data.files import BadRows, Record, read_file, split_files
 from zofo.errors import InputError, did_you_mean
 
 FORM = re.compile(r"(?P<name>.+)_(?P<k>\d+)_(?P<seed>\d+)_(?P<split>train|dev|test)\.jsonl")
@@ -55,16 +55,25 @@ class File:
         return self.path.name if self.seed is not None else f"{self.path.parent.name}/{self.path.name}"
 
 
-def read_rows(file: File, name: str) -> list[Row]:
-    """All rows of one file, each of them checked. Raises InputError naming file and line."""
+def read_rows(file: File, name: str, bad: BadRows | None = None) -> list[Row]:
+    """All rows of one file, each of them checked. Raises InputError naming file and line; see `BadRows`."""
+    bad = bad or BadRows()
     try:
-        records = read_file(file.path, file.prefix(name))
+        records = read_file(file.path, file.prefix(name), bad)
     except InputError as e:  # which names the file as train.jsonl, and every task has one
         message = str(e)
         if message.startswith(f"{file.path.name}:"):
             message = file.shown + message.removeprefix(file.path.name)
         raise InputError(message) from None
-    return [_row(record, f"{file.shown}:{record.place.rpartition(':')[2]}", name) for record in records]
+    rows, before = [], bad.counts.total()
+    for record in records:
+        place = f"{file.shown}:{record.place.rpartition(':')[2]}"
+        try:
+            rows.append(_row(record, place, name))
+        except InputError as error:
+            bad.refuse(error, place)
+    bad.check(file.shown, len(records), before)
+    return rows
 
 
 def _row(record: Record, place: str, name: str) -> Row:
@@ -111,12 +120,7 @@ def files_of(folder: Path, name: str) -> list[File]:
                 f"{folder}: {path.name} is a file of the task {match['name']}; move it to its own directory"
             )
     files = [File(path, match["split"], int(match["k"]), int(match["seed"])) for path, match in theirs]
-    plain = []
-    for split, stems in SPLIT_FILES.items():
-        paths = [path for stem in stems for suffix in READERS if (path := folder / (stem + suffix)).is_file()]
-        if len(paths) > 1:
-            raise InputError(f"{folder}: {paths[0].name} and {paths[1].name} both hold the {split} rows; keep one")
-        plain += [File(path, split) for path in paths]
+    plain = [File(path, split) for split, path in split_files(folder).items()]
     if files and plain:
         raise InputError(
             f"{folder}: {files[0].path.name} and {plain[0].path.name} are two forms of one task's rows; keep one"
