@@ -130,7 +130,7 @@ def test_an_adapters_backbone_and_the_loaded_model_name_the_end(adapter: str, tm
     ends = [1, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     model, _ = load(run.path)
     assert model.get_base_model().generation_config.eos_token_id == ends
-    out = run.export(tmp_path / "export")
+    out = run.export(tmp_path / "export", merge=False)
     assert json.loads((out / "backbone" / "generation_config.json").read_text())["eos_token_id"] == ends
     assert load(out)[0].get_base_model().generation_config.eos_token_id == ends
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,12 @@ def train(root: Path, out: str = "run", **options: Any) -> None:
 
 
 @pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
+def root(made: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy to spoil, at the paths that the run's config.yaml names."""
-    shutil.copytree(made, tmp_path / "kept")
+    shutil.copytree(made, tmp_path / "unspoilt")
     yield made
     shutil.rmtree(made)
-    shutil.copytree(tmp_path / "kept", made)
+    shutil.copytree(tmp_path / "unspoilt", made)
 
 
 def rows_of(root: Path) -> list[dict[str, Any]]:

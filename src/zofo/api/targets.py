@@ -112,9 +112,8 @@ def _load_named(name: str, place: str, config: Config | None, given: Given) -> L
     base = ModelConfig(name=name)
     if config is not None:
         base = dataclasses.replace(base, dtype=config.model.dtype, max_length=config.model.max_length)
-    settings = with_given(base, {key: value for key, value in given.items() if key != "name"})
     try:
-        return load_model(settings)
+        return load_model(with_given(base, {key: value for key, value in given.items() if key != "name"}))
     except InputError as error:  # there is no model section here whose field could be at fault
         raise InputError(place + str(error).removeprefix("model.name: ")) from error
 

@@ -159,7 +159,7 @@ def _shards(index: Path) -> dict[str, list[str]]:
 @_of_a_model()
 def check_index(where: str, options: Mapping[str, Any]) -> None:
     """Of a model on the hub, before its weights are fetched: raises InputError where its index leads elsewhere."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     wanted = {key: options[key] for key in ("revision", "local_files_only") if key in options}
     try:

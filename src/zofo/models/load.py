@@ -100,9 +100,10 @@ def _read(
     with refusing(config.name, f"the weights ({files.CONFIG}, {files.WEIGHTS})"):
         try:
             with quiet():
-                return AutoModelForCausalLM.from_pretrained(
+                read: Any = AutoModelForCausalLM.from_pretrained(
                     where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
                 )
+                return read
         except RuntimeError as error:
             if "mismatched_sizes" in str(error) and (fault := _misfit(Path(where), settings, options)):
                 raise fault from error

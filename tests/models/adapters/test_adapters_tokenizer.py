@@ -23,7 +23,7 @@ def save_peft(base: Path, out: Path, resize: bool, embeddings: bool | str, tied:
 
     torch.manual_seed(3)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
     tokenizer.add_tokens(ADDED)
     if resize:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -32,7 +32,7 @@ def save_peft(base: Path, out: Path, resize: bool, embeddings: bool | str, tied:
             if not tied:
                 model.get_output_embeddings().weight[-2:] = torch.randn(2, model.config.hidden_size)
     peft = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
-    peft.save_pretrained(out, save_embedding_layers=embeddings)
+    peft.save_pretrained(str(out), save_embedding_layers=embeddings)
     tokenizer.save_pretrained(out)
     return peft
 

@@ -89,7 +89,7 @@ def shared_weights(model: Any) -> Iterator[tuple[str, str]]:
     for path, module in base.named_modules(remove_duplicate=False):
         if isinstance(module, BaseTunerLayer):
             adapted[f"{path}.base_layer"] = id(module)
-        for name, param in module._parameters.items():
+        for name, param in cast(nn.Module, module)._parameters.items():
             if param is None:
                 continue
             owner, where = adapted.get(path, id(module)), path.removesuffix(".base_layer")
