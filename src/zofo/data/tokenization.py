@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
-from zofo.data import Example
 from zofo.data.ending import trained_id
+from zofo.data.example import Example
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")

@@ -92,14 +92,14 @@ class Rows:
 
 
 class _Tokenizer:
-    """Stands for a tokenizer where no text is read: each word is a token."""
+    """Stands for a tokenizer where no text is read: each word is a token, those of the two options differ."""
 
     bos_token_id = eos_token_id = pad_token_id = 0
     model_max_length = int(1e30)
     all_special_ids = (0,)
 
     def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": list(range(1, 1 + len(text.split())))}
+        return {"input_ids": [1 + ord(word[0]) % 2 for word in text.split()]}
 
 
 @dataclass(frozen=True)
