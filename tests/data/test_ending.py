@@ -78,8 +78,16 @@ def test_a_template_that_refuses_or_leaves_out_a_turn_has_no_end_of_its_own() ->
 def test_a_tokenizer_without_eos_takes_its_models_where_that_is_a_sign(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
-    ending.adopt(tokenizer, model([40, 2]))  # 40 is a letter
+    ending.adopt(tokenizer, model([40, 2]))
     assert (tokenizer.eos_token, ending.trained_id(tokenizer)) == ("<pad>", 2)
+    word = tokenizer.decode([40])
+    assert word.isalnum()
+    assert f"the model ends texts at id 40, which is {word!r} in this tokenizer; mend eos_token_id" in caplog.text
+    caplog.clear()
+    line_break = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    for ids in ([1, 2], line_break, None, 100_000):
+        ending.adopt(tokenizer, model(ids))
+    assert not caplog.text, "signs, line breaks and ids of no token are no words"
     tokenizer.eos_token = None
     ending.adopt(tokenizer, model(40))
     assert ending.trained_id(tokenizer) is None

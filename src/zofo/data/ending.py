@@ -52,14 +52,22 @@ def turn_end(tokenizer: Any) -> str:
 
 
 def adopt(tokenizer: Any, model: Any) -> None:
-    """A tokenizer without EOS takes the one that its model stops at, where that is a token of its own and no word."""
-    if tokenizer.eos_token_id is not None:
-        return
+    """A tokenizer without EOS takes the one that its model stops at, where that is a token of its own and no word.
+
+    Warns of a word (as where a config's default id meets another vocabulary): every text would be cut at it.
+    """
+    alone = _standing_alone(tokenizer)
     for token_id in _ids_of(model):
-        if (token := _standing_alone(tokenizer).get(token_id)) is not None:
+        if (token := alone.get(token_id)) is not None and tokenizer.eos_token_id is None:
             tokenizer.eos_token = token
             log.info("the tokenizer names no EOS: texts end with the model's, %s", token)
-            return
+        elif token is None and token_id < len(tokenizer) and (word := tokenizer.decode([token_id]).strip()).isalnum():
+            log.warning(
+                "the model ends texts at id %d, which is %r in this tokenizer; mend eos_token_id in its "
+                "generation_config.json",
+                token_id,
+                word,
+            )
 
 
 def _standing_alone(tokenizer: Any) -> dict[int, str]:
