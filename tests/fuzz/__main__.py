@@ -8,9 +8,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fuzz.suite import TARGETS, count, run_target, table
+
+
+def _until(end: float) -> Iterator[int]:
+    """0, 1, 2, ... until that time."""
+    return itertools.takewhile(lambda number: time.monotonic() < end, itertools.count())
 
 
 def main() -> int:
@@ -25,9 +31,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="zofo-fuzz-") as root:
         for target in targets:
             end = time.monotonic() + 60 * (args.minutes or 0) / len(targets)
-            numbers = range(args.number, args.number + 1) if args.number is not None else (
-                itertools.takewhile(lambda n: time.monotonic() < end, itertools.count()) if args.minutes else range(count(target))
-            )  # fmt: skip
+            numbers: Iterator[int] | range = _until(end) if args.minutes else range(count(target))
+            if args.number is not None:
+                numbers = range(args.number, args.number + 1)
             counts[target] = Counter()
             for number, case, verdict in run_target(Path(root), target, args.seed, numbers):
                 counts[target][verdict.outcome] += 1

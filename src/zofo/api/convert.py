@@ -20,8 +20,8 @@ from zofo.data.example import Example
 from zofo.data.files import Record, Tables, file_of, read_tables
 from zofo.data.hub import from_hub
 from zofo.data.own_files import own_task
-from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
 from zofo.data.samples import carved
+from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
 from zofo.data.task import find_spec, local_tables
 from zofo.errors import InputError, did_you_mean
 

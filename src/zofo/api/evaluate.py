@@ -17,7 +17,10 @@ from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
 from zofo.config.typed import build
 from zofo.data import TaskData, load_task
+from zofo.data.files import BadRows
 from zofo.data.loader import check_words, shorter
+from zofo.data.preview import unused
+from zofo.data.task import answers_of
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import make_evaluator
@@ -62,14 +65,18 @@ def evaluate_target(
         batch_size = batch_size or config.train.eval_batch_size
     seed, batch_size = seed or 0, batch_size or 32
     same = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
-    data = load_task(cfg, seed, loaded.tokenizer, None if same else split)
+    answers = answers_of(config.task, _labels(opened)) if config else None
+    data = load_task(cfg, seed, loaded.tokenizer, None if same else split, answers=answers)
     if same and task is None and changes.get("data") is None:
         _check_same_rows(opened, data, cfg, seed, split)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     examples = getattr(data, split)[:limit]
     if not examples:
         raise InputError(f"task {data.name}: no {split} examples")
-    encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, data.encodes, data.ends, True, split)
+    bad = BadRows(cfg.on_bad_row == "skip")
+    encoded = tokenize_all(loaded.tokenizer, examples, loaded.max_length, data.encodes, data.ends, True, split, bad)
+    bad.check(f"{data.name} ({split})", len(examples), 0)
+    examples = [each.example for each in encoded]
     check_words(encoded, loaded.beyond)
     scorer = loaded.scorer(opened.model)
     encoded = share_prompts(scorer, {split: encoded}, loaded.max_length)[split]
@@ -77,10 +84,13 @@ def evaluate_target(
     if data.kind == "generation":
         evaluator.prepare(examples)
     facts = {"model": str(target), "adapter": adapter, "task": data.name, "task_version": data.version, "split": split}
+    facts |= {"bad_rows": {**data.bad_rows, **bad.say(data.name)}}
     facts |= {key: getattr(cfg, key) for key in ("template", "num_fewshot", "scoring")} | {"seed": seed}
     how = f", {cfg.scoring} scores" if data.kind == "options" else ""
     rows = f"{len(encoded)} of {len(getattr(data, split))}" if limit else f"{len(encoded)}"
     with counter(f"evaluating {data.name} ({split})", len(encoded)) as (say, progress):
+        for line in unused(data, cfg, (split,)) if limit is None else ():
+            say(line)
         say(f"{data.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
         return evaluator(encoded, progress).checked(f"task {data.name}, {split}"), encoded, facts
 
@@ -96,6 +106,12 @@ def _check_same_rows(opened: Opened, data: TaskData, cfg: TaskConfig, seed: int,
         data = load_task(config.task, config.train.seed, opened.loaded.tokenizer)
     now = {"examples": {split: examples_digest(getattr(data, split))}}
     check_inputs(opened.inputs, now, config.task.data or config.task.name, MOVED)
+
+
+def _labels(opened: Opened) -> list[str] | None:
+    """What the run can answer, of which nothing may be lost where another file lacks it; None: its data says so."""
+    labels = opened.info.get("labels")
+    return [str(label) for label in labels] if isinstance(labels, list) and labels else None
 
 
 def task_config(

@@ -75,7 +75,9 @@ def _as_meant(
     known, content = ", ".join(fields) or f"{at.rstrip('.: ')} has no fields", {}
     for key, value in given.items():
         if key not in fields:
-            errors.append(f"{at}{printable(str(key), 60)}: unknown field{did_you_mean(str(key), fields) or f'; known: {known}'}")
+            errors.append(
+                f"{at}{printable(str(key), 60)}: unknown field{did_you_mean(str(key), fields) or f'; known: {known}'}"
+            )
             key = nearest(str(key), [name for name in required if name not in given])
         if key is not None:
             content[key] = value

@@ -68,8 +68,8 @@ Scoring = Literal["mean", "sum", "characters", "calibrated", "pmi"]
 class TaskData:
     """metrics: of the task's kind; the first one leads. labels: names of the options where all examples share them.
 
-    repeated: how many examples of dev and of test have the prompt and answers of a training example. given: rows of each
-    split's file. bad_rows: {why: how many} rows were left out, as could not be used.
+    repeated: how many examples of dev and of test have the prompt and answers of a training example. given: rows of
+    each split's file. bad_rows: {why: how many} rows were left out, since they could not be used.
     groups: of many tasks' examples, {task: its metric}. max_length: tokens of an example that the task itself allows.
     """
 

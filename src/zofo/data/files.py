@@ -35,12 +35,16 @@ class BadRows:
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
         self.counts: Counter[str] = Counter()  # by reason, such as "unknown label"
+        self.places: set[str] = set()  # a file may be read again: a row counts once
         self._first: dict[str, str] = {}  # each reason's first row, as its error has it
 
     def refuse(self, error: InputError, place: str) -> None:
         """A row's error. Raises it, unless rows are skipped; and always where it is not the row's own."""
         if not self.skip or not str(error).startswith(place):
             raise error
+        if place in self.places:
+            return
+        self.places.add(place)
         reason = _reason(str(error).removeprefix(place))
         self.counts[reason] += 1
         self._first.setdefault(reason, str(error))
@@ -54,12 +58,18 @@ class BadRows:
                 f"another format; the first: {next(iter(self._first.values()))}"
             )
 
+    def say(self, name: str) -> dict[str, int]:
+        """{reason: rows left out for it}, and a warning of each. name: of the data."""
+        for line in self.lines():
+            log.warning("%s: %s", name, line)
+        return dict(self.counts.most_common())
+
     def lines(self) -> list[str]:
         """For the log: how many, why, and the first of each kind."""
-        return [f"{count} rows left out: {reason} (the first: {self._first[reason]})" for reason, count in self]
-
-    def __iter__(self) -> Any:
-        return iter(self.counts.most_common())
+        return [
+            f"{count} row{'s' * (count > 1)} left out: {reason} (the first: {self._first[reason]})"
+            for reason, count in self.counts.most_common()
+        ]
 
 
 def _reason(text: str) -> str:
@@ -67,6 +77,8 @@ def _reason(text: str) -> str:
     text = re.sub(r'^[\s:]*(\([^)]*\): )?([^\s:]+\.ya?ml: )?(template "[^"]*": )?', "", text)
     if "does not fit" in text or "no room" in text:
         return "too long"
+    if named := re.match(r'no "[^"]*"', text):
+        return printable(named.group(), 60)
     return printable(re.split(r"""[;:(]| ["'\[{\d-]""", text)[0].strip(), 60) or "of no use"
 
 

@@ -95,7 +95,9 @@ def _object(line: str) -> Row | RowFault:
         return RowFault(f"expected one JSON object a line, found a {type(row).__name__}")
     if SURROGATE.search(line) and (column := next((key for key in row if not _whole([key, row[key]])), None)):
         shown = printable(column, 60)
-        return RowFault(f'"{shown}" holds a lone surrogate, half a character (\\ud800 to \\udfff); mend or drop the row')
+        return RowFault(
+            f'"{shown}" holds a lone surrogate, half a character (\\ud800 to \\udfff); mend or drop the row'
+        )
     return row
 
 
@@ -157,7 +159,9 @@ def _separated(path: Path, delimiter: str) -> list[tuple[int, Row | RowFault]]:
                 if fields:
                     rows.append((reader.line_num, _named(names, fields)))
                 line = reader.line_num + 1
-        except csv.Error as e:  # in strict reading of quotes alone, which may go wrong far behind where they were opened
+        except (
+            csv.Error
+        ) as e:  # in strict reading of quotes alone, which may go wrong far behind where they were opened
             what = "a quote is opened and never closed" if "end of data" in str(e) else str(e)
             raise InputError(f"{path.name}:{line}: bad CSV: {what}; a quote within a field is written twice") from None
     return rows
@@ -199,8 +203,7 @@ def _parquet(path: Path) -> Numbered:
         raise InputError(
             f"{path.name}: not a readable Parquet file ({reason}), as by a download that was cut; make it again"
         ) from None
-    for number, row in enumerate(rows, 1):
-        yield number, row
+    yield from enumerate(rows, 1)
 
 
 _PLAIN: dict[str, Callable[[Path], Numbered]] = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from zofo.data import ending
 from zofo.data.checks import check_scoring
 from zofo.data.example import Example, TaskData
+from zofo.data.files import BadRows
 from zofo.data.multitask.mixture import Mixture
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, tokenize_all
@@ -43,6 +45,14 @@ def streams_of(
     }
 
 
+def without_unfit(data: TaskData, bad: BadRows) -> TaskData:
+    """The data without the examples that `tokenize_task` left out, with this `bad`."""
+    if not bad.counts:
+        return data
+    lists = {split: [e for e in getattr(data, split) if e.where not in bad.places] for split in ("train", "dev", "test")}
+    return replace(data, **lists, bad_rows={**data.bad_rows, **bad.say(data.name)})
+
+
 def check_words(encoded: Iterable[Encoded], beyond: Mapping[int, str] | None) -> None:
     """Raises InputError for a token that the model has no row for, naming it and the example that holds it.
 
@@ -58,8 +68,8 @@ def refuse_words(ids: Iterable[int], beyond: Mapping[int, str], place: str) -> N
     number = next((number for number in ids if number in beyond), None)
     if number is not None:
         raise InputError(
-            f'{place}: the token "{beyond[number]}" has id {number}, and the model\'s embedding has no such row; resize '
-            f"the model's embeddings to the tokenizer and save both, or use a tokenizer without added words"
+            f'{place}: the token "{beyond[number]}" has id {number}, and the model\'s embedding has no such row; '
+            f"resize the model's embeddings to the tokenizer and save both, or use a tokenizer without added words"
         )
 
 
@@ -69,14 +79,18 @@ def tokenize_task(
     tokenizer: Any,
     max_length: int | None,
     beyond: Mapping[int, str] | None = None,
+    bad: BadRows | None = None,
 ) -> dict[str, list[Encoded]]:
     """The examples of each training stream, of dev and of test as tokens, by their names.
 
-    beyond: see `check_words`.
+    beyond: see `check_words`. bad: what is done with examples that do not fit the model.
     """
 
     def tokenize(name: str, examples: list[Example], for_eval: bool) -> list[Encoded]:
-        encoded = tokenize_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name)
+        before = bad.counts.total() if bad else 0
+        encoded = tokenize_all(tokenizer, examples, max_length, data.encodes, data.ends, for_eval, name, bad)
+        if bad is not None:
+            bad.check(f"{data.name} ({name})", len(examples), before)
         check_words(encoded, beyond)
         return encoded
 

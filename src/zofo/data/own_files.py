@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
@@ -21,6 +21,13 @@ from zofo.errors import InputError, did_you_mean, printable
 log = logging.getLogger("zofo")
 LAYOUTS = {"messages": ("messages",), "completion": ("prompt", "completion"), "options": ("text", "label")}
 MAX_LABELS = 200  # more options than this are a text to generate, not a class to choose
+
+
+class Answers(NamedTuple):
+    """Those of the run that is evaluated. counted: integers and booleans count into them, as with task.choices."""
+
+    labels: tuple[str, ...] = ()
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,13 @@ def own_task(
     template: str,
     choices: Sequence[str] | None,
     chat: Chat,
-    labels: Sequence[str] = (),
+    answers: Answers = Answers(),  # noqa: B008 (immutable)
     skips: bool = False,
 ) -> OwnTask:
     """How the rows of one's own files become examples. Raises InputError naming file, line and fix.
 
-    labels: the answers of the run that is evaluated, where there is one: rows must have one of them. skips: rows that
-    cannot be used are left out, and decide no label.
+    answers: of the run that is evaluated, where there is one: rows must have one of them. skips: rows that cannot
+    be used are left out, and decide no label.
     """
     if template not in ("default", "plain"):
         raise InputError(
@@ -62,11 +69,12 @@ def own_task(
         return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
     if choices is None and "choices" in columns_of(rows):
         return OwnTask(_from_choices, "options", ())
-    known = tuple(choices or labels) or _labels(rows, skips)
+    known = tuple(choices or answers.labels) or _labels(rows, skips)
     if len(set(known)) < len(known) or len(known) < 2:
         raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(known)}")
-    of_a_run = bool(labels) and choices is None
-    return OwnTask(lambda record: _from_label(record, known, choices is not None, of_a_run), "options", known)
+    of_a_run = bool(answers.labels) and choices is None
+    counted = answers.counted if of_a_run else choices is not None
+    return OwnTask(lambda record: _from_label(record, known, counted, of_a_run), "options", known)
 
 
 def _near(template: str) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from zofo.config.sections import TaskConfig
 from zofo.data import Example, TaskData
 from zofo.data.tokenization import Encoded
+from zofo.errors import printable
 
+SPLITS = ("train", "dev", "test")
 SHOWN = 600  # characters of a prompt; the middle of a longer one is left out
 
 
@@ -26,19 +29,45 @@ def preview(data: TaskData, encoded: Mapping[str, Sequence[Encoded]]) -> Iterato
             yield f"warning: {n} of {total} {split} examples are training examples too: drop them from the train file"
 
 
+def sizes(data: TaskData, cfg: TaskConfig) -> Iterator[str]:
+    """How many examples each split has, of how many that were asked for, or of how many rows that were given."""
+    said = []
+    for split in SPLITS:
+        there, asked = len(getattr(data, split)), getattr(cfg, f"{split}_examples")
+        said.append(f"{split} {there}" + (f" of {asked} asked for" if there < asked else ""))
+    yield f"examples: {', '.join(said)}"
+    yield from unused(data, cfg, SPLITS)
+
+
+def unused(data: TaskData, cfg: TaskConfig, splits: Sequence[str]) -> Iterator[str]:
+    """A line for each file of which a setting takes a part alone: by default no more than 1000 rows are trained on."""
+    for split in splits:
+        given = data.given.get(split, 0)
+        users = [split, *(other for other in SPLITS if split == "train" and other not in data.given)]
+        used = sum(len(getattr(data, user)) for user in users)
+        full = [user for user in users if data.groups or len(getattr(data, user)) >= getattr(cfg, f"{user}_examples")]
+        if given > used and full:
+            each = " of each task" if data.groups else ""
+            takes = ", ".join(f"task.{user}_examples={getattr(cfg, f'{user}_examples')}" for user in full)
+            what = f"{used} used" + (f" for {', '.join(users)}" if len(users) > 1 else "")
+            yield f"rows of {split}: {given} given, {what}; {takes} takes no more{each}"
+
+
 def shown(example: Example) -> Iterator[str]:
     """A prompt as it is, and its answers; * marks what is right."""
     text = example.prompt
     if len(text) > SHOWN:
         text = f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
     yield f"--- {example.id}"
-    yield text
-    answers = " | ".join(f"{'*' if i in example.gold else ''}{a!r}" for i, a in enumerate(example.answers[:10]))
+    yield printable(text, plain="\n\t")
+    answers = " | ".join(
+        f"{'*' if i in example.gold else ''}{printable(repr(a), SHOWN)}" for i, a in enumerate(example.answers[:10])
+    )
     more = f" and {len(example.answers) - 10} more" if len(example.answers) > 10 else ""
     yield f"    answer{'s' * (len(example.answers) > 1)}: {answers}{more}"
     if example.reference is not None:
         text = repr(example.reference)
-        yield f"    compared with: {text if len(text) <= SHOWN // 2 else text[: SHOWN // 2] + ' ...'}"
+        yield f"    compared with: {printable(text if len(text) <= SHOWN // 2 else text[: SHOWN // 2] + ' ...')}"
 
 
 def _lengths(rows: Sequence[Encoded]) -> str:
@@ -63,4 +92,4 @@ def _balance(rows: Sequence[Encoded], labels: Sequence[str]) -> str:
         return ""
     counts = Counter(g[0] for g in golds)
     names = labels or [f"answer {i}:" for i in range(max(counts) + 1)]
-    return "; right: " + ", ".join(f"{name} {counts[i]}" for i, name in enumerate(names))
+    return "; right: " + ", ".join(f"{printable(name, 60)} {counts[i]}" for i, name in enumerate(names))

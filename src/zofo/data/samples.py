@@ -121,6 +121,6 @@ def _check_text(example: Example) -> None:
     for text in (example.prompt, *example.answers):
         if not text.isascii() and (half := next((char for char in text if "\ud800" <= char <= "\udfff"), None)):
             raise InputError(
-                f"{example.place or example.id}: a lone surrogate, half a character ({printable(half)}), comes out; mend "
-                "the template or drop the row"
+                f"{example.place or example.id}: a lone surrogate, half a character ({printable(half)}), comes out; "
+                "mend the template or drop the row"
             )

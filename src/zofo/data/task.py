@@ -17,7 +17,7 @@ from zofo.data.fewshot import demonstrate
 from zofo.data.files import BadRows, Record, Tables, hub_tables, no_train, read_tables
 from zofo.data.hub import from_hub
 from zofo.data.multitask.setting import check_setting, find_setting, load_setting
-from zofo.data.own_files import own_task, say_what_runs_together
+from zofo.data.own_files import Answers, own_task, say_what_runs_together
 from zofo.data.samples import carved, sample
 from zofo.data.spec import METRICS, TaskSpec, check_columns, load_spec, maker, metrics_of
 from zofo.errors import InputError, did_you_mean, printable
@@ -31,7 +31,7 @@ def load_task(
     tokenizer: Any = None,
     only: str | None = None,
     demonstrates: bool = False,
-    labels: Sequence[str] = (),
+    answers: Answers | None = None,
 ) -> TaskData:
     """Read and sample a task. The same seed gives the same examples in the same order.
 
@@ -39,15 +39,15 @@ def load_task(
     of a task with test rows alone a run trains on a share of them (the task file's `carve`).
     only: the split that is evaluated, of a model that was trained on nothing of this data: then it is enough that there
     are rows for it, and it is whole. `tokenizer` is needed for chats, and to cut what a setting's layout cuts.
-    demonstrates: of a setting, training prompts have demonstrations too. labels: of a run that is evaluated, whose
-    answers own files with text and label then have; a row with another one cannot be used.
+    demonstrates: of a setting, training prompts have demonstrations too. answers: of a run that is evaluated, which
+    own files with text and label then have; a row with another one cannot be used.
     Raises InputError naming the file, the line and the fix.
     """
     if (setting := find_setting(cfg.name)) is not None:
         return load_setting(cfg, setting, seed, tokenizer, only, demonstrates)
     known, bad = settle(cfg), BadRows(cfg.on_bad_row == "skip")
     if known is None:
-        return _own_files(cfg, seed, tokenizer, only, bad, labels)
+        return _own_files(cfg, seed, tokenizer, only, bad, answers or Answers())
     spec, make = known
     name = Path(cfg.name).stem.replace("_", "-")
     tables = local_tables(Path(cfg.data), spec, name, only, bad) if cfg.data else from_hub(spec, name, only)
@@ -76,15 +76,8 @@ def load_task(
         scoring=cfg.scoring,
         repeated=repeated,
         given={split: len(records) for split, records in tables.items()},
-        bad_rows=said(bad, name),
+        bad_rows=bad.say(name),
     )
-
-
-def said(bad: BadRows, name: str) -> dict[str, int]:
-    """{reason: rows that are left out for it}, and a warning of each."""
-    for line in bad.lines():
-        log.warning("%s: %s", name, line)
-    return dict(bad)
 
 
 def _objective(cfg: TaskConfig, usual: str) -> str:
@@ -94,9 +87,7 @@ def _objective(cfg: TaskConfig, usual: str) -> str:
     return registry.canonical(cfg.objective)
 
 
-def local_tables(
-    path: Path, spec: TaskSpec, name: str, only: str | None = None, bad: BadRows | None = None
-) -> Tables:
+def local_tables(path: Path, spec: TaskSpec, name: str, only: str | None = None, bad: BadRows | None = None) -> Tables:
     """A directory's tables, named as here or as the hub names them, or one file: of the split that is evaluated."""
     if path.is_dir() and (tables := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits, bad)):
         return tables
@@ -209,30 +200,32 @@ def find_spec(name: str) -> TaskSpec | None:
     return None if kind == "rows" else load_spec(registry.load("tasks", name))
 
 
-def labels_of(cfg: TaskConfig) -> tuple[str, ...]:
-    """The answers of own files with text and label, as a run on them has them; () of all else, and where none is left.
+def answers_of(cfg: TaskConfig, labels: Sequence[str] = ()) -> Answers:
+    """What a run on own files with text and label answers, of all else nothing. labels: as the run recorded them.
 
-    For a run whose record does not have them.
+    A run that did not has them in its training data; nothing is known where that is gone.
     """
-    if cfg.choices is not None or kind_of_task(cfg.name) != "rows":
-        return tuple(cfg.choices or ())
+    if kind_of_task(cfg.name) != "rows":
+        return Answers()
+    if labels or cfg.choices is not None:
+        return Answers(tuple(labels or cfg.choices or ()), cfg.choices is not None)
     try:
         tables = read_tables(Path(cfg.name), bad=BadRows(cfg.on_bad_row == "skip"))
-        return own_task(tables, cfg.template, None, Chat(None)).labels
+        return Answers(own_task(tables, cfg.template, None, Chat(None)).labels)
     except InputError as error:
         log.info("the answers of %s are not known: %s", cfg.name, error)
-        return ()
+        return Answers()
 
 
 def _own_files(
-    cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None, bad: BadRows, labels: Sequence[str]
+    cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None, bad: BadRows, answers: Answers
 ) -> TaskData:
     path = Path(cfg.name)
     tables = read_tables(path, alone=only or "train", bad=bad)
     if "train" not in tables and only not in tables:
         raise no_train(path)
     chat = Chat(tokenizer, cfg.system)
-    task = own_task(tables, cfg.template, cfg.choices, chat, labels, bad.skip)
+    task = own_task(tables, cfg.template, cfg.choices, chat, answers, bad.skip)
     objective = _objective(cfg, "options" if task.kind == "options" else "lm")
     if objective_of(objective).encodes == "options" and task.kind == "completion":
         raise InputError(f"task.objective: {path.name} has completions, no options; use lm")
@@ -258,7 +251,7 @@ def _own_files(
         scoring=cfg.scoring,
         repeated=repeated,
         given={split: len(records) for split, records in tables.items()},
-        bad_rows=said(bad, path.name),
+        bad_rows=bad.say(path.name),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from zofo.data.ending import trained_id
 from zofo.data.example import Example
+from zofo.data.files import BadRows
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
@@ -96,12 +97,14 @@ def tokenize_all(
     add_eos: bool,
     for_eval: bool = False,
     what: str = "",
+    bad: BadRows | None = None,
 ) -> list[Encoded]:
     """Tokenize every example, all answers in one call of the tokenizer.
 
     encodes "options": all options. "gold": the right answer alone, or, `for_eval`, all options where there are any.
     `add_eos` appends the EOS as a label. `max_length` None: the tokenizer's own limit, if it has one.
-    what: the examples' name in a warning, such as "train". InputError if an answer does not fit, or has no token.
+    what: the examples' name in a warning, such as "train". InputError if an answer does not fit, or has no token,
+    unless `bad` has such examples left out.
     """
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)
@@ -112,11 +115,15 @@ def tokenize_all(
     encoded, cut = [], []
     for example, answers in zip(examples, texts):
         options = [next(tokens) for _ in answers]
-        for option in options:
-            ends = eos if example.cuttable is None else None  # a chat ends its turn itself
-            _finish(option, example, tokenizer, ends)
-        _check_distinct(options, example)
-        short = _truncate(options, example, max_length)
+        try:
+            for option in options:
+                ends = eos if example.cuttable is None else None  # a chat ends its turn itself
+                _finish(option, example, tokenizer, ends)
+            _check_distinct(options, example)
+            short = _truncate(options, example, max_length)
+        except InputError as error:
+            (bad or BadRows()).refuse(error, example.where)
+            continue
         cut += [example.id] if short else []
         encoded.append(Encoded(example, _rows(options), example.gold if every else (0,), len(options), short))
     if cut:

@@ -159,15 +159,21 @@ def _shards(index: Path) -> dict[str, list[str]]:
 @_of_a_model()
 def check_index(where: str, options: Mapping[str, Any]) -> None:
     """Of a model on the hub, before its weights are fetched: raises InputError where its index leads elsewhere."""
-    from transformers.utils.hub import cached_file
+    if Path(where).is_dir():
+        return
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     wanted = {key: options[key] for key in ("revision", "local_files_only") if key in options}
     try:
-        index = cached_file(where, INDEX, _raise_exceptions_for_missing_entries=False, **wanted)
-    except OSError:  # which reading the weights says
+        index = hf_hub_download(where, INDEX, **wanted)
+    except (
+        OSError,
+        ValueError,
+        EntryNotFoundError,
+    ):  # there is none, or nothing is reached, which reading the weights says
         return
-    if index is not None:
-        _shards(Path(index))
+    _shards(Path(index))
 
 
 def shapes_of(path: Path) -> Shapes:

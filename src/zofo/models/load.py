@@ -103,7 +103,7 @@ def _read(
                 read: Any = AutoModelForCausalLM.from_pretrained(
                     where, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
                 )
-                return read
+            return read
         except RuntimeError as error:
             if "mismatched_sizes" in str(error) and (fault := _misfit(Path(where), settings, options)):
                 raise fault from error
@@ -228,8 +228,8 @@ def why_not_loaded(error: Exception, part: str = "") -> str:
         return "it is neither a directory here nor reachable on the hub"
     if "backend tokenizer" in text or "is not the path to a directory containing a file" in text:
         return (
-            "it has no tokenizer that can be read (tokenizer.json); copy the base model's tokenizer files there, or, for "
-            "a tokenizer.model, pip install sentencepiece tiktoken"
+            "it has no tokenizer that can be read (tokenizer.json); copy the base model's tokenizer files there, or, "
+            "for a tokenizer.model, pip install sentencepiece tiktoken"
         )
     if isinstance(error, (OSError, ValueError, KeyError, ImportError)) and type(error).__module__ == "builtins":
         return first

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from zofo.data.preview import preview
+from zofo.data.preview import preview, sizes
 from zofo.errors import NonFiniteError, RunError
 from zofo.eval.likelihood import Evaluation
 from zofo.train.callbacks import Callbacks
@@ -146,12 +146,9 @@ class Loop:
 
     def _say_sizes(self) -> None:
         """Real sizes, and what was asked for where there are fewer rows."""
-        data, task = self.session.data, self.session.config.task
-        shown = []
-        for name, asked in (("train", task.train_examples), ("dev", task.dev_examples), ("test", task.test_examples)):
-            there = len(getattr(data, name))
-            shown.append(f"{name} {there}" + (f" of {asked} asked for" if there < asked else ""))
-        self.progress.say(f"examples: {', '.join(shown)}")
+        data = self.session.data
+        for line in sizes(data, self.session.config.task):
+            self.progress.say(line)
         for what, names in (self.session.tasks or {}).items():
             self.progress.say(f"{'training' if what == 'train' else 'held-out (dev)'} tasks: {', '.join(names)}")
         for line in preview(data, self.session.encoded) if not self.at.k else ():

@@ -19,7 +19,8 @@ from zofo.config.resolve import Config
 from zofo.config.sections import ModelConfig
 from zofo.data import TaskData, load_task
 from zofo.data.batch import Batch, collate
-from zofo.data.loader import shorter, streams_of, tokenize_task
+from zofo.data.files import BadRows
+from zofo.data.loader import shorter, streams_of, tokenize_task, without_unfit
 from zofo.data.multitask.mixture import Mixture, among
 from zofo.data.multitask.setting import trained_tasks
 from zofo.data.stream import Stream
@@ -135,7 +136,9 @@ def build(
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     backbone = wrap(config, loaded, method, data)
     splits = method.split(data, config.train.seed)
-    examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond)
+    bad = BadRows(config.task.on_bad_row == "skip")
+    examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond, bad)
+    data = without_unfit(data, bad)
     encoded = share_prompts(backbone.scorer, examples, loaded.max_length)
     streams = streams_of(
         {name: encoded[name] for name in method.streams},

@@ -6,7 +6,7 @@ import gzip
 
 DEEP = 10_000
 GOOD = '{"text": "film: a warm story", "label": "great"}'
-TABLE = "text,label\n" + "".join(f"film {i} is {w},{l}\n" for i, (w, l) in enumerate([("dull", "bad"), ("warm", "good")] * 6))
+TABLE = "text,label\n" + "".join(f"film {i} is {('dull,bad', 'warm,good')[i % 2]}\n" for i in range(12))
 
 
 def labelled(*labels: str) -> bytes:

@@ -19,6 +19,7 @@ from zofo.api.targets import as_path, export_info, recorded
 from zofo.config.registry import canonical
 from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
+from zofo.data.files import BadRows
 from zofo.data.multitask.setting import OpenSetting, Setting, find_setting, open_setting
 from zofo.errors import InputError, did_you_mean
 from zofo.train.files import write_json
@@ -168,7 +169,7 @@ def _open(target: Target, cfg: TaskConfig, setting: Setting, plan: Plan, seed: i
     held: int | list[str] = 0
     if plan.tunes and len(plan.rates) > 1:
         held = target.tasks["held_out"] if target.tasks else cfg.held_out
-    opened = open_setting(setting, Path(str(cfg.data)), held, seed)
+    opened = open_setting(setting, Path(str(cfg.data)), held, seed, BadRows(cfg.on_bad_row == "skip"))
     if not opened.target:
         raise InputError(f"{cfg.data}: no target task of {setting.name} is there; expected {setting.target[0]}/, ...")
     seen = {canonical(name) for names in (target.tasks or {}).values() for name in names}

@@ -10,6 +10,7 @@ Every row has 256 tokens, two of them in reserve as in MetaICL: the end of a lon
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from zofo.data.example import Example
@@ -78,7 +79,8 @@ class Layout:
         if long:
             inputs = self._tokenize([self._plain(row, first) for row in long], offsets=True)["offset_mapping"]
             for row, offsets in zip(long, inputs):
-                self._inputs[row.id, first, train] = self._cut(row, first, train, offsets)
+                with suppress(InputError):  # `example` will say it of the row
+                    self._inputs[row.id, first, train] = self._cut(row, first, train, offsets)
 
     # ------------------------------------------------------------------------------------------------- parts of a text
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from zofo.config.registry import canonical
+from zofo.data.files import BadRows
 from zofo.data.multitask.rows import File, Row, files_of, read_rows
 from zofo.errors import InputError, did_you_mean
 
@@ -29,8 +30,9 @@ class Pool:
     row's options are brought to it. Raises InputError naming file, line and fix.
     """
 
-    def __init__(self, name: str, files: Sequence[File]):
-        self.name = name
+    def __init__(self, name: str, files: Sequence[File], bad: BadRows | None = None):
+        """bad: what is done with rows that cannot be used."""
+        self.name, self.bad = name, bad or BadRows()
         self._files = sorted(files, key=lambda f: (("train", "dev", "test").index(f.split), -f.k, f.seed or 0))
         self._read: dict[Path, list[Row]] = {}
         self._kind: Kind | None = None
@@ -126,9 +128,8 @@ class Pool:
         MetaICL's test files hold the same rows for every seed, so that of the lowest is taken. Raises InputError where
         none is left.
         """
-        held = [f for f in self._files if f.split == "test"] or [f for f in self._files if f.split == "dev"]
+        every, held = self._measured()
         seen = {row.text for row in without}
-        every = self._rows(held[0]) if held else self._train()
         rows = [row for row in every if row.text not in seen]
         if not rows:
             raise InputError(
@@ -149,6 +150,15 @@ class Pool:
             )
         return self._rows(file)
 
+    def size(self, split: Literal["train", "test"]) -> int:
+        """Rows of the file that `train` or `test` draws from."""
+        return len(self._train() if split == "train" else self._measured()[0])
+
+    def _measured(self) -> tuple[list[Row], bool]:
+        """(all rows that may be measured on, whether they have a file of their own)"""
+        held = [f for f in self._files if f.split == "test"] or [f for f in self._files if f.split == "dev"]
+        return (self._rows(held[0]), True) if held else (self._train(), False)
+
     def _shuffled(self, rows: Sequence[Row], key: str) -> list[Row]:
         return random.Random(f"{key}/{self.name}").sample(rows, len(rows))
 
@@ -161,7 +171,7 @@ class Pool:
 
     def _rows(self, file: File) -> list[Row]:
         if file.path not in self._read:
-            rows = read_rows(file, self.name)
+            rows = read_rows(file, self.name, self.bad)
             if file is self._files[0]:
                 self._kind, self._labels = _kind_of(rows)
             self._read[file.path] = self._ordered(rows)
@@ -175,10 +185,12 @@ class Pool:
             same = bool(row.options) == (kind != "free-form")
             if not same or (labels and row.options != labels and set(row.options) != set(labels)):
                 expected = ", ".join(labels) if labels else "none" if kind == "free-form" else "two or more"
-                raise InputError(
+                error = InputError(
                     f"{row.place}: options {', '.join(row.options) or 'none'}; the rows of {self._files[0].shown} have "
                     f"{expected}; mend the row, or make two tasks of it"
                 )
+                self.bad.refuse(error, row.place)
+                continue
             ordered.append(replace(row, options=labels) if labels else row)
         return ordered
 
@@ -212,7 +224,7 @@ def _kind_of(rows: Sequence[Row]) -> tuple[Kind, tuple[str, ...]]:
     return "multiple-choice", ()
 
 
-def open_pool(directory: Path, name: str) -> Pool:
+def open_pool(directory: Path, name: str, bad: BadRows | None = None) -> Pool:
     """The pool of directory/name/, where - and _ are the same. Nothing is read yet.
 
     Raises InputError where there is no such directory, or it holds no files of either form, or of both.
@@ -221,7 +233,7 @@ def open_pool(directory: Path, name: str) -> Pool:
     if folder is None:
         near = did_you_mean(name, [path.name for path in directory.iterdir() if path.is_dir()])
         raise InputError(f"{directory}: no directory of the task {name}{near}")
-    return Pool(name, files_of(folder, name))
+    return Pool(name, files_of(folder, name), bad)
 
 
 def find_folder(directory: Path, name: str) -> Path | None:

@@ -17,10 +17,11 @@ from zofo.config import registry
 from zofo.config.registry import canonical
 from zofo.config.typed import build
 from zofo.config.yaml_reader import read_yaml
-from zofo.data.example import TASK_MEAN, Example, TaskData, objective_of
-from zofo.data.multitask.layout import Layout, limit, make_layout
+from zofo.data.example import TASK_MEAN, TaskData
+from zofo.data.files import BadRows
+from zofo.data.multitask.layout import limit, make_layout
 from zofo.data.multitask.pool import Pool, find_folder, open_pool
-from zofo.data.multitask.rows import Row
+from zofo.data.multitask.reading import Reading
 from zofo.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -124,15 +125,18 @@ class OpenSetting:
         return self.setting.name in registry.names("settings")
 
 
-def open_setting(setting: Setting, directory: Path, held_out: int | Sequence[str], seed: int) -> OpenSetting:
+def open_setting(
+    setting: Setting, directory: Path, held_out: int | Sequence[str], seed: int, bad: BadRows | None = None
+) -> OpenSetting:
     """The tasks of a setting that have a directory in `directory`, where - and _ are the same.
 
     held_out: how many training tasks are held out, drawn by the seed among those with options; 0: none, and training
     tasks need not be there. What the setting itself holds out goes before. Or their names, such as those of a run, of
-    this setting or another. Raises InputError where there is too little.
+    this setting or another. bad: what is done with rows that cannot be used. Raises InputError where there is too
+    little.
     """
     there = {n: find_folder(directory, n) is not None for n in (*setting.train, *setting.target)}
-    pools = {name: open_pool(directory, name) for name, is_there in there.items() if is_there}
+    pools = {name: open_pool(directory, name, bad) for name, is_there in there.items() if is_there}
     if not pools:
         names = ", ".join(f"{name}/" for name in setting.target[:3])
         raise InputError(f"{directory}: no task of the setting {setting.name} is there; expected {names}, ...")
@@ -147,7 +151,7 @@ def open_setting(setting: Setting, directory: Path, held_out: int | Sequence[str
     if free := next((name for name, pool in opened.target.items() if pool.kind == "free-form"), None):
         raise InputError(f"{directory}: the target task {free} has rows without options; nothing can be chosen there")
     if not isinstance(held_out, int):
-        opened.held_out = {name: opened.train.pop(name, None) or open_pool(directory, name) for name in held_out}
+        opened.held_out = {name: opened.train.pop(name, None) or open_pool(directory, name, bad) for name in held_out}
     elif held_out:
         opened.held_out = {name: opened.train.pop(name) for name in _held_out(opened, held_out, seed)}
     return opened
@@ -228,17 +232,18 @@ def load_setting(
     demonstrations before dev and test rows. Raises InputError naming file, line and fix.
     """
     check_setting(cfg, setting)
-    opened = open_setting(setting, Path(cfg.data or ""), 0 if only == "test" else cfg.held_out, seed)
+    bad = BadRows(cfg.on_bad_row == "skip")
+    opened = open_setting(setting, Path(cfg.data or ""), 0 if only == "test" else cfg.held_out, seed, bad)
     if not opened.target and only in (None, "test"):
         names = ", ".join(f"{name}/" for name in setting.target[:3])
         raise InputError(f"{opened.directory}: no target task of {setting.name} is there; expected {names}, ...")
     (log.warning if len(opened.coverage) > 1 else log.info)("%s", "; ".join(opened.coverage))
-    read = _Reading(cfg, make_layout(cfg.template, tokenizer), seed, shots_seed)
+    read = Reading(cfg, make_layout(cfg.template, tokenizer), seed, shots_seed, bad)
     train = read.train(opened.train, demonstrates) if only is None else []
     known = {key for _, key in train}
     measured = {
-        "dev": read.measured(opened.held_out, cfg.dev_examples) if only in (None, "dev") else [],
-        "test": read.measured(opened.target, cfg.test_examples) if only in (None, "test") else [],
+        "dev": read.measured(opened.held_out, "dev") if only in (None, "dev") else [],
+        "test": read.measured(opened.target, "test") if only in (None, "test") else [],
     }
     dev, test = ([example for example, _ in made] for made in measured.values())
     groups = {name: pool.metric for name, pool in {**opened.held_out, **opened.target}.items()}
@@ -254,59 +259,10 @@ def load_setting(
         scoring=cfg.scoring,
         repeated={split: sum(key in known for _, key in made) for split, made in measured.items()},
         groups=groups,
+        given=dict(read.given),
+        bad_rows=bad.say(setting.name),
         max_length=limit(cfg.num_fewshot),
     )
-
-
-Made = list[tuple[Example, tuple[str, str]]]  # with what makes two rows the same
-
-
-class _Reading:
-    """From pools to examples."""
-
-    def __init__(self, cfg: TaskConfig, layout: Layout, seed: int, shots_seed: int):
-        self.cfg, self.layout, self.seed, self.shots_seed = cfg, layout, seed, shots_seed
-        asked = "lm" if cfg.objective == "auto" else registry.canonical(cfg.objective)
-        self.objective = asked if objective_of(asked).encodes else "lm"
-
-    def train(self, pools: dict[str, Pool], demonstrates: bool) -> Made:
-        k = self.cfg.num_fewshot if demonstrates else 0
-        gold_only = objective_of(self.objective).encodes == "gold"
-        made: Made = []
-        for name, pool in pools.items():
-            if not gold_only and pool.kind == "free-form":
-                raise InputError(f"task.objective: the training task {name} has rows without options; use lm")
-            rows = pool.train(self.cfg.train_examples, self.seed)
-            pool.forget()
-            self.layout.prepare(rows, gold_only, first=not k)
-            for first in (True, False) if k else ():
-                self.layout.prepare(rows, True, first)
-            examples = (self.layout.example(row, self._others(name, rows, row, k), name, gold_only) for row in rows)
-            made += zip(examples, (row.text for row in rows))
-        return made
-
-    def measured(self, pools: dict[str, Pool], n: int) -> Made:
-        made: Made = []
-        for name, pool in pools.items():
-            shown = pool.demonstrations(self.cfg.num_fewshot, self.shots_seed)
-            rows = pool.test(n, self.seed, without=shown)
-            self.layout.prepare(rows, first=not shown)
-            made += [(self.layout.example(row, shown, name), row.text) for row in rows]
-        return made
-
-    def _others(self, name: str, rows: Sequence[Row], row: Row, k: int) -> list[Row]:
-        """k rows to show before this one, drawn by its id, none of them the same."""
-        if not k:
-            return []
-        draw = random.Random(f"{self.seed}/setting/shown/{row.id}")
-        for size in (min(2 * k, len(rows)), len(rows)):  # mostly the first, small draw is enough
-            drawn = {other.text: other for other in draw.sample(rows, size) if other.text != row.text}
-            if len(drawn) >= k:
-                return list(drawn.values())[:k]
-        raise InputError(
-            f"task.num_fewshot: {row.place}: {name} has {len(drawn)} other training rows, and {k} are to be shown; "
-            "give a smaller number, or more rows (task.train_examples)"
-        )
 
 
 def trained_tasks(data: TaskData) -> tuple[str, ...]:

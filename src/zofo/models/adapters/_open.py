@@ -68,8 +68,8 @@ def _check_tokenizer(directory: Path, base: Any, tokenizer: Any) -> None:
         if number >= rows and word not in known:
             raise InputError(
                 f'{directory}: its tokenizer has the added token "{word}" with id {number}, and the base model\'s '
-                f"embedding has {rows} rows: the adapter is for a model whose embeddings were resized; give that one as "
-                f"base_model_name_or_path in {CONFIG}, or beside it as backbone/"
+                f"embedding has {rows} rows: the adapter is for a model whose embeddings were resized; give that "
+                f"one as base_model_name_or_path in {CONFIG}, or beside it as backbone/"
             )
 
 
