@@ -108,10 +108,10 @@ def _check_same_rows(opened: Opened, data: TaskData, cfg: TaskConfig, seed: int,
     check_inputs(opened.inputs, now, config.task.data or config.task.name, MOVED)
 
 
-def _labels(opened: Opened) -> list[str] | None:
-    """What the run can answer, of which nothing may be lost where another file lacks it; None: its data says so."""
+def _labels(opened: Opened) -> list[str]:
+    """What the run can answer, of which nothing may be lost where another file lacks it; []: its data says so."""
     labels = opened.info.get("labels")
-    return [str(label) for label in labels] if isinstance(labels, list) and labels else None
+    return [str(label) for label in labels] if isinstance(labels, list) else []
 
 
 def task_config(

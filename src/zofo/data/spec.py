@@ -17,7 +17,7 @@ from zofo.data.example import Decoding, Example, objective_of
 from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
 from zofo.data.jinja import ENV
 from zofo.data.metrics.text import TEXT_METRICS, misfit
-from zofo.errors import InputError, did_you_mean
+from zofo.errors import InputError, did_you_mean, printable
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,15 @@ def used_columns(spec: TaskSpec) -> dict[str, set[str] | str]:
 
 def _variables(source: str) -> set[str] | str:
     try:
-        return jinja2.meta.find_undeclared_variables(ENV.parse(source))
+        names = jinja2.meta.find_undeclared_variables(ENV.parse(source))
+        ENV.compile(source)  # unknown filters, and what Python refuses of the program that a template becomes
+        return names
     except jinja2.TemplateSyntaxError as e:
-        return f"bad template: {e.message}"
+        return f"bad template: {printable(e.message or '', 200)}"
+    except (RecursionError, MemoryError, SyntaxError):
+        return "bad template: nested too deep"
+    except ValueError as e:  # a number of thousands of digits, or what is beyond any use
+        return f"bad template: {e}"
 
 
 def check_columns(spec: TaskSpec, template: str, tables: Tables) -> None:
@@ -199,6 +205,7 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
         row = {key: value for key, value in record.row.items() if value is not None}  # no cell is no text "None"
         if missing := [name for name in needed if name not in row]:
             raise InputError(f'{record.place}: {spec.file}: no "{missing[0]}" in this row; mend or drop it')
+        ENV.fresh()
         try:
             text = prompt.render(row)
             listed = expression(row) if expression else [o.render(row) for o in options]
@@ -209,10 +216,10 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
         except jinja2.UndefinedError as e:
             raise InputError(f"{at}: {e} in this row; mend or drop it") from None
         except Exception as e:  # a template is a program: it may divide by zero or overrun an integer
-            raise InputError(f"{at}: {e}") from None
+            raise InputError(f"{at}: {printable(' '.join(str(e).split()), 300)}") from None
         if fault := _unusable(text, answers, spec) or _incomparable(compared, spec):
             raise InputError(f"{at}: {fault}")
-        given = ", ".join(f"{name} {row[name]!r}" for name in sorted(used.get("gold", ())) if name in row)
+        given = ", ".join(f"{name} {printable(repr(row[name]), 80)}" for name in sorted(used.get("gold", ())) if name in row)
         computed = f" (gold is {spec.gold}; {given})" if gold and spec.gold != value and spec.gold not in row else ""
         try:
             right = right_answers(value, answers, spec.labels, f"{record.place}: {spec.file}")
@@ -262,11 +269,11 @@ def right_answers(value: Any, answers: tuple[str, ...], labels: list[str], place
         for names in (labels, stripped):
             if value.strip() in names:
                 return tuple(i for i, name in enumerate(names) if name == value.strip())
-        value = int(value) if value.strip().isdecimal() else value
+        value = int(value) if value.strip().isdecimal() and len(value) <= 15 else value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and 0 <= value < len(answers):  # a bool is an int: False 0, True 1
         return (int(value),)
     known = [f"{i} {name if len(name) < 60 else name[:60] + ' ...'}" for i, name in enumerate(labels or stripped)]
-    near = did_you_mean(value, labels or stripped) if isinstance(value, str) else ""
-    raise InputError(f"{place}: unknown label {value!r}; known: {', '.join(known)}{near}")
+    near = did_you_mean(value[:60], labels or stripped) if isinstance(value, str) else ""
+    raise InputError(f"{place}: unknown label {printable(repr(value), 80)}; known: {', '.join(known)}{near}")

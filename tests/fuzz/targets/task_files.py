@@ -48,7 +48,7 @@ PROMPTS: list[tuple[str, str]] = [  # (a template's prompt, expected)
     ("{{ 1 / 0 }}{{ film }}", "refused"),
     ("{{ film * 1000000000 }}", "refused"),
     ("{{ 'x' * 10 ** 12 }}{{ film }}", "refused"),
-    ("{{ 9 ** 9 ** 9 }}{{ film }}", "refused"),
+    ("{{ 9 ** (9 ** 9) }}{{ film }}", "refused"),
     ("{{ film.center(10 ** 11) }}", "refused"),
     ("{{ '%01000000000d' % 1 }}{{ film }}", "refused"),
     ("{{ '{:>1000000000}'.format(film) }}", "refused"),
@@ -80,7 +80,7 @@ GENERATION: list[Any] = [
 def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     path, out = folder / "films.yaml", folder / "out"
     content, rows = OPTIONS, [{"film": f"film {i}", "verdict": i % 2} for i in range(16)]
-    expect, names = "refused", ("films.yaml", "task.")
+    expect, names = "refused", ("films.yaml", "task.", "rows.jsonl")
     at = number - len(PROMPTS)
     if at < 0:
         prompt, expect = PROMPTS[number]
