@@ -1,4 +1,4 @@
-"""The generator, the roundings and a rule's stored numbers, from docs/journal.md alone: nothing of zofo is imported here."""
+"""Generator, roundings and a rule's stored numbers, from docs/journal.md alone: nothing of zofo is imported here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from statistics import NormalDist
 import numpy as np
 
 Array = np.ndarray
-TABLE = [round(4096.6525 * NormalDist().inv_cdf((i + 0.5) / 4096)) for i in range(2048, 4096)]
-TABLE = np.array([-x for x in reversed(TABLE)] + TABLE)
+_UPPER = [round(4096.6525 * NormalDist().inv_cdf((i + 0.5) / 4096)) for i in range(2048, 4096)]
+TABLE: Array = np.array([-x for x in reversed(_UPPER)] + _UPPER)
 
 
 def key(text: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.task_files import NAMES, shown, spec_of
 from zofo.data import Example
 from zofo.data.files import Record
@@ -79,7 +80,7 @@ EXPECTED: dict[str, Expected] = {
         (0,),
     ),
     "squad": (
-        "Title: Market hall of Elster\n"
+        "Title: Market_hall_of_Elster\n"
         "Context: The market hall of Elster was finished in 1896. Its roof of iron and glass was made by the brothers "
         "Kuhn, who also built two bridges in the town.\n"
         "Question: Who made the roof of the market hall?\n"
@@ -170,6 +171,28 @@ def test_details_of_prompts() -> None:
         "\nA. 51 days\nB. B-52\nC. 3\nD. D\nE. none\nAnswer:"
     )
     assert change("drop", answers_spans={"spans": ["a", "b"], "types": ["span", "span"]}).reference == [["a"], ["b"]]
+
+
+def test_what_the_data_has_around_its_words_stays() -> None:
+    """MeZO's prompts take these columns as they are: blanks at either end, underscores, letters and full stops."""
+    assert change("multirc", paragraph=" Rolfe went out. ").prompt.startswith(" Rolfe went out. \nQuestion: ")
+    assert change("multirc", answer="No one ").prompt.endswith('"No one ". Is that correct? Yes or No?\n')
+    assert change("squad", title="Super_Bowl_50").prompt.startswith("Title: Super_Bowl_50\nContext: ")
+    assert change("squad", title="IPod (4G)").prompt.startswith("Title: IPod (4G)\n")
+    assert change("rte", premise=" A ferry left. ").prompt.startswith(" A ferry left. \nDoes ")
+
+
+@pytest.mark.parametrize("name", ["rte", "cb", "boolq", "wsc", "wic", "multirc"])
+def test_calibration_prompts_are_the_templates_last_words_without_input(name: str) -> None:
+    """Where MeZO's are empty. docs/tasks.md names the six."""
+    spec = spec_of(name)
+    nulls = {e.null_prompt for e in shown(spec, "default")}
+    assert len(nulls) == 1, "it depends on the row"
+    null = nulls.pop()
+    assert null
+    assert all(null.strip() in e.prompt for e in shown(spec, "default"))
+    page = (ROOT / "docs" / "tasks.md").read_text("utf-8")
+    assert name in page.partition("MeZO's are empty for ")[2].partition(";")[0]
 
 
 def test_names_of_a_record_row_count_once_and_each_listed_one_is_right() -> None:
