@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from zofo.cli import main as cli
+from zofo.cli.memory import COMPARED, configs
 
 SMALL = ["train.batch_size=2", "train.eval_batch_size=2", "train.threads=1"]
 
@@ -59,6 +60,20 @@ def test_the_errors_of_validate(tiny_model_dir: Path, tmp_path: Path, capsys: py
         _, error = run(capsys, *wrong, code=2)
         assert cli.run([str(a) for a in ("validate", *wrong, "--output-dir", "x")]) == 2
         assert error == capsys.readouterr().err
+
+
+def test_a_files_task_and_method_count(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
+    """Whatever of the two stands in the file, in a preset, or on the command line."""
+    file, sections = tmp_path / "c.yaml", {"model": None, "task": None, "adapter": None}
+    file.write_text(f"model: {tiny_model_dir}\ntask: {sentiment_file}\nmethod: mezo\n")
+    assert [c.names["method"] for c in configs([str(file)], None, [], sections, False)] == ["mezo"]
+    assert [c.names["method"] for c in configs([str(file)], None, ["fo-ft"], sections, False)] == ["fo-ft"]
+    file.write_text(f"model: {tiny_model_dir}\ntask: {{name: {sentiment_file}}}\n")
+    assert [c.names["method"] for c in configs([str(file)], "quickstart", [], sections, False)] == ["bilevel-zofo"]
+    assert len(configs([str(file)], None, [], sections, False)) == len(COMPARED)
+    file.write_text(f"model: {tiny_model_dir}\nmethod: mezo\n")
+    task = {**sections, "task": str(sentiment_file)}
+    assert [c.names["method"] for c in configs([str(file)], None, [], task, False)] == ["mezo"]
 
 
 def test_what_to_count_must_be_said(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

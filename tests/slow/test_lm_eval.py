@@ -245,7 +245,7 @@ def test_texts(exports: Exports, merged: bool, data: Path, tmp_path: Path) -> No
 
 def test_the_command(exports: Exports, data: Path, tmp_path: Path) -> None:
     """As the page has it, offline, with this export's name."""
-    export = exports("lora", False)
+    export = exports("lora", True)
     values, _ = ours(export, "sst2", data / "sst2", tmp_path / "harness", scoring="sum")
     block = re.search(r"```yaml\n(task: zofo_options\n.*?)```", PAGE.read_text(), re.S)
     line = re.search(r"^lm-eval (run .* zofo_options .*)$", PAGE.read_text(), re.M)

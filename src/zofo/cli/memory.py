@@ -76,7 +76,7 @@ def configs(
         if registry.canonical(str(base)) not in registry.names("presets"):
             return [_resolve(file, overrides, preset, {**sections, "method": next(iter(methods), None)})]  # says so
         data = {**read_yaml(registry.load("presets", str(base)), "preset"), **data}
-    given = {name for name, value in {**data, **sections}.items() if value is not None}
+    given = {name for part in (data, sections) for name, value in part.items() if value is not None}
     given |= {text.partition("=")[0].removesuffix(".name") for text in overrides}
     if "task" not in given:
         if not made_up:

@@ -1,0 +1,210 @@
+"""Every command and snippet of the pages runs as it stands there, in the order of the page, on small models and rows.
+
+tests/page_world.py has what they find; SHORTER is all that is changed in them. What is not run is marked in the page, with
+the reason (tests/pages.py). `pytest -m slow tests/docs` runs the long pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.nn import functional as F
+
+from tests.conftest import ROOT
+from tests.page_world import load_dataset, make_model, make_world
+from tests.pages import PAGES, SHELL, Block, blocks, commands, name_of
+from zofo.cli import main as cli
+
+TRAIN = "train.batch_size=4 train.eval_steps=11 train.save_steps=11 task.train_examples=24 task.dev_examples=6"
+SMALL = f"{TRAIN} task.test_examples=6 train.max_steps=11"
+# What is shortened in each page: (as it stands there, as it runs here). Every line must still be there.
+SHORTER: dict[str, list[tuple[str, str]]] = {
+    "README.md": [
+        ('overrides=["task.data', 'max_steps=11, overrides=["task.test_examples=6", "task.data'),
+        ("--task mine.jsonl --output-dir out/mine", f"--task mine.jsonl --output-dir out/mine {SMALL}"),
+        ("make ", "make -n "),
+    ],
+    "CONTRIBUTING.md": [
+        ("make ", "make -n "),
+        (".ci/run ", "bash -n .ci/run "),
+        (".venv/bin/pre-commit install", f"{sys.executable} -m pre_commit validate-config"),
+    ],
+    "docs/tour.md": [
+        ("train.max_steps=66", SMALL),
+        ("max_steps: 330, batch_size: 16, micro_batch_size: 4,", "max_steps: 11, batch_size: 4, micro_batch_size: 2,"),
+        ("warmup_steps: 20", "warmup_steps: 2"),
+        ("train_examples: 1000, dev_examples: 200, test_examples: 500", "train_examples: 24, dev_examples: 6"),
+        ("max_steps=500, callbacks=[]", "max_steps=4, callbacks=[], batch_size=4"),
+    ],
+    "docs/add_a_task.md": [("train.max_steps=20", "train.max_steps=4 train.batch_size=2")],
+    "docs/zo_family.md": [
+        ("--output-dir out/sparse", f"--output-dir out/sparse {TRAIN} train.max_steps=2"),
+        ("--output-dir out/lozo", f"--output-dir out/lozo {TRAIN} train.max_steps=2"),
+        ("--output-dir out/both", f"--output-dir out/both {SMALL}"),
+    ],
+    "docs/quantization.md": [("--output-dir out/int8", f"--output-dir out/int8 {SMALL}")],
+    "docs/memory.md": [
+        ("--length 64", "--length 16"),
+        ("train.batch_size=32 train.micro_batch_size=8", "train.batch_size=8 train.micro_batch_size=4"),
+        ("train.batch_size=16", "train.batch_size=4"),
+    ],
+    "docs/meta_training.md": [
+        ("--output-dir out/meta", f"--output-dir out/meta {SMALL} method.tasks_per_step=2"),
+        ("--output out/meta-test ", "--output out/meta-test --seeds 100 --rate-runs 1 --rates 1e-3 --steps 2 "),
+        ("--output out/plain", "--output out/plain --seeds 100"),
+        ("seeds=(100, 13)", "seeds=(100,), steps=2"),
+    ],
+    "docs/meta_data.md": [("--train-examples 500", "--train-examples 30")],
+}
+BEFORE: dict[str, list[str]] = {  # what the reader of a page has from another one
+    "docs/memory.md": [f"zofo train --preset quickstart --model MODEL --task mine.jsonl --output-dir out/tour {SMALL}"],
+    "docs/lm_eval.md": [
+        f"zofo train --model MODEL --task copa --method fo-peft --output-dir out/copa {TRAIN} train.max_steps=2"
+    ],
+}
+SLOW = {"docs/memory.md", "docs/performance.md", "docs/tasks.md", "experiments/README.md"}
+ELSEWHERE = {"docs/add_an_estimator.md", "docs/add_an_objective.md"}  # tests/docs/test_new_files.py
+
+
+def provided(page: str) -> dict[str, Any]:
+    """Names that a page's snippet takes from its reader."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    batch = (torch.randn(16, 8), torch.randint(0, 3, (16,)))
+    given: dict[str, dict[str, Any]] = {
+        "README.md": {"model": model, "batches": [batch] * 3},
+        "docs/zo_family.md": {
+            "model": model,
+            "data": [batch] * 3,
+            "loss_of": lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+        },
+    }
+    return given.get(page, {})
+
+
+class Reader:
+    """Goes through a page as somebody would who does what it says."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.page, self.folder, self.printed = name_of(page), folder, ""
+        self.names = types.ModuleType("page")
+        self.names.__dict__.update(provided(self.page))
+        self.shortened: set[str] = set()
+        self.not_run: list[str] = []
+
+    def shorter(self, text: str) -> str:
+        for old, new in SHORTER.get(self.page, []):
+            if old in text:
+                self.shortened.add(old)
+                text = text.replace(old, new)
+        return text
+
+    def take(self, block: Block) -> None:
+        if block.note == "not run":
+            assert block.said, f"{block.place}: say why it is not run"
+            self.not_run.append(f"{block.place}: {block.said}")
+        elif block.note == "printed":
+            check_output(block, self.printed)
+        elif block.note == "saved as":
+            self.save(block)
+        elif block.language in SHELL:
+            self.printed = "".join(self.command(line, block.place) for line in commands(self.shorter(block.text)))
+        elif block.language == "python":
+            self.printed = self.python(block)
+        elif block.language == "json":
+            assert all(isinstance(json.loads(line), dict) for line in block.text.splitlines()), block.place
+        else:
+            pytest.fail(f"{block.place}: a block that is neither run nor marked (tests/pages.py)")
+
+    def save(self, block: Block) -> None:
+        path, text = self.folder / block.said, self.shorter(block.text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+        if block.language == "yaml":
+            assert isinstance(yaml.safe_load(text), dict), block.place
+
+    def python(self, block: Block) -> str:
+        out = io.StringIO()
+        text = "\n" * block.line + self.shorter(block.text)
+        with contextlib.redirect_stdout(out):
+            exec(compile(text, str(ROOT / block.page), "exec"), self.names.__dict__)
+        for shown in re.findall(r"^print\(.*\) +# (\{.*\})$", block.text, re.M):  # {"loss": ..., "n": 500}
+            keys = [list(eval(line)) for line in out.getvalue().splitlines() if line.startswith("{")]
+            assert list(eval(shown)) in keys, f"{block.place}: {shown} is not what is printed: {keys}"
+        return out.getvalue()
+
+    def command(self, line: str, place: str) -> str:
+        words = shlex.split(line, comments=True)
+        if words[0] == "zofo":
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = cli.run(words[1:])
+            assert code == 0, f"{place}: {line}: exit code {code}\n{err.getvalue()}"
+            return out.getvalue() + err.getvalue()
+        if words[:2] == ["python", "-m"]:
+            return self.module(words[2:], place)
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{place}: {line}: exit code {done.returncode}\n{done.stderr}"
+        return done.stdout
+
+    def module(self, words: list[str], place: str) -> str:
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+            patch.setattr(sys, "argv", words)
+            patch.syspath_prepend(str(ROOT))
+            try:
+                runpy.run_module(words[0], run_name="__main__")
+            except SystemExit as end:
+                assert not end.code, f"{place}: {' '.join(words)}: exit code {end.code}"
+        return out.getvalue()
+
+
+def check_output(block: Block, printed: str) -> None:
+    """Every line that the page shows was printed, whatever its numbers; `...` stands for anything."""
+    for line in block.text.splitlines():
+        pattern = re.sub(r"\\?\d+(?:\\?[.,]\d+)*", r"[\\d.,]+", re.escape(line)).replace(re.escape("..."), ".*")
+        assert re.search(rf"^(?:note: )?{pattern}$", printed, re.M), f"{block.place}: not printed: {line}\n{printed}"
+
+
+@pytest.fixture(scope="session")
+def page_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("page-model"))
+
+
+@pytest.fixture
+def reader(
+    request: pytest.FixtureRequest, page_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Reader]:
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.chdir(make_world(tmp_path / "world", page_model))
+    yield Reader(request.param, tmp_path / "world")
+
+
+def marked(page: Path) -> Any:
+    name = name_of(page)
+    return pytest.param(page, id=name, marks=pytest.mark.slow if name in SLOW else ())
+
+
+@pytest.mark.parametrize("reader", [marked(page) for page in PAGES if name_of(page) not in ELSEWHERE], indirect=True)
+def test_a_page_runs(reader: Reader, caplog: pytest.LogCaptureFixture) -> None:
+    for line in BEFORE.get(reader.page, []):
+        reader.command(line, "before the page")
+    for block in blocks(ROOT / reader.page):
+        reader.take(block)
+    table = {old for old, _ in SHORTER.get(reader.page, [])}
+    assert reader.shortened == table, "the table of what is shortened names what is not in the page"
