@@ -46,7 +46,7 @@ class Bounded(SandboxedEnvironment):
             raise TooMuchError("formats a text wider than a million characters")
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 (as jinja2 has it)
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # as jinja2 has it
         text = getattr(__obj, "__self__", getattr(getattr(__obj, "__wrapped__", None), "__self__", None))
         if isinstance(text, str):
             wide = any(isinstance(n, int) and n > MOST for n in (*args, *kwargs.values()))
@@ -64,7 +64,6 @@ class Bounded(SandboxedEnvironment):
             if self.rounds < 0:
                 raise TooMuchError("goes round its loops more than a million times")
             yield item
-
 
     # What `parse` and `compile` both go through; an extension sees tokens alone
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:

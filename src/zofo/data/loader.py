@@ -49,7 +49,8 @@ def without_unfit(data: TaskData, bad: BadRows) -> TaskData:
     """The data without the examples that `tokenize_task` left out, with this `bad`."""
     if not bad.counts:
         return data
-    lists = {split: [e for e in getattr(data, split) if e.where not in bad.places] for split in ("train", "dev", "test")}
+    splits = ("train", "dev", "test")
+    lists = {split: [e for e in getattr(data, split) if e.where not in bad.places] for split in splits}
     return replace(data, **lists, bad_rows={**data.bad_rows, **bad.say(data.name)})
 
 

@@ -219,7 +219,8 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
             raise InputError(f"{at}: {printable(' '.join(str(e).split()), 300)}") from None
         if fault := _unusable(text, answers, spec) or _incomparable(compared, spec):
             raise InputError(f"{at}: {fault}")
-        given = ", ".join(f"{name} {printable(repr(row[name]), 80)}" for name in sorted(used.get("gold", ())) if name in row)
+        read = [name for name in sorted(used.get("gold", ())) if name in row]
+        given = ", ".join(f"{name} {printable(repr(row[name]), 80)}" for name in read)
         computed = f" (gold is {spec.gold}; {given})" if gold and spec.gold != value and spec.gold not in row else ""
         try:
             right = right_answers(value, answers, spec.labels, f"{record.place}: {spec.file}")

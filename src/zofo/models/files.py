@@ -203,8 +203,8 @@ def misfit(directory: Path, weights: Shapes, expected: Mapping[str, Iterable[int
         if wanted is not None and tuple(wanted) != shape and math.prod(wanted) != 0:
             return InputError(
                 f"model.name: {directory / CONFIG}: "
-                f"by it {name} has shape {list(wanted)}, and in the weights it has {list(shape)}; the two files are not "
-                "of one model",
+                f"by it {name} has shape {list(wanted)}, and in the weights it has {list(shape)}; the two files are "
+                "not of one model",
             )
     return None
 

@@ -86,7 +86,7 @@ class RunDir:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """{} for a run of a version that kept none, and where there is no run. Raises InputError where it is damaged."""
+        """{} for a run of a version that kept none, and where there is no run. Raises InputError for a damaged one."""
         if self._manifest is None:
             self._manifest = self._read_manifest(self.root / MANIFEST)
         return self._manifest

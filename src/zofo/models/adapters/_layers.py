@@ -79,8 +79,8 @@ class LayerSet(AdapterSet):
             )
         for one, other in shared_weights(self.model):
             return (
-                f"{one} is {other}, too (one tensor with two uses), and the adapter changes the first alone; export with "
-                f"--separate, or train without {one.split('.')[-2]!r} in adapter.target_modules"
+                f"{one} is {other}, too (one tensor with two uses), and the adapter changes the first alone; export "
+                f"with --separate, or train without {one.split('.')[-2]!r} in adapter.target_modules"
             )
         return ""
 

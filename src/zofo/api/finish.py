@@ -1,0 +1,87 @@
+"""The end of a run: back to the best evaluation, the test set, and what is left for people and programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zofo.config.json_text import dumps
+from zofo.eval.likelihood import as_rows
+from zofo.train import record
+from zofo.train.loop import Loop
+
+
+def finish(loop: Loop) -> dict[str, Any]:
+    """Go back to the best evaluation, measure the test set, write run.json, predictions and a short README."""
+    session, best, run = loop.session, loop.at.best, loop.run
+    assert best is not None
+    peak = record.peak_bytes(session.loaded.device)
+    loop.checkpoints.restore_best(best, loop.at.k)
+    test = {}
+    for name in session.method.candidates:
+        result = loop.evaluate("test", name)
+        test[name] = result.values
+        lines = [dumps(row) for row in as_rows(result, session.encoded["test"])]
+        run.write(f"eval/predictions-{name}.jsonl", "\n".join(lines) + "\n")
+        if result.report is not None:
+            run.write_json(f"eval/report-{name}.json", result.report)
+    info = _info(loop, peak, test)
+    run.write("README.md", _readme(info))
+    run.write_json("run.json", info)  # last: with it the run is finished
+    return info
+
+
+def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """run.json, format 1; the schema is documented in docs/tour.md."""
+    session, config, best = loop.session, loop.session.config, loop.at.best
+    assert best is not None
+    method, problem = session.method, session.problem
+    return {
+        "zofo": record.environment()["packages"]["zofo"],
+        "format": record.FORMAT,
+        "method": config.names["method"],
+        "adapter": config.names.get("adapter"),
+        "task": session.data.name,
+        "task_version": session.data.version,
+        "metric": session.data.metric,
+        "model": config.model.name,
+        "seed": config.train.seed,
+        "steps": method.updates(loop.at.k),
+        "best_step": best.count,
+        "journal_position": best.journal,
+        **problem.loss.meter.state_dict(),
+        "skipped": problem.skipped,
+        "dev": best.dev,
+        "test": test,
+        "deployed": best.candidate,
+        "seconds": loop.at.seconds,
+        "seconds_per_step": loop.at.seconds / loop.count if loop.count else None,
+        "peak_bytes": peak,
+        "parameters": {
+            "theta": problem.theta.size if method.moves != "nothing" else 0,
+            "adapter": problem.adapters.size(problem.adapters.names[0]) if problem.adapters else 0,
+        },
+        "bad_rows": dict(session.data.bad_rows),
+        "examples": {name: len(encoded) for name, encoded in session.encoded.items()},
+        "tasks": session.tasks,
+        "world_size": 1,
+        "labels": list(session.data.labels),
+        "base_sha256": session.base_sha256,
+        "inputs": session.inputs,
+        "config_hash": config.hash(),
+        "environment": record.environment(),
+    }
+
+
+def _readme(info: dict[str, Any]) -> str:
+    name = info["deployed"]
+    numbers = ", ".join(f"{k} {v:.4f}" for k, v in info["test"][name].items() if k != "n")
+    what = "theta alone" if name == "theta" else f"(theta, {name})"
+    return (
+        f"# {info['method']} on {info['task']}\n\n"
+        f"Base model `{info['model']}`, seed {info['seed']}, {info['steps']['lower']} lower and "
+        f"{info['steps']['upper']} upper updates. Deployed: {what}, "
+        f"chosen on dev at step {info['best_step']}. Test: {numbers}.\n\n"
+        f"With the path of this folder in place of RUN, `zofo eval RUN` measures it again and `zofo export RUN OUT` "
+        f"writes a directory for transformers and peft, from anywhere. The folder can be moved; where model or data "
+        f"have moved, `--model` and `--data` name their new places.\n"
+    )

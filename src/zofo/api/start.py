@@ -1,0 +1,82 @@
+"""What stands in the way of a run, and where one goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zofo.config.resolve import Config, resolve
+from zofo.errors import InputError
+from zofo.train.run_dir import RunDir
+
+
+def check_directory(config: Config, run: RunDir) -> Path | None:
+    """The checkpoint to resume from, or None for a new run. Raises InputError where another run is in the way."""
+    resume, out = config.train.resume, run.root
+    if out.exists() and not out.is_dir():
+        raise InputError(f"train.output_dir: {out} is a file")
+    if resume is not None:
+        return _to_resume(config, run, resume)
+    if foreign := run.foreign():
+        names = ", ".join(path.name for path in foreign)
+        raise InputError(
+            f"train.output_dir: {out} holds {names}, which no run of zofo wrote and a run would overwrite; choose "
+            f"another directory"
+        )
+    if run.ours() and not config.train.overwrite:
+        raise InputError(f"train.output_dir: {out} holds {_in_the_way(config, run)}")
+    return None
+
+
+def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
+    """The checkpoint, one of this run's own. Raises InputError."""
+    present, out = run.checkpoints(), run.root
+    if resume == "latest" and not present:
+        fix = "start it again with --overwrite" if run.ours() else "leave it out to start a new run"
+        raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
+    chosen = present[-1] if resume == "latest" else Path(resume)
+    if not chosen.is_dir():
+        raise InputError(f"train.resume: no such checkpoint: {chosen}")
+    if chosen.resolve() not in [path.resolve() for path in present]:
+        known = ", ".join(path.name for path in present) or "none"
+        raise InputError(f"train.resume: {chosen} is no checkpoint of the run in {out}, which has {known}")
+    _same_run(config, run)
+    return chosen
+
+
+def _in_the_way(config: Config, run: RunDir) -> str:
+    """What a directory holds that a new run cannot have, and the ways out."""
+    try:
+        same = resolve(str(run.config)).hash() == config.hash()
+    except InputError:  # no config.yaml, or one of another version
+        same = False
+    what = "this run already" if same else "another run"
+    if not run.checkpoints():  # killed before the first one: nothing to go on from
+        return f"{what}, without a checkpoint; start again (--overwrite) or choose another directory"
+    return f"{what}; choose another directory, go on with it (--resume latest), or replace it (--overwrite)"
+
+
+_MAY_CHANGE = {
+    "max_steps",
+    "output_dir",
+    "resume",
+    "overwrite",
+    "report_to",
+    "threads",
+    "save_total_limit",
+    "logging_steps",
+    "max_replay_seconds",
+}
+
+
+def _same_run(config: Config, run: RunDir) -> None:
+    """Raises InputError naming every setting in which `config` is not the run's."""
+    saved = run.read_config().absolute().to_dict()
+    now = config.to_dict()
+    changed = []
+    for section in sorted({*saved, *now}):
+        before, here = saved.get(section) or {}, now.get(section) or {}
+        for key in sorted({*before, *here}):
+            if before.get(key) != here.get(key) and not (section == "train" and key in _MAY_CHANGE):
+                changed.append(f"{section}.{key}: the run has {before.get(key)!r}, now {here.get(key)!r}")
+    if changed:
+        raise InputError("cannot resume with other settings:\n" + "\n".join(changed))
