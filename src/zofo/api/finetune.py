@@ -16,9 +16,10 @@ from zofo.api.start import check_directory
 from zofo.api.targets import as_path, load
 from zofo.config.resolve import Config
 from zofo.train.callbacks import check_callbacks
+from zofo.train.lease import Lease
 from zofo.train.loop import Loop
 from zofo.train.run_dir import RunDir
-from zofo.train.setup import audit, build
+from zofo.train.setup import Session, audit, build
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -96,14 +97,26 @@ def train(
 
         return Run(run.root, rehearse(config))
     check_callbacks(config.train.report_to, callbacks)
-    resume_from = check_directory(config, run)
+    check_directory(config, run)
     session = build(config)
     if session.journals:
         audit(session)
-    inputs = session.inputs  # while theta is still the base
-    if resume_from is None:  # not before everything that can be wrong with the input has been found
+    _ = session.inputs  # while theta is still the base
+    with Lease(run.root) as lease:  # not before everything that can be wrong with the input has been found
+        run = RunDir(run.root, lease.check)
+        return _train(config, session, run, check_directory(config, run), callbacks)
+
+
+def _train(
+    config: Config,
+    session: Session,
+    run: RunDir,
+    resume_from: Path | None,
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
+) -> Run:
+    if resume_from is None:
         run.clear()
-        run.begin(inputs)
+        run.begin(session.inputs)
     loop = Loop(session, run, callbacks)
     if resume_from is not None:
         loop.resume(resume_from)  # may be refused, and must leave the run as it was then

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from zofo.cli import process
 from zofo.cli.data import app as data_verbs
-from zofo.cli.errors import failure
 from zofo.cli.generate import generate
 from zofo.cli.metatest import meta_test
 from zofo.cli.options import ADAPTER_OF, Adapter, BaseModel, Data, Model, Preset, Settings, Task, option, with_data
 from zofo.errors import InputError
-
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it: 128 + SIGINT
 
 app = typer.Typer(
     name="zofo",
@@ -81,8 +78,12 @@ def train(
     _print_notes(config.notes)
     from zofo.api import finetune
     from zofo.cli.show import print_run
+    from zofo.train.signals import Interrupted
 
-    finished = finetune.train(config, dry_run)
+    try:
+        finished = finetune.train(config, dry_run)
+    except Interrupted as stop:
+        raise typer.Exit(128 + stop.number) from stop
     if not dry_run:
         print_run(finished)
 
@@ -278,36 +279,15 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def run(args: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 130 interrupted."""
-    debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
-    try:
-        code = app([a for a in args if a != "--debug"] or ["--help"], prog_name="zofo", standalone_mode=False)
-        sys.stdout.flush()
-        if code == INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code, older ones into Abort
-            raise KeyboardInterrupt
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted", err=True)
-        return INTERRUPTED
-    except (BrokenPipeError, SystemExit) as stop:  # `zofo ls | head`: the reader has seen enough
-        if not isinstance(stop, BrokenPipeError) and not isinstance(stop.__context__, BrokenPipeError):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        lines, code = failure(error)
-        for line in lines:
-            typer.echo(f"error: {line}", err=True)
-        return code
+    """Runs one command line and returns its exit code, see `process.run`."""
+    return process.run(app, args)
 
 
 def main() -> None:
     # An OpenMP thread that spins while it waits starves the others when anything else runs on the machine. A short spin
     # costs nothing on a quiet one and made products beside one busy process 1.5 to 9 times faster (docs/log.md)
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(process.guarded(app, sys.argv[1:]))
 
 
 if __name__ == "__main__":

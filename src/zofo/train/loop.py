@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zofo.data.preview import preview, sizes
 from zofo.errors import NonFiniteError, RunError
@@ -24,6 +23,7 @@ from zofo.train.record import MetricsLog, peak_bytes
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
+from zofo.train.signals import Interrupted, caught
 from zofo.train.weights import advice, broken
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zofo")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the run was saved."""
 
 
 class _Break(Exception):
@@ -63,7 +59,7 @@ class Loop:
         self.at, self.saved = Position(), 0
         self.divergence, self.skips = Divergence(), Skips()
         self.finite: Path | None = None  # the last checkpoint whose weights are
-        self._interrupt = False
+        self._interrupt: int | None = None  # the signal that asked to stop
 
     @property
     def count(self) -> int:
@@ -80,12 +76,10 @@ class Loop:
 
     def fit(self) -> None:
         """Train. Raises RunError, and Interrupted after a save."""
-        handlers = self._catch_signals()
         device = self.session.loaded.device
+        self.progress = Progress(self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device))
         try:
-            with Progress(
-                self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device)
-            ) as self.progress:
+            with caught(self._stop), self.progress:
                 self.metrics = MetricsLog(self.run.claim(self.run.metrics), self.checkpoints.metrics_position)
                 self.callbacks.call("on_train_begin")
                 self._say_sizes()
@@ -101,32 +95,21 @@ class Loop:
                 f"free some, then train again with --resume latest"
             ) from error
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             self.checkpoints.close()
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """After `fit`: what an interrupt leaves is said, and SIGTERM is one too."""
+        """After `fit`: what an interrupt leaves is said."""
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            raise KeyboardInterrupt
-
-        try:
-            handler = signal.signal(signal.SIGTERM, stop)
-        except ValueError:  # not in the main thread
-            yield
-            return
-        try:
-            yield
-        except KeyboardInterrupt:
+        def stop(number: int) -> None:
             self.progress.say(
                 f"training is done and saved, the test set is not measured; go on with --resume latest --output-dir "
                 f"{self.run.root}, or resume='latest' in Python"
             )
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, handler)
+            raise Interrupted(number=number)
+
+        with caught(stop):
+            yield
 
     def _advice(self) -> str:
         return advice(self.session, self.at.k > 0, self.finite)
@@ -177,7 +160,7 @@ class Loop:
                 f"--output-dir {self.run.root}, or resume='latest' in Python"
             )
             self.progress.say(saved)
-            raise Interrupted(saved) from None
+            raise Interrupted(saved, self._interrupt or signal.SIGINT) from None
         self._save()
         if skipped := self.session.problem.skipped:
             self.progress.say(f"warning: {Skips.words(skipped, self.updates)} (train.on_nonfinite=skip)")
@@ -294,21 +277,16 @@ class Loop:
             self.finite = self.run.checkpoint(self.count)
         self.callbacks.call("on_save")
 
-    def _catch_signals(self) -> dict[int, Any]:
-        def handler(number: int, frame: FrameType | None) -> None:
-            if self._interrupt:
-                raise KeyboardInterrupt
-            self._interrupt = True
-            updates = self.session.method.per_step
-            self.progress.say(
-                f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving; "
-                f"again to stop at once, with what the last checkpoint holds"
-            )
-
-        try:
-            return {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: the caller's signals are none of our business
-            return {}
+    def _stop(self, number: int) -> None:
+        """The first signal lets this round end, and saves; a second one stops at once."""
+        if self._interrupt:
+            raise Interrupted(number=number)
+        self._interrupt = number
+        updates = self.session.method.per_step
+        self.progress.say(
+            f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving; "
+            f"again to stop at once, with what the last checkpoint holds"
+        )
 
 
 def _line(name: str, values: dict[str, float]) -> str:

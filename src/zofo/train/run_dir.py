@@ -32,10 +32,13 @@ LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
 
 
 class RunDir:
-    """root: the directory; it need not be there yet. Nothing is written before `begin`."""
+    """root: the directory; it need not be there yet. Nothing is written before `begin`.
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    check: called before anything is written; it raises where the directory is no longer this process's.
+    """
+
+    def __init__(self, root: str | Path, check: Callable[[], None] = lambda: None) -> None:
+        self.root, self._check = Path(root), check
         self._manifest: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------------------------------------------- names
@@ -171,6 +174,7 @@ class RunDir:
         self._keep()
 
     def _keep(self) -> None:
+        self._check()
         write_json(self.root / MANIFEST, self.manifest)
 
     def claim(self, path: Path) -> Path:
@@ -215,6 +219,7 @@ class RunDir:
     def write(self, name: str, text: str) -> None:
         """A text file, by its name in the run."""
         path = self.root / name
+        self._check()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.claim(path), text)
 
@@ -225,6 +230,7 @@ class RunDir:
 
     def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None:
         """A checkpoint or a best; see `files.write_tree`."""
+        self._check()
         write_tree(self.claim(directory), write)
 
     def read_info(self) -> dict[str, Any]:
@@ -243,6 +249,7 @@ class RunDir:
 
     def forget(self, directory: Path) -> None:
         """Delete a checkpoint or a best of ours."""
+        self._check()
         aside = directory.with_name(f".{directory.name}.old")  # so that no half of it is ever taken for the whole
         shutil.rmtree(aside, ignore_errors=True)
         if directory.is_symlink():

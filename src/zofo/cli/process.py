@@ -1,0 +1,58 @@
+"""A command line as a process: its errors in a line each, its exit code, its output that may go away."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from zofo.cli.errors import failure
+from zofo.cli.streams import Guarded
+
+INTERRUPTED, PIPE = 130, 141  # exit codes as shells have them: 128 + SIGINT, 128 + SIGPIPE
+
+
+def run(app: typer.Typer, args: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 128 + a signal's number."""
+    debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
+    try:
+        code = app([a for a in args if a != "--debug"] or ["--help"], prog_name="zofo", standalone_mode=False)
+        sys.stdout.flush()
+        if code in (INTERRUPTED, *range(129, 160)):  # typer's newer versions turn Ctrl-C into a code, older into Abort
+            typer.echo("interrupted", err=True)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        return INTERRUPTED
+    except (BrokenPipeError, SystemExit) as stop:  # `zofo ls | head`: the reader has seen enough
+        if not isinstance(stop, BrokenPipeError) and not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return PIPE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        lines, code = failure(error)
+        for line in lines:
+            typer.echo(f"error: {line}", err=True)
+        return code
+
+
+def guarded(app: typer.Typer, args: Sequence[str]) -> int:
+    """`run` as a process's own: its output may go away. What trains goes on then; what prints its result stops."""
+    trains = next((arg for arg in args if not arg.startswith("-")), "") in ("train", "quickstart", "meta-test")
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    sys.stdout = Guarded(sys.stdout, None if trains else stop)  # type: ignore[assignment]
+    sys.stderr = Guarded(sys.stderr)  # type: ignore[assignment]
+    code = run(app, args)
+    sys.stdout.flush()
+    if sys.stdout.lost or sys.stderr.lost:  # type: ignore[union-attr]
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)  # Python writes them once more as it ends
+    return code
