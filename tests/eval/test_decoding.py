@@ -202,6 +202,17 @@ def test_without_an_end_token_a_stop_still_ends_a_row() -> None:
     assert spelled(model, texts, overlapping) == ["bcdefg", "g"]
 
 
+def test_a_chat_and_a_plain_text_in_one_batch_end_each_in_its_own_way() -> None:
+    """The template ends a turn with letters, which a plain text may write; with a sign of its own it ends both."""
+    model, tokenizer = chain({**ABC, "h": {"a": 1.0}}), spelling()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + 'gh' }}{% endfor %}"
+    rows = [Request([IDS["a"]], 12, 0, chat) for chat in (True, False, True)]
+    assert decode(model, tokenizer, rows, Decoding(12), PAD) == ["bcdef", "bcdefghabcde", "bcdef"]
+    assert decode(model, tokenizer, rows, Decoding(12, stop=("e",)), PAD) == ["bcd"] * 3
+    tokenizer.add_special_tokens({"additional_special_tokens": ["g"]})
+    assert decode(model, tokenizer, rows, Decoding(12), PAD) == ["bcdef"] * 3
+
+
 def test_rows_near_the_models_limit() -> None:
     model = chain({**ABC, "h": {"a": 1.0}})
     texts, rooms = ["a" * 30, "a", "a" * 32, "ab", "a" * 27], [3, 31, 1, 30, 6]
