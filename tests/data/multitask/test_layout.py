@@ -11,6 +11,7 @@ import pytest
 from zofo.data.multitask.layout import ROOM, TEMPLATES, Layout, limit, make_layout
 from zofo.data.multitask.pool import open_pool
 from zofo.data.multitask.rows import Row
+from zofo.data.tokenization import tokenize
 from zofo.errors import InputError
 
 OPTIONS = ("yes", "no")
@@ -244,3 +245,11 @@ def within(layout: Layout, tokenizer: Any, row: Row) -> bool:
     example = layout.example(row)
     rows = [example.prompt + lead + answer for lead, answer in zip(example.leads or ("",) * 9, example.answers)]
     return max(len(tokens(tokenizer, text)) for text in rows) <= ROOM
+
+
+@pytest.mark.parametrize("template", ["default", "channel"])
+def test_an_option_that_a_row_lists_twice_is_right_both_times(template: str, tiny_tokenizer: Any) -> None:
+    twice = Row("pantry/test/2", "test.jsonl:3", "Is there tea?", "no", ("no", "yes", "no"))
+    example = make_layout(template, None).example(twice)
+    assert example.gold == (0, 2)
+    assert tokenize(tiny_tokenizer, example, None, "gold", False, for_eval=True).gold == (0, 2)
