@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zofo.errors import InputError
 from zofo.zo.quantized import is_quantized
 from zofo.zo.shift import in_memory, slab
 
@@ -35,22 +36,27 @@ class LabelHead:
         self._positions: tuple[Tensor, Tensor] | None = None
         self._length = 0
         self._last: bool | None = None  # whether nothing comes behind the head
+        self._calls = 0  # of the head, in a forward
         head.register_forward_pre_hook(self._gather)
 
     def _gather(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if self._positions is None:
             return None
+        self._calls += 1
         hidden, (rows, columns) = args[0], self._positions
         virtual = hidden.shape[1] - self._length  # a soft prompt's tokens stand before the row's own
         return (hidden[rows, columns + virtual][None], *args[1:])
 
     def logprobs(self, model: Callable[..., Any], batch: Batch, **kwargs: Any) -> Tensor:
-        """fp32 [N]: the log-probability of each label. Options that share a position share its logits."""
+        """fp32 [N]: the log-probability of each label. Options that share a position share its logits.
+
+        Raises InputError for a model that computes logits past its output embeddings, or calls them more than once.
+        """
         flat, place = torch.unique(batch.positions, return_inverse=True)
         self._length = batch.input_ids.shape[1]
         chunked = self._chunks(flat.numel()) and self._is_last(batch)
         self._positions = (flat // self._length, flat % self._length)
-        computed: list[Tensor] = []
+        self._calls, computed = 0, list[Tensor]()
 
         def labelled(hidden: Tensor) -> Tensor:
             weights = self._head.weight, self._head.bias
@@ -64,6 +70,11 @@ class LabelHead:
             out = model(**batch.inputs(), use_cache=False, **kwargs)
         finally:
             self._positions, self._head.forward = None, forward
+        if self._calls != 1:
+            raise InputError(
+                f"model.name: {type(self._model).__name__} calls its output embeddings {self._calls} times a forward, "
+                f"not once, so its logits cannot be taken where the labels are; this model is not supported"
+            )
         return computed[0] if chunked else torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
 
     def _chunks(self, positions: int) -> bool:
@@ -72,15 +83,23 @@ class LabelHead:
 
     @torch.no_grad()
     def _is_last(self, batch: Batch) -> bool:
-        """Whether the head's output is the model's, tried once on a token: no softcap, no scale."""
+        """Whether the head's output is the model's, tried once on a token: no softcap, no scale.
+
+        The head says large numbers of ours then: what its own weights make of a token may be too small for a softcap.
+        """
         if self._last is None:
-            seen: list[Tensor] = []
-            handle = self._head.register_forward_hook(lambda module, args, out: seen.append(out))
+            said: list[Tensor] = []
+
+            def large(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+                said.append(torch.linspace(-90, 90, out.shape[-1], device=out.device).to(out.dtype).expand_as(out))
+                return said[-1]
+
+            handle = self._head.register_forward_hook(large)
             try:
                 logits = self._model(input_ids=batch.input_ids[:1, :1], use_cache=False).logits  # pyright: ignore
             finally:
                 handle.remove()
-            self._last = len(seen) == 1 and torch.equal(seen[0], logits)
+            self._last = len(said) == 1 and torch.equal(said[0].float(), logits.float())
         return self._last
 
 

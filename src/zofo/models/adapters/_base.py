@@ -10,6 +10,17 @@ if TYPE_CHECKING:
     from zofo.models.adapters._set import AdapterSet
 
 
+# What families call the matrix that makes logits; any other name of it is found out when the model is there.
+HEADS = ("lm_head", "embed_out", "output_layer", "output_projection", "lm_loss")
+WHY_NOT_HEAD = "logits are computed where a label is, from the head's own weights, past any adapter of it"
+
+
+def head_problems(targets: Sequence[str] | None) -> list[str]:
+    """For a Config's `problems`: targets, by name or by path, that are a head by their names."""
+    heads = [target for target in targets or () if target.rpartition(".")[2] in HEADS]
+    return [f"target_modules: {name!r} is the head, which cannot be adapted: {WHY_NOT_HEAD}" for name in heads[:1]]
+
+
 class Base(ABC):
     """fixed_start: what every copy starts from where nothing is drawn; then two copies cannot start apart."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -82,16 +82,12 @@ def shared_weights(model: Any) -> Iterator[tuple[str, str]]:
     Elsewhere: in a module that the adapter does not change, or that another one changes. A layer that the model calls
     in several places, adapter and all, is one use. Tensors are the same where they lie in the same memory.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     base, uses = model.get_base_model(), dict[int, dict[int, str]]()
+    tuned = {id(layer) for layer in tuner_layers(model)}
     adapted: dict[str, int] = {}  # path of a layer's own module -> the layer with its adapters
     for path, module in base.named_modules(remove_duplicate=False):
-        if isinstance(module, BaseTunerLayer):
-            adapted[f"{path}.base_layer"] = id(module)
-        for name, param in cast(nn.Module, module)._parameters.items():
-            if param is None:
-                continue
+        adapted |= {f"{path}.base_layer": id(module)} if id(module) in tuned else {}
+        for name, param in module.named_parameters(recurse=False):
             owner, where = adapted.get(path, id(module)), path.removesuffix(".base_layer")
             uses.setdefault(param.data_ptr() or id(param), {}).setdefault(owner, f"{where}.{name}")
     layers = set(adapted.values())

@@ -10,6 +10,7 @@ from torch import nn
 
 from zofo.errors import InputError, did_you_mean
 from zofo.models._transformers import Conv1D
+from zofo.models.adapters._base import WHY_NOT_HEAD
 from zofo.models.adapters._peft import ia3_targets, lora_targets
 
 FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv")  # queries, keys and values in one matrix
@@ -66,7 +67,7 @@ def check(model: Any, targets: Sequence[str], embeddings: bool = False) -> None:
 
     embeddings: whether the adapter fits lookup tables too.
     """
-    called = _called(model)
+    called, head = _called(model), model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D, nn.Embedding) if embeddings else (nn.Linear, Conv1D)
     for target in targets:
         modules = dict(matching(model, target))
@@ -75,6 +76,10 @@ def check(model: Any, targets: Sequence[str], embeddings: bool = False) -> None:
         if not modules:
             hint = did_you_mean(target, known)
             raise InputError(f"adapter.target_modules: no module named {target!r}{hint}; {choose}")
+        if any(m is head for m in modules.values()):
+            raise InputError(
+                f"adapter.target_modules: {target!r} is the head, which cannot be adapted: {WHY_NOT_HEAD}; {choose}"
+            )
         if not all(isinstance(m, kinds) for m in modules.values()):
             kind = type(next(iter(modules.values()))).__name__
             raise InputError(f"adapter.target_modules: {target!r} is a {kind}, which is not adapted; {choose}")

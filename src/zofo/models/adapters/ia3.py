@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zofo.models.adapters._base import Base
+from zofo.models.adapters._base import Base, head_problems
 
 if TYPE_CHECKING:
     from zofo.models.adapters._set import AdapterSet
@@ -28,7 +28,8 @@ class Config:
 
     def problems(self) -> list[str]:
         extra = [name for name in self.feedforward_modules or [] if name not in (self.target_modules or [])]
-        return [f"feedforward_modules: {extra[0]!r} is not in target_modules; name it there too"] if extra else []
+        faults = [f"feedforward_modules: {extra[0]!r} is not in target_modules; name it there too"] if extra else []
+        return faults + head_problems(self.target_modules)
 
 
 class Adapter(Base):

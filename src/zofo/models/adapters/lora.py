@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zofo.models.adapters._base import Base
+from zofo.models.adapters._base import Base, head_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +29,9 @@ class Config:
         default=None,
         metadata={"help": "names of the adapted modules; default: the model's query and value projections"},
     )
+
+    def problems(self) -> list[str]:
+        return head_problems(self.target_modules)
 
 
 class Adapter(Base):
