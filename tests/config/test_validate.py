@@ -173,3 +173,13 @@ def test_optional_sections_appear_only_when_given() -> None:
     config = resolve(None, ["adapter.r=4"], method="my-method", **BASE)
     assert config.names["adapter"] == "lora"
     assert config.adapter.r == 4
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ia3"])
+@pytest.mark.parametrize("target", ["lm_head", "embed_out", "model.lm_head"])
+def test_the_head_is_no_target_of_an_adapter(target: str, adapter: str) -> None:
+    """Known by its name alone: `zofo validate` has no model."""
+    section = {"name": adapter, "target_modules": ["q_proj", target]}
+    (line,) = errors_of(method="fo-peft", adapter=section)
+    assert line.startswith(f"adapter.target_modules: {target!r} is the head, which cannot be adapted")
+    resolve(None, [], method="fo-peft", adapter={"name": adapter, "target_modules": ["head_proj"]}, **BASE)

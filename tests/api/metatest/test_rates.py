@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from tests.metatest_protocol import SubjectCalls, protocol_on
 from tests.setting_files import JsonRow
 from zofo.api.metatest.plan import Plan
 from zofo.api.metatest.protocol import Protocol
+from zofo.data.example import TASK_MEAN
+from zofo.data.metrics import NONE
 from zofo.errors import InputError
 
 
@@ -90,3 +94,35 @@ def test_rates_that_are_nearly_equal_are_two(run_of: Any, small_setting: Path, t
     protocol.rate("tuned")
     rates = {json.loads(path.read_text())["rate"] for path in (tmp_path / "parts").rglob("*.json")}
     assert rates == set(plan.rates)
+
+
+def test_a_rate_whose_scores_are_nan_is_not_chosen_and_parts_are_json(
+    run_of: Any, small_setting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All scores NaN: left out. Some losses NaN, as read back from a part's file too: it loses a tie."""
+    plan = Plan(("tuned",), seeds=(100,), rates=(1e-1, 1e-2, 1e-3), steps=1)
+    protocol = protocol_on(run_of("shared"), small_setting, plan, tmp_path)
+    real, rates, said = protocol.subject.measure, list[float](), list[str]()
+    tune = protocol._tune
+
+    def tuned(way: str, pool: Any, seed: int, rate: float) -> Any:
+        rates.append(rate)
+        return tune(way, pool, seed, rate)
+
+    def measure(*args: Any) -> Any:
+        evaluation = real(*args)
+        bad = len(evaluation.predictions) if rates[-1] == 1e-1 else 1 if rates[-1] == 1e-2 else 0
+        predictions = [replace(p, predicted=NONE) if i < bad else p for i, p in enumerate(evaluation.predictions)]
+        loss = {1e-1: math.nan, 1e-2: math.nan, 1e-3: 2.0}[rates[-1]]
+        values = {**evaluation.values, "loss": loss, TASK_MEAN: 0.5}
+        return replace(evaluation, values=values, predictions=predictions)
+
+    monkeypatch.setattr(protocol, "_tune", tuned)
+    monkeypatch.setattr(protocol.subject, "measure", measure)
+    monkeypatch.setattr(protocol, "say", said.append)
+    for _ in range(2):  # the second time the parts come from their files, with null for NaN
+        assert protocol.rate("tuned") == 1e-3
+    assert any("rate 0.1: left out: tuned on" in line and "NaN, so there is no result" in line for line in said)
+    parts = [path.read_text() for path in (tmp_path / "parts").rglob("*.json")]
+    assert any(json.loads(text)["loss"] is None for text in parts)
+    assert not any("NaN" in text for text in parts)
