@@ -49,6 +49,18 @@ def test_the_short_form_is_kept_apart(path: Path) -> None:
     assert Plan(path).results.name == "plan"
 
 
+@pytest.mark.parametrize(("losses", "chosen"), [((None, 0.7), 1), ((0.7, None), 0), ((0.7, 0.6), 1), ((None, None), 0)])
+def test_a_trial_whose_dev_loss_is_not_finite_is_not_chosen(
+    losses: tuple[float | None, ...], chosen: int, path: Path, tmp_path: Path
+) -> None:
+    """A file has null for it."""
+    plan = Plan(path)
+    plan.results = tmp_path
+    for loss, cell in zip(losses, plan.trials(["mezo"])):
+        plan.file(cell).write_text(json.dumps({"dev": {"theta": {"loss": loss}}, "deployed": "theta"}))
+    assert plan.chosen("mezo") == chosen
+
+
 def test_the_cost_of_the_full_plan(path: Path, tmp_path: Path) -> None:
     plan = Plan(path, smoke=True)
     plan.results = tmp_path

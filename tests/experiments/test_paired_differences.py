@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from experiments.paired_differences import interval, last
 
 
@@ -18,3 +20,5 @@ def test_the_last_evaluations_best_candidate() -> None:
         {"step": 20, "candidate": "p", "loss": 0.3},
     ]
     assert last({"dev_curve": curve}) == 0.3
+    assert last({"dev_curve": [*curve, {"step": 20, "candidate": "q", "loss": None}]}) == 0.3  # null: not finite
+    assert math.isnan(last({"dev_curve": [*curve, {"step": 30, "candidate": "s", "loss": None}]}))
