@@ -59,8 +59,9 @@ def by_hand(model: Any, tokenizer: Any, dtype: torch.dtype) -> tuple[float, floa
 
 
 def equal(model: Any, tokenizer: Any) -> bool:
-    """Whether packed rows are plain ones, in float64; in float32 where a family's experts know no float64."""
-    for dtype, least, part in ((torch.float64, 1e-9, 1e-6), (torch.float32, 2e-5, 1e-3)):
+    """Whether packed rows are plain ones, in float64 (of which some norms go through float32); in float32 where a
+    family's experts know no float64."""
+    for dtype, least, part in ((torch.float64, 1e-5, 1e-5), (torch.float32, 2e-5, 1e-3)):
         try:
             value, gradient = by_hand(model, tokenizer, dtype)
         except Exception:
