@@ -17,7 +17,7 @@ from typing import Literal
 
 from zofo.cli import main as cli
 
-SECONDS = 20  # what takes longer hangs
+SECONDS: float = 20  # what takes longer hangs
 LONGEST = 900  # characters of a line that can still be read
 OF_A_BUG = re.compile(r"this is a bug|Traceback|\b[A-Z]\w+(?:Error|Exception)\b|0x[0-9a-f]{8,}|<object|site-packages")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -52,7 +52,7 @@ class _Hang(BaseException):
 
 
 @contextlib.contextmanager
-def _limited(seconds: int) -> Iterator[None]:
+def _limited(seconds: float) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Hang(f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "")
 

@@ -276,5 +276,7 @@ def right_answers(value: Any, answers: tuple[str, ...], labels: list[str], place
     if isinstance(value, int) and 0 <= value < len(answers):  # a bool is an int: False 0, True 1
         return (int(value),)
     known = [f"{i} {name if len(name) < 60 else name[:60] + ' ...'}" for i, name in enumerate(labels or stripped)]
-    near = did_you_mean(value[:60], labels or stripped) if isinstance(value, str) else ""
-    raise InputError(f"{place}: unknown label {printable(repr(value), 80)}; known: {', '.join(known)}{near}")
+    near, shown = "", printable(repr(value), 80)
+    if isinstance(value, str):
+        near = did_you_mean(value[:60], labels or stripped)
+    raise InputError(f"{place}: unknown label {shown}; known: {', '.join(known)}{near}")
