@@ -43,6 +43,11 @@ def _of_a_model() -> Iterator[None]:
 def check(directory: Path) -> None:
     """Raises InputError naming the file of a model's directory that is missing or damaged, and the fix."""
     config, weights = _sizes(directory), shapes(directory)
+    if not weights:
+        raise InputError(
+            f"{directory}: it has no safetensors file ({WEIGHTS}), and pickled weights are not loaded; convert it first, "
+            f"or {AGAIN}"
+        )
     for name, (dtype, _) in weights.items():
         if dtype in WHOLE_NUMBERS and name.endswith(".weight") and "quantization_config" not in config:
             raise fault(

@@ -20,7 +20,7 @@ from zofo.models import files, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
-from zofo.zo.quantized import Frozen
+from zofo.zo.quantized import Frozen, frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -185,8 +185,11 @@ def _check_words(name: str, model: Any, tokenizer: Any, pad: int) -> dict[int, s
 
     Raises InputError where padding is one of them, or a weight is no number.
     """
+    codes = frozen(model)
     for key, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())) and not bool(tensor.isfinite().all()):
+        if key in codes or not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+            continue
+        if not bool(tensor.isfinite().all()):  # a sum may overflow without
             raise InputError(f"model.name: {name}: {key} holds NaN or infinite weights, so no score is a number")
     rows = model.get_input_embeddings().weight.shape[0]
     beyond = {number: word for word, number in tokenizer.get_vocab().items() if number >= rows}
