@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tests.command_line import TRAIN, fake_module, zofo
 from zofo.cli import main as cli
+from zofo.cli.errors import failure
 from zofo.errors import InputError, RunError
 
 
@@ -118,3 +120,32 @@ def test_no_space_is_recognised_inside_another_error(
     fake_module("zofo.api.finetune", monkeypatch, train=train)
     assert cli.run(TRAIN) == 1
     assert "error: no space left on device: out/checkpoint-5, free some" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a \x1b[2J b", r"a \x1b[2J b"),
+        ("a \u202e b \u2066", r"a \u202e b \u2066"),
+        ("a \ud800 b \x9b", r"a \ud800 b \x9b"),
+        ("a \r b \x00", r"a \r b \x00"),
+        ("caf\u00e9 \u2713 \u6620\u753b \U0001f600", "caf\u00e9 \u2713 \u6620\u753b \U0001f600"),
+    ],
+)
+@pytest.mark.parametrize("kind", [InputError, RunError, OSError, KeyError])
+def test_no_line_steers_the_terminal(kind: type[Exception], text: str, shown: str) -> None:
+    (line,), _ = failure(OSError(2, "none", text) if kind is OSError else kind(text))
+    assert shown in line.replace("\\\\", "\\")
+    assert line.isprintable()
+
+
+def test_no_line_fills_the_screen() -> None:
+    (line,), code = failure(InputError("x" * 10**6))
+    assert (len(line) < 1000, code) == (True, 2)
+    assert failure(InputError("one\ntwo"))[0] == ["one", "two"]
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOENT, errno.EACCES])
+def test_paths_that_cannot_be_are_the_users(number: int) -> None:
+    assert failure(OSError(number, os.strerror(number), "a/b"))[1] == 2
+    assert failure(OSError(errno.EIO, "input/output error", "a/b"))[1] == 1

@@ -174,7 +174,8 @@ def _shown(hint: Any, value: Any) -> str:
     """A value in an error, with what was probably meant."""
     if str in _members(hint) and isinstance(value, (bool, int, float)):
         return f"{show(value)}; quote it"
-    return f"{show(value)}{did_you_mean(str(value), [str(choice) for choice in _choices(hint)])}"
+    meant = str(value) if isinstance(value, (str, int, float)) else ""
+    return f"{show(value)}{did_you_mean(meant[:60], [str(choice) for choice in _choices(hint)])}"
 
 
 @functools.cache
