@@ -1,7 +1,7 @@
 """What the commands of the pages find when they run: small models and rows under the names that the pages use.
 
-Everything is real: a Llama of two layers with a tokenizer, rows in each task's columns, runs that train. Only their size and
-where they come from differ: `HuggingFaceTB/SmolLM2-135M` is a directory here, and the hub's rows are made here.
+Everything is real: a Llama of two layers with a tokenizer, rows in each task's columns, runs that train. Only their
+size and their source differ: `HuggingFaceTB/SmolLM2-135M` is a directory here, and the hub's rows are made here.
 """
 
 from __future__ import annotations

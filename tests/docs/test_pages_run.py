@@ -1,7 +1,7 @@
 """Every command and snippet of the pages runs as it stands there, in the order of the page, on small models and rows.
 
-tests/page_world.py has what they find; SHORTER is all that is changed in them. What is not run is marked in the page, with
-the reason (tests/pages.py). `pytest -m slow tests/docs` runs the long pages.
+tests/page_world.py has what they find; SHORTER is all that is changed in them. What is not run is marked in the page,
+with the reason (tests/pages.py). `pytest -m slow tests/docs` runs the long pages.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +162,13 @@ class Reader:
         return done.stdout
 
     def module(self, words: list[str], place: str) -> str:
-        out = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-            patch.setattr(sys, "argv", words)
-            patch.syspath_prepend(str(ROOT))
-            try:
-                runpy.run_module(words[0], run_name="__main__")
-            except SystemExit as end:
-                assert not end.code, f"{place}: {' '.join(words)}: exit code {end.code}"
-        return out.getvalue()
+        """`python -m ...` in a process of its own, in the world's copies of experiments, benchmarks and results."""
+        path = os.pathsep.join([str(self.folder), str(ROOT / "src")])
+        command = [sys.executable, "-m", *words]
+        env = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{place}: {' '.join(words)}: exit code {done.returncode}\n{done.stderr}"
+        return done.stdout
 
 
 def check_output(block: Block, printed: str) -> None:
@@ -187,12 +184,10 @@ def page_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(
-    request: pytest.FixtureRequest, page_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Reader]:
+def reader(request: pytest.FixtureRequest, page_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     monkeypatch.chdir(make_world(tmp_path / "world", page_model))
-    yield Reader(request.param, tmp_path / "world")
+    return Reader(request.param, tmp_path / "world")
 
 
 def marked(page: Path) -> Any:
