@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import CHAT_TEMPLATE, llama_config, make_tokenizer, save_tiny, sentiment_rows, write_rows
+from tests.conftest import CHAT_TEMPLATE, ROOT, llama_config, make_tokenizer, save_tiny, sentiment_rows, write_rows
 from tests.small_setting import kinds, mood
+from tests.task_files import spec_of
 
 MODELS = (
     ".cache/quickstart/smollm2-135m-instruct",
@@ -23,6 +24,11 @@ MODELS = (
     "MODEL_DIR",
 )
 CLASSES = ["trec", "rotten_tomatoes", "glue-cola", "sms_spam"], ["ag_news", "hate_speech18", "emo", "poem_sentiment"]
+
+EXTRACTS = (
+    ["glue_cola", "glue_qnli", "rotten_tomatoes", "trec", "cr", "ethos", "sst5", "subj"],
+    ["ag_news", "hate_speech18", "medical_questions_pairs"],
+)
 
 
 def make_model(folder: Path) -> Path:
@@ -83,6 +89,14 @@ def squad(n: int) -> list[dict[str, Any]]:
     ]
 
 
+def of_task(task: str, n: int) -> list[dict[str, Any]]:
+    """The task file's own rows, each a little different: for tasks that no function here makes rows of."""
+    spec = spec_of(task)
+    first = next(name for name in spec.columns if isinstance(spec.demonstrations[0][name], str))
+    rows = [spec.demonstrations[i % len(spec.demonstrations)] for i in range(n)]
+    return [{**row, first: f"{row[first].rstrip('. ')}, {i}."} for i, row in enumerate(rows)]
+
+
 HUB: dict[tuple[str, str | None], Callable[[int], list[dict[str, Any]]]] = {
     ("nyu-mll/glue", "sst2"): sst2,
     ("aps/super_glue", "copa"): copa,
@@ -115,3 +129,21 @@ def make_world(folder: Path, model: Path) -> Path:
         write_rows(folder / "DIR" / task / "train.jsonl", make(task, 24, 7))
         write_rows(folder / "DIR" / task / "test.jsonl", make(task, 8, 9))
     return folder
+
+
+def add_experiments(folder: Path, again: list[str]) -> None:
+    """Copies of experiments, benchmarks and results, without the results `again`, and rows for the plans."""
+    for name in ("experiments", "benchmarks", "results"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for pattern in again:
+        for path in list((folder / "results").glob(pattern)):
+            path.unlink()
+    for split, n in {"train": 240, "validation": 12, "test": 12}.items():
+        write_rows(folder / "SST2_DIR" / f"{split}.jsonl", sst2(n))
+        for task in ("boolq", "piqa", "siqa", "winogrande", "rte"):
+            write_rows(folder / "DATA_DIR" / task / f"{split}.jsonl", of_task(task, n))
+        for data in ("DATA_DIR", "DATA"):
+            write_rows(folder / data / "copa" / f"{split}.jsonl", copa(n))
+    for number, task in enumerate([*EXTRACTS[0], *EXTRACTS[1]]):
+        for split, seed in (("train", 5), ("test", 9)):
+            write_rows(folder / "META_DIR" / task / f"{split}.jsonl", (mood, kinds)[number % 2](task, 60, seed))
