@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import typer
 
 from zofo.cli.errors import failure
-from zofo.cli.streams import Guarded
+from zofo.cli.streams import Guarded, occupied
+from zofo.errors import RunError
 
 INTERRUPTED, PIPE = 130, 141  # exit codes as shells have them: 128 + SIGINT, 128 + SIGPIPE
 
@@ -45,12 +46,14 @@ def guarded(app: typer.Typer, args: Sequence[str]) -> int:
     trains = next((arg for arg in args if not arg.startswith("-")), "") in ("train", "quickstart", "meta-test")
 
     def stop(error: OSError) -> None:
-        raise error
+        if isinstance(error, BrokenPipeError):
+            raise error
+        raise RunError(f"standard output: {(error.strerror or str(error)).lower()}, so the result is shown nowhere")
 
+    occupied()
     sys.stdout = Guarded(sys.stdout, None if trains else stop)  # type: ignore[assignment]
     sys.stderr = Guarded(sys.stderr)  # type: ignore[assignment]
     code = run(app, args)
-    sys.stdout.flush()
     if sys.stdout.lost or sys.stderr.lost:  # type: ignore[union-attr]
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

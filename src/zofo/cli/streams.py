@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Callable
 from typing import Any, TextIO
+
+
+class Closed(io.StringIO):
+    """Stands for a stream that was closed before the process began."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+def occupied() -> None:
+    """Descriptors 0 to 2, where they are closed, lead nowhere: else the first files that are opened get them, and what
+    a library prints is written into a run's journal."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 class Guarded:
@@ -12,8 +32,9 @@ class Guarded:
     Whoever reads a run's output may stop reading; the run goes on.
     """
 
-    def __init__(self, stream: TextIO, broken: Callable[[OSError], None] | None = None) -> None:
-        self.stream, self.broken = stream, broken
+    def __init__(self, stream: TextIO | None, broken: Callable[[OSError], None] | None = None) -> None:
+        """stream: None for one that was closed before the process began."""
+        self.stream, self.broken = stream or Closed(), broken
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:

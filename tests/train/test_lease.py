@@ -1,0 +1,163 @@
+"""One process at a time: the second is refused and told of the first, a dead one's lock is taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zofo import InputError, finetune
+from zofo.errors import RunError
+from zofo.train import lease
+from zofo.train.lease import NAME, Lease
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from zofo.train.lease import Lease
+with Lease(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(directory: Path, seconds: float = 600) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(directory), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = hold(tmp_path / "out")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def train(model: Path, rows: Path, out: Path, **options: Any) -> Any:
+    return finetune(
+        str(model), str(rows), {"name": "mezo", "lr": 1e-4}, output_dir=out, max_steps=4, batch_size=4, **options
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}])
+def test_a_second_process_is_refused_and_told_of_the_first(
+    options: dict[str, Any],
+    holder: subprocess.Popen[str],
+    tmp_path: Path,
+    tiny_model_dir: Path,
+    sentiment_file: Path,
+) -> None:
+    with pytest.raises(InputError, match=rf"out: in use by process {holder.pid} on {socket.gethostname()} since 20"):
+        train(tiny_model_dir, sentiment_file, tmp_path / "out", **options)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [NAME], "nothing was written or deleted"
+    assert holder.poll() is None
+
+
+def test_a_killed_process_leaves_a_lock_that_is_taken_over(
+    holder: subprocess.Popen[str], tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path
+) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "out" / NAME).is_file()
+    run = train(tiny_model_dir, sentiment_file, tmp_path / "out")
+    assert not list(run.path.glob(f"{NAME}*")), "nothing of a lock stays behind a run that ended"
+
+
+def test_a_number_that_was_given_to_another_process_is_not_taken_for_it(tmp_path: Path) -> None:
+    content = {"token": "x", "host": socket.gethostname(), "pid": os.getpid(), "born": 1.0, "since": 0}
+    (tmp_path / NAME).write_text(json.dumps(content))
+    with Lease(tmp_path) as ours:
+        assert ours.held
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"host": "elsewhere", "pid": 7, "token": "x", "since": 1e9}'])
+def test_a_lock_of_another_machine_or_none_that_can_be_read(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known to be dead by not being touched, as seen from here, whatever the clocks say."""
+    monkeypatch.setattr(lease, "PATIENCE", 1.0)
+    path = tmp_path / NAME
+    path.write_text(content)
+    os.utime(path, (2e9, 2e9))  # a clock far ahead
+    stop = threading.Event()
+
+    def beat() -> None:
+        moment = 1e9
+        while not stop.wait(0.05):
+            moment += 1
+            os.utime(path, (moment, moment))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(InputError, match="in use by"), Lease(tmp_path):
+            pass
+    finally:
+        stop.set()
+        thread.join()
+    with Lease(tmp_path) as ours:
+        assert ours.held
+
+
+def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    content = {"token": "x", "host": socket.gethostname(), "pid": dead.pid, "born": 1.0, "since": 0}
+    for _ in range(20):
+        (tmp_path / NAME).write_text(json.dumps(content))
+        gate, held, refused = threading.Barrier(8), [], []
+
+        def ask() -> None:
+            gate.wait()
+            try:
+                with Lease(tmp_path):
+                    held.append(1)
+                    time.sleep(0.05)
+                    assert len(held) - len(left) == 1
+                    left.append(1)
+            except InputError:
+                refused.append(1)
+
+        left: list[int] = []
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(held) + len(refused) == 8
+        assert held
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_slept_while_another_took_over_writes_nothing_more(
+    tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path
+) -> None:
+    from transformers import TrainerCallback
+
+    out = tmp_path / "out"
+
+    class Sleeps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                (out / NAME).write_text(json.dumps({"token": "other", "host": "elsewhere", "pid": 3, "since": 0}))
+                self.before = {path.name for path in out.iterdir()}
+
+    callback = Sleeps()
+    with pytest.raises(RunError, match=r"process 3 on elsewhere since .* has taken over this directory"):
+        train(tiny_model_dir, sentiment_file, out, save_steps=4, callbacks=[callback])
+    assert {path.name for path in out.iterdir()} == callback.before
