@@ -68,11 +68,13 @@ def test_the_readme_lists_the_verbs() -> None:
     assert listed == verbs()
 
 
+def unfenced(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.S | re.M)
+
+
 def spoken(page: Path) -> Iterator[str]:
     """Commands that begin with `zofo `, in sentences and in blocks."""
-    text = page.read_text("utf-8")
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M)
-    for span in re.findall(r"`(zofo [^`]+)`", prose):
+    for span in re.findall(r"`(zofo [^`]+)`", unfenced(page)):
         yield " ".join(span.split())
     for block in blocks(page):
         if block.language in ("sh", "bash"):
@@ -93,6 +95,21 @@ def test_verbs_options_and_settings_of_commands_exist(page: Path) -> None:
         for word in words[1:]:
             if word.startswith("--"):
                 assert word.partition("=")[0] in options, f"{line}: {word}"
+
+
+@pytest.mark.parametrize("page", NOW, ids=name_of)
+def test_no_command_hides_in_an_indented_block(page: Path) -> None:
+    """Only fenced blocks are run."""
+    assert not re.findall(r"^ {4,}(?:zofo|python|pip|make|lm-eval) .*$", unfenced(page), re.M)
+
+
+@pytest.mark.parametrize("page", NOW, ids=name_of)
+def test_scripts_that_a_page_names_exist(page: Path) -> None:
+    """`python -m benchmarks.gpu ...` and `python docs/figures/house.py`, in sentences too."""
+    for module in re.findall(r"python -m ((?:experiments|benchmarks|tests)\.\w+)", page.read_text("utf-8")):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+    for script in re.findall(r"python ([\w/]+\.py)", page.read_text("utf-8")):
+        assert (ROOT / script).is_file(), script
 
 
 def settings() -> dict[str, set[str]]:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.journal_reader import DENSE, SKIPPED, Reader, read
-from zofo import InputError, ZerothOrder
+from zofo import InputError, ZerothOrder, finetune
+from zofo.api.restore import restore
 from zofo.config import registry
 from zofo.errors import NonFiniteError
 
@@ -96,7 +98,7 @@ def others(number: int) -> dict[str, Any]:
 
 
 def combinations() -> list[Any]:
-    made = itertools.product(RULES, ROUNDINGS, ("inplace", "layer"))
+    made = itertools.product(RULES, ROUNDINGS, ("inplace", "layer", "copy"))
     return [
         pytest.param(rule, dtype, rounding, shift, number, id=f"{rule}-{str(dtype)[6:]}-{rounding}-{shift}")
         for number, (rule, (dtype, rounding), shift) in enumerate(made)
@@ -116,6 +118,29 @@ def test_the_page_is_enough(
         assert [record.outcome == SKIPPED for record in records] == [step == 2 for step in range(5)]
         assert differ(before, after), parts  # something moved
         assert differ(Reader(header, before).replay(records), after) == [], parts
+
+
+@pytest.mark.parametrize("method", ["mezo", "bilevel-zofo"])
+@pytest.mark.parametrize("rule", ["momentum", "sign", "adamw", "sgd"])
+def test_the_page_is_enough_for_a_run(
+    rule: str, method: str, tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path
+) -> None:
+    """From the base model's file and journal.bin to what the run deploys, every tensor bit for bit."""
+    options: dict[str, Any] = {"max_steps": 8, "batch_size": 4, "eval_steps": 4, "save_steps": 4}
+    settings = {"name": method} if method == "mezo" else {"name": method, "inner_steps": 1}
+    rate = {"lr" if method == "mezo" else "lr_theta": 1e-3}
+    trained = finetune(
+        str(tiny_model_dir), str(sentiment_file), settings | rate, output_dir=tmp_path / "run", seed=5,
+        overrides=["estimator.shift=inplace", f"rule={rule}", "model.dtype=float32"], **options,
+    )  # fmt: skip
+    raw = (trained.path / "journal.bin").read_bytes()[: trained.info["journal_position"]]
+    header, records = read(raw)
+    base = {name: w.numpy().reshape(-1) for name, w in load_file(tiny_model_dir / "model.safetensors").items()}
+    restored = restore(trained.path, "theta").model.state_dict()
+    after = {name: restored[name].numpy().reshape(-1) for name in base}
+    assert records
+    assert differ(base, after)
+    assert differ(Reader(header, base).replay(records), after) == []
 
 
 def test_every_rule_is_there() -> None:
