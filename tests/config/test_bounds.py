@@ -54,7 +54,9 @@ def test_a_file_beyond_the_bounds(what: str, tmp_path: Path) -> None:
 
 def test_what_is_within_them(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text(f"base: &b {{x: 1}}\none: {{<<: *b, y: 2}}\ntwo: [*b, *b]\nz: {'[' * 90}{']' * 90}\nn: {'9' * 4000}\n")
+    path.write_text(
+        f"base: &b {{x: 1}}\none: {{<<: *b, y: 2}}\ntwo: [*b, *b]\nz: {'[' * 90}{']' * 90}\nn: {'9' * 4000}\n"
+    )
     content = read_yaml(path, "")
     assert (content["one"], content["two"]) == ({"x": 1, "y": 2}, [{"x": 1}, {"x": 1}])
     assert content["n"] == 10**4000 - 1

@@ -95,7 +95,7 @@ REFUSED = [  # (file's name, content, changes, the error)
     ("a.jsonl", '{"label": ' + "7" * 5_000 + "}\n", {}, "a.jsonl:1: bad JSON: a number of more than 4300 digits"),
     ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", {}, "a.jsonl: is a git-lfs pointer and not the data"),
     ("a.jsonl.gz", "{}\n", {}, "is not compressed, though its name ends in .gz; rename it to a.jsonl"),
-    ("a.jsonl", gzip.compress(b"{}"), {}, "is compressed by gzip, which its name does not say; rename it to a.jsonl.gz"),
+    ("a.jsonl", gzip.compress(b"{}"), {}, "is compressed by gzip, which its name does not say; rename it to"),
     ("a.csv.gz", gzip.compress(TABLE.encode() * 99)[:-20], {}, "a.csv.gz: "),
     ("a.parquet", b"PAR1" + bytes(40) + b"PAR1", {}, "a.parquet: not a readable Parquet file ("),
     ("a.parquet", TABLE, {}, "a.parquet: not a readable Parquet file ("),
@@ -139,7 +139,7 @@ def test_texts_that_meet_badly_are_said(write_jsonl: Any, caplog: pytest.LogCapt
         return caplog.text
 
     assert "" == said({"prompt": "film:", "completion": "great"}) == said({"prompt": "it is", "completion": " great"})
-    assert "" == said({"prompt": "\u6620\u753b", "completion": "\u597d"})
+    assert said({"prompt": "\u6620\u753b", "completion": "\u597d"}) == ""
     load_task(task(write_jsonl("a.jsonl", [{"prompt": f"{i} film", "completion": "great"} for i in range(9)])), 0)
     assert "runs together with its completion" in caplog.text
     load_task(task(write_jsonl("a.jsonl", [{"prompt": f"{i} ", "completion": "great"} for i in range(9)])), 0)

@@ -22,6 +22,7 @@ LONGEST = 900  # characters of a line that can still be read
 OF_A_BUG = re.compile(r"this is a bug|Traceback|\b[A-Z]\w+(?:Error|Exception)\b|0x[0-9a-f]{8,}|<object|site-packages")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 Outcome = Literal["clear", "accepted", "fault"]
+Expected = Literal["refused", "accepted", "either"]
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Case:
     args: list[str]
     names: tuple[str, ...]
     out: Path
-    expect: Literal["refused", "accepted", "either"] = "either"
+    expect: Expected = "either"
     check: Callable[[str], str] = field(default=lambda shown: "", repr=False)
     changes: Path | None = None  # what may change where it is accepted
 

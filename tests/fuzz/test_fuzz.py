@@ -66,9 +66,7 @@ RIGHT = ["validate", "--model", "m", "--task", "sst2", "--method", "mezo", "--ou
         ([*RIGHT, "train.seed=x"], "refused", ("model.name",), "fault", "names none of model.name"),
     ],
 )
-def test_outcomes(
-    args: list[str], expect: str, names: tuple[str, ...], outcome: str, why: str, tmp_path: Path
-) -> None:
+def test_outcomes(args: list[str], expect: str, names: tuple[str, ...], outcome: str, why: str, tmp_path: Path) -> None:
     verdict = judge(Case("", args, names, tmp_path / "out", expect), tmp_path)  # type: ignore[arg-type]
     assert verdict.outcome == outcome
     assert verdict.why.startswith(why)

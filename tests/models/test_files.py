@@ -1,4 +1,4 @@
-"""Models and adapters that are damaged, or do not belong to their tokenizer: one line that names the file and the fix."""
+"""Models and adapters that are damaged, or do not belong to their tokenizer: one line with the file and the fix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from zofo.models.load import load
 WEIGHTS, CONFIG, TOKENIZER, INDEX = "model.safetensors", "config.json", "tokenizer.json", "model.safetensors.index.json"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 538090408\n"
 PAGE = b"<!DOCTYPE html><html><body>404</body></html>"
-EMBEDDING = {"llama": "model.embed_tokens.weight", "opt": "model.decoder.embed_tokens.weight", "gpt2": "transformer.wte.weight"}
+EMBEDDING = {
+    "llama": "model.embed_tokens.weight",
+    "opt": "model.decoder.embed_tokens.weight",
+    "gpt2": "transformer.wte.weight",
+}
 FAMILIES = tuple(EMBEDDING)
 
 
@@ -73,8 +77,10 @@ def test_a_damaged_file(name: str, damage: str, family: str, copied: Callable[..
     file.unlink()
     if content is None:
         file.mkdir()
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
     else:
-        file.write_bytes(whole[: int(len(whole) * content)] if isinstance(content, float) else content)
+        file.write_bytes(whole[: int(len(whole) * content)])
     text = refusal(path)
     assert text.startswith(f"model.name: {file}: ")
     assert reason in text
@@ -297,7 +303,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> C
         out = root / adapter
         if not out.exists():
             run_dir = root / f"run-{adapter}"
-            finetune(str(tiny_model_dir), str(rows), "fo-peft", {"name": adapter}, output_dir=run_dir, **SMALL).export(out)
+            finetune(str(tiny_model_dir), str(rows), "fo-peft", {"name": adapter}, output_dir=run_dir, **SMALL).export(
+                out
+            )
         return out
 
     return get

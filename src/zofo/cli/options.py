@@ -16,7 +16,9 @@ Settings = Annotated[
     typer.Argument(metavar="[CONFIG.yaml] [section.key=value]...", help="A YAML file, then changes to it."),
 ]
 Model = Annotated[str | None, option("Hub id or directory of a causal LM.")]
-Task = Annotated[str | None, option("A task (zofo ls tasks), a file or directory of rows (.jsonl, .csv, ...), or a task .yaml.")]
+Task = Annotated[
+    str | None, option("A task (zofo ls tasks), a file or directory of rows (.jsonl, ...), or a task .yaml.")
+]
 Data = Annotated[str | None, option("Directory or file with the task's rows, in place of the hub's.")]
 Adapter = Annotated[str | None, option("An adapter (zofo ls adapters).")]
 Preset = Annotated[str | None, option("Start from a preset (zofo ls presets).")]

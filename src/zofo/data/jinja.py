@@ -46,7 +46,7 @@ class Bounded(SandboxedEnvironment):
             raise TooMuchError("formats a text wider than a million characters")
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # as jinja2 has it
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         text = getattr(__obj, "__self__", getattr(getattr(__obj, "__wrapped__", None), "__self__", None))
         if isinstance(text, str):
             wide = any(isinstance(n, int) and n > MOST for n in (*args, *kwargs.values()))

@@ -45,8 +45,8 @@ def check(directory: Path) -> None:
     config, weights = _sizes(directory), shapes(directory)
     if not weights:
         raise InputError(
-            f"{directory}: it has no safetensors file ({WEIGHTS}), and pickled weights are not loaded; convert it first, "
-            f"or {AGAIN}"
+            f"{directory}: it has no safetensors file ({WEIGHTS}), and pickled weights are not loaded; convert it "
+            f"first, or {AGAIN}"
         )
     for name, (dtype, _) in weights.items():
         if dtype in WHOLE_NUMBERS and name.endswith(".weight") and "quantization_config" not in config:
@@ -115,9 +115,7 @@ def _look(path: Path) -> None:
     if not start:
         raise fault(path, f"is empty; {AGAIN}")
     if start.startswith(POINTER):
-        raise fault(
-            path, "is a git-lfs pointer and not the file itself; run `git lfs pull` there, or download it again"
-        )
+        raise fault(path, f"is a git-lfs pointer and not the file itself; run `git lfs pull` there, or {AGAIN}")
     if start.lstrip()[:9].lower() in (b"<!doctype", b"<html>", b"<?xml ver"):
         raise fault(path, f"is a web page, as of an error while downloading; {AGAIN}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Expected
 from tests.fuzz.damage import LFS, dumps, spoil_bytes, spoil_value
 from tests.fuzz.targets.models import added_tokens
 from tests.fuzz.world import World, copied
@@ -23,7 +23,7 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     kind = KINDS[number % len(KINDS)]
     path = copied(world.adapter(kind), folder)
     spoilt = number // len(KINDS) % 4
-    expect = "either"
+    expect: Expected = "either"
     if spoilt == 0:
         what = _weights(world, rng, path)
     elif spoilt == 1:

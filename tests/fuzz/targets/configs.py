@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Expected
 from tests.fuzz.damage import HOSTILE, RAW, spoil_bytes, spoil_value
 from tests.fuzz.world import World
 
@@ -81,7 +81,7 @@ def dump(tree: Any) -> str:
 def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     out, path = folder / "out", folder / "config.yaml"
     content = right(world, out, rng)
-    expect = "either"
+    expect: Expected = "either"
     if number < len(NAMED):
         what, text = NAMED[number]
         written = (text[1:] if text[:1] == "!" else yaml.safe_dump(content) + text).encode()

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Expected
 from tests.fuzz.damage import LFS, PAGE, dumps, spoil_bytes, spoil_value
 from tests.fuzz.world import FEW, World, copied
 
@@ -49,7 +49,10 @@ def tensors(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
 
 def written(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda model: (model / name).write_bytes(content) and None
+    def spoil(model: Path) -> None:
+        (model / name).write_bytes(content)
+
+    return spoil
 
 
 def as_directory(name: str) -> Callable[[Path], None]:
@@ -102,13 +105,13 @@ def cut(name: str, share: float) -> Callable[[Path], None]:
 
 
 EMBEDDING = "model.embed_tokens.weight"
-NAMED: list[tuple[str, Callable[[Path], Any], str]] = [
+NAMED: list[tuple[str, Callable[[Path], Any], Expected]] = [
     *((f"{name} gone", lambda model, name=name: (model / name).unlink(), "refused") for name in FILES[:3]),
     *((f"{name} is a git-lfs pointer", written(name, LFS), "refused") for name in FILES[:3]),
     *((f"{name} is a web page", written(name, PAGE), "refused") for name in FILES[:3]),
     *((f"{name} empty", written(name, b""), "refused") for name in FILES[:3]),
     *((f"{name} is a directory", as_directory(name), "refused") for name in FILES[:3]),
-    *((f"{name} cut at {share:.0%}", cut(name, share), "refused") for name in FILES[:3] for share in (0.001, 0.5, 0.99)),
+    *((f"{name} cut at {part:.0%}", cut(name, part), "refused") for name in FILES[:3] for part in (0.001, 0.5, 0.99)),
     ("the directory empty", lambda model: [path.unlink() for path in model.iterdir()], "refused"),
     ("header: length beyond the file", written(WEIGHTS, struct.pack("<Q", 2**40) + b"{}"), "refused"),
     ("header: no JSON", written(WEIGHTS, struct.pack("<Q", 8) + b"{{{{}}}}"), "refused"),
@@ -157,7 +160,7 @@ NAMED: list[tuple[str, Callable[[Path], Any], str]] = [
     ("an added word that no row has", added_tokens("zebra"), "accepted"),
     ("an added pad", added_tokens(pad="<added pad>"), "refused"),
     ("a tokenizer of other words", lambda model: _other_tokenizer(model), "either"),
-    ("tokenizer_config.json: another class", written("tokenizer_config.json", b'{"tokenizer_class": "Nothing"}'), "either"),
+    ("tokenizer_config.json: no class", written("tokenizer_config.json", b'{"tokenizer_class": "Nothing"}'), "either"),
     ("tokenizer_config.json: a list", written("tokenizer_config.json", b"[]"), "refused"),
     ("generation_config.json cut", written("generation_config.json", b'{"eos_'), "either"),
 ]  # fmt: skip
@@ -171,7 +174,7 @@ def _other_tokenizer(model: Path) -> None:
 
 def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     model, out = copied(world.model, folder), folder / "out"
-    expect = "either"
+    expect: Expected = "either"
     if number < len(NAMED):
         what, spoil, expect = NAMED[number]
         spoil(model)

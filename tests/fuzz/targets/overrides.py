@@ -6,7 +6,7 @@ import dataclasses
 import random
 from pathlib import Path
 
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Expected
 from tests.fuzz.damage import HOSTILE, RAW
 from tests.fuzz.world import FEW, World
 from zofo.config import registry
@@ -71,7 +71,7 @@ LEFT_OUT = {"max_steps", "overwrite", "output_dir", "report_to"}
 def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     out = folder / "out"
     method = rng.choice(["mezo", "bilevel-zofo", "fo-peft", "fo-ft", "zero-shot"])
-    expect = "either"
+    expect: Expected = "either"
     if number < len(NAMED):
         method, expect = "mezo", "refused"
         text, place = NAMED[number]

@@ -92,7 +92,7 @@ CSV: list[tuple] = [
     ("no header", "rows.csv", TABLE.partition("\n")[2].encode(), "refused"),
     ("the header alone", "rows.csv", b"text,label\n", "refused"),
     ("a column twice", "rows.csv", ("text,label,text\n" + "a,good,b\nc,bad,d\n" * 9).encode(), "refused"),
-    ("a column without a name", "rows.csv", TABLE.replace("\n", ",1\n").replace("label,1", "label,").encode(), "accepted"),
+    ("an unnamed column", "rows.csv", TABLE.replace("\n", ",1\n").replace("label,1", "label,").encode(), "accepted"),
     ("blanks around the names", "rows.csv", TABLE.replace("text,label", "text, label").encode(), "refused"),
     ("NUL", "rows.csv", (TABLE + "a\x00b,good\n").encode(), "accepted"),
     ("capitals in the suffix", "rows.CSV", TABLE.encode(), "accepted"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import write_rows
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, Expected
 from tests.fuzz.damage import dumps, spoil_bytes, spoil_value
 from tests.fuzz.targets.configs import dump
 from tests.fuzz.world import FEW, World
@@ -38,7 +38,7 @@ WRITTEN: dict[str, Any] = {
     "generation": {"max_new_tokens": 4, "stop": ["\n"]},
     "templates": {"default": {"prompt": "{{ film }}\nName:", "answers": [" {{ name }}"]}},
 }
-PROMPTS: list[tuple[str, str]] = [  # (a template's prompt, expected)
+PROMPTS: list[tuple[str, Expected]] = [  # (a template's prompt, expected)
     ("{{ film", "refused"),
     ("{% if film %}", "refused"),
     ("{{ flim }}", "refused"),
@@ -80,7 +80,8 @@ GENERATION: list[Any] = [
 def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
     path, out = folder / "films.yaml", folder / "out"
     content, rows = OPTIONS, [{"film": f"film {i}", "verdict": i % 2} for i in range(16)]
-    expect, names = "refused", ("films.yaml", "task.", "rows.jsonl")
+    expect: Expected = "refused"
+    names: tuple[str, ...] = ("films.yaml", "task.", "rows.jsonl")
     at = number - len(PROMPTS)
     if at < 0:
         prompt, expect = PROMPTS[number]
@@ -92,7 +93,7 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
         what, content = f"generation {GENERATION[at]}", {**WRITTEN, "generation": GENERATION[at]}
         written, rows = dump(content), [{"film": f"film {i}", "name": f"name {i}"} for i in range(16)]
     elif number % 4 == 0:
-        expect = "either"
+        expect: Expected = "either"
         what, text = spoil_bytes(rng, dump(content).encode())
         path.write_bytes(text)
         written = None
@@ -102,7 +103,7 @@ def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
         what, rows[index] = spoil_value(rng, rows[index])
         written = dump(content)
     else:
-        expect = "either"
+        expect: Expected = "either"
         content = WRITTEN if number % 8 > 3 else OPTIONS
         rows = [{**row, "name": f"name {i}"} for i, row in enumerate(rows)]
         what, changed = spoil_value(rng, content)
