@@ -1,4 +1,4 @@
-"""A run and an export can be moved, and are used from any directory; what has moved away is named on the command line."""
+"""A run and an export can be moved, and are used from any directory; what has moved is named on the command line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_model_and_data_have_moved(project: Path, elsewhere: Path, capsys: pytes
         assert f"no such model directory: {project / 'model'}" in capsys.readouterr().err
         assert cli.run([*verb, "--model", str(elsewhere / "model"), *more(verb, elsewhere)]) == 0
     assert generate(run.path, ["film"], max_new_tokens=5, model=str(elsewhere / "model")) == prompts
-    with pytest.raises(InputError, match="is not the one this run started from .*in float32"):
+    with pytest.raises(InputError, match=r"is not the one this run started from .*in float32"):
         load(run.path, model=str(elsewhere / "model"), overrides=["model.dtype=bfloat16"])
 
 

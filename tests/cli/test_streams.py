@@ -45,7 +45,9 @@ def test_a_run_goes_on_without_a_reader(where: str, tiny_model_dir: Path, sentim
 
 
 @pytest.mark.parametrize(
-    ("where", "code"), [("| true; exit ${PIPESTATUS[0]}", 141), (">/dev/full", 1), (">&-", 1)], ids=["pipe", "full", "closed"]
+    ("where", "code"),
+    [("| true; exit ${PIPESTATUS[0]}", 141), (">/dev/full", 1), (">&-", 1)],
+    ids=["pipe", "full", "closed"],
 )
 def test_a_result_that_nobody_gets_is_no_success(
     where: str, code: int, tiny_model_dir: Path, sentiment_file: Path

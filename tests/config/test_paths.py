@@ -12,7 +12,7 @@ from zofo.config.resolve import load
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """conf/ with model/, rows.jsonl, tables/ and one.yaml; the working directory is here/, with other/ and far.jsonl."""
+    """conf/ with model/, rows.jsonl, tables/, one.yaml; the working directory is here/, with other/ and far.jsonl."""
     for name in ("conf/model", "conf/tables", "here/other"):
         (tmp_path / name).mkdir(parents=True)
     row = '{"text": "a", "label": "x"}\n'

@@ -122,20 +122,20 @@ def test_config_yaml_is_rewritten_whole(
     class Killed(BaseException):
         pass
 
-    survived = 0
+    survived = calls = stop = 0
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > stop:
+                raise Killed
+            return real[name](*args, **kwargs)
+
+        return call
+
     for stop in range(20):
         calls = 0
-
-        def counted(name: str) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal calls
-                calls += 1
-                if calls > stop:
-                    raise Killed
-                return real[name](*args, **kwargs)
-
-            return call
-
         for name in real:
             monkeypatch.setattr(os, name, counted(name))
         try:
@@ -182,7 +182,7 @@ def test_a_manifest_cannot_name_what_is_outside(train: Callable[..., Any], tmp_p
     content = json.loads(path.read_text())
     for name in ("../precious.txt", str(tmp_path / "precious.txt"), "eval/../../precious.txt"):
         path.write_text(json.dumps({**content, "files": [*content["files"], name]}))
-        with pytest.raises(InputError, match="manifest.json: damaged"):
+        with pytest.raises(InputError, match=r"manifest\.json: damaged"):
             train(overwrite=True)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
