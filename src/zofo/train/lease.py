@@ -12,7 +12,8 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,7 @@ class Lease:
     def __enter__(self) -> Lease:
         self.directory.mkdir(parents=True, exist_ok=True)
         while not self._create():
-            self._take_over(self._stale())
+            self._remove(self._stale().get("token"))
         threading.Thread(target=self._beat, name="zofo lease", daemon=True).start()
         return self
 
@@ -43,9 +44,8 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        if self.held:
-            with suppress(OSError):
-                self.path.unlink()
+        with suppress(OSError):
+            self._remove(self.token)
 
     @property
     def held(self) -> bool:
@@ -70,6 +70,8 @@ class Lease:
             os.link(draft, self.path)
         except FileExistsError:
             return False
+        except FileNotFoundError:  # the draft was taken for a dead process's
+            return False
         except OSError:  # a file system without hard links
             try:
                 handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -84,6 +86,8 @@ class Lease:
     def _stale(self) -> dict[str, Any]:
         """The contents of a lock whose holder is gone. Raises InputError where it is not."""
         holder, touched = _read(self.path), _touched(self.path)
+        if touched is None:  # let go of in between
+            return holder
         if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
             if _born(holder["pid"]) != holder.get("born"):
                 return holder
@@ -99,21 +103,39 @@ class Lease:
             f"{self.directory}: in use by {_named(holder)}; wait for it to end, or choose another directory"
         )
 
-    def _take_over(self, stale: dict[str, Any]) -> None:
-        """Take the stale lock away; where it was taken over by another one in between, that one's is put back."""
-        aside = self.directory / f"{NAME}.stale.{self.token}"
-        with suppress(FileNotFoundError):
-            os.rename(self.path, aside)
-            if _read(aside).get("token") != stale.get("token"):
-                with suppress(OSError):
-                    os.link(aside, self.path)
-            aside.unlink()
+    def _remove(self, token: str | None) -> None:
+        """Take away the lock with this token, and no other: of two that find one stale, the second finds the first's.
+
+        Locks are taken away one at a time, and made only where there is none.
+        """
+        with _alone(self.directory):
+            if _read(self.path).get("token") == token:
+                self.path.unlink(missing_ok=True)
+                for draft in self.directory.glob(f"{NAME}.*"):  # of a process that died as it asked
+                    draft.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
             with suppress(OSError):
                 if self.held:
                     os.utime(self.path)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """No two processes are in here for one directory at once, where the system has such locks; the dead hold none."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without them
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _read(path: Path) -> dict[str, Any]:

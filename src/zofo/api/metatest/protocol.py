@@ -119,7 +119,9 @@ class Protocol:
 
     def _stored(self, name: str, way: str, pool: Pool, seed: int, rate: float | None) -> Part:
         """The part from its file, or made and written."""
-        part, made = self.store.part(f"{name}-{seed}", lambda: self.part(way, pool, seed, rate))
+        facts = {"way": way, "task": pool.name, "seed": seed, "metric": pool.metric}
+        facts |= {} if rate is None else {"rate": rate}
+        part, made = self.store.part(f"{name}-{seed}", lambda: self.part(way, pool, seed, rate), facts)
         self._done += 1
         if made:
             what = [f"{self._done}/{self.total} {way} on {pool.name}"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,22 +38,34 @@ class Store:
             return
         if old is None and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
-        (self.out / "results.json").unlink(missing_ok=True)
-        for name in ("parts", "predictions"):
-            shutil.rmtree(self.out / name, ignore_errors=True)
+        self._clear()
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(path, facts)
 
-    def part(self, name: str, make: Callable[[], Part]) -> tuple[Part, bool]:
-        """(the part from its file, or made and written; whether it was made)."""
+    def part(self, name: str, make: Callable[[], Part], facts: Mapping[str, Any]) -> tuple[Part, bool]:
+        """(the part from its file, or made and written; whether it was made). facts: what it is of.
+
+        Raises InputError for a file that is damaged, or of another part.
+        """
         path = None if self.out is None else self.out / "parts" / f"{name}.json"
-        if path is not None and path.is_file():
-            return read_json(path, "delete it, and it is measured again"), False
+        if path is not None and path.exists():
+            return _sound(path, facts), False
         part = make()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, part)
         return part, True
+
+    def _clear(self) -> None:
+        """Delete what measurements wrote here; what else is there stays."""
+        assert self.out is not None
+        (self.out / "results.json").unlink(missing_ok=True)
+        written = [*(self.out / "parts").rglob("*.json"), *(self.out / "predictions").rglob("*.jsonl")]
+        for path in written:
+            path.unlink()
+        for folder in sorted({path.parent for path in written}, key=lambda p: -len(p.parts)):
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
     def predictions(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.out is None:
@@ -62,6 +73,21 @@ class Store:
         path = self.out / "predictions" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(dumps(row) + "\n" for row in rows))
+
+
+def _sound(path: Path, facts: Mapping[str, Any]) -> Part:
+    """The part in a file, which is one, and of these facts. Raises InputError."""
+    again = "delete it, and it is measured again"
+    part = read_json(path, again)
+    for key, value in facts.items():
+        if part.get(key) != value:
+            raise InputError(
+                f"{path}: damaged, {key} is {part.get(key)!r:.60}, and {value!r} is measured here; {again}"
+            )
+    for key, kinds in {"value": (float, int), "n": (int,), "loss": (float, int, type(None)), "seconds": (float, int)}.items():
+        if not isinstance(part.get(key), kinds) or isinstance(part.get(key), bool):
+            raise InputError(f"{path}: damaged, {key} is {part.get(key)!r:.60}; {again}")
+    return part
 
 
 def digest(opened: OpenSetting) -> str:
