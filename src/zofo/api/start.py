@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from zofo.config.resolve import Config, resolve
 from zofo.errors import InputError
 from zofo.train.run_dir import RunDir
+
+log = logging.getLogger("zofo")
 
 
 def check_directory(config: Config, run: RunDir) -> Path | None:
@@ -33,7 +36,7 @@ def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
     if resume == "latest" and not present:
         fix = "start it again with --overwrite" if run.ours() else "leave it out to start a new run"
         raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
-    chosen = present[-1] if resume == "latest" else Path(resume)
+    chosen = _newest_whole(run, present) if resume == "latest" else Path(resume)
     if not chosen.is_dir():
         raise InputError(f"train.resume: no such checkpoint: {chosen}")
     if chosen.resolve() not in [path.resolve() for path in present]:
@@ -41,6 +44,20 @@ def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
         raise InputError(f"train.resume: {chosen} is no checkpoint of the run in {out}, which has {known}")
     _same_run(config, run)
     return chosen
+
+
+def _newest_whole(run: RunDir, present: list[Path]) -> Path:
+    """The newest checkpoint that is not damaged; what is passed over is said. Raises InputError where all are."""
+    for path in reversed(present):
+        try:
+            run.verify(path)
+        except InputError as error:
+            if path == present[0]:
+                raise
+            log.warning("%s: passed over, it is damaged (%s)", path, str(error).partition(";")[0])
+        else:
+            return path
+    raise AssertionError("no checkpoint")
 
 
 def _in_the_way(config: Config, run: RunDir) -> str:

@@ -56,6 +56,7 @@ class CheckpointManager:
 
     def start(self) -> None:
         """A new run: write the journal's header."""
+        self.run.sweep()
         if self.session.journals:
             self.journal = Journal.create(self.run.claim(self.run.journal), journal_header(self.session))
             self.session.records.open(self.journal)
@@ -132,6 +133,7 @@ class CheckpointManager:
         if self.journal is not None:
             self.journal.sync()  # the checkpoint refers to the journal's bytes: they must be on the disk before it is
         self.run.write_tree(self.run.checkpoint(count), write)
+        self.run.drop_superseded()
         self._prune(at.best)
 
     def _prune(self, best: Best | None) -> None:
@@ -161,6 +163,7 @@ class CheckpointManager:
             )
         check_inputs(self.run.inputs, self.session.inputs, "cannot resume", _BACK)
         _same_tasks(state.get("tasks"), self.session.tasks)
+        self._go_back(directory, state)
         self._restore_adapters(directory)
         if self.session.journals:
             self._resume_theta(directory, state)
@@ -175,6 +178,19 @@ class CheckpointManager:
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
         return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
+
+    def _go_back(self, directory: Path, state: dict[str, Any]) -> None:
+        """What is newer than the checkpoint is out of the way, and not lost, when files are cut."""
+        count = int(directory.name.rpartition("-")[2])
+        used = self.run.best(state["best"]["count"]) if state["best"] else None
+        self.run.sweep()
+        if newer := self.run.set_aside(count, used):
+            log.warning(
+                "going back to step %d: what is newer (%s) is kept in %s until the new line has a checkpoint",
+                count,
+                ", ".join(newer),
+                self.run.superseded,
+            )
 
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
         path, theta = self.run.journal, self.session.problem.theta

@@ -19,6 +19,7 @@ from zofo.train.files import (
     MANIFEST,
     read_json,
     sha256_of,
+    sync,
     verify_tree,
     write_json,
     write_text,
@@ -159,6 +160,59 @@ class RunDir:
                 folder.rmdir()
         (self.root / MANIFEST).unlink(missing_ok=True)
         self._manifest = None
+
+    def sweep(self) -> None:
+        """Delete what a kill left of files and directories of ours that were being written or deleted."""
+        self._check()
+        for name in self.manifest.get("files", ()):
+            path = self.root / name
+            for left in (path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")):
+                self._delete(left)
+        for left in (
+            self.root / f".{MANIFEST}.tmp",
+            self.root / ".config.yaml.new",
+            self.root / "..config.yaml.new.tmp",
+        ):
+            left.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------------------------------- going back
+
+    @property
+    def superseded(self) -> Path:
+        """What was newer than the checkpoint that a run went back to, until the new line has a checkpoint of its own."""
+        return self.root / "superseded"
+
+    def set_aside(self, count: int, used: Path | None) -> list[str]:
+        """Before the run goes back to checkpoint `count`: what is newer is moved, and what will be cut is copied.
+
+        used: a best that the checkpoint refers to. Returns the names of what was moved.
+        """
+        self._check()
+        kinds = ((self.checkpoints(), CHECKPOINT), (self.bests(), BEST))
+        newer = [
+            p for paths, kind in kinds for p in paths if int(p.name.removeprefix(f"{kind}-")) > count and p != used
+        ]
+        if not newer:
+            return []
+        self.claim(self.superseded).mkdir(exist_ok=True)
+        for path in (self.journal, self.metrics):  # copied first: from here on nothing can be lost
+            copy = self.superseded / path.name
+            if path.is_file() and not copy.exists():
+                draft = copy.with_name(f".{path.name}.tmp")
+                shutil.copyfile(path, draft)
+                sync(draft)
+                draft.rename(copy)
+        for path in [*newer, *([self.info] if self.info.exists() else [])]:
+            if not (self.superseded / path.name).exists():
+                path.rename(self.superseded / path.name)
+        sync(self.superseded)
+        sync(self.root)
+        return [path.name for path in newer]
+
+    def drop_superseded(self) -> None:
+        """The new line has a checkpoint: the old one is not needed any more."""
+        if self.superseded.exists():
+            self.forget(self.superseded)
 
     @staticmethod
     def _delete(path: Path) -> None:

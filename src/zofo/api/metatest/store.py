@@ -84,7 +84,12 @@ def _sound(path: Path, facts: Mapping[str, Any]) -> Part:
             raise InputError(
                 f"{path}: damaged, {key} is {part.get(key)!r:.60}, and {value!r} is measured here; {again}"
             )
-    for key, kinds in {"value": (float, int), "n": (int,), "loss": (float, int, type(None)), "seconds": (float, int)}.items():
+    for key, kinds in {
+        "value": (float, int),
+        "n": (int,),
+        "loss": (float, int, type(None)),
+        "seconds": (float, int),
+    }.items():
         if not isinstance(part.get(key), kinds) or isinstance(part.get(key), bool):
             raise InputError(f"{path}: damaged, {key} is {part.get(key)!r:.60}; {again}")
     return part
