@@ -42,8 +42,6 @@ class RunDir:
         self.root, self._check = Path(root), check
         self._manifest: dict[str, Any] | None = None
 
-    # ------------------------------------------------------------------------------------------------------- names
-
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
@@ -85,8 +83,6 @@ class RunDir:
     @property
     def finished(self) -> bool:
         return self.info.is_file() and self.config.is_file()
-
-    # ---------------------------------------------------------------------------------------------------- manifest
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -168,18 +164,12 @@ class RunDir:
             path = self.root / name
             for left in (path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")):
                 self._delete(left)
-        for left in (
-            self.root / f".{MANIFEST}.tmp",
-            self.root / ".config.yaml.new",
-            self.root / "..config.yaml.new.tmp",
-        ):
-            left.unlink(missing_ok=True)
-
-    # ------------------------------------------------------------------------------------------------- going back
+        for name in (f".{MANIFEST}.tmp", ".config.yaml.new", "..config.yaml.new.tmp"):
+            (self.root / name).unlink(missing_ok=True)
 
     @property
     def superseded(self) -> Path:
-        """What was newer than the checkpoint that a run went back to, until the new line has a checkpoint of its own."""
+        """What was newer than the checkpoint that a run went back to, until the new line has one of its own."""
         return self.root / "superseded"
 
     def set_aside(self, count: int, used: Path | None) -> list[str]:
@@ -238,8 +228,6 @@ class RunDir:
             files.append(name)
             self._keep()
         return path
-
-    # ------------------------------------------------------------------------------------------------------ writing
 
     def write_config(self, config: Config) -> None:
         """config.yaml, whose digest the manifest holds; both versions' for as long as either may be there."""
