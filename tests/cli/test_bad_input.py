@@ -279,8 +279,8 @@ def test_an_interrupt_while_the_test_set_is_measured(
     fixed = ["train", "--model", str(tiny_model_dir), "--task", str(sentiment_file), "--method", "mezo", *SMALL]
     assert cli.run([*fixed, "--output-dir", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "_finish", stopped)
-        assert cli.run([*fixed, "--output-dir", str(tmp_path / "cut")]) == 130
+        patch.setattr(finetune, "finish", stopped)
+        assert cli.run([*fixed, "--output-dir", str(tmp_path / "cut")]) == 128 + signal.SIGTERM
     assert "the test set is not measured; go on with --resume latest" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "run.json").exists()
     assert cli.run(["train", "--output-dir", str(tmp_path / "cut"), "--resume", "latest"]) == 0

@@ -67,7 +67,7 @@ class World:
         """An export with an adapter of this kind: PEFT's lora, prefix and prompt, zofo's own dept."""
         run, out = self.trained(f"run-{kind}", "--method", "fo-peft", "--adapter", kind), self.root / f"export-{kind}"
         if not out.exists():
-            quietly("export", str(run), str(out))
+            quietly("export", "--separate", str(run), str(out))
         return out
 
     @cached_property

@@ -262,7 +262,7 @@ def test_padding_and_ends_that_the_embedding_lacks(special: str, tiny_model_dir:
 def test_an_adapters_added_words(adapter: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sentiment_rows(24))
     run = finetune(str(tiny_model_dir), str(rows), "fo-peft", {"name": adapter}, output_dir=tmp_path / "run", **SMALL)
-    out = run.export(tmp_path / "export")
+    out = run.export(tmp_path / "export", merge=False)
     assert evaluate(out)["n"] == run.test["n"]
     make_tokenizer().save_pretrained(out)
     assert evaluate(out)["n"] == run.test["n"], "the same words"
@@ -304,7 +304,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> C
         if not out.exists():
             run_dir = root / f"run-{adapter}"
             finetune(str(tiny_model_dir), str(rows), "fo-peft", {"name": adapter}, output_dir=run_dir, **SMALL).export(
-                out
+                out, merge=False
             )
         return out
 

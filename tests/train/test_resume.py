@@ -112,12 +112,13 @@ def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_fil
     assert not any(out.glob(".checkpoint-*.tmp"))
 
 
-def test_interrupt_saves_and_resumes(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_saves_and_resumes(sent, tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
     args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
-    done = run_cut(args, signal.SIGINT, "zofo.objectives._loss:Loss.backward", nth=8)  # inside a round
+    done = run_cut(args, sent, "zofo.objectives._loss:Loss.backward", nth=8)  # inside a round
     shown = done.stderr
-    assert done.returncode == 130
+    assert done.returncode == 128 + sent
     assert "finishing this round of 4 updates" in shown
     assert "saved in " in shown
     assert "--resume latest" in shown
@@ -132,12 +133,22 @@ def test_interrupt_saves_and_resumes(tmp_path, tiny_model_dir, module_sentiment_
     assert ours["checkpoint-160/state.safetensors"] == theirs["checkpoint-160/state.safetensors"]
 
 
+def test_what_a_process_ignores_stays_ignored(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
+    """As under nohup: the terminal goes, the run stays."""
+    out = tmp_path / "run"
+    args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
+    command = cut(["train", *args], signal.SIGHUP, "zofo.objectives._loss:Loss.backward", nth=8)
+    done = subprocess.run(["nohup", *command], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert traces(out)["run"] == traces(uncut("bilevel-zofo"))["run"]
+
+
 def test_a_checkpoint_cut_short_is_refused(tmp_path, uncut):
     out = tmp_path / "run"
     shutil.copytree(uncut("bilevel-zofo"), out)
     victim = out / "checkpoint-160" / "s" / "adapter_model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-10])
-    done = resume(out)
+    done = run(["--output-dir", str(out), "--resume", str(out / "checkpoint-160")])  # latest would pass it over
     assert done.returncode == 2
     assert "checkpoint-160/s/adapter_model.safetensors" in done.stderr
     assert "cut short" in done.stderr

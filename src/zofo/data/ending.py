@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zofo.config.json_text import dumps
 from zofo.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def tell_file(file: Path, model: Any, tokenizer: Any) -> None:
     if set(ids) - set(_ids_of(model)):
         settings = json.loads(file.read_text()) if file.is_file() else {}
         settings["eos_token_id"] = ids[0] if len(ids) == 1 else ids
-        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        file.write_text(dumps(settings, indent=2, sort_keys=True) + "\n")
     words, token_id = _turn(tokenizer)
     if words and token_id is None:
         log.warning("%s: the chat template ends a turn with words: give `generate` stop_strings=[%r]", file, words)

@@ -161,8 +161,8 @@ class CheckpointManager:
             raise InputError(
                 f"cannot resume: the base model {self.session.config.model.name} is not the one this run started from"
             )
-        check_inputs(self.run.inputs, self.session.inputs, "cannot resume", _BACK)
         _same_tasks(state.get("tasks"), self.session.tasks)
+        check_inputs(self.run.inputs, self.session.inputs, "cannot resume", _BACK)
         self._go_back(directory, state)
         self._restore_adapters(directory)
         if self.session.journals:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
 
 NAME = ".lock"
@@ -65,7 +66,7 @@ class Lease:
         """The lock with its contents, at once, or not at all."""
         content = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         draft = self.directory / f"{NAME}.{self.token}"
-        draft.write_text(json.dumps({**content, "born": _born(os.getpid())}), "utf-8")
+        draft.write_text(dumps({**content, "born": _born(os.getpid())}), "utf-8")
         try:
             os.link(draft, self.path)
         except FileExistsError:

@@ -64,6 +64,7 @@ class Session:
     backbone: Point
     evaluator: Evaluator
     records: Records  # of the updates and supports of theta
+    read: TaskData  # the data as it was read, rows that do not fit the model included
 
     @property
     def rule(self) -> Rule | None:
@@ -95,7 +96,7 @@ class Session:
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """Digests of what the run is made from. Read it before theta moves."""
-        return inputs_of(self.base_sha256, self.loaded, self.data)
+        return inputs_of(self.base_sha256, self.loaded, self.read)
 
     def extra_memory(self) -> list[str]:
         """What is quantised, and what moving theta costs beside theta itself, in words; often nothing."""
@@ -138,7 +139,7 @@ def build(
     splits = method.split(data, config.train.seed)
     bad = BadRows(config.task.on_bad_row == "skip")
     examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond, bad)
-    data = without_unfit(data, bad)
+    read, data = data, without_unfit(data, bad)
     encoded = share_prompts(backbone.scorer, examples, loaded.max_length)
     streams = streams_of(
         {name: encoded[name] for name in method.streams},
@@ -151,7 +152,9 @@ def build(
     records = Records()
     problem = make_problem(config, backbone, losses, data, method, streams, records)
     method.setup(problem)
-    return Session(config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator, records)
+    return Session(
+        config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator, records, read
+    )
 
 
 @dataclass(frozen=True)

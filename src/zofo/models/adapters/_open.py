@@ -161,11 +161,13 @@ def use_tokenizer_of(directory: Path, loaded: Loaded) -> None:
         raise InputError(f"{directory}: its tokenizer cannot be loaded: {first}") from error
     base = loaded.model
     rows, saved = base.get_input_embeddings().weight.shape[0], _saved_rows(directory, base)
-    needed = max(tokenizer.get_vocab().values()) + 1
-    if max(saved.get("in", rows), rows) < needed:
+    words = {number: word for word, number in tokenizer.get_vocab().items()}
+    beyond = min((number for number in words if number >= max(saved.get("in", rows), rows)), default=None)
+    if beyond is not None:
         raise InputError(
-            f"{directory}: its tokenizer has {needed} tokens, its base model {rows} rows of embeddings, and it brings "
-            f"none; save it with its embeddings (save_embedding_layers=True)"
+            f'{directory}: its tokenizer has the added token "{words[beyond]}" with id {beyond}, and the base model\'s '
+            f"embedding has {rows} rows; save the adapter with its embeddings (save_embedding_layers=True), or give "
+            f"the model whose embeddings were resized with --model"
         )
     if saved.get("in", rows) != rows:
         if "out" not in saved and not _tied(base):
