@@ -85,14 +85,14 @@ lock:
 	$(LOCK) --python-platform linux --extra dev --resolution lowest-direct -o constraints/oldest.txt
 
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks experiments docs
-	$(BIN)/ruff format --check src tests benchmarks experiments docs
+	$(BIN)/ruff check src tests benchmarks experiments reliability docs
+	$(BIN)/ruff format --check src tests benchmarks experiments reliability docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP)
-	$(BIN)/ruff check --fix src tests benchmarks experiments docs
-	$(BIN)/ruff format src tests benchmarks experiments docs
+	$(BIN)/ruff check --fix src tests benchmarks experiments reliability docs
+	$(BIN)/ruff format src tests benchmarks experiments reliability docs
 
 docs: $(STAMP)
 	@for script in $(wildcard docs/figures/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done

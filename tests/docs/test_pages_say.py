@@ -106,7 +106,7 @@ def test_no_command_hides_in_an_indented_block(page: Path) -> None:
 @pytest.mark.parametrize("page", NOW, ids=name_of)
 def test_scripts_that_a_page_names_exist(page: Path) -> None:
     """`python -m benchmarks.gpu ...` and `python docs/figures/house.py`, in sentences too."""
-    for module in re.findall(r"python -m ((?:experiments|benchmarks|tests)\.\w+)", page.read_text("utf-8")):
+    for module in re.findall(r"python -m ((?:experiments|benchmarks|reliability|tests)\.\w+)", page.read_text("utf-8")):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     for script in re.findall(r"python ([\w/]+\.py)", page.read_text("utf-8")):
