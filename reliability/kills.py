@@ -3,8 +3,8 @@
     python -m reliability.kills --number 300 --out results/kills.json
 
 A run of each method that trains is made once and left alone. Then, again and again, the same run is started in a
-process of its own, which sends itself SIGKILL before its n-th file operation inside the directory (two thirds of
-the kills: open for writing, fsync, rename, unlink, mkdir, rmdir, truncate, link) or in its n-th evaluation of F, n drawn.
+process of its own, which sends itself SIGKILL before its n-th file operation inside the directory (two thirds of the
+kills: open to write, fsync, rename, unlink, mkdir, rmdir, truncate, link) or in its n-th evaluation of F, n drawn.
 What is left is taken up with `--resume latest`, or begun again where there is no checkpoint; half of these starts are
 killed too. In the end the run must have the bytes of the one that was left alone, and no file more or less.
 """
