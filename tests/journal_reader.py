@@ -37,12 +37,13 @@ def read(raw: bytes) -> tuple[dict[str, Any], list[Record]]:
     (size,) = struct.unpack_from("<I", raw, 8)
     text, at = raw[12 : 12 + size], 12 + size
     assert struct.unpack_from("<I", raw, at)[0] == zlib.crc32(text)
-    at, records = at + 4, []
+    at, records, before = at + 4, [], zlib.crc32(text)
     while at < len(raw):
         length, step, rate, outcome, count = struct.unpack_from("<IIdbH", raw, at)
         body = raw[at + 4 : at + 4 + length]
         assert length == 15 + 12 * count
-        assert struct.unpack_from("<I", raw, at + 4 + length)[0] == zlib.crc32(body)
+        before = zlib.crc32(raw[at : at + 4 + length], before)
+        assert struct.unpack_from("<I", raw, at + 4 + length)[0] == before
         terms = [struct.unpack_from("<Qf", body, 15 + 12 * i) for i in range(count)]
         records.append(Record(step, rate, outcome, terms))
         at += length + 8

@@ -83,13 +83,14 @@ def decode(raw: bytes) -> tuple[dict[str, Any], list[tuple]]:
     (size,) = struct.unpack_from("<I", raw, 8)
     text, at = raw[12 : 12 + size], 12 + size
     assert struct.unpack_from("<I", raw, at)[0] == zlib.crc32(text)
-    at, records = at + 4, []
+    at, records, before = at + 4, [], zlib.crc32(text)
     while at < len(raw):
         length, step, rate, outcome, count = struct.unpack_from("<IIdbH", raw, at)
         body = raw[at + 4 : at + 4 + length]
         terms = [struct.unpack_from("<Qf", body, 15 + 12 * i) for i in range(count)]
         assert length == 15 + 12 * count
-        assert struct.unpack_from("<I", raw, at + 4 + length)[0] == zlib.crc32(body)
+        before = zlib.crc32(raw[at : at + 4 + length], before)
+        assert struct.unpack_from("<I", raw, at + 4 + length)[0] == before
         records.append((step, rate, outcome, terms))
         at += length + 8
     return json.loads(text), records
@@ -98,7 +99,7 @@ def decode(raw: bytes) -> tuple[dict[str, Any], list[tuple]]:
 def test_documented_layout(tmp_path: Path) -> None:
     ends = written(tmp_path / "j")
     header, records = decode((tmp_path / "j").read_bytes())
-    assert header == {**HEADER, "format": 2}
+    assert header == {**HEADER, "format": 3}
     assert records == [(r.step, r.rate, int(r.outcome), list(r.terms)) for r in RECORDS]
     assert ends[1] - ends[0] == 35  # "tens of bytes"
     assert [int(o) for o in (Outcome.REVERSED, Outcome.STAYED, Outcome.APPLIED, Outcome.SKIPPED)] == [-1, 0, 1, 2]
@@ -142,11 +143,13 @@ def test_a_flipped_bit_is_detected_at_every_byte(tmp_path: Path) -> None:
                 read_header(path)
             continue
         whole = sum(end <= at for end in ends) - 1  # records before the damage
-        assert list(read_records(path, ends[0])) == RECORDS[:whole]
-        with pytest.raises(JournalError, match=f"damaged behind byte {ends[whole]}"):
-            list(read_records(path, ends[0], ends[-1]))  # a replay that needs them all does not run short
-        with pytest.raises(JournalError):
-            Journal.open(path, ends[-1])
+        for stop in (None, ends[-1]):
+            with pytest.raises(JournalError, match=f"record {whole} at byte {ends[whole]} is damaged"):
+                list(read_records(path, ends[0], stop))
+            with pytest.raises(JournalError, match=f"record {whole} at byte {ends[whole]} is damaged"):
+                Journal.open(path, stop)
+        assert list(read_records(path, ends[0], ends[whole])) == RECORDS[:whole]
+        assert path.stat().st_size == ends[-1], "what is damaged is not cut"
 
 
 def test_records_behind_a_checkpoint_are_cut(tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_another_format(tmp_path: Path) -> None:
     text = json.dumps({"format": FORMAT + 1}).encode()
     raw = b"ZOFOJ\x00\r\n" + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text))
     (tmp_path / "j").write_bytes(raw)
-    with pytest.raises(JournalError, match=f"format {FORMAT + 1}, this zofo reads 1 and 2"):
+    with pytest.raises(JournalError, match=f"format {FORMAT + 1}, this zofo reads 1 to 3"):
         Journal.open(tmp_path / "j")
 
 

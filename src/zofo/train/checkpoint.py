@@ -79,5 +79,7 @@ def move_theta(theta: Point, config: Config, journal: Path, position: int | None
         header, start = read_header(journal)
         check_initial(theta, header, journal)
         replay(theta, make_estimator(config), make_rule(config), read_records(journal, start, position))
-    except (JournalError, OSError) as error:
-        raise InputError(f"{journal}: {error}") from error
+    except JournalError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{journal}: {error.strerror or error}") from error

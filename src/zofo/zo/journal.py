@@ -4,11 +4,14 @@ File layout, little endian:
 
     8 bytes   magic "ZOFOJ\\x00\\r\\n"
     u32       length of the header, then the header (JSON, UTF-8), then u32 CRC-32 of the header
-    records   u32 length of the body | body | u32 CRC-32 of the body
+    records   u32 length of the body | body | u32 CRC-32 of length and body, which goes on from the one before it
     body      u32 step | f64 rate | i8 outcome | u16 number of terms | terms: u64 seed, f32 coefficient | payload
 
 One update with one direction takes 35 bytes. A record with outcome SUPPORT is no update: its payload is the support of
-the directions from its step on (`Support.pack`). The file only grows; a torn tail is cut when it is opened.
+the directions from its step on (`Support.pack`). The file only grows; a torn tail is cut when it is opened. The
+checksums are a chain that begins with the header's, so a record fits behind its own predecessor alone: one that is
+missing, doubled, swapped or another journal's is noticed at its place. In formats 1 and 2 each record has a CRC-32 of
+its body alone; there the order of the steps, and the seeds that follow from them, are looked at.
 """
 
 from __future__ import annotations
@@ -17,18 +20,20 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from zofo.zo.keys import derive
 
 if TYPE_CHECKING:
     from zofo.zo.support import Support
 
 MAGIC = b"ZOFOJ\x00\r\n"
-FORMAT = 2
-READS = (1, 2)  # 1 had no supports
+FORMAT = 3
+READS = (1, 2, 3)  # 1 had no supports, 1 and 2 no chain
 _HEAD = struct.Struct("<IdbH")
 _TERM = struct.Struct("<Qf")
 _U32 = struct.Struct("<I")
@@ -61,10 +66,11 @@ class Record:
     outcome: Outcome = Outcome.APPLIED
     payload: bytes = b""
 
-    def pack(self) -> bytes:
+    def pack(self, before: int | None) -> bytes:
+        """With length and checksum. before: the checksum that this one goes on from; None: it stands alone."""
         head = _HEAD.pack(self.step, self.rate, int(self.outcome), len(self.terms))
         body = head + b"".join(_TERM.pack(*term) for term in self.terms) + self.payload
-        return _U32.pack(len(body)) + body + _U32.pack(zlib.crc32(body))
+        return _U32.pack(len(body)) + body + _U32.pack(_checksum(body, before))
 
     @classmethod
     def unpack(cls, body: bytes) -> Record:
@@ -73,14 +79,24 @@ class Record:
         return cls(step, terms, rate, Outcome(outcome), bytes(body[_HEAD.size + count * _TERM.size :]))
 
 
+@dataclass(frozen=True)
+class Border:
+    """Between two records. number: of the records before it; offset: in bytes; crc: the checksum that stands there."""
+
+    number: int
+    offset: int
+    crc: int
+
+
 class Journal:
     """An open journal file. `position` is the offset behind its last whole record."""
 
-    def __init__(self, path: Path, header: dict[str, Any], start: int, position: int) -> None:
-        self.path, self.header, self.start, self.position = path, header, start, position
+    def __init__(self, path: Path, header: dict[str, Any], end: Border) -> None:
+        """end: where to go on; what lies behind it is cut: a torn tail, or records beyond a checkpoint."""
+        self.path, self.header, self.position, self._crc = path, header, end.offset, end.crc
         self._file = path.open("r+b", buffering=0)
-        self._file.truncate(position)  # a torn tail, or records beyond a checkpoint
-        self._file.seek(position)
+        self._file.truncate(self.position)
+        self._file.seek(self.position)
 
     @classmethod
     def create(cls, path: Path, header: dict[str, Any]) -> Journal:
@@ -91,36 +107,34 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, position: int | None = None) -> Journal:
-        """Open for appending; records behind `position` (a checkpoint's) and a torn tail are cut.
+        """Open for appending, in the file's own format; records behind `position` (a checkpoint's) and a torn tail are
+        cut.
 
-        Raises JournalError when the header is damaged, or when the file ends before `position`.
+        Raises JournalError, with the file as it was, when the header or a record before the tail is damaged, or when
+        the file ends before `position`.
         """
-        header, start = read_header(path)
-        end = start
-        for _, stop in _scan(path, start):
-            if end == position:
-                break
-            end = stop
-        if position is not None and end != position:
-            raise JournalError(f"{path}: ends at byte {end}, but the checkpoint needs its first {position} bytes")
-        return cls(path, header, start, end)
+        header, end = _read_header(path)
+        for _, border in scan(path, position):
+            end = border
+        return cls(path, header, end)
 
     def append(self, record: Record) -> None:
         """Write one record to the operating system at once; `sync` brings it to the disk."""
-        raw = record.pack()
+        raw = record.pack(self._crc if _chained(self.header) else None)
         written = self._file.write(raw)
         if written != len(raw):  # a full disk may take a part: cut it, so that the file stays whole
             self._file.truncate(self.position)
             raise OSError(28, "no space left on device", str(self.path))
         self.position += len(raw)
+        (self._crc,) = _U32.unpack(raw[-_U32.size :])
 
     def append_support(self, step: int, support: Support) -> None:
         """Write the support of the directions from this step on."""
         self.append(Record(step, (), 0.0, Outcome.SUPPORT, support.pack()))
 
-    def records(self, start: int | None = None, stop: int | None = None) -> Iterator[Record]:
-        """The records between two byte positions (default: all)."""
-        return read_records(self.path, self.start if start is None else start, self.position if stop is None else stop)
+    def records(self) -> Iterator[Record]:
+        """All of them, up to `position`."""
+        return (record for record, _ in scan(self.path, self.position))
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -151,6 +165,12 @@ class Records:
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """(header, offset of the first record). Raises JournalError."""
+    header, border = _read_header(path)
+    return header, border.offset
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], Border]:
+    """(header, the border before the first record). Raises JournalError."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise JournalError(f"{path}: not a zofo journal")
@@ -158,38 +178,130 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
         raw = file.read(_U32.unpack(size)[0]) if len(size) == 4 else b""
         crc = file.read(4)
         if len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(raw):
-            raise JournalError(f"{path}: the journal's header is damaged")
+            raise JournalError(f"{path}: the journal's header is damaged; put back a copy of the file")
         header = json.loads(raw)
         if header.get("format") not in READS:
-            raise JournalError(f"{path}: journal format {header.get('format')}, this zofo reads 1 and 2")
-        return header, file.tell()
+            raise JournalError(f"{path}: journal format {header.get('format')}, this zofo reads 1 to {FORMAT}")
+        return header, Border(0, file.tell(), zlib.crc32(raw))
 
 
 def read_records(path: Path, start: int, stop: int | None = None) -> Iterator[Record]:
-    """Whole records from byte `start` to byte `stop`, or to the first torn one.
+    """Whole records from byte `start` to byte `stop`, or to the first torn one. Those before `start` are checked too.
 
-    Raises JournalError when they do not reach `stop`: a shorter replay would give another theta without a word.
+    Raises JournalError for a record before the tail that is damaged or not the one that was written there, and when the
+    records do not reach `stop`: a shorter replay would give another theta without a word.
     """
-    end = start
-    for record, after in _scan(path, start):
-        if end == stop:
-            break
-        yield record
-        end = after
-    if stop is not None and end != stop:
-        raise JournalError(f"{path}: damaged behind byte {end}, its first {stop} bytes are needed")
+    before = _read_header(path)[1].offset
+    for record, border in scan(path, stop):
+        if before >= start:
+            yield record
+        before = border.offset
 
 
-def _scan(path: Path, start: int) -> Iterator[tuple[Record, int]]:
-    whole = path.stat().st_size
+def scan(path: Path, stop: int | None = None) -> Iterator[tuple[Record, Border]]:
+    """As `read_records`: each with the border behind it."""
+    header, border = _read_header(path)
+    order = None if _chained(header) else _Order(header.get("seed"))
     with path.open("rb") as file:
-        file.seek(start)
-        while len(size := file.read(4)) == 4:
-            length = _U32.unpack(size)[0]
-            body = file.read(length) if length <= whole else b""
-            crc = file.read(4)
-            if len(body) != length or len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(body):
+        file.seek(border.offset)
+        while border.offset != stop:
+            read = _next(file, border if _chained(header) else None)
+            if read is None:
+                _check_tail(path, file, border, stop, _chained(header))
                 return
-            if length < _HEAD.size:  # a tail of zeros, as a crash leaves it, has the checksum of an empty body
-                return
-            yield Record.unpack(body), file.tell()
+            record, crc = read
+            if order is not None and not order.fits(record):
+                raise _damaged(path, border)
+            border = Border(border.number + 1, file.tell(), crc)
+            yield record, border
+
+
+def _next(file: BinaryIO, border: Border | None) -> tuple[Record, int] | None:
+    """(the record at the file's place, its checksum); None where there is no whole one. border: of a chain."""
+    head = file.read(_U32.size)
+    length = _U32.unpack(head)[0] if len(head) == _U32.size else 0
+    # A tail of zeros, as a crash leaves it, would have the checksum of an empty body
+    if not _HEAD.size <= length <= os.fstat(file.fileno()).st_size:
+        return None
+    body, crc = file.read(length), file.read(_U32.size)
+    if len(crc) != _U32.size or _U32.unpack(crc)[0] != _checksum(body, border.crc if border else None):
+        return None
+    try:
+        return Record.unpack(body), _U32.unpack(crc)[0]
+    except (ValueError, struct.error):  # a right checksum of what no zofo writes
+        return None
+
+
+def _check_tail(path: Path, file: BinaryIO, border: Border, stop: int | None, chained: bool) -> None:
+    """Where the whole records end: raises JournalError unless a crash can have left what follows."""
+    file.seek(border.offset)
+    rest = file.read()
+    if not _torn(rest, border.crc if chained else None):
+        raise _damaged(path, border)
+    if stop is not None:
+        raise JournalError(
+            f"{path}: ends at byte {border.offset}, before record {border.number}, and its first {stop} bytes are "
+            f"needed; put back a copy of the file"
+        )
+
+
+def _damaged(path: Path, border: Border) -> JournalError:
+    return JournalError(
+        f"{path}: record {border.number} at byte {border.offset} is damaged, or not the one that was written there; "
+        f"put back a copy of the file"
+    )
+
+
+def _torn(rest: bytes, before: int | None) -> bool:
+    """Whether a crash can have left this behind whole records: less than a record, or zeros up to the end, and nothing
+    whole in it. before: the checksum that a chain has here; None: each stands alone."""
+    least = 2 * _U32.size + _HEAD.size
+    if len(rest) < least:
+        return True
+    if _U32.unpack_from(rest)[0] + 2 * _U32.size <= len(rest) and any(rest[-_U32.size :]):
+        return False
+    if _U32.unpack(rest[-_U32.size :])[0] == _checksum(rest[_U32.size : -_U32.size], before):  # its length is wrong
+        return False
+    return not any(_whole_at(rest, at, before is not None) for at in range(_U32.size, len(rest) - least + 1))
+
+
+def _whole_at(rest: bytes, at: int, chained: bool) -> bool:
+    """Whether a record begins there; one of a chain goes on from the checksum just before it."""
+    (length,) = _U32.unpack_from(rest, at)
+    end = at + _U32.size + length
+    if length < _HEAD.size or end + _U32.size > len(rest):
+        return False
+    _, _, outcome, count = _HEAD.unpack_from(rest, at + _U32.size)
+    if length != _HEAD.size + _TERM.size * count and (outcome, count) != (Outcome.SUPPORT, 0):
+        return False
+    before = _U32.unpack_from(rest, at - _U32.size)[0] if chained else None
+    return _U32.unpack_from(rest, end)[0] == _checksum(rest[at + _U32.size : end], before)
+
+
+def _chained(header: Mapping[str, Any]) -> bool:
+    return header["format"] >= 3
+
+
+def _checksum(body: bytes, before: int | None) -> int:
+    """Of a record. before: the checksum that it goes on from; None: of its body alone, as in formats 1 and 2."""
+    return zlib.crc32(body) if before is None else zlib.crc32(_U32.pack(len(body)) + body, before)
+
+
+class _Order:
+    """What is known of records that are no chain: steps follow one another, and a step's first seed follows from it."""
+
+    def __init__(self, seed: int | None) -> None:
+        """seed: the run's; None: not known."""
+        self._seed = seed
+        self._last: Record | None = None
+
+    def fits(self, record: Record) -> bool:
+        """Whether it can follow the record of the call before."""
+        if record.outcome is Outcome.SUPPORT:
+            return True
+        last, self._last = self._last, record
+        if last is not None:
+            again = last.outcome is Outcome.SKIPPED and record.step == last.step  # an optimizer's step is tried again
+            if record.step != last.step + 1 and not again:
+                return False
+        return self._seed is None or not record.terms or record.terms[0][0] == derive(self._seed, "z", record.step)
