@@ -26,7 +26,7 @@ def finish(loop: Loop) -> dict[str, Any]:
             run.write_json(f"eval/report-{name}.json", result.report)
     info = _info(loop, peak, test)
     run.write("README.md", _readme(info))
-    run.write_json("run.json", info)  # last: with it the run is finished
+    run.write_info(info)  # last: with it the run is finished
     return info
 
 

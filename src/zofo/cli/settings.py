@@ -9,6 +9,7 @@ from typing import Any
 from zofo.api.configure import resolve
 from zofo.config.resolve import Config
 from zofo.errors import InputError
+from zofo.train.files import looks_like_run
 
 
 def train_config(
@@ -37,6 +38,21 @@ def split_settings(settings: Sequence[str]) -> tuple[str | None, list[str]]:
         what = "is a directory; give the config.yaml in it" if Path(files[0]).is_dir() else "no such file"
         raise InputError(f"config file {files[0]}: {what}")
     return (files[0] if files else None), overrides
+
+
+def run_among(settings: Sequence[str], others: dict[str, Any]) -> tuple[str, list[str]] | None:
+    """(a run's directory, the overrides) where that is what is given; None for a configuration.
+
+    others: options that have no sense beside a run. Raises InputError where one is given.
+    """
+    runs = [text for text in settings if looks_like_run(Path(text))]
+    if not runs:
+        return None
+    given = [name for name, value in others.items() if value is not None]
+    if given or len(runs) > 1:
+        extra = f"--{given[0].replace('_', '-')}" if given else runs[1]
+        raise InputError(f"{extra}: {runs[0]} is a run, which is checked as it is; give it alone, or its config.yaml")
+    return runs[0], [text for text in settings if text not in runs]
 
 
 def _saved(train: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -59,6 +59,17 @@ def print_run(run: Run) -> None:
     print(f"saved in {run.path}")
 
 
+def print_checks(path: str, model: str | None, overrides: Sequence[str]) -> None:
+    """`validate RUN`: a line for each thing that was checked. Raises InputError with a line a fault."""
+    from zofo.api.check_run import check_run
+
+    results = check_run(path, model, overrides)
+    if faults := [fault for _, fault in results if fault]:
+        raise InputError("\n".join(faults))
+    for what, _ in results:
+        print(what if "not checked" in what else f"{what}: yes")
+
+
 def print_names(kind: str | None) -> None:
     """`ls`: name and one line of a kind's entries, or of all kinds."""
     if kind is None:

@@ -116,6 +116,7 @@ class CheckpointManager:
             "estimator": problem.estimator.state_dict() if problem.estimator and with_state else {},
             "rule": rule.state_dict() if rule is not None and with_state else {},
             "journal": self.journal_position,
+            "journal_crc": self.journal.crc if self.journal else None,
             "run": self.run.id,
             "base_sha256": self.session.base_sha256,
             "metrics": metrics_position,
@@ -195,7 +196,7 @@ class CheckpointManager:
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
         path, theta = self.run.journal, self.session.problem.theta
         try:
-            self.journal = Journal.open(path, state["journal"])
+            self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
         except (JournalError, OSError) as error:
             raise InputError(f"cannot resume: {error}") from error
         estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"

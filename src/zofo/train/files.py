@@ -100,6 +100,13 @@ def verify_tree(directory: Path, fix: str) -> None:
             raise InputError(f"{path}: its checksum is wrong, the file was cut short or changed; {fix}")
 
 
+def looks_like_run(path: Path) -> bool:
+    """A directory with a run's files, of which some may be missing."""
+    names = ("config.yaml", "run.json", "journal.bin")
+    alone = (path / MANIFEST).is_file() and (path / "metrics.jsonl").is_file()
+    return alone or any((path / name).is_file() for name in names) or any(path.glob("checkpoint-*/state.json"))
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal, of the file's bytes."""
     with path.open("rb") as file:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
@@ -35,8 +36,7 @@ LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
 class RunDir:
     """root: the directory; it need not be there yet. Nothing is written before `begin`.
 
-    check: called before anything is written; it raises where the directory is no longer this process's.
-    """
+    check: called before anything is written; it raises where the directory is no longer this process's."""
 
     def __init__(self, root: str | Path, check: Callable[[], None] = lambda: None) -> None:
         self.root, self._check = Path(root), check
@@ -111,7 +111,7 @@ class RunDir:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Digests of what the run was made from, see `train.inputs`; {} for a run that kept none."""
+        """Digests, see `train.inputs`; {} for a run that kept none."""
         return self.manifest.get("inputs", {})
 
     def ours(self) -> list[Path]:
@@ -151,9 +151,8 @@ class RunDir:
         """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known."""
         for path in self.ours():
             self._delete(path)
-        for folder in (self.root / "eval",):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        if (folder := self.root / "eval").is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
         (self.root / MANIFEST).unlink(missing_ok=True)
         self._manifest = None
 
@@ -164,12 +163,13 @@ class RunDir:
             path = self.root / name
             for left in (path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")):
                 self._delete(left)
-        for name in (f".{MANIFEST}.tmp", ".config.yaml.new", "..config.yaml.new.tmp"):
+        drafts = (f.format(path.name) for path in (self.config, self.info) for f in (".{}.new", "..{}.new.tmp"))
+        for name in (f".{MANIFEST}.tmp", *drafts):
             (self.root / name).unlink(missing_ok=True)
 
     @property
     def superseded(self) -> Path:
-        """What was newer than the checkpoint that a run went back to, until the new line has one of its own."""
+        """What was newer than the checkpoint that a run went back to."""
         return self.root / "superseded"
 
     def set_aside(self, count: int, used: Path | None) -> list[str]:
@@ -178,10 +178,8 @@ class RunDir:
         used: a best that the checkpoint refers to. Returns the names of what was moved.
         """
         self._check()
-        kinds = ((self.checkpoints(), CHECKPOINT), (self.bests(), BEST))
-        newer = [
-            p for paths, kind in kinds for p in paths if int(p.name.removeprefix(f"{kind}-")) > count and p != used
-        ]
+        numbered = [*self.checkpoints(), *self.bests()]
+        newer = [path for path in numbered if int(path.name.rpartition("-")[2]) > count and path != used]
         if not newer:
             return []
         self.claim(self.superseded).mkdir(exist_ok=True)
@@ -192,15 +190,16 @@ class RunDir:
                 shutil.copyfile(path, draft)
                 sync(draft)
                 draft.rename(copy)
-        for path in [*newer, *([self.info] if self.info.exists() else [])]:
+        for path in (moved := [*newer, *([self.info] if self.info.exists() else [])]):
             if not (self.superseded / path.name).exists():
                 path.rename(self.superseded / path.name)
         sync(self.superseded)
         sync(self.root)
+        self._disclaim([path.name for path in moved if not path.exists()])
         return [path.name for path in newer]
 
     def drop_superseded(self) -> None:
-        """The new line has a checkpoint: the old one is not needed any more."""
+        """The new line has a checkpoint."""
         if self.superseded.exists():
             self.forget(self.superseded)
 
@@ -231,27 +230,35 @@ class RunDir:
 
     def write_config(self, config: Config) -> None:
         """config.yaml, whose digest the manifest holds; both versions' for as long as either may be there."""
-        text = config.to_yaml()
-        if self.config.is_file() and self.config.read_text("utf-8") == text:
+        self._write_known("config", self.config, config.to_yaml())
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """run.json, likewise."""
+        self._write_known("info", self.info, dumps(info, indent=2, sort_keys=True) + "\n")
+
+    def _write_known(self, key: str, path: Path, text: str) -> None:
+        if path.is_file() and path.read_bytes() == text.encode():
             return
+        self.claim(path)
         if "files" not in self.manifest:
-            write_text(self.config, text)
+            write_text(path, text)
             return
-        self.claim(self.config)
-        before = [sha256_of(self.config)] if self.config.is_file() else []
-        temporary = self.root / ".config.yaml.new"
-        write_text(temporary, text)
-        self.manifest["config"] = [*before, sha256_of(temporary)]
+        before = [sha256_of(path)] if path.is_file() else []
+        write_text(temporary := path.with_name(f".{path.name}.new"), text)
+        self.manifest[key] = [*before, sha256_of(temporary)]
         self._keep()
-        temporary.replace(self.config)
-        self.manifest["config"] = self.manifest["config"][-1:]
+        temporary.replace(path)
+        self.manifest[key] = self.manifest[key][-1:]
         self._keep()
+
+    def as_written(self, key: str, path: Path) -> bool:
+        """Whether config.yaml ("config") or run.json ("info") is what the run wrote, as far as is known."""
+        return key not in self.manifest or sha256_of(path) in self.manifest[key]
 
     def read_config(self) -> Config:
         """Raises InputError where config.yaml is missing, wrong, or not what the run wrote."""
         config = load_config(self.config)
-        known = self.manifest.get("config")
-        if known and sha256_of(self.config) not in known:
+        if not self.as_written("config", self.config):
             raise InputError(
                 f"{self.config}: changed since the run wrote it; put it back (a model or data that moved is given with "
                 f"--model or --data)"
@@ -260,14 +267,12 @@ class RunDir:
 
     def write(self, name: str, text: str) -> None:
         """A text file, by its name in the run."""
-        path = self.root / name
         self._check()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        (path := self.root / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(self.claim(path), text)
 
     def write_json(self, name: str, data: Any) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        (path := self.root / name).parent.mkdir(parents=True, exist_ok=True)
         write_json(self.claim(path), data)
 
     def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None:
@@ -299,8 +304,12 @@ class RunDir:
         else:
             directory.rename(aside)
             shutil.rmtree(aside)
-        if directory.name in self.manifest.get("files", ()):
-            self.manifest["files"].remove(directory.name)
+        self._disclaim([directory.name])
+
+    def _disclaim(self, names: list[str]) -> None:
+        """These are gone, or in a directory of ours."""
+        if set(names) & set(files := self.manifest.get("files", [])):
+            self.manifest["files"] = [name for name in files if name not in names]
             self._keep()
 
 

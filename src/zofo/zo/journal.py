@@ -89,11 +89,11 @@ class Border:
 
 
 class Journal:
-    """An open journal file. `position` is the offset behind its last whole record."""
+    """An open journal file. `position`: the offset behind its last whole record; `crc`: its checksum."""
 
     def __init__(self, path: Path, header: dict[str, Any], end: Border) -> None:
         """end: where to go on; what lies behind it is cut: a torn tail, or records beyond a checkpoint."""
-        self.path, self.header, self.position, self._crc = path, header, end.offset, end.crc
+        self.path, self.header, self.position, self.crc = path, header, end.offset, end.crc
         self._file = path.open("r+b", buffering=0)
         self._file.truncate(self.position)
         self._file.seek(self.position)
@@ -106,9 +106,9 @@ class Journal:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path, position: int | None = None) -> Journal:
+    def open(cls, path: Path, position: int | None = None, crc: int | None = None) -> Journal:
         """Open for appending, in the file's own format; records behind `position` (a checkpoint's) and a torn tail are
-        cut.
+        cut. crc: the checksum that ended there, by which another journal of the same length is known.
 
         Raises JournalError, with the file as it was, when the header or a record before the tail is damaged, or when
         the file ends before `position`.
@@ -116,17 +116,19 @@ class Journal:
         header, end = _read_header(path)
         for _, border in scan(path, position):
             end = border
+        if crc not in (None, end.crc):
+            raise JournalError(f"{path}: up to byte {end.offset} it is another run's journal; put back this run's")
         return cls(path, header, end)
 
     def append(self, record: Record) -> None:
         """Write one record to the operating system at once; `sync` brings it to the disk."""
-        raw = record.pack(self._crc if _chained(self.header) else None)
+        raw = record.pack(self.crc if _chained(self.header) else None)
         written = self._file.write(raw)
         if written != len(raw):  # a full disk may take a part: cut it, so that the file stays whole
             self._file.truncate(self.position)
             raise OSError(28, "no space left on device", str(self.path))
         self.position += len(raw)
-        (self._crc,) = _U32.unpack(raw[-_U32.size :])
+        (self.crc,) = _U32.unpack(raw[-_U32.size :])
 
     def append_support(self, step: int, support: Support) -> None:
         """Write the support of the directions from this step on."""
