@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from zofo.config.resolve import Config, resolve
+from zofo.config.resolve import Config
 from zofo.errors import InputError
 from zofo.train.run_dir import RunDir
 
@@ -63,7 +63,7 @@ def _newest_whole(run: RunDir, present: list[Path]) -> Path:
 def _in_the_way(config: Config, run: RunDir) -> str:
     """What a directory holds that a new run cannot have, and the ways out."""
     try:
-        same = resolve(str(run.config)).hash() == config.hash()
+        same = run.read_config().absolute().hash() == config.hash()
     except InputError:  # no config.yaml, or one of another version
         same = False
     what = "this run already" if same else "another run"

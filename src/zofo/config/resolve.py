@@ -29,7 +29,7 @@ from zofo.config.moved import settle
 from zofo.config.paths import absolute, located
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.typed import Files, build
-from zofo.config.validate import together
+from zofo.config.validate import code_from_a_file, together
 from zofo.config.yaml_reader import dump, read_yaml
 from zofo.errors import InputError, did_you_mean, printable
 
@@ -121,7 +121,9 @@ def resolve(
             errors.append(f"preset: {error}")
     given = {section: content for section, content in sections.items() if content is not None}
     layers.append(Layer(source).add(given, errors).add_overrides(overrides, errors))
-    return _assemble(merge(layers), errors, files)
+    merged = merge(layers)
+    errors += code_from_a_file(merged, asked=len(layers) - 1)
+    return _assemble(merged, errors, files)
 
 
 def from_dict(data: Mapping[str, Any], source: str = "caller") -> Config:

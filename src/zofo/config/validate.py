@@ -6,7 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from zofo.config import registry
+from zofo.config.layers import Merged
 from zofo.config.sections import ModelConfig
+
+
+def code_from_a_file(merged: Merged, asked: int) -> list[str]:
+    """Where a file or a preset lets a model's own code run: whoever wrote it is not who starts this run.
+
+    asked: the layer of the command line, or of a caller in Python, which alone may.
+    """
+    value = merged.values.get("model", {}).get("trust_remote_code")
+    if value is None or value.layer >= asked or value.value is False:
+        return []
+    return [
+        f"model.trust_remote_code: {value.source} cannot set it, as no file may let a model's code run; leave it out "
+        f"there, and where you have read that code, add model.trust_remote_code=true to the command line"
+    ]
 
 
 def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:

@@ -19,12 +19,16 @@ def convert(gguf: Path, target: Path) -> None:
     name, where = gguf.name, str(gguf.parent)
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            where,
+            gguf_file=name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
     vars(model.config).pop("quantization_config", None)  # the weights are plain now: no loader must look for blocks
     model.save_pretrained(target)
     (target / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
-    AutoTokenizer.from_pretrained(where, gguf_file=name).save_pretrained(target)
+    AutoTokenizer.from_pretrained(where, gguf_file=name, trust_remote_code=False).save_pretrained(target)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def use_tokenizer_of(directory: Path, loaded: Loaded) -> None:
     if not (directory / "tokenizer_config.json").is_file():
         return
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory.resolve()))
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory.resolve()), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
         raise InputError(f"{directory}: its tokenizer cannot be loaded: {first}") from error
