@@ -8,6 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from zofo.errors import plain_record
+
 if TYPE_CHECKING:
     from zofo.api.configure import resolve as resolve
     from zofo.api.finetune import Run as Run
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # transformers imports torchao where it is installed, which then says what of it this machine does not have
 logging.getLogger("torchao").addFilter(lambda record: not str(record.msg).startswith("Failed to load"))
 logging.getLogger("torch.utils._pytree").addFilter(lambda record: "register_constant" not in str(record.msg))
+logging.getLogger("zofo").addFilter(plain_record)
 
 __version__ = "0.1.0"
 _HOMES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterable
 from typing import ClassVar
@@ -47,6 +48,12 @@ def printable(text: str, most: int | None = None, plain: str = "") -> str:
         return match.group() if char is None or char in plain else char.encode("unicode_escape").decode()
 
     return _SHOWN.sub(escaped, text)
+
+
+def plain_record(record: logging.LogRecord) -> bool:
+    """A filter of a logger: its words steer no terminal, whatever data they quote."""
+    record.msg, record.args = printable(record.getMessage(), plain="\n\t"), ()
+    return True
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import CHAT_TEMPLATE
 from zofo.api.generate import generate
 from zofo.cli import main as cli
+from zofo.errors import printable
 
 TEXTS = ["a warm film", "the plot"]
 
@@ -64,7 +65,8 @@ def test_a_terminal_gets_text(
     assert capsys.readouterr().out == expected[0]["completion"] + "\n"
     assert cli.run([*common, "--prompt", TEXTS[0], "--prompt", TEXTS[1]]) == 0
     one, two = (row["completion"] for row in expected)
-    assert capsys.readouterr().out == f"--- prompt 1\n{one}\n--- prompt 2\n{two}\n"
+    assert two != printable(two), "it has a control character, which a terminal is shown as its escape"
+    assert capsys.readouterr().out == f"--- prompt 1\n{one}\n--- prompt 2\n{printable(two)}\n"
 
 
 def test_options_reach_the_model(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

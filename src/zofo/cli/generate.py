@@ -11,7 +11,7 @@ import typer
 
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
 from zofo.config.json_text import dumps
-from zofo.errors import InputError
+from zofo.errors import InputError, printable
 
 if TYPE_CHECKING:
     from zofo.data.chat import Turn
@@ -126,7 +126,8 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
     def done(number: int, text: str) -> None:
         nonlocal sink
         if place is None and sys.stdout.isatty():
-            print(*([f"--- {prompts[number][1]}"] if len(prompts) > 1 else []), text, sep="\n", flush=True)
+            head = [f"--- {prompts[number][1]}"] if len(prompts) > 1 else []
+            print(printable("\n".join([*head, text]), plain="\n\t"), flush=True)
             return
         if place is not None and sink is None:  # not before the first completion: a refused prompt writes no file
             place.parent.mkdir(parents=True, exist_ok=True)

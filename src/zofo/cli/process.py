@@ -52,7 +52,7 @@ def guarded(app: typer.Typer, args: Sequence[str]) -> int:
 
     occupied()
     sys.stdout = Guarded(sys.stdout, None if trains else stop)  # type: ignore[assignment]
-    sys.stderr = Guarded(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = Guarded(sys.stderr, bars=True)  # type: ignore[assignment]
     code = run(app, args)
     if sys.stdout.lost or sys.stderr.lost:  # type: ignore[union-attr]
         nowhere = os.open(os.devnull, os.O_WRONLY)

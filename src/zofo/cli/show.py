@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zofo.config import registry
 from zofo.config.json_text import dumps
-from zofo.errors import InputError, did_you_mean
+from zofo.errors import InputError, did_you_mean, printable
 from zofo.models import versions
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], header: bool = 
         for row in rows:
             print("\t".join(" ".join(cell.split()) for cell in row).rstrip("\t"))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from zofo.train.progress import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(printable(cell, plain="\n\t")) for cell in row))
+    console(sys.stdout).print(table)
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TextIO
+
+from zofo.errors import printable
+
+BAR = re.compile(r"\r|\n*(?:\x1b\[A)*\Z")  # what tqdm steers with: to the line's start, and some lines up
 
 
 class Closed(io.StringIO):
@@ -29,17 +34,33 @@ def occupied() -> None:
 class Guarded:
     """A text stream. Once it cannot be written any more, what is written is dropped, or `broken` says what else.
 
-    Whoever reads a run's output may stop reading; the run goes on.
+    Whoever reads a run's output may stop reading; the run goes on. Where the stream is a terminal, what would steer it
+    is written as its escape, whoever writes it; `steering` is the stream for who has to, such as a progress line.
     """
 
-    def __init__(self, stream: TextIO | None, broken: Callable[[OSError], None] | None = None) -> None:
-        """stream: None for one that was closed before the process began."""
+    def __init__(
+        self, stream: TextIO | None, broken: Callable[[OSError], None] | None = None, bars: bool = False
+    ) -> None:
+        """stream: None for one that was closed before the process began. bars: libraries draw theirs there."""
         self.stream, self.broken = stream or Closed(), broken
         self.lost: OSError | None = None
+        self.bars = bars
+        self.terminal = not self.stream.closed and self.stream.isatty()
+
+    @property
+    def steering(self) -> _Steering:
+        """The same stream for text that steers a terminal by intent."""
+        return _Steering(self)
 
     def write(self, text: str) -> int:
-        self._try(lambda: self.stream.write(text))
+        shown = self._plain(text) if self.terminal else text
+        self._try(lambda: self.stream.write(shown))
         return len(text)
+
+    def _plain(self, text: str) -> str:
+        bar = BAR.match(text) if self.bars else None
+        head = bar.group() if bar is not None else ""
+        return head + printable(text[len(head) :], plain="\n\t")
 
     def flush(self) -> None:
         self._try(self.stream.flush)
@@ -60,3 +81,17 @@ class Guarded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+class _Steering:
+    """A `Guarded` whose terminal is given what is written as it is."""
+
+    def __init__(self, guarded: Guarded) -> None:
+        self.guarded = guarded
+
+    def write(self, text: str) -> int:
+        self.guarded._try(lambda: self.guarded.stream.write(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.guarded, name)

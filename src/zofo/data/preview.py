@@ -22,7 +22,7 @@ def preview(data: TaskData, encoded: Mapping[str, Sequence[Encoded]]) -> Iterato
         yield from shown(example)
     for name, rows in encoded.items():
         if rows:
-            yield f"{name}: {_lengths(rows)}{_tasks(rows) if data.groups else _balance(rows, data.labels)}"
+            yield f"{printable(name)}: {_lengths(rows)}{_tasks(rows) if data.groups else _balance(rows, data.labels)}"
     for split, n in data.repeated.items():
         if n:
             total = len(getattr(data, split))
@@ -58,7 +58,7 @@ def shown(example: Example) -> Iterator[str]:
     text = example.prompt
     if len(text) > SHOWN:
         text = f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
-    yield f"--- {example.id}"
+    yield f"--- {printable(str(example.id))}"
     yield printable(text, plain="\n\t")
     answers = " | ".join(
         f"{'*' if i in example.gold else ''}{printable(repr(a), SHOWN)}" for i, a in enumerate(example.answers[:10])

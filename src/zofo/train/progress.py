@@ -8,8 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from statistics import median
+from typing import Any
 
 from rich.console import Console
+
+from zofo.errors import printable
 
 DIVERGENCE = 10.0  # times the running median of |c|
 
@@ -26,12 +29,18 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
 
 
+def console(stream: Any) -> Console:
+    """A console on the process's stream, which may be guarded against what steers a terminal: rich does that itself,
+    and whoever prints here makes texts of data `printable`."""
+    return Console(file=getattr(stream, "steering", stream), highlight=False, soft_wrap=True)
+
+
 class Progress:
     """One line that is rewritten on a terminal; every `every` counted steps a line of its own elsewhere."""
 
     def __init__(self, total: int, every: int, memory: Callable[[], int]) -> None:
         self.total, self.every, self.memory = total, every, memory
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = console(sys.stderr)
         self.live = self.console.is_terminal
         self._status = self.console.status("starting") if self.live else None
         self._printed = -1
@@ -66,11 +75,11 @@ class Progress:
     def busy(self, text: str) -> None:
         """Something else is under way (an evaluation): shown on a terminal only."""
         if self._status:
-            self._status.update(text)
+            self._status.update(printable(text))
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(printable(text, plain="\n\t"), markup=False)
 
 
 class Divergence:
@@ -118,9 +127,9 @@ class Skips:
 @contextmanager
 def counter(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """(says a line that stays; shows how many of `total` are done: on a terminal, else a line every half minute)."""
-    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    shown_on, what = console(sys.stderr), printable(what)
     last = time.monotonic()
-    with console.status(what) if console.is_terminal else nullcontext() as status:
+    with shown_on.status(what) if shown_on.is_terminal else nullcontext() as status:
 
         def show(done: int) -> None:
             nonlocal last
@@ -128,6 +137,6 @@ def counter(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Call
                 status.update(f"{what}: {done}/{total}")
             elif time.monotonic() - last > 30:
                 last = time.monotonic()
-                console.print(f"{what}: {done}/{total}", markup=False)
+                shown_on.print(f"{what}: {done}/{total}", markup=False)
 
-        yield (lambda text: console.print(text, markup=False)), show
+        yield (lambda text: shown_on.print(printable(text, plain="\n\t"), markup=False)), show
