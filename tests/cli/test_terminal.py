@@ -48,7 +48,11 @@ def on_a_terminal(commands: list[list[str]], folder: Path) -> list[bytes]:
     env = {key: value for key, value in env.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI")}
     process = subprocess.Popen(
         [sys.executable, "-c", LOOP, str(folder / "commands.json")],
-        **{"stdin": theirs, "stdout": theirs, "stderr": theirs, "env": env, "cwd": folder},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=env,
+        cwd=folder,
     )
     os.close(theirs)
     sent, until = b"", time.monotonic() + 300

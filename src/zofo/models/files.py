@@ -16,6 +16,7 @@ from zofo.errors import InputError
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+ADAPTER = "adapter_config.json"
 AGAIN = "download it again"
 POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_LAYERS = 10_000  # a typing error beyond; building them would take hours
@@ -43,6 +44,12 @@ def _of_a_model() -> Iterator[None]:
 def check(directory: Path) -> None:
     """Raises InputError naming the file of a model's directory that is missing or damaged, and the fix."""
     config, weights = _sizes(directory), shapes(directory)
+    if (directory / ADAPTER).exists():  # transformers would read the model that it names, and not this one
+        raise fault(
+            directory / ADAPTER,
+            f"an adapter beside a whole model, so which one is meant is not clear; give a directory without {ADAPTER}, "
+            "or eval, generate the adapter's own (without config.json)",
+        )
     if not weights:
         raise InputError(
             f"{directory}: it has no safetensors file ({WEIGHTS}), and pickled weights are not loaded; convert it "

@@ -20,6 +20,7 @@ from zofo.models.load import pad_id_of
 from zofo.models.tensors import load_tensors
 
 log = logging.getLogger("zofo")
+ELSEWHERE = ("prompt_tuning_init_state_dict_path",)  # PEFT reads it, by torch.load too, whatever the weights are
 NAME = "default"  # PEFT's name for the one adapter of a directory
 
 
@@ -37,6 +38,11 @@ def open_adapter(directory: Path, base: Any, tokenizer: Any) -> tuple[Any, int]:
     raw = read_config(directory)
     if not (directory / WEIGHTS).is_file():
         raise InputError(f"{directory}: no {WEIGHTS}, so no weights of the adapter (pickled weights are not loaded)")
+    if fields := [key for key in ELSEWHERE if raw.get(key)]:
+        raise InputError(
+            f"{directory / CONFIG}: {fields[0]} names another file to start from, which may be a pickle; leave it out, "
+            f"the weights are in {WEIGHTS}"
+        )
     _check_weights(directory)
     _check_tokenizer(directory, base, tokenizer)
     if isinstance(raw.get("zofo"), str):
