@@ -114,6 +114,14 @@ def test_a_run_goes_on_as_it_did(name: str, unpacked: Path, zofo: Callable[..., 
             assert_same_numbers([c for _, c in record.terms], [c for _, c in expected.terms], f"step {expected.step}")
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_has_no_fault(name: str, zofo: Callable[..., str]) -> None:
+    """It has no manifest.json, and its journal is of format 2."""
+    said = zofo("validate", f"runs/{name}")
+    assert "run.json: as the run wrote it: yes" in said
+    assert "examples: those that the run was made with: not checked" in said
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_saved_configuration_is_a_configuration(name: str, zofo: Callable[..., str]) -> None:
     zofo("validate", f"runs/{name}/config.yaml")

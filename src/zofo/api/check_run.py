@@ -40,7 +40,8 @@ def check_run(path: str | Path, model: str | None = None, overrides: Sequence[st
     if check.config is not None and not check.faulty:
         from zofo.api.check_weights import check_weights
 
-        config = replace(check.config, model=with_given(check.config.model, given))
+        base = replace(check.config.model, trust_remote_code=False)  # which a file cannot ask for
+        config = replace(check.config, model=with_given(base, given) if given else base)
         check.results += check_weights(check.run, config, check.info, check.states)
     elif check.faulty:
         check.results.append(("weights, replay, examples: not checked before the files are whole", ""))

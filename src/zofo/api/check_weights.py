@@ -185,7 +185,10 @@ class _Weights:
         try:
             data = load_task(cfg, self.config.train.seed, self.loaded.tokenizer, None, self.method.demonstrates)
         except InputError as error:
-            self.results.append((f"{what}: not checked, {' '.join(str(error).split())}", ""))
+            if cfg.data is None and Path(cfg.name).suffix in (".yaml", ".yml"):  # the hub's rows may be out of reach
+                self.results.append((f"{what}: not checked, {' '.join(str(error).split())}", ""))
+            else:
+                self.results += [(what, line) for line in str(error).split("\n")]
             return
         now = {"examples": {split: examples_digest(getattr(data, split)) for split in SPLITS}}
         if cfg.on_bad_row == "skip" and now["examples"] != then:  # rows that the model had no room for are not in it

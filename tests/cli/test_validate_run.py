@@ -1,0 +1,88 @@
+"""`zofo validate RUN`: lines and exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from zofo import finetune
+from zofo.cli import main as cli
+
+
+@pytest.fixture
+def run(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> Path:
+    return finetune(
+        str(tiny_model_dir), str(sentiment_file), "mezo", output_dir=tmp_path / "run",
+        max_steps=4, batch_size=4, eval_steps=2, save_steps=2,
+    ).path  # fmt: skip
+
+
+@pytest.fixture
+def validate(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """validate(*args) -> (exit code, lines of stdout, lines of stderr)"""
+
+    def call(*args: object) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        code = cli.run(["validate", *map(str, args)])
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err.splitlines()
+
+    return call
+
+
+def test_a_whole_run(run: Path, validate: Callable[..., tuple[int, list[str], list[str]]]) -> None:
+    code, lines, errors = validate(run)
+    assert (code, errors) == (0, [])
+    assert "config.yaml: as the run wrote it: yes" in lines
+    assert "theta: the journal replayed, and every snapshot equal to it bit for bit: yes" in lines
+    assert lines[-1].startswith("metrics.jsonl, README.md, eval/: that they are there, and no more")
+
+
+def test_every_fault_is_a_line(run: Path, validate: Callable[..., tuple[int, list[str], list[str]]]) -> None:
+    raw = (run / "journal.bin").read_bytes()
+    (run / "journal.bin").write_bytes(raw[:-35] + raw[-35:-4] + b"\0\1\2\3")
+    (run / "checkpoint-2" / "state.json").unlink()
+    (run / "run.json").write_text("{")
+    (run / "metrics.jsonl").unlink()
+    code, lines, errors = validate(run)
+    assert (code, lines) == (2, [])
+    for name, what in {
+        "journal.bin": "record 3 at byte",
+        "checkpoint-2/state.json": "missing",
+        "run.json": "no JSON",
+        "metrics.jsonl": "missing",
+    }.items():
+        (line,) = [each for each in errors if f"{run / name}: " in each]
+        assert what in line
+        assert ";" in line, "what can be done"
+    assert len(errors) == 4
+
+
+def test_what_makes_no_sense_beside_a_run(
+    run: Path, tmp_path: Path, validate: Callable[..., tuple[int, list[str], list[str]]]
+) -> None:
+    for args, word in (
+        (("--method", "mezo"), "--method"),
+        (("--output-dir", "x"), "--output-dir"),
+        (("train.seed=3",), "train.seed"),
+        ((run / "checkpoint-2" / "..",), "is a run, which is checked as it is"),
+    ):
+        code, lines, errors = validate(run, *args)
+        assert (code, lines) == (2, [])
+        assert word in errors[0]
+    assert validate(run / "config.yaml")[0] == 0, "a configuration, as before"
+    (tmp_path / "empty").mkdir()
+    code, _, errors = validate(tmp_path / "empty")
+    assert code == 2
+    assert "is a directory" in errors[0]
+
+
+def test_model_and_its_settings_are_taken(
+    run: Path, tiny_model_dir: Path, tiny_opt_dir: Path, validate: Callable[..., tuple[int, list[str], list[str]]]
+) -> None:
+    assert validate(run, "--model", tiny_model_dir, "model.device=cpu")[0] == 0
+    code, _, errors = validate(run, "--model", tiny_opt_dir)
+    assert code == 2
+    assert any("the base model is not the one that the run was made with" in line for line in errors)
