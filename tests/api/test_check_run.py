@@ -1,4 +1,4 @@
-"""`zofo validate RUN`: whatever happens to a file of a run is named, or is of no consequence, and what is whole is whole."""
+"""`zofo validate RUN`: whatever happens to a file of a run is named or proven harmless; what is whole is whole."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from tests.conftest import sentiment_rows, write_rows
-from zofo import InputError, finetune
+from zofo import InputError, evaluate, export, finetune, load
 from zofo.api.check_run import UNCHECKED, check_run
 from zofo.train.files import MANIFEST, sha256_of
+from zofo.zo.journal import read_header
 
 SMALL: dict[str, Any] = {"max_steps": 8, "batch_size": 4, "eval_steps": 4, "save_steps": 4}
 METHODS: dict[str, dict[str, Any]] = {
@@ -199,7 +200,7 @@ def test_another_model_other_rows_and_what_is_not_there(
         assert any("examples" in what and "not checked" in what for what, _ in results)
     finally:
         rows.write_bytes(raw)
-    with pytest.raises(InputError, match="takes model.key=value alone"):
+    with pytest.raises(InputError, match=r"takes model\.key=value alone"):
         check_run(run, None, ["train.seed=3"])
     with pytest.raises(InputError, match="no run here"):
         check_run(tiny_model_dir)
@@ -231,6 +232,29 @@ def test_a_journal_with_the_same_header_is_another_runs(tiny_model_dir: Path, ro
     with pytest.raises(InputError, match="it is another run's journal"):
         train(tiny_model_dir, rows, one, "mezo", max_steps=12, resume="latest")
     assert (one / "journal.bin").read_bytes() == raw
+
+
+def test_every_verb_names_the_damaged_record(tiny_model_dir: Path, rows: Path, tmp_path: Path) -> None:
+    """A record before the best step's position: no verb goes on with a shorter replay, and nothing is cut."""
+    run = train(tiny_model_dir, rows, tmp_path / "run", "mezo")
+    path, start = run / "journal.bin", read_header(run / "journal.bin")[1]
+    raw = path.read_bytes()
+    path.write_bytes(
+        raw[: start + 70] + raw[start + 105 : start + 140] + raw[start + 70 : start + 105] + raw[start + 140 :]
+    )
+    spoilt = path.read_bytes()
+    for verb in (
+        lambda: evaluate(run),
+        lambda: load(run),
+        lambda: export(run, tmp_path / "export"),
+        lambda: train(tiny_model_dir, rows, run, "mezo", max_steps=12, resume="latest"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"journal\.bin: record 2 at byte {start + 70} is damaged, or not the one"
+        ):
+            verb()
+    assert path.read_bytes() == spoilt
+    assert not (tmp_path / "export").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ no false alarm

@@ -37,7 +37,7 @@ def test_a_whole_run(run: Path, validate: Callable[..., tuple[int, list[str], li
     assert (code, errors) == (0, [])
     assert "config.yaml: as the run wrote it: yes" in lines
     assert "theta: the journal replayed, and every snapshot equal to it bit for bit: yes" in lines
-    assert lines[-1].startswith("metrics.jsonl, README.md, eval/: that they are there, and no more")
+    assert lines[-1].startswith("metrics.jsonl, README.md, eval/, superseded/: that they are there, and no more")
 
 
 def test_every_fault_is_a_line(run: Path, validate: Callable[..., tuple[int, list[str], list[str]]]) -> None:

@@ -1,4 +1,4 @@
-"""A journal's records are a chain: one that is missing, doubled, swapped, foreign or changed is noticed at its place."""
+"""A journal's records are a chain: one that is missing, doubled, swapped, foreign or changed is noticed there."""
 
 from __future__ import annotations
 

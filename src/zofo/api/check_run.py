@@ -21,7 +21,7 @@ from zofo.zo.journal import JournalError, read_header, scan
 KEYS = {"format", "id", "inputs", "files", "config", "info"}  # of manifest.json
 AGAIN = "train again with --resume latest, which writes it anew"
 COPY = "put back a copy, or train again (--overwrite)"
-UNCHECKED = "metrics.jsonl, README.md, eval/: that they are there, and no more: nothing is made from them"
+UNCHECKED = "metrics.jsonl, README.md, eval/, superseded/: that they are there, and no more: nothing is made from them"
 
 
 def check_run(path: str | Path, model: str | None = None, overrides: Sequence[str] = ()) -> list[tuple[str, str]]:

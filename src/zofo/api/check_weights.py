@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class _Weights:
         self.base_sha256 = loaded.base_sha256(self.theta)
         self.results: Results = []
 
-    def one(self, what: str, check: Callable[[], None]) -> bool:
+    def one(self, what: str, check: Callable[[], object]) -> bool:
         """Do it; what it raises is its fault."""
         try:
             check()
@@ -109,8 +110,10 @@ class _Weights:
         if method.moves == "zo" and method.theta_of == "backbone":
             self.one("theta: the journal replayed, and every snapshot equal to it bit for bit", self._replay)
             return
+        if method.moves == "zo":
+            self.results.append(("theta is the adapter, and is in its files: the journal's replay is not checked", ""))
         for path, _ in snapshots:
-            self.one(f"{path.name}/backbone: theta's names and shapes", lambda path=path: self._load(path) and None)
+            self.one(f"{path.name}/backbone: theta's names and shapes", partial(self._load, path))
 
     def _load(self, directory: Path) -> dict[str, Tensor]:
         """A snapshot. Raises InputError unless it is one of theta."""

@@ -150,12 +150,14 @@ class ZerothOrder(torch.optim.Optimizer):
             "rule": self.rule.state_dict(),
             "estimator": self.estimator.state_dict(),
             "journal": None if self._records.journal is None else self._records.journal.position,
+            "journal_crc": None if self._records.journal is None else self._records.journal.crc,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; a journal is cut back to there, JournalError if it is shorter."""
+        """Go on where `state_dict` was taken; a journal is cut back to there. Raises JournalError where it is
+        shorter, damaged or another."""
         if self._path is not None and state_dict["journal"] is not None:
-            self._records.open(Journal.open(self._path, state_dict["journal"]))
+            self._records.open(Journal.open(self._path, state_dict["journal"], state_dict.get("journal_crc")))
         self.steps, self.seed, self.param_groups[0]["lr"] = (state_dict[key] for key in ("steps", "seed", "lr"))
         self.rule.load_state_dict(state_dict["rule"])
         self.estimator.load_state_dict(state_dict["estimator"])
