@@ -21,7 +21,10 @@ from zofo.cli.streams import Guarded
 from zofo.errors import printable
 
 # the clipboard, a title, the screen cleared, hidden text, 8-bit CSI, a bell, backspaces, the line overwritten, bidi
-EVIL = "\x1b]52;c;RVZJTA==\x07\x1b]0;EVIL\x07\x1b[2J\x1b[8;97;45m\x9b31m\x07\x08\x08\rEVIL\x1bc\x0b\x0c\u202eLIVE\u2066\u2028"
+EVIL = (
+    "\x1b]52;c;RVZJTA==\x07\x1b]0;EVIL\x07"
+    + "\x1b[2J\x1b[8;97;45m\x9b31m\x07\x08\x08\rEVIL\x1bc\x0b\x0c\u202eLIVE\u2066\u2028"
+)
 STEERS = [
     *(b"\x1b]", b"\x1bc", b"\x1b[2J", b"\x1b[8", b"\x07", b"\x08", b"\rEVIL", b"\x0b", b"\x0c", b"\x7f"),
     *(text.encode() for text in ("\x9b", "\u202e", "\u2066", "\u2028")),

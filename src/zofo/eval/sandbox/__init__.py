@@ -19,7 +19,8 @@ Not defended:
 - Load: a run may use its limits to the full, and `processes` times `cpu_seconds` of processor time.
 
 Memory: `memory_bytes` bounds the address space of each process at once, and what all of them hold together within
-about 20 ms; files in the folder count beside, up to `disk_bytes`.
+about 20 ms, shared memory that no page table shows and the buffers of sockets with it; files in the folder count
+beside, up to `disk_bytes`, and pipes, up to the kernel's limit for a user (64 MiB).
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ from zofo.eval.sandbox._kernel import (
     Refused,
     filter_calls,
 )
+from zofo.eval.sandbox._memory import OPEN_FILES, beside, memory, resident, share
 
 NOBODY = 65534
 # What an interpreter may need; each of them that exists is shown read-only, and nothing else of the host.
@@ -203,39 +204,9 @@ def watch(pid: int, processes: int, alive: int, memory_bytes: int) -> str:
                 return f"{os.waitstatus_to_exitcode(status)} {usage.ru_utime + usage.ru_stime:.2f} itself"
             if ended == 0:
                 break
-        if memory(processes, resident) > memory_bytes and memory(processes, share) > memory_bytes:
+        rest = beside(processes)
+        if all(memory(processes, kind) + rest > memory_bytes for kind in (resident, share)):
             return "0 0 memory"
-
-
-def memory(processes: int, of: Callable[[int, str], int]) -> int:
-    """Bytes of all processes but this one."""
-    total = 0
-    for name in os.listdir(processes):
-        if name.isdigit() and name != "1":
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-                total += of(processes, name)
-    return total
-
-
-def resident(processes: int, name: str) -> int:
-    return int(read(processes, f"{name}/statm").split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
-def share(processes: int, name: str) -> int:
-    """As `resident`, but a page that n forks share counts 1/n; a process that hides this is charged in full."""
-    try:
-        lines = read(processes, f"{name}/smaps_rollup").splitlines()
-    except PermissionError:
-        return resident(processes, name)
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:"))
-
-
-def read(folder: int, path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY, dir_fd=folder)
-    try:
-        return os.read(fd, 8192)
-    finally:
-        os.close(fd)
 
 
 # ---------------------------------------------------------------------------------------------------- program
@@ -266,7 +237,7 @@ def set_limits(job: dict[str, Any]) -> None:
         resource.RLIMIT_CPU: (cpu, cpu + 1),
         resource.RLIMIT_FSIZE: (job["disk_bytes"],) * 2,
         resource.RLIMIT_NPROC: (job["processes"] + 2,) * 2,  # the two that wait are of the same user
-        resource.RLIMIT_NOFILE: (128, 128),
+        resource.RLIMIT_NOFILE: (OPEN_FILES,) * 2,
         resource.RLIMIT_STACK: (8 << 20,) * 2,
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),

@@ -17,6 +17,7 @@ def execute(source: int, verdict: int) -> None:
     write, leave, process, me = os.write, os._exit, os.getpid, os.getpid()
     with open(source, "rb") as file:
         proof, text = blake2b(file.read(32)), file.read()
+    sys.addaudithook(refuse)
     module = type(sys)("program")
     sys.modules["program"], sys.argv = module, ["program"]
     try:
@@ -31,6 +32,12 @@ def execute(source: int, verdict: int) -> None:
     if process() == me:
         write(verdict, proof.digest())
     leave(0)
+
+
+def refuse(event: str, args: object) -> None:
+    """A tracer can jump over the lines that check a solution."""
+    if event in ("sys.settrace", "sys.setprofile"):
+        raise RuntimeError(f"{event}: not in the sandbox")
 
 
 def flush() -> None:

@@ -1,0 +1,52 @@
+"""Programs that would take all of a machine: time, memory, processes, files, output. None may pass, and all must end."""
+
+# ruff: noqa: E501 (a program is a line)
+
+from __future__ import annotations
+
+FILL = "s.setblocking(False)\n          try:\n            while 1: s.send(bytes(65536))\n          except OSError: pass"
+BOMBS = {
+    "loop": "while True: pass",
+    "sleep": "import time; time.sleep(999)",
+    "signals ignored": "import signal\nfor s in range(1, 65):\n  try: signal.signal(s, signal.SIG_IGN)\n  except (OSError, ValueError): pass\nwhile True: pass",
+    "signals blocked": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
+    "exceptions caught": "while True:\n  try:\n    while True: pass\n  except BaseException: pass",
+    "in C": "import re; re.match('(a+)+$', 'a' * 60 + 'b')",
+    "a big number": "x = 9 ** 9 ** 9",
+    "digits": "import sys\nsys.set_int_max_str_digits(0)\nx = str(7 ** 9_000_000)\nwhile True: pass",
+    "a lock": "import threading\nl = threading.Lock()\nl.acquire(); l.acquire()",
+    "waits for itself": "import os\nr, w = os.pipe()\nos.read(r, 1)",
+    "a stopped process": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "a stopped child": "import os, signal\np = os.fork()\nif p == 0: os.kill(os.getpid(), signal.SIGSTOP)\nos.waitpid(p, 0)",
+    "threads that never end": "import threading\ndef f():\n  while True: pass\nfor _ in range(8): threading.Thread(target=f).start()\nf()",
+    "exit handlers": "import atexit\ndef f():\n  while True: pass\natexit.register(f)\nf()",
+    "a fifo": "import os\nos.mkfifo('/tmp/f')\nopen('/tmp/f')",
+    "forks": "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass",
+    "sessions": "import os\nwhile True:\n  try:\n    if os.fork() == 0: os.setsid()\n  except OSError: pass",
+    "threads": "import threading, time\nwhile True:\n  try: threading.Thread(target=time.sleep, args=[99]).start()\n  except RuntimeError: pass",
+    "a bytearray": "x = bytearray(1 << 40)",
+    "a list": "x = []\nwhile True: x.append([0] * 100_000)",
+    "a text": "x = 'a'\nwhile True: x += x",
+    "a dict": "x = {}\nwhile True: x[len(x)] = 'a' * 10_000",
+    "a tuple in itself": "x = ()\nwhile True: x = (x, x, bytes(1 << 16))",
+    "mmap": "import mmap\nx = [mmap.mmap(-1, 1 << 24, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(10**6)]",
+    "shared memory, hidden": "import mmap, os, time\nfor _ in range(14):\n  if os.fork() == 0:\n    m = mmap.mmap(-1, 40 << 20)\n    for i in range(0, 40 << 20, 4096): m[i] = 1\n    m.madvise(mmap.MADV_DONTNEED)\n    break\ntime.sleep(999)",
+    "shared memory, no process dumped": "import ctypes, mmap, os, time\nfor _ in range(14):\n  if os.fork() == 0:\n    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n    m = mmap.mmap(-1, 40 << 20)\n    for i in range(0, 40 << 20, 4096): m[i] = 1\n    m.madvise(mmap.MADV_DONTNEED)\n    break\ntime.sleep(999)",
+    "shared memory by /dev/zero": "import mmap, os, time\nfor _ in range(14):\n  if os.fork() == 0:\n    f = os.open('/dev/zero', os.O_RDWR)\n    m = mmap.mmap(f, 40 << 20)\n    for i in range(0, 40 << 20, 4096): m[i] = 1\n    m.madvise(mmap.MADV_DONTNEED)\n    break\ntime.sleep(999)",
+    "sockets": f"import os, socket, time\nfor _ in range(14):\n  if os.fork() == 0:\n    h = []\n    try:\n      while 1:\n        for s in socket.socketpair():\n          h.append(s)\n          {FILL}\n    except OSError: pass\n    break\ntime.sleep(999)",
+    "pipes": "import os, time\nh = []\ntry:\n  while 1:\n    r, w = os.pipe()\n    h.append(r)\n    os.set_blocking(w, False)\n    try:\n      while 1: os.write(w, bytes(4096))\n    except BlockingIOError: pass\nexcept OSError: pass\ntime.sleep(999)",
+    "children's memory": "import os, time\nfor _ in range(14):\n  if os.fork() == 0:\n    x = bytearray(os.urandom(1 << 20) * 40)\n    break\ntime.sleep(999)",
+    "files": "for i in range(10**6): open(f'/tmp/{i}', 'wb').write(bytes(1 << 20))",
+    "small files": "for i in range(10**6): open(f'/tmp/{i}', 'w').close()",
+    "folders": "import os\nwhile True:\n  os.mkdir('d')\n  os.chdir('d')",
+    "a sparse file": "open('/tmp/a', 'wb').truncate(1 << 40)",
+    "open files": "h = []\nwhile True: h.append(open('/dev/null'))",
+    "output": "while True: print('x' * 100_000)",
+    "errors' output": "import os\nwhile True: os.write(2, bytes(1 << 16))",
+    "recursion": "def f(): return f()\nf()",
+    "recursion without a limit": "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()",
+    "recursion in C": "import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)",
+    "parentheses": "eval('(' * 10**6 + ')' * 10**6)",
+    "compile": "compile('x=' + '1+' * 3_000_000 + '1', 'x', 'exec')\nwhile True: pass",
+    "zip bomb": "import zlib\nx = b''\nfor _ in range(5): x = zlib.compress(bytes(1 << 28))\nzlib.decompress(zlib.compress(bytes(1 << 30)))",
+}
