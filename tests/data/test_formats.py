@@ -37,7 +37,7 @@ def write(path: Path) -> Path:
     rows = [{"text": row["text"].replace(",", ";"), "label": row["label"]} for row in ROWS]
     delimiter = "\t" if ".tsv" in suffix else ","
     text = "".join(json.dumps(row) + "\n" for row in rows) if ".jsonl" in suffix else as_text(rows, delimiter)
-    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if suffix.endswith(".gz") else text.encode())
     return path
 
 
@@ -95,8 +95,8 @@ REFUSED = [  # (file's name, content, changes, the error)
     ("a.jsonl", '{"label": ' + "7" * 5_000 + "}\n", {}, "a.jsonl:1: bad JSON: a number of more than 4300 digits"),
     ("a.jsonl", "version https://git-lfs.github.com/spec/v1\n", {}, "a.jsonl: is a git-lfs pointer and not the data"),
     ("a.jsonl.gz", "{}\n", {}, "is not compressed, though its name ends in .gz; rename it to a.jsonl"),
-    ("a.jsonl", gzip.compress(b"{}"), {}, "is compressed by gzip, which its name does not say; rename it to"),
-    ("a.csv.gz", gzip.compress(TABLE.encode() * 99)[:-20], {}, "a.csv.gz: "),
+    ("a.jsonl", gzip.compress(b"{}", mtime=0), {}, "is compressed by gzip, which its name does not say; rename it to"),
+    ("a.csv.gz", gzip.compress(TABLE.encode() * 99, mtime=0)[:-20], {}, "a.csv.gz: "),
     ("a.parquet", b"PAR1" + bytes(40) + b"PAR1", {}, "a.parquet: not a readable Parquet file ("),
     ("a.parquet", TABLE, {}, "a.parquet: not a readable Parquet file ("),
 ]  # fmt: skip
