@@ -288,3 +288,15 @@ def test_a_run_that_was_stopped_went_back_or_was_pruned_has_no_fault(
     assert faults(out) == []
     train(tiny_model_dir, rows, out, method, max_steps=20, resume="latest")
     assert faults(out) == []
+
+
+def test_a_kill_while_the_end_was_written_is_no_fault(run: Path) -> None:
+    """A file is named in manifest.json before it is there, run.json last."""
+    manifest = json.loads((run / MANIFEST).read_text())
+    manifest["files"].remove("run.json")
+    (run / MANIFEST).write_text(json.dumps(manifest))
+    for name in ("run.json", "README.md"):
+        (run / name).unlink()
+    assert faults(run) == []
+    (run / "config.yaml").unlink()
+    assert "config.yaml: missing" in "\n".join(faults(run))
