@@ -11,6 +11,7 @@ from zofo.api.restore import given_model
 from zofo.api.targets import open_target
 from zofo.config.typed import build
 from zofo.data import Decoding
+from zofo.data.chat_template import render
 from zofo.data.loader import refuse_words
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode, prompt_ids
@@ -103,6 +104,6 @@ def _render(tokenizer: Any, turns: Sequence[Turn], place: str) -> str:
     if not turns:
         raise InputError(f"{place}: no turn to answer")
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return render(tokenizer, turns, add_generation_prompt=True)
     except Exception as error:  # a template is the model's own program: it may raise anything
         raise InputError(f"{place}: the model's chat template refuses these messages: {error}") from None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from zofo.data.chat_template import render
 from zofo.data.ending import MARK, of_tail
 from zofo.data.example import Example
 from zofo.data.files import Record
@@ -107,7 +108,7 @@ class Chat:
 
     def _render(self, turns: Sequence[Turn], place: str, **options: Any) -> str:
         try:
-            return self.tokenizer.apply_chat_template(list(turns), tokenize=False, **options)
+            return render(self.tokenizer, turns, **options)
         except Exception as e:  # a template is the model's own program: it may raise anything
             hint = "; leave out task.system?" if self.system is not None else ""
             raise InputError(f"{place}: the model's chat template refuses these messages: {e}{hint}") from None

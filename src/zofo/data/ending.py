@@ -16,7 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
 from zofo.config.json_text import dumps
+=======
+from zofo.data.chat_template import render
+>>>>>>> 411a7cd (Chat templates run under bounds: rounds, calls, time, what they write)
 from zofo.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +49,7 @@ def turn_end(tokenizer: Any) -> str:
         return ""
     turns = [{"role": role, "content": MARK} for role in ("user", "assistant")]
     try:
-        before, mark, tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(MARK)
+        before, mark, tail = render(tokenizer, turns).rpartition(MARK)
     except Exception as error:  # a template is the model's own program: it may raise anything
         log.debug("the chat template refuses a user's and an assistant's turn: %s", error)
         return ""
