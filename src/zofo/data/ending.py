@@ -16,11 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
 from zofo.config.json_text import dumps
-=======
 from zofo.data.chat_template import render
->>>>>>> 411a7cd (Chat templates run under bounds: rounds, calls, time, what they write)
 from zofo.errors import InputError
 
 if TYPE_CHECKING:
