@@ -40,10 +40,10 @@ HOSTILE = {
     "indented JSON": "{{ messages | tojson(indent=10**9) }}",
     "much output": "{% set x = 'a' * 999999 %}{% for i in range(99999) %}{{ x }}{% endfor %}",
     "much of its own text": "{% for i in range(99999) %}" + "a" * 50_000 + "{% endfor %}",
-    "a list that grows": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "a list that grows": DOUBLE.replace("'aaaaaaaaaa'", "[1]").replace("EXPR", "ns.x + ns.x"),
     "deep": "{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}",
     "an attribute of Python's": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "changes the messages": "{{ messages.append(messages[0]) }}{% for m in messages %}{{ messages.append(m) }}{% endfor %}",
+    "changes the messages": "{% for m in messages %}{{ messages.append(m) }}{% endfor %}",
     "lorem ipsum": "{{ lipsum(n=10**8) }}",
     "cycles": "{% for i in range(9999) %}{% set c = cycler(*range(99999)) %}{% endfor %}",
 }

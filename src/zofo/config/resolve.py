@@ -29,7 +29,7 @@ from zofo.config.moved import settle
 from zofo.config.paths import absolute, located
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.typed import Files, build
-from zofo.config.validate import code_from_a_file, together
+from zofo.config.validate import code_from_a_file, secrets, together
 from zofo.config.yaml_reader import dump, read_yaml
 from zofo.errors import InputError, did_you_mean, printable
 
@@ -122,6 +122,8 @@ def resolve(
     given = {section: content for section, content in sections.items() if content is not None}
     layers.append(Layer(source).add(given, errors).add_overrides(overrides, errors))
     merged = merge(layers)
+    if held := secrets(merged):  # before another error repeats it
+        raise InputError("\n".join(held))
     errors += code_from_a_file(merged, asked=len(layers) - 1)
     return _assemble(merged, errors, files)
 

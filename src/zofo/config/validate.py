@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,25 @@ def code_from_a_file(merged: Merged, asked: int) -> list[str]:
     return [
         f"model.trust_remote_code: {value.source} cannot set it, as no file may let a model's code run; leave it out "
         f"there, and where you have read that code, add model.trust_remote_code=true to the command line"
+    ]
+
+
+SECRET = re.compile(
+    r"://[^/\s@]+@|[?&](token|key|secret|password|access_token|api_key)=|\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_\w{30,}"
+    r"|\bsk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}",
+    re.IGNORECASE,
+)
+
+
+def secrets(merged: Merged) -> list[str]:
+    """Names and places that hold a password or a token: a run writes its settings into files that are passed on."""
+    places = [("model", ("name", "revision")), ("task", ("name", "data")), ("train", ("output_dir", "resume"))]
+    given = [(f"{part}.{key}", merged.values.get(part, {}).get(key)) for part, keys in places for key in keys]
+    return [
+        f"{field}: holds a password or a token, which the run's files would repeat; give a plain name, and a token in "
+        f"the variable HF_TOKEN"
+        for field, value in given
+        if value is not None and SECRET.search(str(value.value))
     ]
 
 

@@ -137,8 +137,9 @@ def _written(value: Any) -> Any:
 
 def render(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> str:
     """`tokenizer.apply_chat_template` as a text. Raises whatever the template does, TooMuchError past its bounds."""
-    from transformers.utils import chat_template_utils as inside
+    from transformers.utils import chat_template_utils
 
+    inside: Any = chat_template_utils
     if not hasattr(inside, "ImmutableSandboxedEnvironment"):
         raise RunError("this version of transformers runs chat templates elsewhere: take a tested one (zofo env)")
     plain, inside.ImmutableSandboxedEnvironment = inside.ImmutableSandboxedEnvironment, BoundedChat
