@@ -40,6 +40,8 @@ HIDDEN = {
     "_is_stateful": "models/_transformers.py",
     "_cache": "zo/kernels/jit.py",
 }
+# Where transformers compiles chat templates, for `data`, which is below `models`; missing, it is a RunError that says so
+BELOW = ("data/chat_template.py", "transformers.utils")
 ADAPTER_MODULES = {home for home in HOMES.values() if home}
 
 
@@ -74,6 +76,7 @@ def test_one_module_for_the_inside_of_a_library(library: str) -> None:
         for name in imports(tree)
         if name.split(".")[0] == library and name not in DOCUMENTED and undocumented(name)
     }
+    imported -= {BELOW} if library == "transformers" else set()
     assert {path for path, _ in imported} <= {HOMES[library]}, sorted(imported)
 
 
