@@ -40,7 +40,7 @@ HIDDEN = {
     "_is_stateful": "models/_transformers.py",
     "_cache": "zo/kernels/jit.py",
 }
-# Where transformers compiles chat templates, for `data`, which is below `models`; missing, it is a RunError that says so
+# Where transformers compiles chat templates, for `data`, which is below `models`; missing, a RunError says so
 BELOW = ("data/chat_template.py", "transformers.utils")
 ADAPTER_MODULES = {home for home in HOMES.values() if home}
 
