@@ -12,8 +12,6 @@ from tests.fuzz.world import World
 
 # The files of runs and of meta-tests are judged among the slow tests alone: making them takes seconds
 QUICK = {"configs": 9, "overrides": 8, "data_files": 9, "task_files": 9, "settings": 14, "models": 9, "adapters": 15}
-# What is known to be wrong with files that a run or a meta-test wrote itself; to be taken out as it is mended
-KNOWN: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +30,7 @@ def test_a_part_of_each_target(target: str, world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "target",
-    [pytest.param(t, marks=pytest.mark.xfail(reason=KNOWN[t], strict=True)) if t in KNOWN else t for t in TARGETS],
-)
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_case(target: str, world: World) -> None:
     assert faults(world, target, range(count(target))) == []
 

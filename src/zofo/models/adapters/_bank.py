@@ -100,9 +100,6 @@ class Bank(AdapterSet):
     def mergeable(self, name: str) -> str:
         return f"adapter {name}: there is one for each training task and none for another; take theta"
 
-    def _merged(self, name: str) -> Any:
-        raise NotImplementedError
-
 
 @torch.no_grad()
 def mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -82,8 +82,9 @@ class AdapterSet(ABC):
             raise InputError(f"--merge: {reason}")
         return self._merged(name)
 
-    @abstractmethod
-    def _merged(self, name: str) -> Any: ...
+    def _merged(self, name: str) -> Any:
+        """Of a set whose adapters can be merged."""
+        raise AssertionError(f"{type(self).__name__}.mergeable gave no reason")
 
     @abstractmethod
     def redraw(self, name: str, seed: int) -> None:

@@ -204,9 +204,6 @@ class SoftSet(AdapterSet):
             f"--separate"
         )
 
-    def _merged(self, name: str) -> Any:
-        raise NotImplementedError
-
     @torch.no_grad()
     def redraw(self, name: str, seed: int) -> None:
         if self._draw is None:
