@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 settings.register_profile("fixed", derandomize=True)
 settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+os.fsync = lambda handle: None  # no test cuts the power, and a short run waits for the disk a third of its time
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and much more beside other work
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout

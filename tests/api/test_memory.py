@@ -60,7 +60,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "adapter", "overrides"), CASES)
+# One that has all parts in every run of the suite
+@pytest.mark.parametrize(
+    ("method", "adapter", "overrides"),
+    [case if case[0] == "bilevel-zofo" else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_prediction_on_the_data(
     tiny_model_dir: Path, sentiment_file: Path, method: str, adapter: str | None, overrides: list[str]
 ) -> None:

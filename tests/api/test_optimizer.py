@@ -192,6 +192,7 @@ def test_the_direction_is_that_of_the_methods() -> None:
     assert z == Direction(derive(11, "z", 0), "gaussian")
 
 
+@pytest.mark.slow
 def test_the_example_reaches_nine_tenths() -> None:
     spec = importlib.util.spec_from_file_location("digits", ROOT / "examples" / "digits.py")
     assert spec is not None

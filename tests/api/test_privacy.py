@@ -59,8 +59,7 @@ def verbs() -> list[list[str]]:
     start = ["--model", "model", "--task", "rows.jsonl", "--method", "bilevel-zofo", "--adapter", "lora"]
     return [
         ["validate", *start, "--output-dir", "run"],
-        ["memory", *start],
-        ["memory", *start, "--measure"],
+        ["memory", *start, "--measure"],  # predicts, too
         ["train", *start, *SMALL, "--output-dir", "run"],
         ["train", *start, *SMALL, "--output-dir", "run", "--resume", "latest", "train.max_steps=8"],
         ["eval", "run", "--output", "scored"],
@@ -75,21 +74,9 @@ def verbs() -> list[list[str]]:
     ]
 
 
-def test_with_local_files_nothing_is_asked(work: Path, asked: list[Any]) -> None:
-    for args in verbs():
-        assert cli.run(args) == 0, args
-        assert asked == [], args
-    assert cli.run(["eval", "somebody/a-model", "--task", "rows.jsonl"]) == 2
-    assert asked, "a hub is asked where one is named, so that the test above could have failed"
-
-
-def test_what_is_not_there_is_not_asked_for(work: Path, asked: list[Any]) -> None:
-    for model in ("./gone", "/gone/too", "gone/in/three"):
-        assert cli.run(["train", "--model", model, "--task", "rows.jsonl", "--method", "mezo"]) == 2
-        assert asked == [], model
-
-
-def test_no_secret_is_written(work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_local_files_nothing_is_asked_and_no_secret_is_written(
+    work: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     for name in VARIABLES:
         monkeypatch.setenv(name, SECRET)
     for name in PROXIES:
@@ -97,12 +84,21 @@ def test_no_secret_is_written(work: Path, monkeypatch: pytest.MonkeyPatch, capfd
     monkeypatch.setenv("NO_PROXY", "*")
     for args in verbs():
         assert cli.run(args) == 0, args
+        assert asked == [], args
     shown = capfd.readouterr()
     assert SECRET not in shown.out + shown.err
     files = [path for path in work.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(files) > 30
     assert {"config.yaml", "run.json", "manifest.json", "README.md", "metrics.jsonl"} <= {path.name for path in files}
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_what_is_not_there_is_not_asked_for(work: Path, asked: list[Any]) -> None:
+    for model in ("./gone", "/gone/too", "gone/in/three"):
+        assert cli.run(["train", "--model", model, "--task", "rows.jsonl", "--method", "mezo"]) == 2
+        assert asked == [], model
+    assert cli.run(["eval", "somebody/a-model", "--task", "rows.jsonl"]) == 2
+    assert asked, "a hub is asked where one is named, so that these tests could have failed"
 
 
 @pytest.mark.parametrize("field", ["model.name", "model.revision", "task.data"])
@@ -122,6 +118,6 @@ def test_a_secret_in_a_name_is_refused_without_repeating_it(field: str, text: st
 
 def test_json_of_a_run_names_no_variable(work: Path) -> None:
     """Not even the names of what is set: what a run says of its environment is versions and hardware."""
-    assert cli.run(verbs()[3]) == 0
+    assert cli.run(verbs()[2]) == 0
     text = json.dumps(json.loads(Path("run/run.json").read_text())).lower()
     assert not [name for name in os.environ if len(name) > 6 and f'"{name.lower()}"' in text]

@@ -53,8 +53,14 @@ def command(verb: str, model: str) -> list[str]:
     }[verb]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("part", ["model", "tokenizer", "generate"])
+@pytest.mark.parametrize(
+    ("part", "verb"),
+    [
+        pytest.param(part, verb, marks=pytest.mark.slow if part != "model" and verb in ("memory", "measure") else ())
+        for part in ("model", "tokenizer", "generate")
+        for verb in VERBS
+    ],
+)
 def test_no_verb_imports_it_without_the_flag(
     verb: str, part: str, tiny_model_dir: Path, mark: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import zofo
+from tests import forked
 from tests.conftest import make_tokenizer, read_rows, write_rows
 from tests.family_runs import save_family
 from zofo import evaluate, finetune
@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_of_an_evaluation(root: Path, tmp_path: Path) -> None:
-    done = zofo(
+    args = [
         "eval",
         root / "model",
         "--task",
@@ -60,7 +60,8 @@ def test_files_of_an_evaluation(root: Path, tmp_path: Path) -> None:
         "task.fewshot=fixed",
         "--output",
         f"{tmp_path / 'new' / 'out'}/",
-    )
+    ]
+    done = forked.run(forked.zofo_main, *map(str, args))
     assert done.returncode == 0, done.stderr
     out = tmp_path / "new" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["predictions.jsonl", "report.json", "results.json"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.conftest import CHAT_TEMPLATE
 from zofo.api.generate import generate
 from zofo.cli import main as cli
@@ -29,9 +28,10 @@ def expected(tiny_model_dir: Path) -> list[dict[str, Any]]:
     return [{"prompt": prompt, "completion": text} for prompt, text in zip(TEXTS, completions)]
 
 
-def test_a_process_of_its_own(tiny_model_dir: Path, expected: list[dict[str, Any]]) -> None:
-    command = [sys.executable, "-m", "zofo.cli.main", "generate", str(tiny_model_dir), "--max-new-tokens", "5"]
-    done = subprocess.run(command, input="\n".join(TEXTS), capture_output=True, text=True, timeout=600)
+def test_a_process_of_its_own(tiny_model_dir: Path, expected: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("\n".join(TEXTS))
+    args = ["generate", str(tiny_model_dir), "--max-new-tokens", "5"]
+    done = forked.run(forked.zofo_main, *args, given=tmp_path / "in")
     assert done.returncode == 0, done.stderr
     assert lines(done.stdout) == expected
     assert "error" not in done.stderr.lower()

@@ -51,6 +51,7 @@ def test_memory_takes_a_directory_of_data(with_a_directory: dict[str, Any]) -> N
     assert with_a_directory["method"] == "meta-bilevel-zofo"
 
 
+@pytest.mark.slow
 def test_memory_of_made_up_rows_of_a_setting(tiny_model_dir: Path) -> None:
     """No data is read: an adapter pair for each of the 43 training tasks, but the one held out."""
     method = ["--method", "meta-bilevel-zofo", "--adapter", "lora", "adapter.r=2"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.cut import cut
 from tests.metatest_output import parts_in, results_in, scores
 from tests.setting_files import task_args
@@ -19,9 +18,8 @@ from zofo.cli import main as cli
 
 def run_cut(args: list[str], sent: int, holding: str) -> tuple[int, str]:
     """(exit code, what was shown) of a process that is sent a signal when a file of that name is in its place."""
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: the last bits of a tuning hang on the number of threads
     call = "os:rename" if "checkpoint" in holding else "os:replace"
-    done = subprocess.run(cut(args, sent, call, holding), capture_output=True, text=True, env=one, timeout=900)
+    done = forked.run(cut, str(int(sent)), call, holding, "1", *args)
     return done.returncode, done.stderr
 
 

@@ -8,15 +8,18 @@ import logging
 import os
 import pty
 import select
-import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.small_setting import make_setting
+from zofo.cli.main import app
+from zofo.cli.process import guarded
 from zofo.cli.streams import Guarded
 from zofo.errors import printable
 
@@ -29,18 +32,16 @@ STEERS = [
     *(b"\x1b]", b"\x1bc", b"\x1b[2J", b"\x1b[8", b"\x07", b"\x08", b"\rEVIL", b"\x0b", b"\x0c", b"\x7f"),
     *(text.encode() for text in ("\x9b", "\u202e", "\u2066", "\u2028")),
 ]
-# One process for all: what `zofo` does at each command line, with the streams as they were before
-LOOP = """
-import json, sys
-from zofo.cli.main import app
-from zofo.cli.process import guarded
-streams = sys.stdout, sys.stderr
-for args in json.load(open(sys.argv[1])):
-    print("=====", len(args), flush=True)
-    print("exit", guarded(app, args))
-    sys.stdout.flush()
-    sys.stdout, sys.stderr = streams
-"""
+
+
+def all_of(file: str) -> None:
+    """One process for all: what `zofo` does at each command line, with the streams as they were before."""
+    streams = sys.stdout, sys.stderr
+    for args in json.loads(Path(file).read_text()):
+        print("=====", len(args), flush=True)
+        print("exit", guarded(app, args))
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = streams
 
 
 def on_a_terminal(commands: list[list[str]], folder: Path) -> list[bytes]:
@@ -49,28 +50,18 @@ def on_a_terminal(commands: list[list[str]], folder: Path) -> list[bytes]:
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", "FORCE_COLOR": ""}
     env = {key: value for key, value in env.items() if key not in ("NO_COLOR", "FORCE_COLOR", "CI")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", LOOP, str(folder / "commands.json")],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=env,
-        cwd=folder,
-    )
-    os.close(theirs)
-    sent, until = b"", time.monotonic() + 300
-    try:
-        while time.monotonic() < until:
-            if select.select([ours], [], [], 1)[0]:
+    here, terminal = os.getcwd(), Path(os.ttyname(theirs))
+    os.chdir(folder)
+    with ThreadPoolExecutor(1) as pool:
+        run = partial(forked.run, all_of, str(folder / "commands.json"), env=env, timeout=300)
+        process, sent = pool.submit(run, streams=(terminal, terminal), given=terminal), b""
+        while not process.done() or select.select([ours], [], [], 0)[0]:
+            if select.select([ours], [], [], 0.1)[0]:
                 sent += os.read(ours, 1 << 16)
-            elif process.poll() is not None:
-                break
-    except OSError:  # the other end is closed
-        pass
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
+        process.result()
+    os.chdir(here)
+    os.close(theirs)
+    os.close(ours)
     parts = sent.split(b"===== ")[1:]
     assert len(parts) == len(commands), sent.decode(errors="replace")[-3000:]
     return parts

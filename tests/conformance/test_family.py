@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.cut import cut
 from tests.family_runs import Directories, hashes, save_rows
 from tests.pairwise_runs import DTYPES, STEPS, Case, Cover, Play, check
@@ -106,7 +106,11 @@ def test_in_place_the_drift_is_replayed_too(estimator: str, rule: str, mask: str
 COVER.fill()
 
 
-@pytest.mark.parametrize("row", COVER.rows, ids=lambda row: str(Case(**row)))
+# A half in every run of the suite; the other with `make test-slow`
+HALVES = [row if n % 2 else pytest.param(row, marks=pytest.mark.slow) for n, row in enumerate(COVER.rows)]
+
+
+@pytest.mark.parametrize("row", HALVES, ids=lambda row: str(Case(**row)))
 def test_every_two_values_of_every_two_choices_meet(row: dict[str, Any], tmp_path: Path) -> None:
     """Taken up again from a snapshot or from the journal, in turn."""
     check(Case(**row), tmp_path, [COVER.rows.index(row) % 2 == 0])
@@ -246,7 +250,7 @@ def test_a_killed_sparse_stateful_run_ends_with_the_bytes_of_one_that_was_not(
 
     out = tmp_path / "killed"
     args = ["--model", str(places[0]), "--task", str(places[1]), "--output-dir", str(out), "--method", "sparse-mezo"]
-    done = subprocess.run(cut(["train", *args, *options], signal.SIGKILL, "os:rename", "checkpoint-20"), timeout=900)
+    done = forked.run(cut, str(int(signal.SIGKILL)), "os:rename", "checkpoint-20", "1", "train", *args, *options)
     assert done.returncode == -signal.SIGKILL
     assert not (out / "run.json").exists()
     assert traces(run(out, resume="latest")) == traces(run(tmp_path / "whole"))

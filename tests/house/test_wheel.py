@@ -128,6 +128,7 @@ def run_dir(installed: Path, tiny_model_dir: Path, rows_csv: Path, tmp_path_fact
     return out
 
 
+@pytest.mark.slow
 def test_a_run_on_a_csv_and_a_loop_of_ones_own(run_dir: Path, installed: Path, tmp_path: Path) -> None:
     info = json.loads((run_dir / "run.json").read_text())
     assert info["test"]["theta"]["n"] > 0
@@ -154,6 +155,7 @@ def sealed(installed: Path, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
     return (prefix if os.geteuid() == 0 else []), env
 
 
+@pytest.mark.slow
 def test_a_read_only_install_without_a_home_or_a_network(
     run_dir: Path,
     installed: Path,

@@ -88,7 +88,11 @@ def whole_run(
     return get
 
 
-@pytest.mark.parametrize("name", RUNS)
+# What a bank adds in every run of the suite; the others with `make test-slow`
+USUAL = ("bank", "bank-svrg", "snapshots", "metaicl", "multi-task-ft")
+
+
+@pytest.mark.parametrize("name", [n if n in USUAL else pytest.param(n, marks=pytest.mark.slow) for n in RUNS])
 def test_cut_and_resumed(name: str, whole_run: Any, tiny_model_dir: Path, six_tasks: Path, tmp_path: Path) -> None:
     """Journal, adapters, optimizers and numbers of a run that was cut between two checkpoints are those of one that was
     not; the journal alone gives theta; the deployed numbers come back from the run's directory."""

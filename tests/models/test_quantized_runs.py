@@ -167,7 +167,14 @@ def test_what_is_quantised_is_said(llama: Path, rows: Path, tmp_path: Path, caps
     assert (shown.out + shown.err).count(line) == 1
 
 
-@pytest.mark.parametrize(("method", "adapter"), [("mezo", None), ("bilevel-zofo", "lora"), ("fo-peft", "ia3")])
+@pytest.mark.parametrize(
+    ("method", "adapter"),
+    [
+        ("mezo", None),
+        pytest.param("bilevel-zofo", "lora", marks=pytest.mark.slow),
+        pytest.param("fo-peft", "ia3", marks=pytest.mark.slow),
+    ],
+)
 def test_memory_is_predicted(llama: Path, rows: Path, method: str, adapter: str | None) -> None:
     sections = {"model": str(llama), "task": str(rows), "method": method, "adapter": adapter}
     settings = [INT8, "model.device=cpu", "train.batch_size=4"]

@@ -6,13 +6,13 @@ import json
 import logging
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.cut import cut
 from zofo import InputError, evaluate, finetune
 from zofo.train.run_dir import RunDir
@@ -56,8 +56,8 @@ def test_killed_before_its_first_checkpoint_everything_is_still_there(train: Tra
     run = train()
     before = files_of(run.path)
     args = ["train", "--resume", str(run.path / "checkpoint-4"), "--output-dir", str(run.path)]
-    command = cut(args, signal.SIGKILL, "zofo.objectives._loss:Loss.backward")
-    assert subprocess.run(command, capture_output=True, timeout=600, check=False).returncode == -signal.SIGKILL
+    done = forked.run(cut, str(int(signal.SIGKILL)), "zofo.objectives._loss:Loss.backward", "", "1", *args)
+    assert done.returncode == -signal.SIGKILL
     aside = files_of(run.path / "superseded")
     newer = [name for name in before if name.startswith(("checkpoint-8", "checkpoint-12"))]
     assert newer

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import resource
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.conftest import sentiment_rows, write_rows
 from tests.cut import cut
 from tests.traces import traces
@@ -52,9 +53,8 @@ def run(args: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def run_cut(args: list[str], sent: int, call: str, holding: str = "", nth: int = 1) -> subprocess.CompletedProcess[str]:
-    """`zofo train ARGS` in a process of its own, which is sent a signal on the way."""
-    command = cut(["train", *args], sent, call, holding, nth)
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+    """`zofo train ARGS` in a process of its own, which sends itself a signal on the way."""
+    return forked.run(cut, str(int(sent)), call, holding, str(nth), "train", *args)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_fil
     """max_replay_seconds=0 adds theta to every checkpoint; the kill comes when a file of the second one is written."""
     out = tmp_path / "run"
     args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo", "train.max_replay_seconds=0")
-    done = run_cut(args, signal.SIGKILL, "safetensors.torch:save_file", ".checkpoint-40.tmp", 2)
+    done = run_cut(args, signal.SIGKILL, "zofo.models.tensors:save_file", ".checkpoint-40.tmp", 2)
     assert done.returncode == -signal.SIGKILL
     assert (out / "checkpoint-20").is_dir()
     assert any((out / ".checkpoint-40.tmp").rglob("*.safetensors"))
@@ -137,8 +137,8 @@ def test_what_a_process_ignores_stays_ignored(tmp_path, tiny_model_dir, module_s
     """As under nohup: the terminal goes, the run stays."""
     out = tmp_path / "run"
     args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo")
-    command = cut(["train", *args], signal.SIGHUP, "zofo.objectives._loss:Loss.backward", nth=8)
-    done = subprocess.run(["nohup", *command], capture_output=True, text=True, timeout=600, check=False)
+    call = "zofo.objectives._loss:Loss.backward"
+    done = forked.run(cut, str(int(signal.SIGHUP)), call, "", "8", "train", *args, ignored=[signal.SIGHUP])
     assert done.returncode == 0, done.stderr
     assert traces(out)["run"] == traces(uncut("bilevel-zofo"))["run"]
 
@@ -182,14 +182,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(method, tmp_path, tiny_mode
     uncut(method)  # compiled kernels are cached by now: only the run itself writes
     out = tmp_path / "run"
     args = arguments(tiny_model_dir, module_sentiment_file, out, method, "train.max_replay_seconds=0")
-    limit = 12  # KiB: the first checkpoint fits for no method
-    shell = f"ulimit -f {limit}; exec " + " ".join(map(_quote, [sys.executable, "-m", "zofo", "train", *args]))
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=900)
+    done = forked.run(with_small_files, "12", "train", *args)  # KiB: the first checkpoint fits for no method
     assert done.returncode == 1, done.stderr
     assert "no space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(out.glob(".*.tmp"))
 
 
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+def with_small_files(limit: str, *args: str) -> None:
+    """zofo ARGS, no file of which may be larger than so many KiB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit) << 10,) * 2)
+    forked.zofo_main(*args)

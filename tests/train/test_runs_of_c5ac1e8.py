@@ -97,7 +97,11 @@ def test_an_export_is_evaluated_as_its_run(name: str, unpacked: Path, zofo: Call
         assert_same_numbers([row["scores"] for row in rows[0]], [row["scores"] for row in rows[1]])
 
 
-@pytest.mark.parametrize("name", TRAINED)
+# A run of each method in every run of the suite; the others with `make test-slow`
+OTHERS = [name for name in TRAINED if name.startswith(("mezo-", "sparse-mezo-", "fo-peft-"))]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in OTHERS else n for n in TRAINED])
 def test_a_run_goes_on_as_it_did(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
     """theta is replayed from the journal and the streams taken up: what follows is what the older version did then."""
     run, old = shutil.copytree(unpacked / "runs" / name, tmp_path / "run"), unpacked / "longer" / name

@@ -77,6 +77,7 @@ def warnings() -> list[str]:
     return lines
 
 
+@cache
 def installed(name: str) -> str | None:
     try:
         return metadata.version(name)

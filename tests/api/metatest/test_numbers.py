@@ -101,6 +101,7 @@ def test_the_numbers_do_not_hang_on_the_batch_size(run_of: Any, tmp_path: Path) 
         assert part["loss"] == pytest.approx(many[name]["loss"], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_real_tasks_of_class_to_class(stories_dir: Path, shared_data: Path, tmp_path: Path) -> None:
     """A trained tiny model on the shared extracts: coverage, unseen domain, and zero-shot as `zofo eval` has it."""
     task: dict[str, Any] = {"task": "class-to-class", "data": str(shared_data / "meta")}
