@@ -191,5 +191,5 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(method, tmp_path, tiny_mode
 
 def with_small_files(limit: str, *args: str) -> None:
     """zofo ARGS, no file of which may be larger than so many KiB."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit) << 10,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit) << 10, int(limit) << 10))
     forked.zofo_main(*args)
