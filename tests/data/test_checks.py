@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,11 @@ def test_scores_without_an_input_are_tried_before_training(scoring: str, tiny_to
         tokenize_task(options(scoring), {}, bare, None)
     tokenize_task(options(scoring, null_prompt="is it?"), {}, bare, None)
     tokenize_task(options("mean"), {}, bare, None)
+    words = dict.fromkeys(tiny_tokenizer("was it?").input_ids, "was")  # as if the embedding had no rows for them
+    words = {number: text for number, text in words.items() if number not in tiny_tokenizer("is it? yes no").input_ids}
+    for beyond, fault in (({}, None), (words, r'rows:1 \(no input\): the token "was" has id')):
+        with pytest.raises(InputError, match=fault) if fault else nullcontext():
+            tokenize_task(options(scoring, null_prompt="was it?"), {}, tiny_tokenizer, None, beyond)
 
 
 def test_an_option_of_blanks_has_no_score_by_characters(tiny_tokenizer: Any) -> None:

@@ -17,8 +17,9 @@ from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
 from zofo.config.typed import build
 from zofo.data import TaskData, load_task
+from zofo.data.checks import check_scoring, check_words
 from zofo.data.files import BadRows
-from zofo.data.loader import check_words, shorter
+from zofo.data.loader import shorter
 from zofo.data.preview import unused
 from zofo.data.task import answers_of
 from zofo.data.tokenization import Encoded, tokenize_all
@@ -78,6 +79,7 @@ def evaluate_target(
     bad.check(f"{data.name} ({split})", len(examples), 0)
     examples = [each.example for each in encoded]
     check_words(encoded, loaded.beyond)
+    check_scoring(examples, data.scoring, loaded.tokenizer, loaded.max_length, loaded.beyond)
     scorer = loaded.scorer(opened.model)
     encoded = share_prompts(scorer, {split: encoded}, loaded.max_length)[split]
     evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, cfg.run_generated_code)

@@ -12,7 +12,7 @@ from zofo.api.targets import open_target
 from zofo.config.typed import build
 from zofo.data import Decoding
 from zofo.data.chat_template import render
-from zofo.data.loader import refuse_words
+from zofo.data.checks import refuse_words
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode, prompt_ids
 from zofo.models.backbone import Loaded

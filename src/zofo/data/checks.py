@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from zofo.data.calibration import NULLED, null_examples
-from zofo.data.example import Decoding, Example, TaskData
+from zofo.data.example import Decoding, Example
 from zofo.data.metrics import math_verified
 from zofo.data.metrics.text import TEXT_METRICS, fitting, misfit
-from zofo.data.tokenization import merged, tokenize_all
+from zofo.data.tokenization import Encoded, merged, tokenize_all
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
@@ -35,16 +35,44 @@ def check_metrics(metrics: Sequence[str], examples: Sequence[Example], task: str
                 )
 
 
-def check_scoring(data: TaskData, tokenizer: Any, max_length: int | None) -> None:
-    """Raises InputError where a scoring has no number for some example: after training would be too late."""
-    examples = [*data.dev, *data.test]
-    if data.scoring in NULLED:
-        nulls = null_examples(examples, data.scoring)
-        tokenize_all(tokenizer, list(nulls.values()), max_length, "options", False, True)
-    if data.scoring == "characters":
+def check_scoring(
+    examples: Sequence[Example],
+    scoring: str,
+    tokenizer: Any,
+    max_length: int | None,
+    beyond: Mapping[int, str] | None = None,
+) -> None:
+    """Raises InputError where a scoring has no number for some example: after training would be too late.
+
+    beyond: see `check_words`.
+    """
+    if scoring in NULLED:
+        nulls = null_examples(examples, scoring)
+        check_words(tokenize_all(tokenizer, list(nulls.values()), max_length, "options", False, True), beyond)
+    if scoring == "characters":
         blank = next((e for e in examples if any(not answer.strip() for answer in e.answers)), None)
         if blank is not None:
             raise InputError(f"{blank.where}: an option without a character has no score by characters; mend the row")
+
+
+def check_words(encoded: Iterable[Encoded], beyond: Mapping[int, str] | None) -> None:
+    """Raises InputError for a token that the model has no row for, naming it and the example that holds it.
+
+    beyond: {id: text} of those tokens (`Loaded.beyond`); mostly there are none, and nothing is looked at.
+    """
+    for example in encoded if beyond else ():
+        for row in example.rows:
+            refuse_words((*row.ids, *(label[1] for label in row.labels)), beyond or {}, example.example.where)
+
+
+def refuse_words(ids: Iterable[int], beyond: Mapping[int, str], place: str) -> None:
+    """`check_words` for the ids of one text."""
+    number = next((number for number in ids if number in beyond), None)
+    if number is not None:
+        raise InputError(
+            f'{place}: the token "{beyond[number]}" has id {number}, and the model\'s embedding has no such row; '
+            f"resize the model's embeddings to the tokenizer and save both, or use a tokenizer without added words"
+        )
 
 
 def check_choices(splits: Splits) -> None:

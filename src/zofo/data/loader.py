@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from zofo.data import ending
-from zofo.data.checks import check_scoring
+from zofo.data.checks import check_scoring, check_words
 from zofo.data.example import Example, TaskData
 from zofo.data.files import BadRows
 from zofo.data.multitask.mixture import Mixture
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, tokenize_all
-from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
 
@@ -54,26 +53,6 @@ def without_unfit(data: TaskData, bad: BadRows) -> TaskData:
     return replace(data, **lists, bad_rows={**data.bad_rows, **bad.say(data.name)})
 
 
-def check_words(encoded: Iterable[Encoded], beyond: Mapping[int, str] | None) -> None:
-    """Raises InputError for a token that the model has no row for, naming it and the example that holds it.
-
-    beyond: {id: text} of those tokens (`Loaded.beyond`); mostly there are none, and nothing is looked at.
-    """
-    for example in encoded if beyond else ():
-        for row in example.rows:
-            refuse_words((*row.ids, *(label[1] for label in row.labels)), beyond or {}, example.example.where)
-
-
-def refuse_words(ids: Iterable[int], beyond: Mapping[int, str], place: str) -> None:
-    """`check_words` for the ids of one text."""
-    number = next((number for number in ids if number in beyond), None)
-    if number is not None:
-        raise InputError(
-            f'{place}: the token "{beyond[number]}" has id {number}, and the model\'s embedding has no such row; '
-            f"resize the model's embeddings to the tokenizer and save both, or use a tokenizer without added words"
-        )
-
-
 def tokenize_task(
     data: TaskData,
     streams: Mapping[str, list[Example]],
@@ -96,6 +75,6 @@ def tokenize_task(
         return encoded
 
     ending.check(data, tokenizer)
-    check_scoring(data, tokenizer, max_length)
+    check_scoring([*data.dev, *data.test], data.scoring, tokenizer, max_length, beyond)
     encoded = {name: tokenize(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
     return encoded | {"dev": tokenize("dev", data.dev, True), "test": tokenize("test", data.test, True)}

@@ -14,7 +14,8 @@ from zofo.api.targets import open_target
 from zofo.config import registry
 from zofo.config.resolve import Config
 from zofo.data import Example, TaskData
-from zofo.data.loader import check_words, shorter
+from zofo.data.checks import check_words
+from zofo.data.loader import shorter
 from zofo.data.option_tree import option_trees
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded, tokenize_all
