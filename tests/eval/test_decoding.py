@@ -88,7 +88,14 @@ def test_rows_of_every_family(family: str, family_dir: Directories, tiny_tokeniz
     assert sampled != texts
 
 
-@pytest.mark.parametrize(("family", "name"), FITS)
+# Every adapter on one family in every run of the suite; the others with `make test-slow`
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pair if pair[0] == FAMILIES[0] or pair[1] == "lora" else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in FITS
+    ],
+)
 def test_rows_of_every_adapter(family: str, name: str, family_dir: Directories, tiny_tokenizer: Any) -> None:
     """The model that writes inside a run, and the one that is deployed, say what the training's forwards compute."""
     model, all_requests = lively(family_dir(family)), requests(tiny_tokenizer, 5)

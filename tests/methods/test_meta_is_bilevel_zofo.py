@@ -28,7 +28,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+USUAL = ("plain", "adam", "svrg", "sensitivity", "options")  # the others with `make test-slow`
+
+
+@pytest.mark.parametrize("case", [c if c in USUAL else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_one_task_is_bilevel_zofo(case: str, tiny_model_dir: Path, one_task: Path) -> None:
     """With one training task a pair for each task is one pair: theta, p and s are Bilevel ZOFO's bit for bit."""
     ends = []

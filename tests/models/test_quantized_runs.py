@@ -86,7 +86,10 @@ RUNS: dict[str, tuple[str, str | None, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNS)
+SLOW = ("mezo-copy", "mezo-lora", "fo-peft", "two-stage")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in RUNS])
 def test_a_run_replays_exports_and_evaluates(llama: Path, rows: Path, tmp_path: Path, kind: str) -> None:
     method, adapter, more = RUNS[kind]
     run, watch = short_run(llama, rows, tmp_path / "run", method, named(adapter), 6, [INT8, *more])

@@ -79,7 +79,7 @@ def uncut(tmp_path_factory, tiny_model_dir, module_sentiment_file):
 
 
 # One method of each kind in every run of the suite; the others with `make test-slow`
-SLOW_ONES = ("mezo", "fo-peft", "bilevel-fo", "two-stage")
+SLOW_ONES = ("mezo", "mezo-lora", "fo-peft", "bilevel-fo", "two-stage")
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow if m in SLOW_ONES else ()) for m in METHODS])

@@ -61,7 +61,10 @@ def test_ours(answer: str, gold: str, right: bool) -> None:
 
 
 @needs_library
-@pytest.mark.parametrize(("answer", "gold", "right"), PAIRS)
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),  # a tower takes the library's own five seconds
+    [pytest.param(*pair, marks=pytest.mark.slow) if "^{9^" in pair[0] else pair for pair in PAIRS],
+)
 def test_theirs(answer: str, gold: str, right: bool) -> None:
     said = bool(math_verify(rf"So it is $\boxed{{{answer}}}$.", gold))
     assert said == (right != ((answer, gold) in THEIRS_WRONG))

@@ -146,7 +146,9 @@ def test_split_planes_are_as_exact_in_bf16(name: str, kind: str) -> None:
         assert float((joined - reference.theta[key]).abs().max()) <= 5e-6 * float(reference.theta[key].abs().max())
 
 
-@pytest.mark.parametrize("kind", ["all", "random", "indices", "blocks"])
+@pytest.mark.parametrize(
+    "kind", ["all", "random", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("indices", "blocks"))]
+)
 @pytest.mark.parametrize("state", STATES[1:])
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_bf16_and_8_bit_states_are_near_and_right_on_average(name: str, state: str, kind: str) -> None:
