@@ -147,8 +147,11 @@ class CheckpointManager:
             self.run.forget(old)
         referred = {self.run.best(best.count)} if best else set()
         for directory in self.run.checkpoints():
-            state = checkpoint.read(directory, "state")
-            referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
+            try:
+                state = checkpoint.read(directory, "state")
+                referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
+            except (InputError, KeyError, TypeError):  # damaged: which best it needs is not known
+                return
         for directory in self.run.bests():
             if directory not in referred:
                 self.run.forget(directory)
