@@ -185,6 +185,7 @@ class CheckpointManager:
         self.metrics_position = state["metrics"]
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
+        self._prune(best)  # a kill may have come between the last save and this
         return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
 
     def _go_back(self, directory: Path, state: dict[str, Any]) -> None:
