@@ -135,7 +135,7 @@ def training(world: World, method: str, resumed: bool) -> Job:
 
 def bytes_below(folder: Path) -> object:
     """But for the times that a meta-test notes."""
-    times = re.compile(rb'"seconds": [0-9.e-]+')
+    times = re.compile(rb'"[a-z_]*seconds[a-z_]*": [0-9.e-]+')
     return {name: times.sub(b"", (folder / name).read_bytes()) for name in files_of(folder)}
 
 
@@ -213,7 +213,7 @@ def measure(job: Job, folder: Path) -> None:
 def case(job: Job, folder: Path, at: int, kind: str, tally: Tally) -> None:
     folder.mkdir()
     job.start(folder)
-    before = bytes_below(folder)
+    before = {name: (folder / name).read_bytes() for name in files_of(folder)}
     code, text = command(job.act(folder), folder, at, kind)
     said, _, last = text.rstrip().rpartition("\n")
     _, operation, path = [*last.split(" ", 2), "", ""][:3]
@@ -253,9 +253,8 @@ def wrong(said: str, code: int, folder: Path) -> list[str]:
     return [] if str(folder) in lines[0] else [f"no file is named: {lines[0]}"]
 
 
-def lost(job: Job, before: object, folder: Path) -> str:
+def lost(job: Job, before: dict[str, bytes], folder: Path) -> str:
     """A file that was there before, is of the result too, and is gone or torn. Of a run: its newest checkpoint."""
-    assert isinstance(before, dict)
     if job.name.startswith("resume"):
         steps = sorted(int(name.split("/")[1].partition("-")[2]) for name in before if name.endswith("/state.json"))
         newest = f"run/checkpoint-{steps[-1]}/" if steps and (folder / f"run/checkpoint-{steps[-1]}").is_dir() else ""

@@ -177,12 +177,14 @@ model, tokenizer = zofo.load(HERE)
 def _readme(info: dict[str, Any], apart: bool, ours: bool) -> str:
     what = "a backbone and its adapter" if apart else "a model"
     code = (_OURS if ours else _APART) if apart else _PLAIN
-    name = info["adapter"]
+    name, base = info["adapter"], f"`{info['model']}`"
+    if Path(info["model"]).is_absolute():  # of the machine that trained, and nothing here needs it
+        base = f"the model in a directory `{Path(info['model']).name}`"
     test = info["test"].get(name, {})
     numbers = ", ".join(f"{k} {v:.4f}" for k, v in test.items() if k != "n" and v is not None)
     return (
         f"# {info['method']} on {info['task']}: {what}\n\n"
-        f"Trained from `{info['model']}` with zofo, seed {info['seed']}. Test: {numbers}.\n\n"
+        f"Trained from {base} with zofo, seed {info['seed']}. Test: {numbers}.\n\n"
         f"HERE is the path of this folder, which can be moved:\n\n```python\n{code}```\n\n"
         f"`zofo eval HERE` measures it, `zofo generate HERE --prompt TEXT` writes with it.\n"
     )

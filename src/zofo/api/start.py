@@ -60,7 +60,7 @@ def _newest_whole(run: RunDir, present: list[Path]) -> Path:
     """The newest checkpoint that is not damaged; what is passed over is said. Raises InputError where all are."""
     for path in reversed(present):
         try:
-            run.verify(path)
+            run.verify_checkpoint(path)
         except InputError as error:
             if path == present[0]:
                 raise

@@ -86,6 +86,8 @@ def load_export(path: Path, config: Config | None = None, given: Given | None = 
     if not (path / "adapter_config.json").is_file():
         if "name" in given:
             raise InputError(f"model.name: {path} is the model itself; leave out --model")
+        if not (path / "config.json").is_file():  # else the model's loading does it
+            check_export(path)
         loaded = _load_named(str(path), "", config, given)
         return loaded, loaded.model
     from zofo.models.adapters._open import open_adapter, read_config, use_tokenizer_of

@@ -13,6 +13,7 @@ from transformers import TrainerState
 
 from zofo.errors import InputError
 from zofo.models.load import load
+from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint, record
 from zofo.train.checkpoint import move_theta
 from zofo.train.files import naming
@@ -158,8 +159,10 @@ class CheckpointManager:
 
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
         """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
-        self.run.verify(directory)
+        self.run.verify_checkpoint(directory)
         state = checkpoint.read(directory, "state")
+        if state.get("run") and not self.run.manifest:
+            raise InputError(f"cannot resume: {self.run.root / MANIFEST}: missing; put back a copy")
         if state.get("run") != self.run.id:
             raise InputError(f"cannot resume: {directory} is another run's; --resume takes this run's own checkpoints")
         problem = self.session.problem

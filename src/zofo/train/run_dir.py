@@ -237,8 +237,8 @@ class RunDir:
         """Raises InputError where config.yaml is not what the run wrote, as far as is known."""
         if self.config.is_file() and not self.as_written("config", self.config):
             raise InputError(
-                f"{self.config}: changed since the run wrote it; put it back (a model or data that moved is given with "
-                f"--model or --data)"
+                f"{self.config}: changed since the run wrote it, or {MANIFEST} was; put it back (a model or data that "
+                f"moved is given with --model or --data)"
             )
 
     def read_config(self) -> Config:
@@ -276,6 +276,13 @@ class RunDir:
     def verify(self, directory: Path, fix: str = "") -> None:
         """Raises InputError for a checkpoint or a best that is damaged. fix: what else than deleting it helps."""
         verify_tree(directory, fix or f"delete {directory} to go on from an older checkpoint")
+
+    def verify_checkpoint(self, directory: Path) -> None:
+        """As `verify`, with the best that it refers to, which the run's end goes back to."""
+        self.verify(directory)
+        best = read_json(directory / "state.json").get("best")
+        if isinstance(best, dict) and isinstance(best.get("count"), int):
+            self.verify(self.best(best["count"]), f"put it back, or go on from a checkpoint before {directory.name}")
 
     def forget(self, directory: Path) -> None:
         """Delete a checkpoint or a best of ours."""
