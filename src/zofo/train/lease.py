@@ -159,7 +159,8 @@ def _anothers(path: Path) -> bool:
     except OSError:
         return not path.is_file()
     begin = b'{"token": "'
-    return bool(content.strip(b"\0")) and content[: len(begin)] != begin[: len(content)]
+    torn = not content.strip(b"\0") or content[: len(begin)] == begin[: len(content)]
+    return not torn and "token" not in _read(path)
 
 
 def _read(path: Path) -> dict[str, Any]:
