@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -160,9 +161,13 @@ def foreign_in(directory: Path, names: Iterable[str]) -> list[str]:
 def remove_tree(directory: Path, also: Iterable[str] = ()) -> list[str]:
     """Delete a checkpoint, a best, or a directory that holds some: what zofo wrote, the manifest last.
 
-    also: other files of zofo's there. Returns the names of what is not zofo's, which stays.
+    also: other files of zofo's there, of a directory that holds some. Returns the names of what is not zofo's, which
+    stays.
     """
-    inner = [p for p in directory.iterdir() if (p / MANIFEST).is_file() and p.is_dir() and not p.is_symlink()]
+    folders = [path for path in directory.iterdir() if path.is_dir() and not path.is_symlink()]
+    inner = [
+        p for p in folders if also and ((p / MANIFEST).is_file() or re.fullmatch(r"(checkpoint|best)-\d+", p.name))
+    ]
     stays = [f"{path.name}/{name}" for path in sorted(inner) for name in remove_tree(path)]
     _delete(directory / WORK)
     names = names_of(directory, parts=True)
