@@ -280,7 +280,8 @@ class RunDir:
     def verify_checkpoint(self, directory: Path) -> None:
         """As `verify`, with the best that it refers to, which the run's end goes back to."""
         self.verify(directory)
-        best = read_json(directory / "state.json").get("best")
+        state = read_json(directory / "state.json")
+        best = state.get("best") if state.get("run") == self.id else None  # another run's is refused as that
         if isinstance(best, dict) and isinstance(best.get("count"), int):
             self.verify(self.best(best["count"]), f"put it back, or go on from a checkpoint before {directory.name}")
 
