@@ -51,10 +51,7 @@ def evaluate_target(
     if split not in SPLITS:
         raise InputError(f"split: unknown {split!r}; known: {', '.join(SPLITS)}")
     if task is None and not (is_run(target) or (target / "config.yaml").is_file() or recorded(target)):
-        if not target.exists():
-            raise InputError(f"{target}: no such directory; a model on the hub needs --task")
-        check_export(target)
-        raise InputError(f"{target} is no run, so it names no task: give --task")
+        raise _without_a_task(target)
     if task is not None:
         task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded
     opened = open_target(target, adapter, given)
@@ -93,6 +90,14 @@ def evaluate_target(
             say(line)
         say(f"{data.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
         return evaluator(encoded, progress).checked(f"task {data.name}, {split}"), encoded, facts
+
+
+def _without_a_task(target: Path) -> InputError:
+    """What to say where no task is known. Raises InputError for an export that would name one, were it whole."""
+    if not target.exists():
+        return InputError(f"{target}: no such directory; a model on the hub needs --task")
+    check_export(target)
+    return InputError(f"{target} is no run, so it names no task: give --task")
 
 
 def _check_same_rows(opened: Opened, data: TaskData, cfg: TaskConfig, seed: int, split: str) -> None:
