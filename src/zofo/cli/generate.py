@@ -143,5 +143,6 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
     try:
         complete(target, [Prompt(*prompt) for prompt in prompts], done=done, **options)
     finally:
-        if sink is not None:
-            sink.close()
+        if sink is not None and place is not None:
+            with naming(place):  # what could not be written is tried once more
+                sink.close()
