@@ -46,7 +46,10 @@ def is_own(path: Path, keys: set[str]) -> bool:
     """Whether a JSON file, or the first of JSON lines, is a mapping with these keys."""
     try:
         with path.open(encoding="utf-8") as file:
-            content = json.loads(file.readline() if path.suffix == ".jsonl" else file.read())
+            text = file.readline() if path.suffix == ".jsonl" else file.read()
+        if not text.endswith("\n") and any(text.startswith(f'{{"{key}": ') for key in keys):
+            return True  # its first line, which a full disk cut
+        content = json.loads(text)
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and keys <= set(content)
