@@ -74,7 +74,7 @@ def test_an_error_leaves_the_old_files(sst2_dir: Path, tmp_path: Path, monkeypat
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         convert(["sst2"], tmp_path / "out", sst2_dir, overwrite=True)
     assert read_rows(tmp_path / "out" / "sst2" / "train.jsonl") == before

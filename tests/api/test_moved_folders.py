@@ -80,6 +80,9 @@ def test_an_export_is_moved_and_opened_as_its_readme_says(
     run.export("out/export", merge=merge)
     assert (project / "out/export/model.safetensors").is_file() == (merge is None and adapter in ("lora", "ia3"))
     shutil.move(project / "out/export", elsewhere / "export")
+    readme = (elsewhere / "export/README.md").read_text()
+    assert str(project) not in readme, "nothing in it hangs on a place"
+    assert "the model in a directory `model`" in readme
     shutil.rmtree(project)  # with the base model: an export needs none
     monkeypatch.chdir(elsewhere.parent)
     (code,) = re.findall(r"```python\n(.*?)```", (elsewhere / "export/README.md").read_text(), re.S)

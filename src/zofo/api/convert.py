@@ -7,13 +7,12 @@ counted. Everything is converted before the first file is written.
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zofo.config.json_text import dumps
+from zofo.api.task_files import begins_with_a_row, write_task
 from zofo.config.registry import canonical
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
@@ -97,7 +96,7 @@ def convert(
             raise InputError(f"{source.name}: nothing is left to write: it has rows for {', '.join(source.tables)}")
         results.append(Converted(source.name, source.template, files, tuple(_notes(source, files))))
     for converted in results:
-        _write(out / converted.name, converted.files)
+        write_task(out / converted.name, {file.path.name: file.rows for file in converted.files})
     return results
 
 
@@ -238,26 +237,10 @@ def _check_target(out: Path, source: Source, overwrite: bool) -> None:
     if source.path is not None and source.path.resolve() in (target.resolve(), *target.resolve().glob("*")):
         raise InputError(f"{target}: holds the rows that are to be converted; give another --output-dir")
     present = sorted(f.name for f in target.iterdir())
-    if others := [name for name in present if name not in FILES.values()]:
+    if others := [name for name in present if name not in FILES.values() or not begins_with_a_row(target / name)]:
         raise InputError(f"{target}: holds {others[0]}, which is none of ours; give another --output-dir")
     if present and not overwrite:
         raise InputError(f"{target}: exists; give another --output-dir, or --overwrite to replace it")
-
-
-def _write(target: Path, files: Sequence[Written]) -> None:
-    """Beside the target first, then renamed: nobody meets half a task."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        for file in files:
-            text = "".join(dumps(row, ensure_ascii=False) + "\n" for row in file.rows)
-            (temporary / file.path.name).write_text(text, "utf-8", newline="\n")
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------ what is said

@@ -11,7 +11,6 @@ from zofo.api.configure import named_files
 from zofo.api.restore import MOVED, Given, is_run
 from zofo.api.targets import Opened, open_target, recorded
 from zofo.config.instantiate import make_method
-from zofo.config.json_text import dumps
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
@@ -25,9 +24,9 @@ from zofo.data.task import answers_of
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import make_evaluator
-from zofo.eval.likelihood import Evaluation, as_rows
+from zofo.eval.likelihood import Evaluation
+from zofo.models.sealed import check_export
 from zofo.models.tree_probe import share_prompts
-from zofo.train.files import write_json, write_text
 from zofo.train.inputs import check_inputs, examples_digest
 from zofo.train.progress import counter
 
@@ -53,9 +52,7 @@ def evaluate_target(
     if split not in SPLITS:
         raise InputError(f"split: unknown {split!r}; known: {', '.join(SPLITS)}")
     if task is None and not (is_run(target) or (target / "config.yaml").is_file() or recorded(target)):
-        if not target.exists():
-            raise InputError(f"{target}: no such directory; a model on the hub needs --task")
-        raise InputError(f"{target} is no run, so it names no task: give --task")
+        raise _without_a_task(target)
     if task is not None:
         task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded
     opened = open_target(target, adapter, given)
@@ -97,6 +94,14 @@ def evaluate_target(
         return evaluator(encoded, progress).checked(f"task {data.name}, {split}"), encoded, facts
 
 
+def _without_a_task(target: Path) -> InputError:
+    """What to say where no task is known. Raises InputError for an export that would name one, were it whole."""
+    if not target.exists():
+        return InputError(f"{target}: no such directory; a model on the hub needs --task")
+    check_export(target)
+    return InputError(f"{target} is no run, so it names no task: give --task")
+
+
 def _check_same_rows(opened: Opened, data: TaskData, cfg: TaskConfig, seed: int, split: str) -> None:
     """Raises InputError where the run's own task has other rows in this split than it had then."""
     config, then = opened.config, opened.inputs.get("examples", {})
@@ -136,16 +141,3 @@ def task_config(
         other = "" if task or config is None else "; --task names other data"
         raise InputError("\n".join(f"{error}{other}" for error in errors))
     return cfg
-
-
-def write_files(output: Path, evaluation: Evaluation, encoded: Sequence[Encoded], facts: Mapping[str, Any]) -> None:
-    """predictions.jsonl, results.json and, of a classification, report.json in a directory; or the first alone."""
-    alone = output.suffix == ".jsonl"
-    directory = output.parent if alone else output
-    directory.mkdir(parents=True, exist_ok=True)
-    lines = "".join(dumps(row) + "\n" for row in as_rows(evaluation, encoded))
-    write_text(output if alone else directory / "predictions.jsonl", lines)
-    if not alone:
-        for name, content in {"results": {**facts, **evaluation.values}, "report": evaluation.report}.items():
-            if content is not None:
-                write_json(directory / f"{name}.json", content)

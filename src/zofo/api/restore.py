@@ -17,6 +17,7 @@ from zofo.errors import InputError
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
+from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint
 from zofo.train.checkpoint import move_theta
 from zofo.train.checks import shift_mode
@@ -96,6 +97,8 @@ def restore(run_dir: Path, adapter: str | None = None, given: Given | None = Non
     if not run.finished:
         raise InputError(f"{run_dir}: no finished run here{_why_no_run(run)}")
     config, info = run.read_config(), run.read_info()
+    if info.get("inputs") and not run.manifest:  # runs of before had none
+        raise InputError(f"{run.root / MANIFEST}: missing; put back a copy, or train again (--overwrite)")
     config = dataclasses.replace(config, model=with_given(config.model, given or {}))
     chosen, known = adapter or info["deployed"], list(dict.fromkeys([*info["test"], "theta"]))
     if chosen not in known:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.restore import Given, given_model, is_run, restore, with_given
+from zofo.config.json_text import read_json
 from zofo.config.layers import brief
 from zofo.config.resolve import Config, ModelConfig, from_dict
 from zofo.data import ending
@@ -17,11 +18,10 @@ from zofo.models._transformers import unwrapped
 from zofo.models.adapters._set import room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
-from zofo.train.files import read_json
+from zofo.models.sealed import EXPORT, NotAsWritten, check_export
 from zofo.train.inputs import check_inputs, tokenizer_digest
 from zofo.train.run_dir import RunDir
 
-EXPORT = "zofo.json"
 AGAIN = "export the run again"
 DAMAGED = {"model": AGAIN, "tokenizer": AGAIN, "examples": AGAIN}
 
@@ -86,6 +86,8 @@ def load_export(path: Path, config: Config | None = None, given: Given | None = 
     if not (path / "adapter_config.json").is_file():
         if "name" in given:
             raise InputError(f"model.name: {path} is the model itself; leave out --model")
+        if not (path / "config.json").is_file():  # else the model's loading does it
+            check_export(path)
         loaded = _load_named(str(path), "", config, given)
         return loaded, loaded.model
     from zofo.models.adapters._open import open_adapter, read_config, use_tokenizer_of
@@ -97,6 +99,8 @@ def load_export(path: Path, config: Config | None = None, given: Given | None = 
         named = str(base)
     elif "name" in given:
         named = given["name"].value
+    if not base.is_dir():  # else the backbone's loading does it
+        check_export(path)
     if not named:
         raise InputError(
             f"{path}: its adapter_config.json names no base model, and there is no backbone/ beside it; give --model"
@@ -114,6 +118,8 @@ def _load_named(name: str, place: str, config: Config | None, given: Given) -> L
         base = dataclasses.replace(base, dtype=config.model.dtype, max_length=config.model.max_length)
     try:
         return load_model(with_given(base, {key: value for key, value in given.items() if key != "name"}))
+    except NotAsWritten:
+        raise
     except InputError as error:  # there is no model section here whose field could be at fault
         raise InputError(place + str(error).removeprefix("model.name: ")) from error
 

@@ -13,8 +13,10 @@ from transformers import TrainerState
 
 from zofo.errors import InputError
 from zofo.models.load import load
+from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint, record
 from zofo.train.checkpoint import move_theta
+from zofo.train.files import naming
 from zofo.train.inputs import check_inputs
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
@@ -58,7 +60,8 @@ class CheckpointManager:
         """A new run: write the journal's header."""
         self.run.sweep()
         if self.session.journals:
-            self.journal = Journal.create(self.run.claim(self.run.journal), journal_header(self.session))
+            with naming(path := self.run.claim(self.run.journal)):
+                self.journal = Journal.create(path, journal_header(self.session))
             self.session.records.open(self.journal)
         self.metrics_position = 0
 
@@ -91,7 +94,8 @@ class CheckpointManager:
 
         self.run.write_tree(self.run.best(best.count), write)
         if self.journal is not None:
-            self.journal.sync()
+            with naming(self.journal.path):
+                self.journal.sync()
 
     def _write_adapters(self, directory: Path) -> None:
         adapters = self.session.problem.adapters
@@ -132,7 +136,8 @@ class CheckpointManager:
             trainer.save_to_json(str(directory / "trainer_state.json"))
 
         if self.journal is not None:
-            self.journal.sync()  # the checkpoint refers to the journal's bytes: they must be on the disk before it is
+            with naming(self.journal.path):
+                self.journal.sync()  # the checkpoint refers to its bytes: they must be on the disk before it is
         self.run.write_tree(self.run.checkpoint(count), write)
         self.run.drop_superseded()
         self._prune(at.best)
@@ -143,16 +148,21 @@ class CheckpointManager:
             self.run.forget(old)
         referred = {self.run.best(best.count)} if best else set()
         for directory in self.run.checkpoints():
-            state = checkpoint.read(directory, "state")
-            referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
+            try:
+                state = checkpoint.read(directory, "state")
+                referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
+            except (InputError, KeyError, TypeError):  # damaged: which best it needs is not known
+                return
         for directory in self.run.bests():
             if directory not in referred:
                 self.run.forget(directory)
 
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
         """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
-        self.run.verify(directory)
+        self.run.verify_checkpoint(directory)
         state = checkpoint.read(directory, "state")
+        if state.get("run") and not self.run.manifest:
+            raise InputError(f"cannot resume: {self.run.root / MANIFEST}: missing; put back a copy")
         if state.get("run") != self.run.id:
             raise InputError(f"cannot resume: {directory} is another run's; --resume takes this run's own checkpoints")
         problem = self.session.problem
@@ -178,6 +188,7 @@ class CheckpointManager:
         self.metrics_position = state["metrics"]
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
+        self._prune(best)  # a kill may have come between the last save and this
         return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
 
     def _go_back(self, directory: Path, state: dict[str, Any]) -> None:
@@ -196,9 +207,12 @@ class CheckpointManager:
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
         path, theta = self.run.journal, self.session.problem.theta
         try:
-            self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
-        except (JournalError, OSError) as error:
+            with naming(path):
+                self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
+        except JournalError as error:
             raise InputError(f"cannot resume: {error}") from error
+        except FileNotFoundError:
+            raise InputError(f"cannot resume: {path}: missing; put back a copy of the file") from None
         estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"
         assert estimator is not None
         assert rule is not None

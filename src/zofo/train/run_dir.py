@@ -6,31 +6,33 @@ What it does not name is not ours: it is never overwritten, pruned or deleted.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zofo.config.json_text import dumps
+from zofo.config.json_text import dumps, read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
-from zofo.train.files import (
-    MANIFEST,
-    read_json,
-    sha256_of,
-    sync,
-    verify_tree,
-    write_json,
-    write_text,
-    write_tree,
+from zofo.models.sealed import MANIFEST, sha256_of, verify_tree
+from zofo.train.files import delete_tree, naming, sync, write_json, write_text
+from zofo.train.ownership import (
+    BEST,
+    CHECKPOINT,
+    FORMAT,
+    SET_ASIDE,
+    SUPERSEDED,
+    in_the_way,
+    is_numbered,
+    legacy,
+    read_manifest,
 )
+from zofo.train.trees import listed, recover, remove_tree, write_tree
 
-FORMAT = 1
-CHECKPOINT, BEST = "checkpoint", "best"
-# What runs wrote before they had a manifest, with a sign that it is zofo's
-LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
+log = logging.getLogger("zofo")
 
 
 class RunDir:
@@ -88,21 +90,8 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         """{} for a run of a version that kept none, and where there is no run. Raises InputError for a damaged one."""
         if self._manifest is None:
-            self._manifest = self._read_manifest(self.root / MANIFEST)
+            self._manifest = read_manifest(self.root)
         return self._manifest
-
-    def _read_manifest(self, path: Path) -> dict[str, Any]:
-        if not path.is_file():
-            return {}
-        try:
-            manifest = read_json(path, "restore it, or choose another directory")
-            if not _well_formed(manifest):
-                raise InputError(f"{path}: damaged, or no run's; restore it, or choose another directory")
-        except InputError:
-            if not self.config.exists():  # something else's: `foreign` names it
-                return {}
-            raise
-        return manifest
 
     @property
     def id(self) -> str | None:
@@ -117,40 +106,18 @@ class RunDir:
     def ours(self) -> list[Path]:
         """What zofo wrote here and is still here: files, and directories that are deleted whole."""
         names = self.manifest.get("files")
-        paths = self._legacy() if names is None else [self.root / name for name in names]
+        paths = legacy(self.root) if names is None else [self.root / name for name in names]
         return [path for path in paths if path.exists() or path.is_symlink()]
-
-    def _legacy(self) -> list[Path]:
-        """As `ours`, of a run without a manifest: what has zofo's names and zofo's contents."""
-        if not self.config.is_file():
-            return []
-        try:
-            load_config(self.config)
-        except InputError:
-            return []
-        paths = [self.config, *(self.root / name for name in LEGACY), *(self.root / "eval").glob("predictions-*.jsonl")]
-        paths += [*(self.root / "eval").glob("report-*.json"), self.root / "README.md"]
-        numbered = (p for kind in (CHECKPOINT, BEST) for p in self.root.glob(f"{kind}-*"))
-        paths += [p for p in numbered if p.name.rpartition("-")[2].isdigit() and (p / MANIFEST).is_file()]
-        readme = self.root / "README.md"
-        if not (readme.is_file() and " lower and " in readme.read_text("utf-8", errors="replace")):
-            paths.remove(readme)
-        return paths
 
     def foreign(self) -> list[Path]:
         """What is in the way of a new run and is not zofo's: it has a name that a run's file would have."""
-        named = set(self.ours())
-        fixed = [self.config, self.info, self.metrics, self.journal, self.root / "README.md", self.root / MANIFEST]
-        there = [path for path in fixed if path.exists() or path.is_symlink()]
-        there = [path for path in there if path not in named and not (path.name == MANIFEST and self.manifest)]
-        if (self.root / "eval").exists() and not (self.root / "eval").is_dir():
-            there.append(self.root / "eval")
-        return there
+        manifest = {self.root / MANIFEST} if self.manifest else set()
+        return in_the_way(self.root, {*self.ours(), *manifest})
 
     def clear(self) -> None:
         """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known."""
         for path in self.ours():
-            self._delete(path)
+            _remove(path)
         if (folder := self.root / "eval").is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         (self.root / MANIFEST).unlink(missing_ok=True)
@@ -161,8 +128,14 @@ class RunDir:
         self._check()
         for name in self.manifest.get("files", ()):
             path = self.root / name
-            for left in (path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")):
-                self._delete(left)
+            left = path.with_name(f".{path.name}.tmp")
+            left.unlink(missing_ok=True) if left.is_symlink() or not left.is_dir() else delete_tree(left)
+        for aside in self.root.glob(".*.old"):
+            name = aside.name.removeprefix(".").removesuffix(".old")
+            if name == SUPERSEDED or is_numbered(name):
+                self._end_of(aside, self.root / name)
+        for path in [*self.checkpoints(), *self.bests()]:
+            recover(path)
         drafts = (f.format(path.name) for path in (self.config, self.info) for f in (".{}.new", "..{}.new.tmp"))
         for name in (f".{MANIFEST}.tmp", *drafts):
             (self.root / name).unlink(missing_ok=True)
@@ -170,7 +143,7 @@ class RunDir:
     @property
     def superseded(self) -> Path:
         """What was newer than the checkpoint that a run went back to."""
-        return self.root / "superseded"
+        return self.root / SUPERSEDED
 
     def set_aside(self, count: int, used: Path | None) -> list[str]:
         """Before the run goes back to checkpoint `count`: what is newer is moved, and what will be cut is copied.
@@ -182,12 +155,18 @@ class RunDir:
         newer = [path for path in numbered if int(path.name.rpartition("-")[2]) > count and path != used]
         if not newer:
             return []
+        taken = [self.superseded / path.name for path in (*newer, self.journal, self.metrics, self.info)]
+        if blocked := [path for path in taken if not self._claimed(self.superseded) and path.exists()]:
+            raise InputError(
+                f"{blocked[0]}: not this run's, and in the way of what is newer than step {count}; move it"
+            )
         self.claim(self.superseded).mkdir(exist_ok=True)
         for path in (self.journal, self.metrics):  # copied first: from here on nothing can be lost
             copy = self.superseded / path.name
             if path.is_file() and not copy.exists():
                 draft = copy.with_name(f".{path.name}.tmp")
-                shutil.copyfile(path, draft)
+                with naming(draft):
+                    shutil.copyfile(path, draft)
                 sync(draft)
                 draft.rename(copy)
         for path in (moved := [*newer, *([self.info] if self.info.exists() else [])]):
@@ -200,15 +179,8 @@ class RunDir:
 
     def drop_superseded(self) -> None:
         """The new line has a checkpoint."""
-        if self.superseded.exists():
+        if self.superseded.exists() and self._claimed(self.superseded):
             self.forget(self.superseded)
-
-    @staticmethod
-    def _delete(path: Path) -> None:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(path)
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """A new run. inputs: digests of what it is made from."""
@@ -222,11 +194,17 @@ class RunDir:
 
     def claim(self, path: Path) -> Path:
         """This file or directory will be zofo's: in the manifest before it is on the disk. Returns the path."""
-        name, files = path.relative_to(self.root).as_posix(), self.manifest.get("files")
-        if files is not None and name not in files:
-            files.append(name)
+        if not self._claimed(path):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise InputError(f"{path}: no run wrote it, and it is in the way of the run's; move it away and go on")
+            self.manifest["files"].append(path.relative_to(self.root).as_posix())
             self._keep()
         return path
+
+    def _claimed(self, path: Path) -> bool:
+        """Whether it is zofo's already; of a run without a manifest all is."""
+        files = self.manifest.get("files")
+        return files is None or path.relative_to(self.root).as_posix() in files
 
     def write_config(self, config: Config) -> None:
         """config.yaml, whose digest the manifest holds; both versions' for as long as either may be there."""
@@ -255,15 +233,18 @@ class RunDir:
         """Whether config.yaml ("config") or run.json ("info") is what the run wrote, as far as is known."""
         return key not in self.manifest or sha256_of(path) in self.manifest[key]
 
+    def check_config(self) -> None:
+        """Raises InputError where config.yaml is not what the run wrote, as far as is known."""
+        if self.config.is_file() and not self.as_written("config", self.config):
+            raise InputError(
+                f"{self.config}: changed since the run wrote it, or {MANIFEST} was; put it back (a model or data that "
+                f"moved is given with --model or --data)"
+            )
+
     def read_config(self) -> Config:
         """Raises InputError where config.yaml is missing, wrong, or not what the run wrote."""
-        config = load_config(self.config)
-        if not self.as_written("config", self.config):
-            raise InputError(
-                f"{self.config}: changed since the run wrote it; put it back (a model or data that moved is given with "
-                f"--model or --data)"
-            )
-        return config
+        self.check_config()
+        return load_config(self.config)
 
     def write(self, name: str, text: str) -> None:
         """A text file, by its name in the run."""
@@ -276,9 +257,11 @@ class RunDir:
         write_json(self.claim(path), data)
 
     def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None:
-        """A checkpoint or a best; see `files.write_tree`."""
+        """A checkpoint or a best; see `trees.write_tree`."""
         self._check()
-        write_tree(self.claim(directory), write)
+        ours = self._claimed(directory)
+        if stays := write_tree(self.claim(directory), write, ours):
+            log.warning("%s: not zofo's, and left there: %s", directory, listed(stays))
 
     def read_info(self) -> dict[str, Any]:
         """run.json. Raises InputError where it is missing or damaged."""
@@ -294,17 +277,30 @@ class RunDir:
         """Raises InputError for a checkpoint or a best that is damaged. fix: what else than deleting it helps."""
         verify_tree(directory, fix or f"delete {directory} to go on from an older checkpoint")
 
+    def verify_checkpoint(self, directory: Path) -> None:
+        """As `verify`, with the best that it refers to, which the run's end goes back to."""
+        self.verify(directory)
+        state = read_json(directory / "state.json")
+        best = state.get("best") if state.get("run") == self.id else None  # another run's is refused as that
+        if isinstance(best, dict) and isinstance(best.get("count"), int):
+            self.verify(self.best(best["count"]), f"put it back, or go on from a checkpoint before {directory.name}")
+
     def forget(self, directory: Path) -> None:
         """Delete a checkpoint or a best of ours."""
         self._check()
         aside = directory.with_name(f".{directory.name}.old")  # so that no half of it is ever taken for the whole
-        shutil.rmtree(aside, ignore_errors=True)
+        self._end_of(aside, directory)
         if directory.is_symlink():
             directory.unlink()
         else:
             directory.rename(aside)
-            shutil.rmtree(aside)
+            self._end_of(aside, directory)
         self._disclaim([directory.name])
+
+    def _end_of(self, aside: Path, directory: Path) -> None:
+        """Delete a directory that was put aside; what in it is not zofo's comes back to its place."""
+        if aside.is_dir() and _remove(aside, directory) and not directory.exists():
+            aside.rename(directory)
 
     def _disclaim(self, names: list[str]) -> None:
         """These are gone, or in a directory of ours."""
@@ -313,8 +309,11 @@ class RunDir:
             self._keep()
 
 
-def _well_formed(manifest: Mapping[str, Any]) -> bool:
-    files, inputs = manifest.get("files"), manifest.get("inputs")
-    names = isinstance(files, list) and all(isinstance(name, str) for name in files)
-    inside = names and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
-    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict)
+def _remove(path: Path, named: Path | None = None) -> list[str]:
+    """Delete a file or a directory of zofo's. What in it is not zofo's stays, and is named, as in `named`: returned."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return []
+    if stays := remove_tree(path, SET_ASIDE if (named or path).name == SUPERSEDED else ()):
+        log.warning("%s: not zofo's, and left there: %s", named or path, listed(stays))
+    return stays

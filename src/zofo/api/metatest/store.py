@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zofo.config.json_text import dumps
+from zofo.api.predictions import KEYS, is_own
+from zofo.config.json_text import dumps, read_json
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
-from zofo.train.files import read_json, write_json, write_text
+from zofo.train.files import write_json, write_text
 
 Part = dict[str, Any]
 
@@ -57,10 +58,13 @@ class Store:
         return part, True
 
     def _clear(self) -> None:
-        """Delete what measurements wrote here; what else is there stays."""
+        """Delete what measurements wrote here, known by its contents; what else is there stays."""
         assert self.out is not None
-        (self.out / "results.json").unlink(missing_ok=True)
-        written = [*(self.out / "parts").rglob("*.json"), *(self.out / "predictions").rglob("*.jsonl")]
+        if is_own(self.out / "results.json", {"setting", "ways"}):
+            (self.out / "results.json").unlink()
+        written = [path for path in (self.out / "parts").rglob("*.json") if is_own(path, {"way", "value", "seconds"})]
+        rows = (self.out / "predictions").rglob("*.jsonl")
+        written += [path for path in rows if is_own(path, KEYS["predictions.jsonl"])]
         for path in written:
             path.unlink()
         for folder in sorted({path.parent for path in written}, key=lambda p: -len(p.parts)):
