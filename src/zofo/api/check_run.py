@@ -15,7 +15,8 @@ from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
 from zofo.train import checkpoint
 from zofo.train.files import looks_like_run, read_json, verify_tree
-from zofo.train.run_dir import BEST, CHECKPOINT, RunDir
+from zofo.train.ownership import BEST, CHECKPOINT
+from zofo.train.run_dir import RunDir
 from zofo.zo.journal import JournalError, read_header, scan
 
 KEYS = {"format", "id", "inputs", "files", "config", "info"}  # of manifest.json

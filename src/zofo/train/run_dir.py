@@ -26,11 +26,7 @@ from zofo.train.files import (
     write_text,
     write_tree,
 )
-
-FORMAT = 1
-CHECKPOINT, BEST = "checkpoint", "best"
-# What runs wrote before they had a manifest, with a sign that it is zofo's
-LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
+from zofo.train.ownership import BEST, CHECKPOINT, FORMAT, in_the_way, legacy, read_manifest
 
 
 class RunDir:
@@ -88,21 +84,8 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         """{} for a run of a version that kept none, and where there is no run. Raises InputError for a damaged one."""
         if self._manifest is None:
-            self._manifest = self._read_manifest(self.root / MANIFEST)
+            self._manifest = read_manifest(self.root)
         return self._manifest
-
-    def _read_manifest(self, path: Path) -> dict[str, Any]:
-        if not path.is_file():
-            return {}
-        try:
-            manifest = read_json(path, "restore it, or choose another directory")
-            if not _well_formed(manifest):
-                raise InputError(f"{path}: damaged, or no run's; restore it, or choose another directory")
-        except InputError:
-            if not self.config.exists():  # something else's: `foreign` names it
-                return {}
-            raise
-        return manifest
 
     @property
     def id(self) -> str | None:
@@ -117,35 +100,13 @@ class RunDir:
     def ours(self) -> list[Path]:
         """What zofo wrote here and is still here: files, and directories that are deleted whole."""
         names = self.manifest.get("files")
-        paths = self._legacy() if names is None else [self.root / name for name in names]
+        paths = legacy(self.root) if names is None else [self.root / name for name in names]
         return [path for path in paths if path.exists() or path.is_symlink()]
-
-    def _legacy(self) -> list[Path]:
-        """As `ours`, of a run without a manifest: what has zofo's names and zofo's contents."""
-        if not self.config.is_file():
-            return []
-        try:
-            load_config(self.config)
-        except InputError:
-            return []
-        paths = [self.config, *(self.root / name for name in LEGACY), *(self.root / "eval").glob("predictions-*.jsonl")]
-        paths += [*(self.root / "eval").glob("report-*.json"), self.root / "README.md"]
-        numbered = (p for kind in (CHECKPOINT, BEST) for p in self.root.glob(f"{kind}-*"))
-        paths += [p for p in numbered if p.name.rpartition("-")[2].isdigit() and (p / MANIFEST).is_file()]
-        readme = self.root / "README.md"
-        if not (readme.is_file() and " lower and " in readme.read_text("utf-8", errors="replace")):
-            paths.remove(readme)
-        return paths
 
     def foreign(self) -> list[Path]:
         """What is in the way of a new run and is not zofo's: it has a name that a run's file would have."""
-        named = set(self.ours())
-        fixed = [self.config, self.info, self.metrics, self.journal, self.root / "README.md", self.root / MANIFEST]
-        there = [path for path in fixed if path.exists() or path.is_symlink()]
-        there = [path for path in there if path not in named and not (path.name == MANIFEST and self.manifest)]
-        if (self.root / "eval").exists() and not (self.root / "eval").is_dir():
-            there.append(self.root / "eval")
-        return there
+        manifest = {self.root / MANIFEST} if self.manifest else set()
+        return in_the_way(self.root, {*self.ours(), *manifest})
 
     def clear(self) -> None:
         """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known."""
@@ -311,10 +272,3 @@ class RunDir:
         if set(names) & set(files := self.manifest.get("files", [])):
             self.manifest["files"] = [name for name in files if name not in names]
             self._keep()
-
-
-def _well_formed(manifest: Mapping[str, Any]) -> bool:
-    files, inputs = manifest.get("files"), manifest.get("inputs")
-    names = isinstance(files, list) and all(isinstance(name, str) for name in files)
-    inside = names and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
-    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict)

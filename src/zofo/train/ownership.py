@@ -1,0 +1,68 @@
+"""Whose a file of a run's directory is: by its manifest, and for runs of before there was one, by name and contents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zofo.config.resolve import load as load_config
+from zofo.errors import InputError
+from zofo.train.files import MANIFEST, read_json
+
+FORMAT = 1
+CONFIG = "config.yaml"
+CHECKPOINT, BEST = "checkpoint", "best"
+# What runs wrote before they had a manifest, with a sign that it is zofo's
+LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
+FIXED = (CONFIG, "run.json", "metrics.jsonl", "journal.bin", "README.md", MANIFEST)
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """{} for a run of a version that kept none, and where there is no run. Raises InputError for a damaged one."""
+    path = root / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        manifest = read_json(path, "restore it, or choose another directory")
+        if not _well_formed(manifest):
+            raise InputError(f"{path}: damaged, or no run's; restore it, or choose another directory")
+    except InputError:
+        if not (root / CONFIG).exists():  # something else's: `in_the_way` names it
+            return {}
+        raise
+    return manifest
+
+
+def _well_formed(manifest: Mapping[str, Any]) -> bool:
+    files, inputs = manifest.get("files"), manifest.get("inputs")
+    names = isinstance(files, list) and all(isinstance(name, str) for name in files)
+    inside = names and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
+    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict)
+
+
+def legacy(root: Path) -> list[Path]:
+    """What a run without a manifest wrote: what has zofo's names and zofo's contents."""
+    if not (root / CONFIG).is_file():
+        return []
+    try:
+        load_config(root / CONFIG)
+    except InputError:
+        return []
+    paths = [root / CONFIG, *(root / name for name in LEGACY), *(root / "eval").glob("predictions-*.jsonl")]
+    paths += (root / "eval").glob("report-*.json")
+    numbered = (p for kind in (CHECKPOINT, BEST) for p in root.glob(f"{kind}-*"))
+    paths += [p for p in numbered if p.name.rpartition("-")[2].isdigit() and (p / MANIFEST).is_file()]
+    readme = root / "README.md"
+    if readme.is_file() and " lower and " in readme.read_text("utf-8", errors="replace"):
+        paths.append(readme)
+    return paths
+
+
+def in_the_way(root: Path, ours: set[Path]) -> list[Path]:
+    """What has a name that a run's file would have, and is not the run's. ours: what is."""
+    there = [path for name in FIXED if (path := root / name).exists() or path.is_symlink()]
+    there = [path for path in there if path not in ours]
+    if (root / "eval").exists() and not (root / "eval").is_dir():
+        there.append(root / "eval")
+    return there
