@@ -10,11 +10,12 @@ from typing import Any
 
 from zofo.api.restore import given_model, with_given
 from zofo.config.instantiate import make_method
+from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
 from zofo.train import checkpoint
-from zofo.train.files import looks_like_run, read_json, verify_tree
+from zofo.train.files import looks_like_run, verify_tree
 from zofo.train.ownership import BEST, CHECKPOINT
 from zofo.train.run_dir import RunDir
 from zofo.zo.journal import JournalError, read_header, scan

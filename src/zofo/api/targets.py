@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.restore import Given, given_model, is_run, restore, with_given
+from zofo.config.json_text import read_json
 from zofo.config.layers import brief
 from zofo.config.resolve import Config, ModelConfig, from_dict
 from zofo.data import ending
@@ -17,7 +18,6 @@ from zofo.models._transformers import unwrapped
 from zofo.models.adapters._set import room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
-from zofo.train.files import read_json
 from zofo.train.inputs import check_inputs, tokenizer_digest
 from zofo.train.run_dir import RunDir
 

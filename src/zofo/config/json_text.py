@@ -1,11 +1,14 @@
-"""JSON text that every JSON reader takes: a number that is not finite is null, never a bare NaN."""
+"""JSON text that every JSON reader takes: a number that is not finite is null, never a bare NaN; and its one reader."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from zofo.errors import InputError
 
 
 def dumps(
@@ -43,3 +46,24 @@ def _finite(node: Any) -> Any:
 def _key(key: Any) -> Any:
     """A key that is not finite is its text, "nan" or "inf": a key of null would be read as a name."""
     return str(key) if isinstance(key, float) and not math.isfinite(key) else key
+
+
+def read_json(path: Path, fix: str = "") -> dict[str, Any]:
+    """The mapping in a JSON file. Raises InputError that names the file; fix: what else to say, such as a way out."""
+    after = f"; {fix}" if fix else ""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing{after}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}{after}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 ({error.reason} in byte {error.start}){after}") from None
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deep to be read{after}") from None
+    except ValueError as error:
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "a number too long"
+        raise InputError(f"{path}: is no JSON ({where}){after}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected one JSON object, found a {type(content).__name__}{after}")
+    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from zofo.config import json_text
 from zofo.errors import InputError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -86,26 +86,8 @@ def _sizes(directory: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Raises InputError where it is no JSON object."""
-    try:
-        content = json.loads(_text(path))
-    except RecursionError:
-        raise fault(path, f"is nested too deep to be read; {AGAIN}") from None
-    except ValueError as error:
-        where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "a number too long"
-        raise fault(path, f"is no JSON ({where}); {AGAIN}") from None
-    if not isinstance(content, dict):
-        raise fault(path, f"expected one JSON object, found a {type(content).__name__}; {AGAIN}")
-    return content
-
-
-def _text(path: Path) -> str:
     _look(path)
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise fault(path, f"is no UTF-8 ({error.reason} in byte {error.start}); {AGAIN}") from None
-    except OSError as error:
-        raise fault(path, f"{(error.strerror or str(error)).lower()}") from None
+    return json_text.read_json(path, AGAIN)
 
 
 def _look(path: Path) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from zofo.config.instantiate import make_estimator, make_rule
+from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
 from zofo.errors import InputError
 from zofo.models.tensors import load_tensors, save_tensors
-from zofo.train.files import read_json, write_json
+from zofo.train.files import write_json
 from zofo.zo.journal import JournalError, read_header, read_records
 from zofo.zo.point import Point
 from zofo.zo.replay import check_initial, replay

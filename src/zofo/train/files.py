@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zofo.config.json_text import dumps
+from zofo.config.json_text import dumps, read_json
 from zofo.errors import InputError
 
 FORMAT = 1
@@ -35,23 +34,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """As `write_text`."""
     write_text(path, dumps(data, indent=2, sort_keys=True) + "\n")
-
-
-def read_json(path: Path, what: str = "") -> dict[str, Any]:
-    """The mapping in a JSON file. Raises InputError that names the file; what: what else to say, such as a way out."""
-    after = f"; {what}" if what else ""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing{after}") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}{after}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, no JSON, too deep
-        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"{path}: damaged, it is no JSON{where}{after}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: damaged, it holds no mapping{after}")
-    return data
 
 
 def write_tree(target: Path, write: Callable[[Path], None]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import read_json
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
-from zofo.train.files import MANIFEST, read_json
+from zofo.train.files import MANIFEST
 
 FORMAT = 1
 CONFIG = "config.yaml"

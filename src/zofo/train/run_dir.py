@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zofo.config.json_text import dumps
+from zofo.config.json_text import dumps, read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
 from zofo.train.files import (
     MANIFEST,
-    read_json,
     sha256_of,
     sync,
     verify_tree,

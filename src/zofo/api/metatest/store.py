@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zofo.config.json_text import dumps
+from zofo.config.json_text import dumps, read_json
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
-from zofo.train.files import read_json, write_json, write_text
+from zofo.train.files import write_json, write_text
 
 Part = dict[str, Any]
 
