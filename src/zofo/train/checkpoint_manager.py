@@ -138,14 +138,19 @@ class CheckpointManager:
         self._prune(at.best)
 
     def _prune(self, best: Best | None) -> None:
+        """Delete checkpoints beyond the limit, and bests that none of the others refers to."""
         limit, present = self.config.save_total_limit, self.run.checkpoints()
         for old in present[:-limit] if limit is not None else []:
             self.run.forget(old)
+        bests = self.run.bests()
         referred = {self.run.best(best.count)} if best else set()
         for directory in self.run.checkpoints():
-            state = checkpoint.read(directory, "state")
-            referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
-        for directory in self.run.bests():
+            try:
+                state = checkpoint.read(directory, "state")
+                referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
+            except (InputError, KeyError, TypeError):  # a damaged one: any best before it may be its own
+                referred |= {each for each in bests if _number(each) <= _number(directory)}
+        for directory in bests:
             if directory not in referred:
                 self.run.forget(directory)
 
@@ -178,11 +183,12 @@ class CheckpointManager:
         self.metrics_position = state["metrics"]
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
+        self._prune(best)  # a kill may have left some, and there may be no further save
         return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
 
     def _go_back(self, directory: Path, state: dict[str, Any]) -> None:
         """What is newer than the checkpoint is out of the way, and not lost, when files are cut."""
-        count = int(directory.name.rpartition("-")[2])
+        count = _number(directory)
         used = self.run.best(state["best"]["count"]) if state["best"] else None
         self.run.sweep()
         if newer := self.run.set_aside(count, used):
@@ -242,6 +248,11 @@ class CheckpointManager:
     def close(self) -> None:
         if self.journal is not None:
             self.journal.close()
+
+
+def _number(directory: Path) -> int:
+    """12 of checkpoint-12."""
+    return int(directory.name.rpartition("-")[2])
 
 
 def _same_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:
