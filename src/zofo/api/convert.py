@@ -24,6 +24,7 @@ from zofo.data.samples import carved
 from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
 from zofo.data.task import find_spec, local_tables
 from zofo.errors import InputError, did_you_mean
+from zofo.train.files import sync, write_text
 
 FILES = {"train": "train.jsonl", "dev": "validation.jsonl", "test": "test.jsonl"}
 # Meta-training keeps 254 tokens of input and output together, and cuts the input for it. Without a model's tokenizer
@@ -245,19 +246,27 @@ def _check_target(out: Path, source: Source, overwrite: bool) -> None:
 
 
 def _write(target: Path, files: Sequence[Written]) -> None:
-    """Beside the target first, then renamed: nobody meets half a task."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Beside the target first, then renamed, and what was there renamed before: nobody meets half a task."""
+    temporary, older = target.with_name(f".{target.name}.tmp"), target.with_name(f".{target.name}.old")
+    _tidy(target, temporary, older)
     temporary.mkdir(parents=True)
     try:
         for file in files:
-            text = "".join(dumps(row, ensure_ascii=False) + "\n" for row in file.rows)
-            (temporary / file.path.name).write_text(text, "utf-8", newline="\n")
+            write_text(temporary / file.path.name, "".join(dumps(row, ensure_ascii=False) + "\n" for row in file.rows))
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(older)
         temporary.rename(target)
+        sync(target.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _tidy(target, temporary, older)
+
+
+def _tidy(target: Path, temporary: Path, older: Path) -> None:
+    """What a kill, or an error, left: what was there is put back where nothing new is in its place."""
+    if older.exists() and not target.exists():
+        older.rename(target)
+    for left in (temporary, older):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------ what is said
