@@ -57,10 +57,13 @@ class Store:
         return part, True
 
     def _clear(self) -> None:
-        """Delete what measurements wrote here; what else is there stays."""
+        """Delete what measurements wrote here, and what of it a kill left half written; what else is there stays."""
         assert self.out is not None
         (self.out / "results.json").unlink(missing_ok=True)
-        written = [*(self.out / "parts").rglob("*.json"), *(self.out / "predictions").rglob("*.jsonl")]
+        (self.out / ".results.json.tmp").unlink(missing_ok=True)
+        kinds = (("parts", "json"), ("predictions", "jsonl"))
+        written = [path for top, kind in kinds for path in (self.out / top).rglob(f"*.{kind}")]
+        written += [path for top, kind in kinds for path in (self.out / top).rglob(f".*.{kind}.tmp")]
         for path in written:
             path.unlink()
         for folder in sorted({path.parent for path in written}, key=lambda p: -len(p.parts)):
