@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-# Not compared, by name: times and memory; the run's id; the position in metrics.jsonl, whose lines have times; the digests
-# of files that hold one of these. What a run says of the machine, and the digest of a configuration with absolute paths,
-# are compared only where both are the same
+# Not compared, by name: times and memory; the run's id; the position in metrics.jsonl, whose lines have times; the
+# digests of files that hold one of these. What a run says of the machine, and the digest of a configuration with
+# absolute paths, are compared only where both are the same
 TIMES = ("seconds", "tuning_seconds", "seconds_per_step", "seconds_per_example", "peak_bytes")
 DRAWN = ("id", "run", "config", "info")  # keys of manifest.json and state.json
 PLACES = ("environment", "config_hash")

@@ -1,6 +1,6 @@
 """What a kill can leave between two operations on files: the next start ends as if there had been none.
 
-`python -m reliability.kills` does this with real kills at any operation; here are those places where it found something.
+`python -m reliability.kills` does this with real kills at any operation; here are the places where it found something.
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ class RunDir:
         self._manifest = None
 
     def sweep(self) -> None:
-        """Delete what a kill left of files and directories of ours that were being written or deleted; what is gone, and
-        still in the manifest, is ours no more."""
+        """Delete what a kill left of files and directories of ours that were being written or deleted; what is gone
+        and still in the manifest is ours no more."""
         self._check()
         for name in self.manifest.get("files", ()):
             path = self.root / name
