@@ -16,10 +16,13 @@ PLACES = ("environment", "config_hash")
 DIGESTED = ("state.json", "trainer_state.json", "run.json")  # files whose digests hold one of these
 
 
-def contents(folder: Path, without: Iterable[str] = (), places: bool = True) -> dict[str, Any]:
+def contents(
+    folder: Path, without: Iterable[str] = (), places: bool = True, here: Path | None = None
+) -> dict[str, Any]:
     """{path within: bytes, or a tree of JSON without what is not compared}; of an empty directory None.
 
-    without: names of files to leave out. places: whether the machine and absolute paths are the same.
+    without: names of files to leave out. places: whether the machine and absolute paths are the same. here: a path that
+    another folder's files have otherwise, as text.
     """
     held: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
@@ -28,12 +31,15 @@ def contents(folder: Path, without: Iterable[str] = (), places: bool = True) -> 
             if not any(path.iterdir()):
                 held[f"{name}/"] = None
         elif path.name not in without:
-            held[name] = _content(path, places)
+            held[name] = _content(path, places, here)
     return held
 
 
-def _content(path: Path, places: bool) -> Any:
+def _content(path: Path, places: bool, here: Path | None) -> Any:
     raw = path.read_bytes()
+    if here is not None and path.suffix not in (".safetensors", ".bin"):
+        for text in {str(here), json.dumps(str(here))[1:-1]}:
+            raw = raw.replace(text.encode(), b"HERE")
     try:
         return _without_times(path, raw, places)
     except ValueError:  # torn

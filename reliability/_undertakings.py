@@ -63,29 +63,30 @@ def _started(fixed: list[str]) -> Args:
     return args
 
 
-def _trainings(world: World) -> Iterator[tuple[str, list[str]]]:
-    """(name, the command line without a directory) of a run of each method that trains."""
-    of_rows = ["--model", str(world.model), "--task", str(world.rows)]
+def trainings(world: World) -> dict[str, list[str]]:
+    """{name: the command line without verb and directory} of a run of each method that trains."""
+    named, of_rows = {}, ["--model", str(world.model), "--task", str(world.rows)]
     for name, more in METHODS.items():
         method = name.removesuffix("-snapshots").removesuffix("-adamw").removesuffix("-svrg")
-        yield name, [*of_rows, "--method", method, *more, *FEW]
+        named[name] = [*of_rows, "--method", method, *more, *FEW]
     for name, short in SETTINGS.items():
         given = ["--model", str(world.model), *task_args(world.setting)]
-        yield name, [*given, *OF_SETTINGS[short], *TRAIN, *TWELVE]
+        named[name] = [*given, *OF_SETTINGS[short], *TRAIN, *TWELVE]
+    return named
 
 
 def undertakings(world: World, finished: Path) -> list[Undertaking]:
     """All of them. finished: a folder for the runs that are gone back in, and read."""
-    trainings = dict(_trainings(world))
-    every = [Undertaking(name, _started(fixed), run=True) for name, fixed in trainings.items()]
+    known = trainings(world)
+    every = [Undertaking(name, _started(fixed), run=True) for name, fixed in known.items()]
     pruned = r"\.old|(rename|remove|rmdir) out/(checkpoint|best)-"
     for name in ("bilevel-zofo", "fo-ft"):
-        often = [*trainings[name], "train.save_steps=2", "train.eval_steps=2", "train.save_total_limit=1"]
+        often = [*known[name], "train.save_steps=2", "train.eval_steps=2", "train.save_total_limit=1"]
         every.append(Undertaking(f"pruning {name}", _started(often), aims=(pruned,), run=True))
     for name in ("mezo", "bilevel-zofo", "fo-peft"):
-        every.append(_going_back(name, trainings[name], finished))
-    every.append(_replaying(trainings["mezo-adamw"], finished))
-    return [*every, *_readers(world, trainings, finished), *_converting(world), _meta_test(world)]
+        every.append(_going_back(name, known[name], finished))
+    every.append(_replaying(known["mezo-adamw"], finished))
+    return [*every, *_readers(known, finished), *_converting(world), _meta_test(world)]
 
 
 def _finished(folder: Path, name: str, fixed: list[str]) -> Path:
@@ -120,9 +121,9 @@ def _replaying(fixed: list[str], folder: Path) -> Undertaking:
     return Undertaking("replay on resume", args, lambda case: _copied(run, case / "out"), ("record", "."), run=True)
 
 
-def _readers(world: World, trainings: dict[str, list[str]], folder: Path) -> Iterator[Undertaking]:
-    mezo, bilevel = (_finished(folder, name, trainings[name]) for name in ("mezo", "bilevel-zofo"))
-    soft = _finished(folder, "soft", [*trainings["fo-peft"], "--adapter", "prompt"])
+def _readers(known: dict[str, list[str]], folder: Path) -> Iterator[Undertaking]:
+    mezo, bilevel = (_finished(folder, name, known[name]) for name in ("mezo", "bilevel-zofo"))
+    soft = _finished(folder, "soft", [*known["fo-peft"], "--adapter", "prompt"])
 
     def of(verb: str, run: Path, output: str, *more: str) -> Args:
         option = ["--output"] if verb == "eval" else []
