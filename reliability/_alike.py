@@ -41,16 +41,17 @@ def _content(path: Path, places: bool, here: Path | None) -> Any:
         for text in {str(here), json.dumps(str(here))[1:-1]}:
             raw = raw.replace(text.encode(), b"HERE")
     try:
-        return _without_times(path, raw, places)
+        return _without_times(path, raw, places, here)
     except ValueError:  # torn
         return raw
 
 
-def _without_times(path: Path, raw: bytes, places: bool) -> Any:
+def _without_times(path: Path, raw: bytes, places: bool, here: Path | None) -> Any:
     left_out = {*TIMES, *(() if places else PLACES)}
     if path.name == "manifest.json":
         tree = json.loads(raw)
-        sums = {name: sha for name, sha in tree.get("sha256", {}).items() if Path(name).name not in DIGESTED}
+        digested = (*DIGESTED, "adapter_config.json") if here is not None else DIGESTED  # it holds the export's path
+        sums = {name: sha for name, sha in tree.get("sha256", {}).items() if Path(name).name not in digested}
         files = sorted(tree.get("files", ()))  # in the order in which they were first written
         return _bare({**tree, "sha256": sums, "files": files}, {*left_out, *DRAWN})
     if path.name == "state.json":
