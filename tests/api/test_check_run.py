@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from tests.conftest import sentiment_rows, write_rows
 from zofo import InputError, evaluate, export, finetune, load
 from zofo.api.check_run import UNCHECKED, check_run
-from zofo.train.files import MANIFEST, sha256_of
+from zofo.models.sealed import MANIFEST, sha256_of
 from zofo.zo.journal import read_header
 
 SMALL: dict[str, Any] = {"max_steps": 8, "batch_size": 4, "eval_steps": 4, "save_steps": 4}

@@ -133,6 +133,25 @@ def test_refusals(run, tmp_path, tiny_model_dir):
         export(run.path, tmp_path / "y", adapter="q")
 
 
+@pytest.mark.parametrize("merge", [None, False])
+def test_overwriting_leaves_what_is_not_ours(merge, run, tmp_path, caplog):
+    """Also where the export is of the other form, whose files go."""
+    out = run.export(tmp_path / "export", merge=False if merge is None else None)
+    (out / "notes.txt").write_text("mine")
+    (out / "runs").mkdir()
+    (out / "runs" / "events").write_text("mine")
+    export(run.path, out, merge=merge, overwrite=True)
+    assert f"{out}: not zofo's, and left there: notes.txt, runs/events" in caplog.text
+    there = set(bytes_of(out))
+    assert there - {"notes.txt", "runs/events"} == set(bytes_of(run.export(tmp_path / "fresh", merge=merge)))
+    assert (out / "notes.txt").read_text() == (out / "runs" / "events").read_text() == "mine"
+    load(out)
+    (out / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest.json: missing or damaged, so it is not known what zofo wrote"):
+        export(run.path, out, merge=merge, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
 def test_a_changed_base_model_is_refused(run, tmp_path, tiny_model_dir):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -174,6 +193,10 @@ def test_an_export_beside_another_backbone_is_refused(run, tmp_path, tiny_model_
     shutil.rmtree(out / "backbone")
     AutoModelForCausalLM.from_config(config).save_pretrained(out / "backbone")
     AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(out / "backbone")
+    with pytest.raises(InputError, match=r"backbone/config.json: its checksum is wrong.*it is opened as any model"):
+        load(out)
+    (out / "manifest.json").unlink()
+    (out / "zofo.json").unlink()
     with pytest.raises(InputError) as caught:
         load(out)
     line = str(caught.value)
@@ -182,8 +205,8 @@ def test_an_export_beside_another_backbone_is_refused(run, tmp_path, tiny_model_
 
 
 def test_a_run_whose_adapter_is_anothers_is_refused(run, tmp_path, tiny_model_dir):
+    from zofo.models.sealed import sha256_of
     from zofo.models.tensors import load_tensors, save_tensors
-    from zofo.train.files import sha256_of
 
     moved = tmp_path / "run"
     shutil.copytree(run.path, moved)

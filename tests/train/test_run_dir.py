@@ -110,6 +110,60 @@ def test_a_checkpoint_that_is_a_link_is_pruned_as_a_link(train: Callable[..., An
     assert (other / "state.json").is_file(), "what it led to is not ours to delete"
 
 
+def test_what_a_person_put_into_a_checkpoint_stays_and_is_named(
+    train: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When it is pruned, when the run is replaced, when it is put aside."""
+    out = train().path
+    notes = [out / name / "notes.txt" for name in ("checkpoint-6", "best-2", "checkpoint-8")]
+    notes = [path for path in notes if path.parent.is_dir()]
+    for path in notes:
+        path.write_text("mine")
+    train(resume="latest", max_steps=12)
+    assert f"{out / 'checkpoint-6'}: not zofo's, and left there: notes.txt" in caplog.text
+    assert [path.name for path in (out / "checkpoint-6").iterdir()] == ["notes.txt"]
+    train(resume=str(out / "checkpoint-10"), max_steps=12)
+    train(overwrite=True)
+    assert all(path.read_text() == "mine" for path in notes)
+    assert RunDir(out).verify(out / "checkpoint-8") is None, "written beside the notes"
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint-4/trainer_state.json", "best-2", "eval/predictions-theta.jsonl", "checkpoint-8/state.json"]
+)
+def test_another_trainers_checkpoint_is_in_the_way(name: str, train: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match=f"holds {path.name if '-' in path.name else path.parent.name}, which no run"):
+        train(overwrite=True)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["README.md", "eval/predictions-theta.jsonl", "checkpoint-8/state.json"])
+def test_what_came_while_a_run_stood_still_is_refused_by_its_resume(
+    name: str, train: Callable[..., Any], tmp_path: Path
+) -> None:
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step >= 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(callbacks=[Stop()])
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match="is not the run's, and the run would overwrite it"):
+        train(resume="latest")
+    assert path.read_text() == "mine"
+    path.unlink()
+    assert RunDir(train(resume="latest").path).finished
+
+
 def test_config_yaml_is_rewritten_whole(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,9 @@ from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
+from zofo.models.sealed import verify_tree
 from zofo.train import checkpoint
-from zofo.train.files import looks_like_run, verify_tree
+from zofo.train.files import looks_like_run
 from zofo.train.ownership import BEST, CHECKPOINT
 from zofo.train.run_dir import RunDir
 from zofo.zo.journal import JournalError, read_header, scan

@@ -25,6 +25,7 @@ from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import make_evaluator
 from zofo.eval.likelihood import Evaluation, as_rows
+from zofo.models.sealed import check_export
 from zofo.models.tree_probe import share_prompts
 from zofo.train.files import write_json, write_text
 from zofo.train.inputs import check_inputs, examples_digest
@@ -54,6 +55,7 @@ def evaluate_target(
     if task is None and not (is_run(target) or (target / "config.yaml").is_file() or recorded(target)):
         if not target.exists():
             raise InputError(f"{target}: no such directory; a model on the hub needs --task")
+        check_export(target)
         raise InputError(f"{target} is no run, so it names no task: give --task")
     if task is not None:
         task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from zofo.api.restore import Restored, given_model, restore
-from zofo.api.targets import EXPORT, as_path
+from zofo.api.targets import as_path
 from zofo.data import ending
 from zofo.errors import InputError
 from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
+from zofo.models.sealed import EXPORT, MANIFEST
 from zofo.models.versions import named
-from zofo.train.files import write_json, write_text, write_tree
+from zofo.train.files import write_json, write_text
 from zofo.train.run_dir import RunDir
+from zofo.train.trees import listed, names_of, recover, write_tree
 
 log = logging.getLogger("zofo")
 TEXT = "The answer is"  # on which an export is tried
@@ -48,16 +50,31 @@ def export(
     given, rest = given_model(model, overrides, "export")
     if rest:
         raise InputError(f"{rest[0]}: export takes model.key=value alone")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not overwrite:
-            raise InputError(f"{out}: exists and is not empty; choose another directory or give --overwrite")
-        if not (out / EXPORT).is_file():
-            raise InputError(f"{out}: is no export of zofo, so it is not overwritten; delete it yourself")
+    _check_target(out, overwrite)
     restored = restore(run_dir, adapter, given)
     inputs = RunDir(run_dir).inputs
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_tree(out, lambda directory: _write(restored, inputs, directory, out, merge))
+    if stays := write_tree(out, lambda directory: _write(restored, inputs, directory, out, merge)):
+        log.warning("%s: not zofo's, and left there: %s", out, listed(stays))
     return out
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Raises InputError where an export may not be written. What a kill left of one is brought back to what it was."""
+    if out.is_dir():
+        recover(out)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise InputError(f"{out}: exists and is not empty; choose another directory or give --overwrite")
+    names = names_of(out) if out.is_dir() else []
+    if (out / EXPORT).is_file() and not names:
+        raise InputError(
+            f"{out / MANIFEST}: missing or damaged, so it is not known what zofo wrote in {out}; delete that directory "
+            f"yourself, or choose another"
+        )
+    if EXPORT not in names:
+        raise InputError(f"{out}: is no export of zofo, so it is not overwritten; delete it yourself")
 
 
 def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: Path, merge: bool | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zofo.config.resolve import Config
 from zofo.errors import InputError
+from zofo.train.ownership import is_numbered
 from zofo.train.run_dir import RunDir
 
 log = logging.getLogger("zofo")
@@ -43,7 +44,16 @@ def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
         known = ", ".join(path.name for path in present) or "none"
         raise InputError(f"train.resume: {chosen} is no checkpoint of the run in {out}, which has {known}")
     _same_run(config, run)
+    _nothing_in_the_way(run, chosen)
     return chosen
+
+
+def _nothing_in_the_way(run: RunDir, chosen: Path) -> None:
+    """Of a run that goes on. Raises InputError for what is not its own and has a name that it will write."""
+    count = int(chosen.resolve().name.rpartition("-")[2]) if is_numbered(chosen.resolve().name) else 0
+    for path in run.foreign() if run.manifest else ():
+        if not is_numbered(path.name) or int(path.name.rpartition("-")[2]) > count:
+            raise InputError(f"train.resume: {path} is not the run's, and the run would overwrite it; move it away")
 
 
 def _newest_whole(run: RunDir, present: list[Path]) -> Path:

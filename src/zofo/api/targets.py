@@ -18,10 +18,10 @@ from zofo.models._transformers import unwrapped
 from zofo.models.adapters._set import room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
+from zofo.models.sealed import EXPORT, NotAsWritten, check_export
 from zofo.train.inputs import check_inputs, tokenizer_digest
 from zofo.train.run_dir import RunDir
 
-EXPORT = "zofo.json"
 AGAIN = "export the run again"
 DAMAGED = {"model": AGAIN, "tokenizer": AGAIN, "examples": AGAIN}
 
@@ -97,6 +97,8 @@ def load_export(path: Path, config: Config | None = None, given: Given | None = 
         named = str(base)
     elif "name" in given:
         named = given["name"].value
+    if not base.is_dir():  # else the backbone's loading does it
+        check_export(path)
     if not named:
         raise InputError(
             f"{path}: its adapter_config.json names no base model, and there is no backbone/ beside it; give --model"
@@ -114,6 +116,8 @@ def _load_named(name: str, place: str, config: Config | None, given: Given) -> L
         base = dataclasses.replace(base, dtype=config.model.dtype, max_length=config.model.max_length)
     try:
         return load_model(with_given(base, {key: value for key, value in given.items() if key != "name"}))
+    except NotAsWritten:
+        raise
     except InputError as error:  # there is no model section here whose field could be at fault
         raise InputError(place + str(error).removeprefix("model.name: ")) from error
 

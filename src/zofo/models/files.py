@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from zofo.config import json_text
 from zofo.errors import InputError
+from zofo.models.sealed import NotAsWritten, check_export
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -36,6 +37,8 @@ def _of_a_model() -> Iterator[None]:
     """Errors name the setting too."""
     try:
         yield
+    except NotAsWritten:
+        raise
     except InputError as error:
         raise InputError(f"model.name: {error}") from error.__cause__
 
@@ -43,6 +46,7 @@ def _of_a_model() -> Iterator[None]:
 @_of_a_model()
 def check(directory: Path) -> None:
     """Raises InputError naming the file of a model's directory that is missing or damaged, and the fix."""
+    check_export(directory)
     config, weights = _sizes(directory), shapes(directory)
     if (directory / ADAPTER).exists():  # transformers would read the model that it names, and not this one
         raise fault(

@@ -9,13 +9,16 @@ from typing import Any
 from zofo.config.json_text import read_json
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
-from zofo.train.files import MANIFEST
+from zofo.models.sealed import MANIFEST
+from zofo.train.trees import names_of
 
 FORMAT = 1
 CONFIG = "config.yaml"
 CHECKPOINT, BEST = "checkpoint", "best"
 # What runs wrote before they had a manifest, with a sign that it is zofo's
 LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
+SUPERSEDED = "superseded"  # what was newer than the checkpoint that a run went back to
+SET_ASIDE = ("run.json", "metrics.jsonl", "journal.bin", ".metrics.jsonl.tmp", ".journal.bin.tmp")  # beside them
 FIXED = (CONFIG, "run.json", "metrics.jsonl", "journal.bin", "README.md", MANIFEST)
 
 
@@ -52,8 +55,7 @@ def legacy(root: Path) -> list[Path]:
         return []
     paths = [root / CONFIG, *(root / name for name in LEGACY), *(root / "eval").glob("predictions-*.jsonl")]
     paths += (root / "eval").glob("report-*.json")
-    numbered = (p for kind in (CHECKPOINT, BEST) for p in root.glob(f"{kind}-*"))
-    paths += [p for p in numbered if p.name.rpartition("-")[2].isdigit() and (p / MANIFEST).is_file()]
+    paths += [p for p in numbered(root) if (p / MANIFEST).is_file()]
     readme = root / "README.md"
     if readme.is_file() and " lower and " in readme.read_text("utf-8", errors="replace"):
         paths.append(readme)
@@ -62,8 +64,24 @@ def legacy(root: Path) -> list[Path]:
 
 def in_the_way(root: Path, ours: set[Path]) -> list[Path]:
     """What has a name that a run's file would have, and is not the run's. ours: what is."""
-    there = [path for name in FIXED if (path := root / name).exists() or path.is_symlink()]
-    there = [path for path in there if path not in ours]
+    paths = [*(root / name for name in FIXED), *(root / "eval").glob("predictions-*.jsonl")]
+    paths += (root / "eval").glob("report-*.json")
+    there = [path for path in paths if (path.exists() or path.is_symlink()) and path not in ours]
     if (root / "eval").exists() and not (root / "eval").is_dir():
         there.append(root / "eval")
-    return there
+    return there + [path for path in numbered(root) if path not in ours and _would_be_mixed(path)]
+
+
+def numbered(root: Path) -> list[Path]:
+    """What is called like a checkpoint or a best."""
+    return sorted(p for kind in (CHECKPOINT, BEST) for p in root.glob(f"{kind}-*") if is_numbered(p.name))
+
+
+def is_numbered(name: str) -> bool:
+    kind, _, number = name.partition("-")
+    return kind in (CHECKPOINT, BEST) and number.isdigit()
+
+
+def _would_be_mixed(path: Path) -> bool:
+    """Whether what a run would write there meets a file of that name, as in a checkpoint of transformers' Trainer."""
+    return path.is_symlink() or not path.is_dir() or bool(names_of(path, parts=True)) or (path / "backbone").exists()

@@ -6,6 +6,7 @@ What it does not name is not ours: it is never overwritten, pruned or deleted.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,16 +17,22 @@ from zofo.config.json_text import dumps, read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
-from zofo.train.files import (
-    MANIFEST,
-    sha256_of,
-    sync,
-    verify_tree,
-    write_json,
-    write_text,
-    write_tree,
+from zofo.models.sealed import MANIFEST, sha256_of, verify_tree
+from zofo.train.files import sync, write_json, write_text
+from zofo.train.ownership import (
+    BEST,
+    CHECKPOINT,
+    FORMAT,
+    SET_ASIDE,
+    SUPERSEDED,
+    in_the_way,
+    is_numbered,
+    legacy,
+    read_manifest,
 )
-from zofo.train.ownership import BEST, CHECKPOINT, FORMAT, in_the_way, legacy, read_manifest
+from zofo.train.trees import listed, recover, remove_tree, write_tree
+
+log = logging.getLogger("zofo")
 
 
 class RunDir:
@@ -110,7 +117,7 @@ class RunDir:
     def clear(self) -> None:
         """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known."""
         for path in self.ours():
-            self._delete(path)
+            _remove(path)
         if (folder := self.root / "eval").is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         (self.root / MANIFEST).unlink(missing_ok=True)
@@ -122,8 +129,14 @@ class RunDir:
         self._check()
         for name in self.manifest.get("files", ()):
             path = self.root / name
-            for left in (path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")):
-                self._delete(left)
+            left = path.with_name(f".{path.name}.tmp")
+            left.unlink(missing_ok=True) if left.is_symlink() or not left.is_dir() else shutil.rmtree(left)
+        for aside in self.root.glob(".*.old"):
+            name = aside.name.removeprefix(".").removesuffix(".old")
+            if name == SUPERSEDED or is_numbered(name):
+                self._end_of(aside, self.root / name)
+        for path in [*self.checkpoints(), *self.bests()]:
+            recover(path)
         drafts = (f.format(path.name) for path in (self.config, self.info) for f in (".{}.new", "..{}.new.tmp"))
         for name in (f".{MANIFEST}.tmp", *drafts):
             (self.root / name).unlink(missing_ok=True)
@@ -133,7 +146,7 @@ class RunDir:
     @property
     def superseded(self) -> Path:
         """What was newer than the checkpoint that a run went back to."""
-        return self.root / "superseded"
+        return self.root / SUPERSEDED
 
     def set_aside(self, count: int, used: Path | None) -> list[str]:
         """Before the run goes back to checkpoint `count`: what is newer is moved, and what will be cut is copied.
@@ -147,6 +160,11 @@ class RunDir:
             if not any(self.superseded.glob("*-*")):  # killed before anything was moved: nothing is superseded
                 self.drop_superseded()
             return []
+        taken = [self.superseded / path.name for path in (*newer, self.journal, self.metrics, self.info)]
+        if blocked := [path for path in taken if not self._claimed(self.superseded) and path.exists()]:
+            raise InputError(
+                f"{blocked[0]}: not this run's, and in the way of what is newer than step {count}; move it"
+            )
         self.claim(self.superseded).mkdir(exist_ok=True)
         for path in (self.journal, self.metrics):  # copied first: from here on nothing can be lost
             copy = self.superseded / path.name
@@ -167,15 +185,8 @@ class RunDir:
 
     def drop_superseded(self) -> None:
         """The new line has a checkpoint."""
-        if self.superseded.exists():
+        if self.superseded.exists() and self._claimed(self.superseded):
             self.forget(self.superseded)
-
-    @staticmethod
-    def _delete(path: Path) -> None:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(path)
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """A new run. inputs: digests of what it is made from."""
@@ -189,11 +200,17 @@ class RunDir:
 
     def claim(self, path: Path) -> Path:
         """This file or directory will be zofo's: in the manifest before it is on the disk. Returns the path."""
-        name, files = path.relative_to(self.root).as_posix(), self.manifest.get("files")
-        if files is not None and name not in files:
-            files.append(name)
+        if not self._claimed(path):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise InputError(f"{path}: no run wrote it, and it is in the way of the run's; move it away and go on")
+            self.manifest["files"].append(path.relative_to(self.root).as_posix())
             self._keep()
         return path
+
+    def _claimed(self, path: Path) -> bool:
+        """Whether it is zofo's already; of a run without a manifest all is."""
+        files = self.manifest.get("files")
+        return files is None or path.relative_to(self.root).as_posix() in files
 
     def write_config(self, config: Config) -> None:
         """config.yaml, whose digest the manifest holds; both versions' for as long as either may be there."""
@@ -243,9 +260,11 @@ class RunDir:
         write_json(self.claim(path), data)
 
     def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None:
-        """A checkpoint or a best; see `files.write_tree`."""
+        """A checkpoint or a best; see `trees.write_tree`."""
         self._check()
-        write_tree(self.claim(directory), write)
+        ours = self._claimed(directory)
+        if stays := write_tree(self.claim(directory), write, ours):
+            log.warning("%s: not zofo's, and left there: %s", directory, listed(stays))
 
     def read_info(self) -> dict[str, Any]:
         """run.json. Raises InputError where it is missing or damaged."""
@@ -265,16 +284,31 @@ class RunDir:
         """Delete a checkpoint or a best of ours."""
         self._check()
         aside = directory.with_name(f".{directory.name}.old")  # so that no half of it is ever taken for the whole
-        shutil.rmtree(aside, ignore_errors=True)
+        self._end_of(aside, directory)
         if directory.is_symlink():
             directory.unlink()
         else:
             directory.rename(aside)
-            shutil.rmtree(aside)
+            self._end_of(aside, directory)
         self._disclaim([directory.name])
+
+    def _end_of(self, aside: Path, directory: Path) -> None:
+        """Delete a directory that was put aside; what in it is not zofo's comes back to its place."""
+        if aside.is_dir() and _remove(aside, directory) and not directory.exists():
+            aside.rename(directory)
 
     def _disclaim(self, names: list[str]) -> None:
         """These are gone, or in a directory of ours."""
         if set(names) & set(files := self.manifest.get("files", [])):
             self.manifest["files"] = [name for name in files if name not in names]
             self._keep()
+
+
+def _remove(path: Path, named: Path | None = None) -> list[str]:
+    """Delete a file or a directory of zofo's. What in it is not zofo's stays, and is named, as in `named`: returned."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return []
+    if stays := remove_tree(path, SET_ASIDE if (named or path).name == SUPERSEDED else ()):
+        log.warning("%s: not zofo's, and left there: %s", named or path, listed(stays))
+    return stays
