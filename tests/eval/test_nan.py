@@ -18,7 +18,7 @@ from tests.family_runs import load_family
 from tests.option_rows import with_options
 from tests.tiny_models import cpu_loss
 from zofo import RunError, evaluate
-from zofo.api.evaluate import write_files
+from zofo.api.predictions import write_files
 from zofo.data import Decoding, TaskData
 from zofo.data.batch import collate
 from zofo.data.example import TASK_MEAN, objective_of

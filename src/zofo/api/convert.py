@@ -7,13 +7,12 @@ counted. Everything is converted before the first file is written.
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zofo.config.json_text import dumps
+from zofo.api.task_files import begins_with_a_row, write_task
 from zofo.config.registry import canonical
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
@@ -24,7 +23,6 @@ from zofo.data.samples import carved
 from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
 from zofo.data.task import find_spec, local_tables
 from zofo.errors import InputError, did_you_mean
-from zofo.train.files import sync, write_text
 
 FILES = {"train": "train.jsonl", "dev": "validation.jsonl", "test": "test.jsonl"}
 # Meta-training keeps 254 tokens of input and output together, and cuts the input for it. Without a model's tokenizer
@@ -98,7 +96,7 @@ def convert(
             raise InputError(f"{source.name}: nothing is left to write: it has rows for {', '.join(source.tables)}")
         results.append(Converted(source.name, source.template, files, tuple(_notes(source, files))))
     for converted in results:
-        _write(out / converted.name, converted.files)
+        write_task(out / converted.name, {file.path.name: file.rows for file in converted.files})
     return results
 
 
@@ -239,34 +237,10 @@ def _check_target(out: Path, source: Source, overwrite: bool) -> None:
     if source.path is not None and source.path.resolve() in (target.resolve(), *target.resolve().glob("*")):
         raise InputError(f"{target}: holds the rows that are to be converted; give another --output-dir")
     present = sorted(f.name for f in target.iterdir())
-    if others := [name for name in present if name not in FILES.values()]:
+    if others := [name for name in present if name not in FILES.values() or not begins_with_a_row(target / name)]:
         raise InputError(f"{target}: holds {others[0]}, which is none of ours; give another --output-dir")
     if present and not overwrite:
         raise InputError(f"{target}: exists; give another --output-dir, or --overwrite to replace it")
-
-
-def _write(target: Path, files: Sequence[Written]) -> None:
-    """Beside the target first, then renamed, and what was there renamed before: nobody meets half a task."""
-    temporary, older = target.with_name(f".{target.name}.tmp"), target.with_name(f".{target.name}.old")
-    _tidy(target, temporary, older)
-    temporary.mkdir(parents=True)
-    try:
-        for file in files:
-            write_text(temporary / file.path.name, "".join(dumps(row, ensure_ascii=False) + "\n" for row in file.rows))
-        if target.exists():
-            target.rename(older)
-        temporary.rename(target)
-        sync(target.parent)
-    finally:
-        _tidy(target, temporary, older)
-
-
-def _tidy(target: Path, temporary: Path, older: Path) -> None:
-    """What a kill, or an error, left: what was there is put back where nothing new is in its place."""
-    if older.exists() and not target.exists():
-        older.rename(target)
-    for left in (temporary, older):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------ what is said

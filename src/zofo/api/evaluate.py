@@ -11,7 +11,6 @@ from zofo.api.configure import named_files
 from zofo.api.restore import MOVED, Given, is_run
 from zofo.api.targets import Opened, open_target, recorded
 from zofo.config.instantiate import make_method
-from zofo.config.json_text import dumps
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig
@@ -24,10 +23,9 @@ from zofo.data.task import answers_of
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import make_evaluator
-from zofo.eval.likelihood import Evaluation, as_rows
+from zofo.eval.likelihood import Evaluation
 from zofo.models.sealed import check_export
 from zofo.models.tree_probe import share_prompts
-from zofo.train.files import write_json, write_text
 from zofo.train.inputs import check_inputs, examples_digest
 from zofo.train.progress import counter
 
@@ -136,16 +134,3 @@ def task_config(
         other = "" if task or config is None else "; --task names other data"
         raise InputError("\n".join(f"{error}{other}" for error in errors))
     return cfg
-
-
-def write_files(output: Path, evaluation: Evaluation, encoded: Sequence[Encoded], facts: Mapping[str, Any]) -> None:
-    """predictions.jsonl, results.json and, of a classification, report.json in a directory; or the first alone."""
-    alone = output.suffix == ".jsonl"
-    directory = output.parent if alone else output
-    directory.mkdir(parents=True, exist_ok=True)
-    lines = "".join(dumps(row) + "\n" for row in as_rows(evaluation, encoded))
-    write_text(output if alone else directory / "predictions.jsonl", lines)
-    if not alone:
-        for name, content in {"results": {**facts, **evaluation.values}, "report": evaluation.report}.items():
-            if content is not None:
-                write_json(directory / f"{name}.json", content)

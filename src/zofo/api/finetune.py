@@ -158,8 +158,11 @@ def evaluate(
     report.json, or a .jsonl file for the predictions. model: where the base model is now. overrides: "task.key=value"
     and "model.key=value". Raises InputError.
     """
-    from zofo.api.evaluate import evaluate_target, write_files
+    from zofo.api.evaluate import evaluate_target
+    from zofo.api.predictions import check_output, write_files
 
+    if output is not None:
+        check_output(Path(output))
     given, overrides = given_model(model, overrides, "an evaluation")
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
     result, encoded, facts = evaluate_target(

@@ -43,6 +43,8 @@ def _failure(error: BaseException) -> tuple[list[str], int]:
     if isinstance(error, OSError) and error.filename is not None:
         code = InputError.exit_code if error.errno in WRONG else RunError.exit_code
         return [f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"], code
+    if isinstance(error, OSError) and error.strerror:
+        return [f"{error.strerror.lower()}: of a file that the system does not name"], RunError.exit_code
     text = " ".join(str(error).split()) or "no message"
     return [f"{type(error).__name__}: {text} (this is a bug or a missing check: --debug shows where)"], 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -118,10 +119,14 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
     prompts = read_prompts(texts, file)
     from zofo.api.generate import Prompt
     from zofo.api.generate import generate as complete
+    from zofo.api.predictions import COMPLETION, check_own
+    from zofo.train.files import naming
 
     options["stop"] = [unescaped(text) for text in options["stop"]]
     place = Path(output) if output is not None else None
     sink: TextIO | None = None
+    if place is not None:
+        check_own(place, COMPLETION, "generate")
 
     def done(number: int, text: str) -> None:
         nonlocal sink
@@ -132,7 +137,8 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
         if place is not None and sink is None:  # not before the first completion: a refused prompt writes no file
             place.parent.mkdir(parents=True, exist_ok=True)
             sink = place.open("w", encoding="utf-8")
-        print(dumps({"prompt": prompts[number][0], "completion": text}), file=sink or sys.stdout, flush=True)
+        with naming(place) if place is not None else nullcontext():
+            print(dumps({"prompt": prompts[number][0], "completion": text}), file=sink or sys.stdout, flush=True)
 
     try:
         complete(target, [Prompt(*prompt) for prompt in prompts], done=done, **options)

@@ -10,6 +10,7 @@ from zofo.api.configure import resolve
 from zofo.config.resolve import Config
 from zofo.errors import InputError
 from zofo.train.files import looks_like_run
+from zofo.train.run_dir import RunDir
 
 
 def train_config(
@@ -68,4 +69,5 @@ def _saved(train: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         run = resume.parent
     if not (run / "config.yaml").is_file():
         raise InputError(f"--resume: {run} holds no config.yaml, so no run to go on with; check --output-dir")
+    RunDir(run).check_config()
     return str(run / "config.yaml"), {**train, "output_dir": str(run), "overwrite": False}

@@ -15,6 +15,7 @@ from zofo.errors import InputError
 from zofo.models.load import load
 from zofo.train import checkpoint, record
 from zofo.train.checkpoint import move_theta
+from zofo.train.files import naming
 from zofo.train.inputs import check_inputs
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
@@ -58,7 +59,8 @@ class CheckpointManager:
         """A new run: write the journal's header."""
         self.run.sweep()
         if self.session.journals:
-            self.journal = Journal.create(self.run.claim(self.run.journal), journal_header(self.session))
+            with naming(path := self.run.claim(self.run.journal)):
+                self.journal = Journal.create(path, journal_header(self.session))
             self.session.records.open(self.journal)
         self.metrics_position = 0
 
@@ -91,7 +93,8 @@ class CheckpointManager:
 
         self.run.write_tree(self.run.best(best.count), write)
         if self.journal is not None:
-            self.journal.sync()
+            with naming(self.journal.path):
+                self.journal.sync()
 
     def _write_adapters(self, directory: Path) -> None:
         adapters = self.session.problem.adapters
@@ -132,7 +135,8 @@ class CheckpointManager:
             trainer.save_to_json(str(directory / "trainer_state.json"))
 
         if self.journal is not None:
-            self.journal.sync()  # the checkpoint refers to the journal's bytes: they must be on the disk before it is
+            with naming(self.journal.path):
+                self.journal.sync()  # the checkpoint refers to its bytes: they must be on the disk before it is
         self.run.write_tree(self.run.checkpoint(count), write)
         self.run.drop_superseded()
         self._prune(at.best)
@@ -202,9 +206,12 @@ class CheckpointManager:
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
         path, theta = self.run.journal, self.session.problem.theta
         try:
-            self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
-        except (JournalError, OSError) as error:
+            with naming(path):
+                self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
+        except JournalError as error:
             raise InputError(f"cannot resume: {error}") from error
+        except FileNotFoundError:
+            raise InputError(f"cannot resume: {path}: missing; put back a copy of the file") from None
         estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"
         assert estimator is not None
         assert rule is not None

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +14,47 @@ from zofo.config.json_text import dumps
 from zofo.models.sealed import MANIFEST
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What the operating system says inside names a file: `path`, where it names none itself.
+
+    A write or an fsync does not, and libraries wrap it in errors of their own: of those an OSError is made.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            code = int(number.group(1))
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
+
+
+def delete_tree(path: Path) -> None:
+    """A directory that is zofo's whole. Raises OSError that names it: the standard library names a file without it."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        inside = Path(error.filename or "")
+        error.filename = str(inside if inside.is_absolute() else path / inside)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
-    """UTF-8. A reader, or the next start after a kill, sees the old file or the new one."""
+    """UTF-8. A reader, or the next start after a kill, sees the old file or the new one. OSErrors name the file."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with naming(path), temporary.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong is said, and not that its draft stays
+            temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
 
@@ -41,6 +75,7 @@ def sync(path: Path) -> None:
     """What was written to a file, or renamed within a directory, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import Any
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
+from zofo.train.files import naming
 
 NAME = ".lock"
 BEAT, PATIENCE = 5.0, 30.0
@@ -36,6 +38,8 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self.directory.mkdir(parents=True, exist_ok=True)
+        if _anothers(self.path):
+            raise InputError(f"{self.path}: no lock of zofo's; move it away, or choose another directory")
         while not self._create():
             self._remove(self._stale().get("token"))
         threading.Thread(target=self._beat, name="zofo lease", daemon=True).start()
@@ -66,7 +70,15 @@ class Lease:
         """The lock with its contents, at once, or not at all."""
         content = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         draft = self.directory / f"{NAME}.{self.token}"
-        draft.write_text(dumps({**content, "born": _born(os.getpid())}), "utf-8")
+        try:
+            with naming(draft):
+                draft.write_text(dumps({**content, "born": _born(os.getpid())}), "utf-8")
+            return self._put(draft)
+        finally:
+            with suppress(OSError):  # the next holder takes it away
+                draft.unlink(missing_ok=True)
+
+    def _put(self, draft: Path) -> bool:
         try:
             os.link(draft, self.path)
         except FileExistsError:
@@ -78,10 +90,8 @@ class Lease:
                 handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
                 return False
-            with os.fdopen(handle, "w") as file:
+            with naming(self.path), os.fdopen(handle, "w") as file:
                 file.write(draft.read_text("utf-8"))
-        finally:
-            draft.unlink(missing_ok=True)
         return True
 
     def _stale(self) -> dict[str, Any]:
@@ -113,7 +123,8 @@ class Lease:
             if _read(self.path).get("token") == token:
                 self.path.unlink(missing_ok=True)
                 for draft in self.directory.glob(f"{NAME}.*"):  # of a process that died as it asked
-                    draft.unlink(missing_ok=True)
+                    if re.fullmatch("[0-9a-f]{32}", draft.suffix[1:]):
+                        draft.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
@@ -137,6 +148,18 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _anothers(path: Path) -> bool:
+    """Whether a file of this name is no lock, nor the beginning of one or the zeros that a crash left."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return not path.is_file()
+    begin = b'{"token": "'
+    return bool(content.strip(b"\0")) and content[: len(begin)] != begin[: len(content)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from zofo.eval.likelihood import Evaluation
 from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import stretched, trains_metric
+from zofo.train.files import naming
 from zofo.train.progress import Divergence, Progress, Skips
 from zofo.train.record import MetricsLog, peak_bytes
 from zofo.train.run_dir import RunDir
@@ -183,7 +184,8 @@ class Loop:
     def _step(self) -> None:
         self.callbacks.call("on_step_begin")
         start = time.perf_counter()
-        values = self.session.method.step(self.at.k)
+        with naming(self.run.journal):
+            values = self.session.method.step(self.at.k)
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step = self.count

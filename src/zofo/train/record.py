@@ -13,6 +13,7 @@ import torch
 
 from zofo.config.json_text import dumps
 from zofo.models.versions import installed
+from zofo.train.files import naming
 
 PACKAGES = (
     "zofo",
@@ -78,8 +79,9 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        self._file.write(dumps({"event": event, "step": step, **values}) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(dumps({"event": event, "step": step, **values}) + "\n")
+            self._file.flush()
 
     @property
     def position(self) -> int:

@@ -18,7 +18,7 @@ from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
 from zofo.models.sealed import MANIFEST, sha256_of, verify_tree
-from zofo.train.files import sync, write_json, write_text
+from zofo.train.files import delete_tree, naming, sync, write_json, write_text
 from zofo.train.ownership import (
     BEST,
     CHECKPOINT,
@@ -130,7 +130,7 @@ class RunDir:
         for name in self.manifest.get("files", ()):
             path = self.root / name
             left = path.with_name(f".{path.name}.tmp")
-            left.unlink(missing_ok=True) if left.is_symlink() or not left.is_dir() else shutil.rmtree(left)
+            left.unlink(missing_ok=True) if left.is_symlink() or not left.is_dir() else delete_tree(left)
         for aside in self.root.glob(".*.old"):
             name = aside.name.removeprefix(".").removesuffix(".old")
             if name == SUPERSEDED or is_numbered(name):
@@ -170,7 +170,8 @@ class RunDir:
             copy = self.superseded / path.name
             if path.is_file() and not copy.exists():
                 draft = copy.with_name(f".{path.name}.tmp")
-                shutil.copyfile(path, draft)
+                with naming(draft):
+                    shutil.copyfile(path, draft)
                 sync(draft)
                 draft.rename(copy)
         moved = sorted(newer, key=lambda path: (path.name.startswith(BEST), -int(path.name.rpartition("-")[2])))
@@ -239,15 +240,18 @@ class RunDir:
         """Whether config.yaml ("config") or run.json ("info") is what the run wrote, as far as is known."""
         return key not in self.manifest or sha256_of(path) in self.manifest[key]
 
-    def read_config(self) -> Config:
-        """Raises InputError where config.yaml is missing, wrong, or not what the run wrote."""
-        config = load_config(self.config)
-        if not self.as_written("config", self.config):
+    def check_config(self) -> None:
+        """Raises InputError where config.yaml is not what the run wrote, as far as is known."""
+        if self.config.is_file() and not self.as_written("config", self.config):
             raise InputError(
                 f"{self.config}: changed since the run wrote it; put it back (a model or data that moved is given with "
                 f"--model or --data)"
             )
-        return config
+
+    def read_config(self) -> Config:
+        """Raises InputError where config.yaml is missing, wrong, or not what the run wrote."""
+        self.check_config()
+        return load_config(self.config)
 
     def write(self, name: str, text: str) -> None:
         """A text file, by its name in the run."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from zofo.config.json_text import read_json
 from zofo.errors import InputError
 from zofo.models.sealed import FORMAT, MANIFEST, PLAN, WORK, read_manifest, sha256_of
-from zofo.train.files import sync, write_json
+from zofo.train.files import delete_tree, naming, sync, write_json
 
 Write = Callable[[Path], None]
 # What checkpoints and bests are made of, for one whose manifest is gone
@@ -44,7 +44,8 @@ def write_tree(target: Path, write: Write, ours: bool = False) -> list[str]:
 
 def _fill(directory: Path, write: Write) -> list[str]:
     """Write the files, the manifest last, and bring them to the disk. Returns their names without the manifest's."""
-    write(directory)
+    with naming(directory):
+        write(directory)
     paths = sorted(p for p in directory.rglob("*") if p.is_file())
     sums = {p.relative_to(directory).as_posix(): sha256_of(p) for p in paths}
     write_json(directory / MANIFEST, {"format": FORMAT, "sha256": sums})
@@ -112,7 +113,7 @@ def _clean(work: Path) -> None:
     """The plan first: without it nothing in there is of use."""
     (work / PLAN).unlink(missing_ok=True)
     sync(work)
-    shutil.rmtree(work)
+    delete_tree(work)
 
 
 def _move(source: Path, target: Path, name: str) -> None:
@@ -190,7 +191,7 @@ def _delete(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:
-        shutil.rmtree(path)
+        delete_tree(path)
 
 
 def listed(names: list[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zofo.api.predictions import KEYS, is_own
 from zofo.config.json_text import dumps, read_json
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
@@ -57,13 +58,17 @@ class Store:
         return part, True
 
     def _clear(self) -> None:
-        """Delete what measurements wrote here, and what of it a kill left half written; what else is there stays."""
+        """Delete what measurements wrote here, known by its contents, and what of it a kill left half
+        written; what else is there stays."""
         assert self.out is not None
-        (self.out / "results.json").unlink(missing_ok=True)
-        (self.out / ".results.json.tmp").unlink(missing_ok=True)
-        kinds = (("parts", "json"), ("predictions", "jsonl"))
-        written = [path for top, kind in kinds for path in (self.out / top).rglob(f"*.{kind}")]
-        written += [path for top, kind in kinds for path in (self.out / top).rglob(f".*.{kind}.tmp")]
+        if is_own(self.out / "results.json", {"setting", "ways"}):
+            (self.out / "results.json").unlink()
+        written = [path for path in (self.out / "parts").rglob("*.json") if is_own(path, {"way", "value", "seconds"})]
+        rows = (self.out / "predictions").rglob("*.jsonl")
+        written += [path for path in rows if is_own(path, KEYS["predictions.jsonl"])]
+        halves = (("parts", "json"), ("predictions", "jsonl"))
+        written += [path for top, kind in halves for path in (self.out / top).rglob(f".*.{kind}.tmp")]
+        written += self.out.glob(".results.json.tmp")
         for path in written:
             path.unlink()
         for folder in sorted({path.parent for path in written}, key=lambda p: -len(p.parts)):

@@ -175,15 +175,18 @@ def _last_line(text: str) -> str:
 
 @contextmanager
 def _building(target: Path) -> Iterator[Path]:
-    """A directory beside `target` that takes its place only when the block ends well; an unstamped old one goes."""
+    """A directory beside `target` that takes its place only when the block ends well, stamped.
+
+    Raises InputError where something without a stamp is there: it is not ours.
+    """
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise InputError(f"{target}: not made by the quick start (no {STAMP}); move it away, or give another cache")
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield made
         made.chmod(0o755)  # mkdtemp's directory is for its owner alone
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(made, target)
+        os.replace(made, target)  # over an empty directory, or none
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

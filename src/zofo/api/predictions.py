@@ -1,0 +1,65 @@
+"""The files of an evaluation: predictions.jsonl, results.json, report.json. Somebody else's are not overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zofo.config.json_text import dumps
+from zofo.data.tokenization import Encoded
+from zofo.errors import InputError
+from zofo.eval.likelihood import Evaluation, as_rows
+from zofo.train.files import write_json, write_text
+
+# Keys that zofo's own have
+KEYS = {
+    "predictions.jsonl": {"id", "prompt", "answers", "loss"},
+    "results.json": {"model", "task", "split", "seed"},
+}
+COMPLETION = {"prompt", "completion"}  # of a line that `zofo generate` writes
+
+
+def check_output(output: Path) -> None:
+    """Before an evaluation. Raises InputError where a file is in the way that no evaluation wrote."""
+    alone = output.suffix == ".jsonl"
+    if not alone and output.exists() and not output.is_dir():
+        raise InputError(f"{output}: is a file; give a directory, or a .jsonl file for the predictions alone")
+    paths = {output: KEYS["predictions.jsonl"]} if alone else {output / name: keys for name, keys in KEYS.items()}
+    for path, keys in paths.items():
+        check_own(path, keys, "evaluation")
+    if not alone and (output / "report.json").exists() and not (output / "results.json").exists():
+        raise InputError(f"{output / 'report.json'}: {_THERE.format('evaluation')}")
+
+
+_THERE = "is there already, and no {} of zofo wrote it; choose another --output"
+
+
+def check_own(path: Path, keys: set[str], what: str) -> None:
+    """Raises InputError for what is there, is not empty, and is not one of zofo's, which has these keys."""
+    if path.is_dir() or (path.is_file() and path.stat().st_size and not is_own(path, keys)):
+        raise InputError(f"{path}: {_THERE.format(what)}")
+
+
+def is_own(path: Path, keys: set[str]) -> bool:
+    """Whether a JSON file, or the first of JSON lines, is a mapping with these keys."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.loads(file.readline() if path.suffix == ".jsonl" else file.read())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and keys <= set(content)
+
+
+def write_files(output: Path, evaluation: Evaluation, encoded: Sequence[Encoded], facts: Mapping[str, Any]) -> None:
+    """predictions.jsonl, results.json and, of a classification, report.json in a directory; or the first alone."""
+    alone = output.suffix == ".jsonl"
+    directory = output.parent if alone else output
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = "".join(dumps(row) + "\n" for row in as_rows(evaluation, encoded))
+    write_text(output if alone else directory / "predictions.jsonl", lines)
+    if not alone:
+        for name, content in {"results": {**facts, **evaluation.values}, "report": evaluation.report}.items():
+            if content is not None:
+                write_json(directory / f"{name}.json", content)
