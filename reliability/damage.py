@@ -72,7 +72,8 @@ class Tally:
 def trained(world: World, method: str, out: Path, seed: int, steps: int) -> list[str]:
     name = method.removesuffix("-snapshots").removesuffix("-adamw")
     fixed = ["train", "--model", str(world.model), "--task", str(world.rows), "--method", name, "--seed", str(seed)]
-    return [*fixed, *METHODS[method], *FEW, *STEPS, "--output-dir", str(out), "--max-steps", str(steps)]
+    few = [word for word in FEW if not word.startswith("train.max_steps=")]
+    return [*fixed, *METHODS[method], *few, *STEPS, "--output-dir", str(out), "--max-steps", str(steps)]
 
 
 def reading() -> dict[str, Callable[[Path, Path], list[str]]]:
