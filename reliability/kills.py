@@ -180,7 +180,9 @@ class Chain:
 
     def _in_one_piece(self, piece: str, at: str) -> None:
         def below(held: dict[str, Any]) -> dict[str, Any]:
-            return {name: value for name, value in held.items() if name == piece or name.startswith(f"{piece}/")}
+            work = f"{piece}/.zofo-unfinished/"
+            inside = {name: value for name, value in held.items() if name == piece or name.startswith(f"{piece}/")}
+            return {name: value for name, value in inside.items() if not name.startswith(work)}
 
         now = below(contents(self.case))
         cut = "export" in self.what.name and f"{piece}/manifest.json" not in now  # no verb takes it for a whole one

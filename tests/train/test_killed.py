@@ -157,3 +157,18 @@ def test_what_a_run_has_pruned_is_its_users_to_make_again(
         (run / name / "photo.jpg").write_text("mine", "utf-8")
     train("fo-peft", overwrite=True, save_steps=8, eval_steps=8)
     assert all((run / name / "photo.jpg").read_text("utf-8") == "mine" for name in gone)
+
+
+@pytest.mark.parametrize("left", ["everything", "the folders alone", "a file of another's"])
+def test_what_is_left_of_a_deletion_is_deleted(left: str, train: Callable[..., Path]) -> None:
+    """Its manifest goes last: a kill after it leaves folders that nothing names any more."""
+    run = train("fo-peft")
+    aside = (run / "best-2") if (run / "best-2").exists() else max(run.glob("best-*"))
+    copy = shutil.copytree(aside, run / f".{aside.name}.old")
+    if left != "everything":
+        for path in [path for path in copy.rglob("*") if path.is_file()]:
+            path.unlink()
+    if left == "a file of another's":
+        (copy / "p" / "photo.jpg").write_text("mine", "utf-8")
+    train("fo-peft", resume="latest", max_steps=10)
+    assert copy.exists() == (left == "a file of another's")
