@@ -188,3 +188,12 @@ def test_nothing_is_claimed_for_what_cannot_be_opened(small_setting: Path, tmp_p
     with pytest.raises(InputError, match="no such directory"):
         zofo.meta_test(tmp_path / "nowhere", **as_task(small_setting), ways=["zero-shot"], output=out)
     assert not out.exists()
+
+
+def test_a_start_that_was_killed_at_its_plan_is_started_again(run_of: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".plan.json.tmp").write_text('{"k', "utf-8")
+    zofo.meta_test(run_of("bank"), ways=["zero-shot"], output=out, **QUICK)
+    assert (out / "results.json").is_file()
+    assert not list(out.glob(".*"))

@@ -37,7 +37,8 @@ class Store:
                     f"give --overwrite"
                 )
             return
-        if old is None and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        draft = self.out / ".plan.json.tmp"  # of a start that was killed as it wrote its plan
+        if old is None and self.out.exists() and (not self.out.is_dir() or any(p != draft for p in self.out.iterdir())):
             raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
         self._clear()
         self.out.mkdir(parents=True, exist_ok=True)
