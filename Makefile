@@ -10,7 +10,7 @@ QUIET := -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow test-gpu test-newest test-oldest test-flower compatibility lock lint format \
-	docs clean
+	docs clean fuzz
 
 help:
 	@echo "make quickstart     install, fetch a small model and data, fine-tune on the CPU"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-newest    the suite in an environment of its own with the newest versions of everything"
 	@echo "make test-oldest    the same with the oldest versions that pyproject.toml allows"
 	@echo "make test-flower    the same with the versions that Flower pins"
+	@echo "make fuzz           15 minutes of new fuzz cases, by the date's seed"
 	@echo "make compatibility  the suite in .venv, recorded in results/compatibility.json as the three above are"
 	@echo "make lock           constraints/*.txt anew, from the newest versions there are"
 	@echo "make lint           ruff, pyright, import-linter"
@@ -62,6 +63,12 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+FUZZ_SEED ?= $(shell date +%Y%m%d)
+
+fuzz: $(STAMP)
+	@echo "seed $(FUZZ_SEED)"
+	$(BIN)/python -m tests.fuzz --minutes 15 --seed $(FUZZ_SEED) --new
 
 compatibility: $(STAMP)
 	$(BIN)/python -m tests.compatibility tested

@@ -23,7 +23,8 @@ from pathlib import Path
 from tests.fuzz.world import World
 from tests.traces import traces
 
-from reliability.kills import FEW, METHODS, files_of, in_a_process
+from reliability._forked import files_of, in_a_process
+from reliability._undertakings import FEW, METHODS
 from zofo.cli import main as cli
 from zofo.config.json_text import dumps
 

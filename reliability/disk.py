@@ -29,8 +29,8 @@ from pathlib import Path
 from tests.fuzz.world import World
 
 from reliability import real_disks
+from reliability._forked import files_of, in_a_process
 from reliability.disk_jobs import Job, jobs
-from reliability.kills import files_of, in_a_process
 from zofo.cli import main as cli
 from zofo.config.json_text import dumps
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from tests.fuzz.world import World
 from tests.traces import traces
 
-from reliability.kills import FEW, METHODS, files_of, in_a_process
+from reliability._forked import files_of, in_a_process
+from reliability._undertakings import FEW, METHODS
 from zofo.cli import main as cli
 
 TRAINED = ("bilevel-zofo", "mezo-adamw", "bilevel-zofo-snapshots", "fo-ft")

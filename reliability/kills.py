@@ -1,246 +1,279 @@
-"""Runs killed at any file operation, or in the middle of any evaluation of F, and taken up again: is anything lost?
+"""Every verb that writes killed at any file operation, in the middle of a write, or of its computing: is anything lost?
 
-    python -m reliability.kills --number 300 --out results/kills.json
+    nice python -m reliability.kills --number 300 --out results/kills.json      (--go-on: where it was cut)
 
-A run of each method that trains is made once and left alone. Then, again and again, the same run is started in a
-process of its own, which sends itself SIGKILL before its n-th file operation inside the directory (two thirds of the
-kills: open to write, fsync, rename, unlink, mkdir, rmdir, truncate, link) or in its n-th evaluation of F, n drawn.
-What is left is taken up with `--resume latest`, or begun again where there is no checkpoint; half of these starts are
-killed too. In the end the run must have the bytes of the one that was left alone, and no file more or less.
+Each undertaking (`_undertakings.py`) is done once and left alone. Then, again and again, it is done in a process of its
+own that sends itself SIGKILL: two thirds of the kills at a file operation (open to write, write, fsync, rename, unlink,
+mkdir, rmdir, truncate, link), the others at a forward pass or at a record that is replayed. It is simply started again
+(a run with `--resume latest`, or anew where it has no checkpoint), and half of these starts are killed too. In the end
+its folder must have the bytes of the one that was left alone, and no file more or less. After each kill:
+
+- every checkpoint whose rename was done, and that was not pruned, is there and whole; the next start takes the newest
+- the journal has every byte that was synced, and they are those of the run that was left alone
+- a run that is only read is as it was, and what is written in one piece (an export) is whole, as it was, or not there
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.fuzz.world import World
-from tests.traces import traces
 
-from zofo.cli import main as cli
+from reliability._alike import contents, unlike
+from reliability._dying import COMPUTES, Death, Ended, command
+from reliability._undertakings import Undertaking, undertakings
 from zofo.config.json_text import dumps
+from zofo.errors import InputError
+from zofo.models.sealed import verify_tree
 
-METHODS: dict[str, list[str]] = {
-    "bilevel-zofo": ["method.inner_steps=1"],
-    "bilevel-zofo-snapshots": ["method.inner_steps=1", "train.max_replay_seconds=0"],
-    "bilevel-ablations": ["method.inner_steps=1", "method.p_start=s"],
-    "bilevel-fo": ["method.inner_steps=1"],
-    "two-stage": [],
-    "mezo": [],
-    "mezo-adamw": ["rule=adamw"],
-    "mezo-svrg": ["estimator=svrg"],
-    "sparse-mezo": [],
-    "fo-ft": [],
-    "fo-peft": [],
-}
-FEW = [
-    *("train.batch_size=4", "train.max_steps=12", "train.eval_steps=4", "train.save_steps=4", "train.threads=1"),
-    *("train.save_total_limit=2", "task.test_examples=4", "task.dev_examples=4", "task.train_examples=12"),
-]
-EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
+STARTS = 14  # of one chain at most
 
 
 @dataclass
 class Tally:
+    """kills: by the kind of the point; where: by the undertaking."""
+
     kills: dict[str, int] = field(default_factory=dict)
+    where: dict[str, int] = field(default_factory=dict)
     chains: int = 0
     starts: int = 0
+    torn: int = 0  # kills in the middle of a write
+    resumed: int = 0  # starts that went on from a checkpoint
     faults: list[str] = field(default_factory=list)
-
-    def count(self, what: str) -> None:
-        self.kills[what] = self.kills.get(what, 0) + 1
+    seconds: float = 0.0
 
 
-def in_a_process(act: Callable[[], int], seconds: float = 300) -> tuple[int, str]:
-    """(exit code, or minus the signal's number; what it wrote) of `act` in a fork of this process."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(read)
-        shown, code = io.StringIO(), 99
-        try:
-            with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-                signal.alarm(int(seconds))
-                code = act()
-        except BaseException as error:  # told to the parent
-            shown.write(repr(error))
-        os.write(write, shown.getvalue()[-4000:].encode())
-        os._exit(code)
-    os.close(write)
-    text = b""
-    while chunk := os.read(read, 65536):
-        text += chunk
-    os.close(read)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text.decode("utf-8", "replace")
+@dataclass
+class Undisturbed:
+    """What an undertaking comes to when it is left alone: its points, its folder, and its folder before it."""
+
+    points: list[str]
+    after: dict[str, Any]
+    before: dict[str, Any]
+    journal: bytes
+
+    def deaths(self, aim: str) -> dict[str, int]:
+        """{the kind of a point: how many there are} of those that the pattern matches."""
+        import re
+
+        return dict(Counter(point.partition(" ")[0] for point in self.points if re.search(aim, point)))
 
 
-def watch(root: Path, seen: Callable[[str], None]) -> None:
-    """Calls seen(operation) before each operation on a file below root."""
-    inside = str(root)
+class Chain:
+    """One undertaking, killed at least once, started again until it is through."""
 
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(args[0], str) and args[0].startswith(inside):
-            if args[2] & (os.O_WRONLY | os.O_RDWR):
-                seen("open")
-        elif event in EVENTS and any(
-            isinstance(a, str | os.PathLike) and os.fspath(a).startswith(inside) for a in args
-        ):
-            seen(event.removeprefix("os."))
+    def __init__(self, what: Undertaking, whole: Undisturbed, case: Path, rng: random.Random, tally: Tally) -> None:
+        self.what, self.whole, self.case, self.rng, self.tally = what, whole, case, rng, tally
+        self.committed: set[int] = set()
+        self.diary = case.with_suffix(".diary")
 
-    sys.addaudithook(hook)
-    real = os.fsync
+    def fault(self, text: str) -> None:
+        self.tally.faults.append(f"{self.what.name}: {text}")
 
-    def fsync(handle: int) -> None:
-        seen("fsync")
-        real(handle)
+    def run(self) -> None:
+        fresh(self.case, self.what)
+        self.committed = _checkpoints(self.case / "out") if self.what.run else set()
+        kills = 0
+        for start in range(STARTS):
+            death = self._death(start) if not kills or self.rng.random() < 0.5 else None
+            if start > 8:
+                death = None
+            self.tally.starts += 1
+            args = self.what.args(self.case, start)
+            expected = max(self.committed, default=None)
+            ended = command(args, self.case, self.diary, death or Death("$^", 1))
+            self._follow(ended, args, expected)
+            if ended.code == -signal.SIGKILL:
+                kills += 1
+                self._count(ended)
+                self._left(ended)
+                continue
+            if ended.code:
+                self.fault(f"start {start + 1}, {' '.join(args)[-200:]}: exit {ended.code}: {ended.shown[-600:]}")
+                return
+            if kills:
+                break
+        self.tally.chains += 1
+        for line in unlike(contents(self.case), self.whole.after):
+            self.fault(f"in the end {line}")
 
-    os.fsync = fsync  # no event is raised for it
+    def _death(self, start: int) -> Death:
+        """Two thirds at files; of these all kinds of operation alike often, and half of them where it is aimed at."""
+        rng = self.rng
+        aim = rng.choice([*self.what.aims, "."]) if self.what.aims else "."
+        kinds = self.whole.deaths(aim)
+        at_files = {kind: n for kind, n in kinds.items() if kind not in COMPUTES}
+        computing = {kind: n for kind, n in self.whole.deaths(".").items() if kind in COMPUTES}
+        if not at_files or (computing and rng.random() > 2 / 3):
+            kinds = {kind: n for kind, n in kinds.items() if kind in COMPUTES} or computing
+            kind = rng.choice(sorted(kinds))
+            return Death(f"^{kind}$", rng.randint(1, kinds[kind]))
+        kind = rng.choice(sorted(at_files))
+        return Death(f"^(?=.*(?:{aim})){kind} ", rng.randint(1, at_files[kind]), rng.choice([0.0, 0.01, 0.5, 0.99]))
 
+    def _count(self, ended: Ended) -> None:
+        kind = ended.of("died")[0].partition(" ")[0] if ended.of("died") else "elsewhere"
+        self.tally.kills[kind] = self.tally.kills.get(kind, 0) + 1
+        self.tally.where[self.what.name] = self.tally.where.get(self.what.name, 0) + 1
+        self.tally.torn += kind == "write"
 
-def train(world: World, method: str, out: Path, more: list[str], operation: int = 0, evaluation: int = 0) -> int:
-    """The run, which kills itself before its file operation or in its evaluation of this number; 0: it does not."""
-    counts = {"operation": 0, "evaluation": 0}
-
-    def seen(what: str) -> None:
-        counts["operation"] += 1
-        if counts["operation"] == operation:
-            (out.parent / f"{out.name}.killed").write_text(what)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    watch(out, seen)
-    if evaluation:
-        from zofo.objectives._loss import Loss
-
-        real = Loss._sums
-
-        def sums(*args: Any, **kwargs: Any) -> Any:
-            counts["evaluation"] += 1
-            if counts["evaluation"] == evaluation:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        Loss._sums = sums  # type: ignore[method-assign]
-    name = method.removesuffix("-snapshots").removesuffix("-adamw").removesuffix("-svrg")
-    fixed = ["--model", str(world.model), "--task", str(world.rows), "--output-dir", str(out), "--method", name]
-    return cli.run(["train", *fixed, *METHODS[method], *FEW, *more])
-
-
-def files_of(out: Path) -> set[str]:
-    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-
-
-def counts_of(world: World, method: str, out: Path) -> tuple[int, int]:
-    """(file operations, evaluations of F) of a run that is left alone."""
-
-    def act() -> int:
-        from zofo.objectives._loss import Loss
-
-        operations, evaluations, real = [0], [0], Loss._sums
-
-        def sums(*args: Any, **kwargs: Any) -> Any:
-            evaluations[0] += 1
-            return real(*args, **kwargs)
-
-        Loss._sums = sums  # type: ignore[method-assign]
-        watch(out, lambda _: operations.__setitem__(0, operations[0] + 1))
-        code = train(world, method, out, [])
-        (out.parent / f"{out.name}.counts").write_text(dumps([operations[0], evaluations[0]]))
-        return code
-
-    code, text = in_a_process(act)
-    if code:
-        raise SystemExit(f"{method}: exit {code}\n{text}")
-    operations, evaluations = json.loads((out.parent / f"{out.name}.counts").read_text())
-    return operations, evaluations
-
-
-def chain(
-    world: World, method: str, whole: Path, sizes: tuple[int, int], out: Path, rng: random.Random, tally: Tally
-) -> None:
-    """One run, killed at least once, taken up until it is through; then compared with the whole one."""
-    place, kills = f"{method} {out.name}", 0
-    for start in range(12):
-        more: list[str] = []
-        if start:
-            more = ["--resume", "latest"] if any(out.glob("checkpoint-*")) else ["--overwrite"]
-        operation = evaluation = 0
-        if not kills or rng.random() < 0.5:
-            if rng.random() < 2 / 3:
-                operation = rng.randint(1, sizes[0])
-            else:
-                evaluation = rng.randint(1, sizes[1])
-        tally.starts += 1
-        code, text = in_a_process(lambda: train(world, method, out, more, operation, evaluation))  # noqa: B023
-        if code == -signal.SIGKILL:
-            kills += 1
-            mark = out.parent / f"{out.name}.killed"
-            tally.count(mark.read_text() if operation else "evaluation")
-            mark.unlink(missing_ok=True)
-            continue
-        if code:
-            tally.faults.append(f"{place}: start {start + 1} with {more} ended with {code}: {text[-600:]}")
+    def _follow(self, ended: Ended, args: list[str], expected: int | None) -> None:
+        """Which checkpoints there must be after what was done, and whether the newest was gone on from."""
+        if not self.what.run:
             return
-        if kills:
-            break
-    tally.chains += 1
-    if (ours := files_of(out)) != (theirs := files_of(whole)):
-        tally.faults.append(f"{place}: files {sorted(ours ^ theirs)}")
-    ours_left, theirs_left = traces(out), traces(whole)
-    for key in ours_left.keys() | theirs_left.keys():
-        if ours_left.get(key) != theirs_left.get(key):
-            tally.faults.append(f"{place}: {key} differs")
+        for name in ended.of("resumed"):
+            self.tally.resumed += 1
+            if args[-1] == "latest" and name != f"checkpoint-{expected}":
+                self.fault(f"went on from {name}, though checkpoint-{expected} had been written")
+        if "--overwrite" in args:
+            self.committed = set()
+        for source, target in ended.of("renamed"):
+            for path, there in ((source, False), (target, True)):
+                kind, _, number = Path(path).name.partition("-")
+                if kind == "checkpoint" and Path(path).parent.name == "out" and number.isdigit():
+                    (self.committed.add if there else self.committed.discard)(int(number))
+
+    def _left(self, ended: Ended) -> None:
+        """After a kill."""
+        at = f"killed at {(ended.of('died') or ['?'])[0]}"
+        out = self.case / "out"
+        for number in sorted(self.committed) if self.what.run else ():
+            try:
+                verify_tree(out / f"checkpoint-{number}", "")
+            except InputError as error:
+                self.fault(f"{at}: checkpoint-{number}, which had been written, is lost: {error}")
+        synced = [size for name, size in ended.of("synced") if name == "out/journal.bin"]
+        if synced:
+            journal = (out / "journal.bin").read_bytes()
+            if len(journal) < synced[-1] or not self.whole.journal.startswith(journal[: synced[-1]]):
+                self.fault(f"{at}: the journal's first {synced[-1]} bytes, which were on the disk, are not there")
+        if self.what.name.startswith("back"):
+            self._nothing_newer_lost(at)
+        for read in self.what.reads:
+            if _stamps(read) != self.stamps[read]:
+                self.fault(f"{at}: {read.name}, which was only read, is changed")
+        for piece in self.what.one_piece:
+            self._in_one_piece(piece, at)
+
+    def _nothing_newer_lost(self, at: str) -> None:
+        """While a run goes back, its newer checkpoints and records are in their places, or kept, or made anew."""
+        out = self.case / "out"
+        for number in (8, 12):
+            places = [out / f"checkpoint-{number}", out / "superseded" / f"checkpoint-{number}"]
+            if not any(path.is_dir() for path in places) and not any(n > 4 for n in self.committed):
+                self.fault(f"{at}: checkpoint-{number} is neither in its place nor kept")
+        journals = [path for path in (out / "journal.bin", out / "superseded" / "journal.bin") if path.exists()]
+        new = any(n > 4 for n in self.committed)
+        if self.whole.journal and not new and all(path.read_bytes() != self.whole.journal for path in journals):
+            self.fault(f"{at}: the records behind step 4 are neither in their place nor kept")
+
+    def _in_one_piece(self, piece: str, at: str) -> None:
+        def below(held: dict[str, Any]) -> dict[str, Any]:
+            work = f"{piece}/.zofo-unfinished/"
+            inside = {name: value for name, value in held.items() if name == piece or name.startswith(f"{piece}/")}
+            return {name: value for name, value in inside.items() if not name.startswith(work)}
+
+        now = below(contents(self.case))
+        cut = "export" in self.what.name and f"{piece}/manifest.json" not in now  # no verb takes it for a whole one
+        if now not in ({}, below(self.whole.before), below(self.whole.after)) and not cut:
+            self.fault(f"{at}: {piece} is neither whole, nor as it was, nor absent: {', '.join(list(now)[:5])}")
+
+    stamps: dict[Path, list[tuple[str, int, int]]] = {}  # noqa: RUF012 (of all chains)
+
+
+def fresh(case: Path, what: Undertaking) -> None:
+    shutil.rmtree(case, ignore_errors=True)
+    case.mkdir()
+    what.before(case)
+
+
+def left_alone(what: Undertaking, case: Path) -> Undisturbed:
+    fresh(case, what)
+    before = contents(case)
+    for path in what.reads:
+        Chain.stamps[path] = _stamps(path)
+    ended = command(what.args(case, 0), case, case.with_suffix(".diary"))
+    if ended.code:
+        raise SystemExit(f"{what.name}: exit {ended.code}\n{ended.shown}")
+    for path in what.reads:
+        if _stamps(path) != Chain.stamps[path]:
+            raise SystemExit(f"{what.name}: changes {path}")
+    journal = case / "out" / "journal.bin"
+    return Undisturbed(ended.of("points")[0], contents(case), before, journal.read_bytes() if journal.exists() else b"")
+
+
+def _checkpoints(run: Path) -> set[int]:
+    return {int(path.name.partition("-")[2]) for path in run.glob("checkpoint-*")}
+
+
+def _stamps(path: Path) -> list[tuple[str, int, int]]:
+    """(name, size, time of change) of a file, or of all in a folder."""
+    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sorted((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in paths)
+
+
+def _taken_up(path: Path | None, seed: int) -> tuple[Tally, int]:
+    """(the tally so far, the number of the next chain) of an earlier call that was cut."""
+    if path is None or not path.exists():
+        return Tally(), 0
+    past = json.loads(path.read_text("utf-8"))
+    if past.get("seed") != seed or "next" not in past:
+        return Tally(), 0
+    return Tally(**{key: past[key] for key in asdict(Tally())}), past["next"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m reliability.kills", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--number", type=int, default=300, help="kills in all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=30, help="stop after so long")
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--minutes", type=float, default=120, help="stop after so long")
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures, written after each chain")
+    parser.add_argument("--go-on", action="store_true", help="from where the figures of --out are")
+    parser.add_argument("--only", nargs="*", help="undertakings by name")
     args = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)  # forks share no pool of threads
-    tally, begun = Tally(), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder))
-        _ = world.model, world.rows
-        wholes, sizes = {}, {}
-        for method in args.methods:
-            wholes[method] = Path(folder) / f"whole-{method}"
-            sizes[method] = counts_of(world, method, wholes[method])
-            print(f"{method}: {sizes[method][0]} file operations, {sizes[method][1]} evaluations", flush=True)
-        number = 0
+    tally, number = _taken_up(args.out, args.seed) if args.go_on else (Tally(), 0)
+    begun = time.monotonic() - tally.seconds
+    with tempfile.TemporaryDirectory(prefix="zofo-kills-") as folder:
+        (root := Path(folder) / "world").mkdir()
+        (finished := Path(folder) / "finished").mkdir()
+        known = [u for u in undertakings(World(root), finished) if not args.only or u.name in args.only]
+        case, wholes = Path(folder) / "case", {}
         while sum(tally.kills.values()) < args.number and time.monotonic() - begun < 60 * args.minutes:
-            method = args.methods[number % len(args.methods)]
-            rng, out = random.Random(f"{args.seed}/{number}"), Path(folder) / f"run-{number}"
-            before = len(tally.faults)
-            chain(world, method, wholes[method], sizes[method], out, rng, tally)
-            shutil.rmtree(out, ignore_errors=True)
-            number += 1
+            what, before = known[number % len(known)], len(tally.faults)
+            if what.name not in wholes:
+                wholes[what.name] = left_alone(what, case)
+                print(f"{what.name}: {wholes[what.name].deaths('.')}", flush=True)
+            Chain(what, wholes[what.name], case, random.Random(f"{args.seed}/{number}"), tally).run()
+            number, tally.seconds = number + 1, time.monotonic() - begun
             for fault in tally.faults[before:]:
-                print(f"fault: {fault}"[:600], flush=True)
-        figures = {"kills": tally.kills, "chains": tally.chains, "starts": tally.starts, "faults": tally.faults}
-        figures |= {"number": sum(tally.kills.values()), "seed": args.seed, "minutes": (time.monotonic() - begun) / 60}
-    print(dumps(figures, indent=1))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(dumps(figures, indent=1) + "\n")
+                print(f"fault, chain {number - 1}: {fault}"[:900], flush=True)
+            _write(args.out, tally, args.seed, number)
+    print(dumps({**asdict(tally), "number": sum(tally.kills.values())}, indent=1))
     raise SystemExit(1 if tally.faults else 0)
+
+
+def _write(path: Path | None, tally: Tally, seed: int, number: int) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures = {**asdict(tally), "number": sum(tally.kills.values()), "seed": seed, "next": number}
+    draft = path.with_suffix(".tmp")
+    draft.write_text(dumps(figures, indent=1) + "\n", "utf-8")
+    os.replace(draft, path)
 
 
 if __name__ == "__main__":

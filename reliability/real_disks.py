@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.fuzz.world import World
 from tests.traces import traces
 
-from reliability.kills import FEW, in_a_process
+from reliability._forked import in_a_process
+from reliability._undertakings import FEW
 from zofo.cli import main as cli
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,55 @@ def test_an_error_leaves_the_old_files(sst2_dir: Path, tmp_path: Path, monkeypat
     convert(["sst2"], tmp_path / "out", sst2_dir)
     before = read_rows(tmp_path / "out" / "sst2" / "train.jsonl")
 
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(os, "fsync", _full)
     with pytest.raises(OSError, match="No space"):
         convert(["sst2"], tmp_path / "out", sst2_dir, overwrite=True)
     assert read_rows(tmp_path / "out" / "sst2" / "train.jsonl") == before
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["sst2"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_kill_left_between_two_renames(
+    fails: bool, sst2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old task comes back, and is replaced by the new one or stays: it is never gone, and never half there."""
+    out = tmp_path / "out"
+    convert(["sst2"], out, sst2_dir, examples={"train": 1})
+    before = read_rows(out / "sst2" / "train.jsonl")
+    (out / "sst2").rename(out / ".sst2.old")
+    (out / ".sst2.tmp").mkdir()
+    (out / ".sst2.tmp" / "train.jsonl").write_text('{"ta', "utf-8")
+    if fails:
+        monkeypatch.setattr(os, "fsync", _full)
+        with pytest.raises(OSError, match="No space"):
+            convert(["sst2"], out, sst2_dir)
+        assert read_rows(out / "sst2" / "train.jsonl") == before
+    else:
+        convert(["sst2"], out, sst2_dir)
+        assert len(read_rows(out / "sst2" / "train.jsonl")) == len(SST2) > len(before)
+    assert [f.name for f in out.iterdir()] == ["sst2"]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_an_error_at_a_rename_puts_the_old_task_back(
+    nth: int, sst2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, calls, real = tmp_path / "out", [0], Path.rename
+    convert(["sst2"], out, sst2_dir, examples={"train": 1})
+
+    def rename(path: Path, target: Path) -> Path:
+        calls[0] += 1
+        return _full() if calls[0] == nth else real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="No space"):
+        convert(["sst2"], out, sst2_dir, overwrite=True)
+    assert len(read_rows(out / "sst2" / "train.jsonl")) == 1
+    assert [f.name for f in out.iterdir()] == ["sst2"]
+
+
+def _full(*args: Any, **kwargs: Any) -> Any:
+    raise OSError(28, "No space left on device")
 
 
 def test_no_rows_asked_for(sst2_dir: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests import chat_templates
 from tests.conftest import CHAT_TEMPLATE, sentiment_rows, write_rows
 from zofo import InputError, evaluate, finetune, generate
-from zofo.data import chat_template
+from zofo.data import jinja
 from zofo.data.chat_template import render
 
 DOUBLE = "{% set ns = namespace(x='aaaaaaaaaa') %}{% for i in range(60) %}{% set ns.x = EXPR %}{% endfor %}"
@@ -53,7 +53,7 @@ TURNS = [{"role": "user", "content": "a film"}, {"role": "assistant", "content":
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_it_is_ended(how: str, tokenizer_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    monkeypatch.setattr(jinja, "SECONDS", 2)
     tokenizer = tokenizer_factory()
     tokenizer.chat_template = HOSTILE[how]
     begun = time.monotonic()

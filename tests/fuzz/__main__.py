@@ -14,9 +14,9 @@ from pathlib import Path
 from tests.fuzz.suite import TARGETS, count, run_target, table
 
 
-def _until(end: float) -> Iterator[int]:
-    """0, 1, 2, ... until that time."""
-    return itertools.takewhile(lambda number: time.monotonic() < end, itertools.count())
+def _until(end: float, first: int = 0) -> Iterator[int]:
+    """first, first + 1, ... until that time."""
+    return itertools.takewhile(lambda number: time.monotonic() < end, itertools.count(first))
 
 
 def main() -> int:
@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--target", choices=TARGETS, action="append", help="one or more; all if left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="go on beyond the suite's cases for so long, in equal parts")
+    parser.add_argument("--new", action="store_true", help="only cases beyond the suite's, which are spoilt by chance")
     parser.add_argument("--number", type=int, help="this case alone, with what it shows")
     args = parser.parse_args()
     counts: dict[str, Counter[str]] = {}
@@ -31,7 +32,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="zofo-fuzz-") as root:
         for target in targets:
             end = time.monotonic() + 60 * (args.minutes or 0) / len(targets)
-            numbers: Iterator[int] | range = _until(end) if args.minutes else range(count(target))
+            numbers: Iterator[int] | range = (
+                _until(end, count(target) if args.new else 0) if args.minutes else range(count(target))
+            )
             if args.number is not None:
                 numbers = range(args.number, args.number + 1)
             counts[target] = Counter()

@@ -21,6 +21,9 @@ TARGETS = (
     "models",
     "adapters",
     "run_files",
+    "checkpoints",
+    "journals",
+    "templates",
     "metatest",
 )
 

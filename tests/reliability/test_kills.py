@@ -1,41 +1,50 @@
-"""The script that kills runs at any file operation finds what is lost, and finds nothing lost."""
+"""The script that kills at any file operation finds what is lost, and finds nothing lost."""
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
 import pytest
+from reliability._undertakings import Undertaking, undertakings
 
 from reliability import kills
 from tests.fuzz.world import World
 
+pytestmark = pytest.mark.slow  # forks of this process, each a run
+
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("kills"))
+def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undertaking]:
+    root = tmp_path_factory.mktemp("kills")
+    (root / "finished").mkdir()
+    return {each.name: each for each in undertakings(World(root), root / "finished")}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", list(kills.METHODS))
-def test_a_chain_of_each_method(method: str, world: World, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    sizes = kills.counts_of(world, method, whole)
+def killed(what: Undertaking, case: Path, seed: int = 1) -> kills.Tally:
     tally = kills.Tally()
-    kills.chain(world, method, whole, sizes, tmp_path / "run", random.Random(1), tally)
-    assert tally.faults == []
-    assert sum(tally.kills.values()) >= 1
+    kills.Chain(what, kills.left_alone(what, case), case, random.Random(seed), tally).run()
+    return tally
 
 
-@pytest.mark.slow
-def test_it_sees_what_is_lost(world: World, tmp_path: Path) -> None:
-    """A file more, a byte less: both are named."""
-    whole, tally = tmp_path / "whole", kills.Tally()
-    sizes = kills.counts_of(world, "mezo", whole)
-    (whole / "orphan").write_text("x")
-    (whole / "eval" / "predictions-theta.jsonl").write_text("{}\n")
-    kills.chain(world, "mezo", whole, sizes, tmp_path / "run", random.Random(1), tally)
-    assert any("orphan" in fault for fault in tally.faults)
-    assert any("predictions-theta.jsonl differs" in fault for fault in tally.faults)
-    assert json.loads((tmp_path / "whole.counts").read_text())[0] > 100
+def test_nothing_is_lost(known: dict[str, Undertaking], tmp_path: Path) -> None:
+    for name, what in known.items():
+        tally = killed(what, tmp_path / "case")
+        assert tally.faults == [], name
+        assert sum(tally.kills.values()) >= 1
+
+
+def test_what_is_lost_is_found(known: dict[str, Undertaking], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that leaves a file behind, and one that loses a checkpoint."""
+    what, case = known["fo-peft"], tmp_path / "case"
+    whole, tally = kills.left_alone(what, case), kills.Tally()
+    real = kills.command
+
+    def leaves(*args: object) -> object:
+        ended = real(*args)  # type: ignore[arg-type]
+        (case / "out" / "left.tmp").write_text("x", "utf-8")
+        return ended
+
+    monkeypatch.setattr(kills, "command", leaves)
+    kills.Chain(what, whole, case, random.Random(1), tally).run()
+    assert any("left.tmp: only here" in fault for fault in tally.faults)

@@ -10,7 +10,11 @@ from transformers import TrainerCallback
 
 from tests.conftest import read_rows
 from tests.family_runs import METHODS, Watch
+from tests.setting_files import task_args
+from tests.small_setting import train_args
 from zofo import finetune
+from zofo.cli import main as cli
+from zofo.train import callbacks
 
 STEPS = 12  # counted; two-stage with T = 2 has 8 of them in stage 1
 METHOD_MASKS = [
@@ -84,6 +88,36 @@ def test_how_often_a_run_is_looked_at_leaves_its_bytes_alone(
     method: str, mask: str, settings: dict[str, Any], tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path
 ) -> None:
     compare(tiny_model_dir, sentiment_file, tmp_path, method, mask, settings)
+
+
+def state_of(out: Path, step: int) -> dict[str, bytes]:
+    """Journal, adapters, theta and optimizer state of a run's checkpoint."""
+    last = out / f"checkpoint-{step}"
+    kept = {str(p.relative_to(last)): p.read_bytes() for p in sorted(last.rglob("*.safetensors"))}
+    journal = out / "journal.bin"
+    return kept | ({"journal": journal.read_bytes()} if journal.is_file() else {})
+
+
+@pytest.mark.parametrize("name", ["bank", "metaicl", "multi-task-ft"])
+def test_methods_of_settings(
+    name: str, tmp_path: Path, tiny_model_dir: Path, small_setting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """meta-bilevel-zofo, metaicl and multi-task-ft: looked at after every round, or at the end alone; after a dry run,
+    and with a reporter."""
+    rare = ["train.eval_steps=6", "train.save_steps=6", "train.logging_steps=6"]
+    busy = ["train.eval_steps=1", "train.save_steps=1", "train.logging_steps=1", "train.select_by=metric"]
+    monkeypatch.setattr(callbacks, "_reporters", lambda names: [AsksForAll] if names else [])  # none is installed
+    states = []
+    for number, cadence in enumerate((rare, [*busy, "train.report_to=[tensorboard]"])):
+        out = tmp_path / str(number)
+        args = train_args(tiny_model_dir, task_args(small_setting), out, name, *cadence)
+        if number:
+            assert cli.run([*args, "--dry-run"]) == 0
+            assert not out.exists()
+        assert cli.run(args) == 0
+        states.append(state_of(out, 6))
+    assert states[0]
+    assert states[0] == states[1]
 
 
 @pytest.mark.slow

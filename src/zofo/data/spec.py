@@ -15,7 +15,7 @@ from zofo.config.yaml_reader import read_yaml
 from zofo.data.chat import Make
 from zofo.data.example import Decoding, Example, objective_of
 from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
-from zofo.data.jinja import ENV
+from zofo.data.jinja import ENV, counting
 from zofo.data.metrics.text import TEXT_METRICS, misfit
 from zofo.errors import InputError, did_you_mean, printable
 
@@ -205,14 +205,14 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
         row = {key: value for key, value in record.row.items() if value is not None}  # no cell is no text "None"
         if missing := [name for name in needed if name not in row]:
             raise InputError(f'{record.place}: {spec.file}: no "{missing[0]}" in this row; mend or drop it')
-        ENV.fresh()
         try:
-            text = prompt.render(row)
-            listed = expression(row) if expression else [o.render(row) for o in options]
-            answers = tuple(str(answer) for answer in listed or ())
-            value = gold(row) if gold else 0
-            compared = reference(row) if reference else None
-            empty = null.render(row) if null else None
+            with counting():
+                text = prompt.render(row)
+                listed = expression(row) if expression else [o.render(row) for o in options]
+                answers = tuple(str(answer) for answer in listed or ())
+                value = gold(row) if gold else 0
+                compared = reference(row) if reference else None
+                empty = null.render(row) if null else None
         except jinja2.UndefinedError as e:
             raise InputError(f"{at}: {e} in this row; mend or drop it") from None
         except Exception as e:  # a template is a program: it may divide by zero or overrun an integer

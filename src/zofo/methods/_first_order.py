@@ -68,6 +68,12 @@ class Descent:
         return {name: dict(state[param]) for name, param in self.params.items() if param in state}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Raises ValueError for what AdamW would read beyond its end. A parameter not trained yet has no state."""
+        for name, values in state.items():
+            for key, value in values.items():
+                shape = torch.Size() if key == "step" else self.params[name].shape
+                if value.shape != shape or value.dtype not in (self.params[name].dtype, torch.float32):
+                    raise ValueError(f"{key} of {name} is {value.dtype} {list(value.shape)}, expected {list(shape)}")
         for name, values in state.items():
             param = self.params[name]
             self.optimizer.state[param] = {

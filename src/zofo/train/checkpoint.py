@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from zofo.config.instantiate import make_estimator, make_rule
 from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
-from zofo.errors import InputError
+from zofo.errors import InputError, printable
 from zofo.models.tensors import load_tensors, save_tensors
 from zofo.train.files import write_json
 from zofo.zo.journal import JournalError, read_header, read_records
@@ -54,16 +55,39 @@ def save_theta(params: Mapping[str, Tensor], directory: Path) -> None:
 
 
 def load_theta_(params: Mapping[str, Tensor], directory: Path) -> None:
+    """Raises ValueError where the file's tensors are not these, in name, shape and dtype."""
+    held = load_tensors(path := directory / "theta.safetensors")
+    for name in sorted({*held, *params}):
+        if name not in held or name not in params:
+            raise ValueError(f"{path}: {'lacks' if name in params else 'has'} {name}")
+        if (held[name].shape, held[name].dtype) != (params[name].shape, params[name].dtype):
+            there, here = (f"{each.dtype} {list(each.shape)}" for each in (held[name], params[name]))
+            raise ValueError(f"{path}: {name} is {there}, expected {here}")
     with torch.no_grad():
-        for name, value in load_tensors(directory / "theta.safetensors").items():
+        for name, value in held.items():
             params[name].copy_(value)
+
+
+@contextmanager
+def fitting(directory: Path) -> Iterator[None]:
+    """Raises InputError for what a checkpoint raises that is whole by its checksums, as one changed by hand."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, OSError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"{directory}: is not what this run wrote ({printable(' '.join(str(what).split()), 200)}); delete it to go "
+            f"on from an older checkpoint"
+        ) from error
 
 
 def read(directory: Path, name: str) -> dict[str, Any]:
     """`load_tree` of a checkpoint that was verified. Raises InputError instead of a parser's errors."""
     try:
         return load_tree(directory, name)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{directory}: cannot be read: {error}") from error
 
 

@@ -15,14 +15,14 @@ from zofo.errors import InputError
 from zofo.models.load import load
 from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint, record
-from zofo.train.checkpoint import move_theta
+from zofo.train.checkpoint import fitting, move_theta
 from zofo.train.files import naming
 from zofo.train.inputs import check_inputs
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
 from zofo.train.setup import Session
 from zofo.zo.diagnostics import time_pass
-from zofo.zo.journal import Journal, JournalError, Outcome
+from zofo.zo.journal import Journal, JournalError, Outcome, read_header, scan
 from zofo.zo.point import Point
 from zofo.zo.replay import check_initial, replay, restore_support
 
@@ -143,17 +143,19 @@ class CheckpointManager:
         self._prune(at.best)
 
     def _prune(self, best: Best | None) -> None:
+        """Delete checkpoints beyond the limit, and bests that none of the others refers to."""
         limit, present = self.config.save_total_limit, self.run.checkpoints()
         for old in present[:-limit] if limit is not None else []:
             self.run.forget(old)
+        bests = self.run.bests()
         referred = {self.run.best(best.count)} if best else set()
         for directory in self.run.checkpoints():
             try:
                 state = checkpoint.read(directory, "state")
                 referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
-            except (InputError, KeyError, TypeError):  # damaged: which best it needs is not known
-                return
-        for directory in self.run.bests():
+            except (InputError, KeyError, TypeError):  # a damaged one: any best before it may be its own
+                referred |= {each for each in bests if _number(each) <= _number(directory)}
+        for directory in bests:
             if directory not in referred:
                 self.run.forget(directory)
 
@@ -165,7 +167,6 @@ class CheckpointManager:
             raise InputError(f"cannot resume: {self.run.root / MANIFEST}: missing; put back a copy")
         if state.get("run") != self.run.id:
             raise InputError(f"cannot resume: {directory} is another run's; --resume takes this run's own checkpoints")
-        problem = self.session.problem
         for line in record.differences(state["environment"], record.environment()):
             log.warning("resuming in another environment, first-order parts may differ in their last bits: %s", line)
         if state.get("base_sha256") != self.session.base_sha256:
@@ -174,26 +175,58 @@ class CheckpointManager:
             )
         _same_tasks(state.get("tasks"), self.session.tasks)
         check_inputs(self.run.inputs, self.session.inputs, "cannot resume", _BACK)
-        self._go_back(directory, state)
-        self._restore_adapters(directory)
+        if self.session.journals:
+            self._check_journal(state)
+        with fitting(directory):
+            at, trainer = self._restore(directory, state)
+        self._go_back(directory, state)  # from here on files change
         if self.session.journals:
             self._resume_theta(directory, state)
-        elif self.session.method.moves == "fo":
-            checkpoint.load_theta_(problem.theta, directory / "backbone")
-        for name, position in state["streams"].items():
-            self.session.streams[name].load_state_dict(position)
-        problem.loss.meter.load_state_dict(state["meter"])
-        self.session.method.load_state_dict(state["method"])
-        problem.skipped = state["skipped"]
-        self.metrics_position = state["metrics"]
+        self._prune(at.best)  # a kill may have left some, and there may be no further save
+        return at, trainer
+
+    def _restore(self, directory: Path, state: dict[str, Any]) -> tuple[Position, TrainerState]:
+        """All but the journal, and what a replay makes of it. Raises whatever what does not fit this run raises."""
+        problem, method, snapshot = self.session.problem, self.session.method, directory / "backbone"
+        self._restore_adapters(directory)
+        if method.moves == "fo" or (self.session.journals and method.theta_of == "backbone" and snapshot.is_dir()):
+            checkpoint.load_theta_(problem.theta, snapshot)
+        if self.session.journals and (snapshot.is_dir() or method.theta_of != "backbone"):
+            assert problem.estimator is not None
+            assert self.session.rule is not None
+            self.session.rule.load_state_dict(state["rule"])
+            problem.estimator.load_state_dict(state["estimator"])
+        for name, stream in self.session.streams.items():
+            stream.load_state_dict(state["streams"][name])
+        problem.loss.meter.load_state_dict({name: int(value) for name, value in state["meter"].items()})
+        method.load_state_dict(state["method"])
+        problem.skipped = int(state["skipped"])
+        self.metrics_position = int(state["metrics"])
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
-        self._prune(best)  # a kill may have come between the last save and this
-        return Position(state["k"], state["evaluated"], state["seconds"], best), trainer
+        at = Position(int(state["k"]), int(state["evaluated"]), float(state["seconds"]), best)
+        if (step := at.k * self.session.counted_per_step) != _number(directory):
+            raise ValueError(f"state.json is of step {step}")
+        return at, trainer
+
+    def _check_journal(self, state: dict[str, Any]) -> None:
+        """Before anything is moved or cut. Raises InputError where the journal does not lead to the checkpoint."""
+        path = self.run.journal
+        try:
+            if not isinstance(state["journal"], int):
+                raise JournalError(f"a checkpoint names no place in {path}; delete it to go on from an older one")
+            for _ in scan(path, state["journal"]):
+                pass
+            if self.session.method.theta_of == "backbone":
+                check_initial(self.session.problem.theta, read_header(path)[0], path)
+        except FileNotFoundError:
+            raise InputError(f"cannot resume: {path}: missing; put back a copy of the file") from None
+        except (JournalError, OSError) as error:
+            raise InputError(f"cannot resume: {error}") from error
 
     def _go_back(self, directory: Path, state: dict[str, Any]) -> None:
         """What is newer than the checkpoint is out of the way, and not lost, when files are cut."""
-        count = int(directory.name.rpartition("-")[2])
+        count = _number(directory)
         used = self.run.best(state["best"]["count"]) if state["best"] else None
         self.run.sweep()
         if newer := self.run.set_aside(count, used):
@@ -205,29 +238,21 @@ class CheckpointManager:
             )
 
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
+        """Cut the journal at the checkpoint, and do again what the checkpoint does not hold."""
         path, theta = self.run.journal, self.session.problem.theta
-        try:
-            with naming(path):
-                self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
-        except JournalError as error:
-            raise InputError(f"cannot resume: {error}") from error
-        except FileNotFoundError:
-            raise InputError(f"cannot resume: {path}: missing; put back a copy of the file") from None
-        estimator, rule, snapshot = self.session.problem.estimator, self.session.rule, directory / "backbone"
+        estimator, rule = self.session.problem.estimator, self.session.rule
         assert estimator is not None
         assert rule is not None
-        if self.session.method.theta_of == "backbone":
-            check_initial(theta, self.journal.header, path)
-        if self.session.method.theta_of == "backbone" and not snapshot.is_dir():
-            replay(theta, estimator, rule, self.journal.records())
-        else:
-            if self.session.method.theta_of == "backbone":  # an adapter was restored with its file
-                checkpoint.load_theta_(theta, snapshot)
-            rule.load_state_dict(state["rule"])
-            estimator.load_state_dict(state["estimator"])
-            for record in self.journal.records():
-                if record.outcome is Outcome.SUPPORT and estimator.mask is not None:
-                    restore_support(theta, estimator.mask, record)
+        try:
+            self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
+            if self.session.method.theta_of == "backbone" and not (directory / "backbone").is_dir():
+                replay(theta, estimator, rule, self.journal.records())
+            else:
+                for record in self.journal.records():
+                    if record.outcome is Outcome.SUPPORT and estimator.mask is not None:
+                        restore_support(theta, estimator.mask, record)
+        except (JournalError, OSError) as error:
+            raise InputError(f"cannot resume: {error}") from error
         self.session.records.open(self.journal)
 
     def _restore_adapters(self, directory: Path) -> None:
@@ -256,6 +281,11 @@ class CheckpointManager:
     def close(self) -> None:
         if self.journal is not None:
             self.journal.close()
+
+
+def _number(directory: Path) -> int:
+    """12 of checkpoint-12."""
+    return int(directory.name.rpartition("-")[2])
 
 
 def _same_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:

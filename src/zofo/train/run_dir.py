@@ -124,7 +124,8 @@ class RunDir:
         self._manifest = None
 
     def sweep(self) -> None:
-        """Delete what a kill left of files and directories of ours that were being written or deleted."""
+        """Delete what a kill left of files and directories of ours that were being written or deleted; what is gone
+        and still in the manifest is ours no more."""
         self._check()
         for name in self.manifest.get("files", ()):
             path = self.root / name
@@ -139,6 +140,8 @@ class RunDir:
         drafts = (f.format(path.name) for path in (self.config, self.info) for f in (".{}.new", "..{}.new.tmp"))
         for name in (f".{MANIFEST}.tmp", *drafts):
             (self.root / name).unlink(missing_ok=True)
+        there = {path.relative_to(self.root).as_posix() for path in self.ours()}
+        self._disclaim([name for name in self.manifest.get("files", ()) if name not in there])
 
     @property
     def superseded(self) -> Path:
@@ -154,6 +157,8 @@ class RunDir:
         numbered = [*self.checkpoints(), *self.bests()]
         newer = [path for path in numbered if int(path.name.rpartition("-")[2]) > count and path != used]
         if not newer:
+            if not any(self.superseded.glob("*-*")):  # killed before anything was moved: nothing is superseded
+                self.drop_superseded()
             return []
         taken = [self.superseded / path.name for path in (*newer, self.journal, self.metrics, self.info)]
         if blocked := [path for path in taken if not self._claimed(self.superseded) and path.exists()]:
@@ -169,7 +174,9 @@ class RunDir:
                     shutil.copyfile(path, draft)
                 sync(draft)
                 draft.rename(copy)
-        for path in (moved := [*newer, *([self.info] if self.info.exists() else [])]):
+        moved = sorted(newer, key=lambda path: (path.name.startswith(BEST), -int(path.name.rpartition("-")[2])))
+        moved = [*([self.info] if self.info.exists() else []), *moved]
+        for path in moved:  # the newest first, so that what a kill leaves in place is a line without its end
             if not (self.superseded / path.name).exists():
                 path.rename(self.superseded / path.name)
         sync(self.superseded)

@@ -176,7 +176,11 @@ def remove_tree(directory: Path, also: Iterable[str] = ()) -> list[str]:
             path = directory / name
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
-    _remove_empty(directory, names)
+    # All that are empty: a kill may have come after the manifest, which named what was in them
+    folders = [path for path in directory.rglob("*") if path.is_dir() and not path.is_symlink()]
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        if not any(folder.iterdir()):
+            folder.rmdir()
     left = [name for name in foreign_in(directory, ()) if not any(name.startswith(f"{p.name}/") for p in inner)]
     if not any(directory.iterdir()):
         directory.rmdir()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zofo.errors import InputError
 from zofo.zo.grad import ZOGrad
-from zofo.zo.journal import Outcome, Record
+from zofo.zo.journal import JournalError, Outcome, Record
 from zofo.zo.point import Point
 from zofo.zo.support import Support
 
@@ -51,6 +53,12 @@ def replay(theta: Point, estimator: Estimator, rule: Rule, records: Iterable[Rec
 
 
 def restore_support(theta: Point, mask: Mask, record: Record) -> None:
-    """Give a mask the support that a record keeps."""
+    """Give a mask the support that a record keeps. Raises JournalError where it holds none."""
     device = next(iter(theta.values())).device
-    mask.restore(record.step, Support.unpack(record.payload, device))
+    try:
+        support = Support.unpack(record.payload, device)
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error, zlib.error) as error:
+        raise JournalError(
+            f"journal.bin: the support at step {record.step} is damaged; put back a copy of the file"
+        ) from error
+    mask.restore(record.step, support)

@@ -110,6 +110,20 @@ def test_overwrite(run_of: Any, tmp_path: Path) -> None:
     assert scores(results_in(out)) == scores(json.loads(json.dumps(result)))
 
 
+def test_overwrite_takes_away_what_a_kill_left_half_written(run_of: Any, tmp_path: Path) -> None:
+    out, run = tmp_path / "out", run_of("bank")
+    zofo.meta_test(run, ways=["zero-shot"], output=out, **QUICK)
+    torn = ["parts/tuned/.film-13.json.tmp", "predictions/zero-shot/.film-100.jsonl.tmp", ".results.json.tmp"]
+    for name in torn:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text('{"value": 0.', "utf-8")
+    theirs = out / "parts" / "zero-shot" / ".notes.tmp"
+    theirs.write_text("mine", "utf-8")
+    zofo.meta_test(run, ways=["zero-shot"], output=out, overwrite=True, **{**QUICK, "test_examples": 3})
+    assert [path.name for path in out.rglob("*.tmp")] == [".notes.tmp"]
+    assert not (out / "parts" / "tuned").exists()
+
+
 def test_overwrite_takes_the_old_results_away_at_once(
     run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,3 +188,12 @@ def test_nothing_is_claimed_for_what_cannot_be_opened(small_setting: Path, tmp_p
     with pytest.raises(InputError, match="no such directory"):
         zofo.meta_test(tmp_path / "nowhere", **as_task(small_setting), ways=["zero-shot"], output=out)
     assert not out.exists()
+
+
+def test_a_start_that_was_killed_at_its_plan_is_started_again(run_of: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".plan.json.tmp").write_text('{"k', "utf-8")
+    zofo.meta_test(run_of("bank"), ways=["zero-shot"], output=out, **QUICK)
+    assert (out / "results.json").is_file()
+    assert not list(out.glob(".*"))

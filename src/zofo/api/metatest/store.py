@@ -37,7 +37,8 @@ class Store:
                     f"give --overwrite"
                 )
             return
-        if old is None and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        draft = self.out / ".plan.json.tmp"  # of a start that was killed as it wrote its plan
+        if old is None and self.out.exists() and (not self.out.is_dir() or any(p != draft for p in self.out.iterdir())):
             raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
         self._clear()
         self.out.mkdir(parents=True, exist_ok=True)
@@ -58,13 +59,17 @@ class Store:
         return part, True
 
     def _clear(self) -> None:
-        """Delete what measurements wrote here, known by its contents; what else is there stays."""
+        """Delete what measurements wrote here, known by its contents, and what of it a kill left half
+        written; what else is there stays."""
         assert self.out is not None
         if is_own(self.out / "results.json", {"setting", "ways"}):
             (self.out / "results.json").unlink()
         written = [path for path in (self.out / "parts").rglob("*.json") if is_own(path, {"way", "value", "seconds"})]
         rows = (self.out / "predictions").rglob("*.jsonl")
         written += [path for path in rows if is_own(path, KEYS["predictions.jsonl"])]
+        halves = (("parts", "json"), ("predictions", "jsonl"))
+        written += [path for top, kind in halves for path in (self.out / top).rglob(f".*.{kind}.tmp")]
+        written += self.out.glob(".results.json.tmp")
         for path in written:
             path.unlink()
         for folder in sorted({path.parent for path in written}, key=lambda p: -len(p.parts)):
