@@ -16,6 +16,8 @@ from zofo.errors import InputError
 from zofo.models._transformers import CallbackHandler, get_reporting_integration_callbacks
 
 EXTRAS = ("tensorboard", "trackio", "wandb")  # of pyproject.toml
+# Entries of TrainerState.log_history: each checkpoint writes all of them, and metrics.jsonl has every line anyway
+HISTORY = 1000
 
 
 def check_callbacks(report_to: Sequence[str], callbacks: Sequence[object]) -> None:
@@ -116,6 +118,7 @@ class Callbacks:
             key: value if math.isfinite(value) else None for key, value in values.items()
         }  # for its JSON
         self.state.log_history.append({**finite, "step": self.state.global_step})
+        del self.state.log_history[:-HISTORY]
         self.call(event, logs=values)
 
     def stopped(self) -> bool:

@@ -49,6 +49,7 @@ class CheckpointManager:
         self.session, self.run, self.config = session, run, session.config.train
         self.journal: Journal | None = None
         self.metrics_position: int | None = None
+        self.finite: Path | None = None  # the last checkpoint whose weights are
 
     @property
     def journal_position(self) -> int | None:
@@ -70,7 +71,7 @@ class CheckpointManager:
         assert problem.rule is not None
         if not math.isfinite(problem.rule.seconds):
             problem.rule.seconds = time_pass(problem.theta)
-        return problem.rule.seconds * sum(1 for _ in self.journal.records())
+        return problem.rule.seconds * self.journal.number
 
     def _snapshots(self) -> bool:
         """Whether theta itself is kept: where first-order steps move it, or where its journal takes long to replay."""
@@ -99,15 +100,21 @@ class CheckpointManager:
             assert adapters is not None
             adapters.save(name, directory / name, self.session.config.model.name)
 
-    def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
-        """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted."""
+    def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState, finite: bool) -> None:
+        """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted.
+
+        finite: whether its weights are; the last one of which they are stays.
+        """
         problem, method, rule = self.session.problem, self.session.method, self.session.rule
+        self.finite = self.run.checkpoint(count) if finite else self.finite
         with_state = self._snapshots() or method.theta_of == "adapter"  # else a replay of the journal rebuilds the rule
         state = {
             "k": at.k,
             "evaluated": at.evaluated,
             "seconds": at.seconds,
-            "skipped": problem.skipped,
+            "skipped": problem.refusals.total,
+            "refusals": problem.refusals.state_dict(),
+            "finite": self.finite.name if self.finite else None,
             "best": at.best.to_dict() if at.best else None,
             "streams": {name: stream.state_dict() for name, stream in self.session.streams.items()},
             "meter": problem.loss.meter.state_dict(),
@@ -140,7 +147,8 @@ class CheckpointManager:
     def _prune(self, best: Best | None) -> None:
         limit, present = self.config.save_total_limit, self.run.checkpoints()
         for old in present[:-limit] if limit is not None else []:
-            self.run.forget(old)
+            if old != self.finite:
+                self.run.forget(old)
         referred = {self.run.best(best.count)} if best else set()
         for directory in self.run.checkpoints():
             state = checkpoint.read(directory, "state")
@@ -174,7 +182,13 @@ class CheckpointManager:
             self.session.streams[name].load_state_dict(position)
         problem.loss.meter.load_state_dict(state["meter"])
         self.session.method.load_state_dict(state["method"])
-        problem.skipped = state["skipped"]
+        # Of a version that did not count by level: those of a method that has one level are its own
+        level = next((name for name, n in self.session.method.updates(1).items() if n), "upper")
+        problem.refusals.load_state_dict(
+            state.get("refusals", {"skipped": {level: state["skipped"]} if state["skipped"] else {}})
+        )
+        named = state.get("finite", directory.name)
+        self.finite = self.run.root / named if named else None
         self.metrics_position = state["metrics"]
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))

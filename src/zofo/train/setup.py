@@ -28,6 +28,7 @@ from zofo.data.tokenization import Encoded
 from zofo.errors import InputError
 from zofo.eval.evaluator import Evaluator, make_evaluator
 from zofo.methods._base import Base as Method
+from zofo.methods._nonfinite import Refusals
 from zofo.methods._problem import Problem, Schedule
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import checkpoint_layers
@@ -244,7 +245,7 @@ def make_problem(
         rule=Journalled(make_rule(config), records) if estimator is not None else None,
         mask=make_mask(config, *told) if estimator is None else estimator.mask,
         max_grad_norm=config.train.max_grad_norm,
-        skip_nonfinite=config.train.on_nonfinite == "skip",
+        refusals=Refusals(config.train.on_nonfinite),
         tasks=trained_tasks(data),
         among=partial(among, streams),
         metric=losses.metric,
