@@ -17,7 +17,6 @@ from tests.small_setting import make_setting
 from transformers import LlamaConfig
 
 from zofo.api.configure import resolve
-from zofo.errors import NonFiniteError
 from zofo.objectives._loss import Loss
 from zofo.train.checkpoint_manager import journal_header
 from zofo.train.setup import Session, build

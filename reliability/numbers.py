@@ -1,4 +1,4 @@
-"""NaN, infinity and overflow at each place of a step; estimates that leave theta alone; what mode inplace drifts by.
+"""NaN, infinity, overflow at each place of a step; estimates that leave theta alone; what mode inplace drifts by.
 
     python -m reliability.numbers --minutes 20 --out results/numbers.json
 
@@ -10,7 +10,7 @@
 2. Whole runs in which an update overflows the weights: the next loss at the latest ends the run, the words name a tensor
    and the last checkpoint whose weights are finite, which is there and whole.
 3. `--estimates` estimates, with an update at rate 0 after each, by every estimator, in each dtype, in modes layer and
-   copy: theta keeps its bits. In mode inplace the drift is measured.
+   copy, on a network that reads each kind of weight: theta keeps its bits. In mode inplace the drift is measured.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from reliability._steps import METHODS, Place, Small, Snapshot, coefficient, spoilt, watched, with_journal
+from reliability._steps import METHODS, Place, Small, Snapshot, coefficient, same, spoilt, watched, with_journal
 from zofo import RunError, finetune
 from zofo.config import registry
 from zofo.config.json_text import dumps
@@ -42,10 +43,14 @@ from zofo.train.setup import Session
 from zofo.zo.estimators import svrg
 from zofo.zo.journal import Outcome
 from zofo.zo.journalled import Journalled
+from zofo.zo.keys import derive
+from zofo.zo.point import Point
 from zofo.zo.replay import replay
+from zofo.zo.rules import sgd
 
 BAD = (math.nan, math.inf, -math.inf)
 DTYPES = ("float32", "bfloat16", "float16")
+MODES = ("layer", "copy")
 WORDS = {
     "loss": r"(estimate's coefficient is (nan|-?inf)|losses that conservative compares are).*\(F\(theta.*\) was",
     "loss with gradient": r"the loss is (nan|-?inf) \(F\(theta.*\) was",
@@ -198,7 +203,7 @@ def replayed(small: Small, name: str, options: list[str], folder: Path) -> list[
     session.problem.refusals = Refusals("stop" if inplace else "halve")
     journal, first = with_journal(session, folder / "journal.bin"), 12 if name == "two-stage" else 0
     for k in range(first, first + 6):
-        bad = inplace and k == first + 5 or not inplace and k - first in (2, 4)
+        bad = (inplace and k == first + 5) or (not inplace and k - first in (2, 4))
         with spoilt(Place("loss", 1) if bad else None, math.nan), contextlib.suppress(NonFiniteError):
             session.method.step(k)
     rates = [record.rate for record in journal.records() if record.outcome is not Outcome.SUPPORT]
@@ -289,45 +294,75 @@ def overflow(sections: dict[str, Any], settings: list[str], out: Path, save: int
     return faults
 
 
-def estimates(small: Small, tally: Tally, until: float, number: int) -> dict[str, Any]:
-    """{"estimator, dtype, mode": how many estimates left theta's bits}, and what mode inplace drifted by."""
+class Words(nn.Module):
+    """Reads every kind of weight: rows of an embedding, matrices, gains, biases; and one that is -0."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.words, self.norm = nn.Embedding(64, 32), nn.LayerNorm(32)
+            self.up, self.down = nn.Linear(32, 48), nn.Linear(48, 32, bias=False)
+        for param in self.parameters():
+            param.data *= 1.0 if param is self.norm.weight else 0.05 / param.data.std().clamp(min=0.05)
+        self.up.bias.data[0] = -0.0
+        self.to(dtype)
+
+    def forward(self, ids: torch.Tensor) -> float:
+        hidden = self.words(ids)
+        hidden = hidden + self.down(self.up(self.norm(hidden)).relu())
+        return float((hidden @ self.words.weight.T).float().logsumexp(-1).mean())
+
+
+def estimates(tally: Tally, until: float, number: int) -> dict[str, Any]:
+    """{"estimator, dtype, mode": estimates that left theta's bits}, and what mode inplace drifted by."""
     kept: dict[str, Any] = {}
     drift: dict[str, Any] = {}
-    for mode in ("inplace", "layer", "copy"):
-        for dtype in DTYPES:
-            for name in registry.names("estimators"):
-                if mode == "inplace" and name == "svrg" or time.monotonic() > until:
-                    continue
-                options = [f"model.dtype={dtype}", f"estimator.shift={mode}", f"estimator={name}", "method.lr=0.0"]
-                options.append("train.batch_size=1")
-                if mode == "inplace" and name != "spsa":
-                    continue
-                figures, done = still(small.session("mezo", *options), number, until, mode == "inplace")
-                here = f"{name}, {dtype}, {mode}"
-                if mode == "inplace":
-                    drift[dtype] = figures
-                    continue
-                kept[here] = done
-                tally.count("estimators", *([f"{here}: theta moved: {figures}"] if figures else []))
-                print(f"{here}: {done} estimates, {'moved' if figures else 'the same bits'}", flush=True)
+    cases = [("spsa", dtype, "inplace") for dtype in DTYPES]
+    cases += [(name, dtype, mode) for name in registry.names("estimators") for dtype in DTYPES for mode in MODES]
+    for turn, (name, dtype, mode) in enumerate(cases):
+        now = time.monotonic()
+        share = now + max(0.0, until - now) / (len(cases) - turn)
+        figures, done = still(name, dtype, mode, number, until if mode == "inplace" else share)
+        if mode == "inplace":
+            drift[dtype] = figures
+        else:
+            kept[here := f"{name}, {dtype}, {mode}"] = done
+            tally.count("estimators", *([f"{here}: theta moved: {figures}"] if figures else []))
+        print(f"{name}, {dtype}, {mode}: {done} estimates; {figures or 'the same bits'}", flush=True)
     return {"kept": kept, "drift": drift}
 
 
-def still(session: Session, number: int, until: float, drifts: bool) -> tuple[Any, int]:
-    """(what moved, or of a drift its sizes by number of estimates; estimates made), at rate 0."""
-    theta = session.problem.theta
-    before = {name: value.detach().clone() for name, value in theta.items()}
-    sizes: dict[str, Any] = {}
-    k = 0
+def still(name: str, dtype: str, mode: str, number: int, until: float) -> tuple[Any, int]:
+    """(what moved, or of a drift its sizes by number of estimates; estimates made).
+
+    From the tenth part on each has an update at rate 0, of which a weight that is -0 becomes 0: the same number.
+    """
+    model = Words(getattr(torch, dtype))
+    theta = Point(model, mode=mode)
+    before = {key: value.detach().clone() for key, value in theta.items()}
+    module = registry.load("estimators", name)
+    estimator, rule = module.Estimator(module.Config(shift=mode)), sgd.Rule(sgd.Config(), 0)
+    ids, sizes, k = torch.arange(0, 64, 7), dict[str, Any](), 0
+
+    def f() -> float:
+        return model(ids)
+
+    f.further = lambda: f  # type: ignore[attr-defined]  # what svrg estimates its anchor on
     for k in range(number):
-        session.method.step(k)
-        if drifts and k + 1 in (100, 1000, 10_000):
+        g = estimator(f, theta, k, derive(0, "z", k))
+        if k == number // 10 and all(same(value, before[key]) for key, value in theta.items()):
+            for held in (theta["up.bias"], before["up.bias"]):
+                held[0] = 0.0
+        if k >= number // 10 or mode == "inplace":
+            rule.update_(theta, g, 0.0, k)
+        if mode == "inplace" and k + 1 in (100, 1000, 10_000):
             sizes[str(k + 1)] = distances(theta, before)
         if time.monotonic() > until:
             break
-    if drifts:
+    if mode == "inplace":
         return sizes, k + 1
-    return [name for name, value in theta.items() if not torch.equal(value, before[name])], k + 1
+    return [key for key, value in theta.items() if not same(value, before[key])], k + 1
 
 
 def distances(theta: Any, before: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -356,7 +391,7 @@ def main() -> None:
         if "overflow" in args.parts:
             overflowing(small, tally, until, Path(name))
         if "estimates" in args.parts:
-            figures = estimates(small, tally, until, args.estimates)
+            figures = estimates(tally, until, args.estimates)
     report = {"cases": tally.cases, **figures, "faults": tally.faults, "minutes": (time.monotonic() - begun) / 60}
     print(dumps(report, indent=1))
     if args.out:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zofo.errors import NonFiniteError
+from zofo.errors import NonFiniteError, during
 from zofo.methods._nonfinite import Refusals
 from zofo.zo.keys import derive
 
@@ -116,7 +116,8 @@ class Problem:
         for loss in losses:
             loss.nonfinite = ""
         try:
-            yield
+            with during(f"the {level} update"):
+                yield
         except NonFiniteError as error:
             for descent in self.descents:
                 descent.drop()

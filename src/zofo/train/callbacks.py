@@ -12,7 +12,7 @@ from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, T
 
 from zofo.config.layers import brief
 from zofo.config.sections import TrainConfig
-from zofo.errors import InputError
+from zofo.errors import InputError, out_of_memory
 from zofo.models._transformers import CallbackHandler, get_reporting_integration_callbacks
 
 EXTRAS = ("tensorboard", "trackio", "wandb")  # of pyproject.toml
@@ -35,7 +35,9 @@ def _reporters(names: Sequence[str]) -> list[TrainerCallback]:
     for name in names:
         try:
             reporters += [make() for make in get_reporting_integration_callbacks([name])]
-        except (RuntimeError, ImportError):
+        except (RuntimeError, ImportError) as error:
+            if out_of_memory(error):
+                raise
             package = f"zofo[{name}]" if name in EXTRAS else name
             raise InputError(f'train.report_to: {name} is not installed; pip install "{package}"') from None
         except ValueError as error:

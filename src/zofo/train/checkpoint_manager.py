@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerState
 
-from zofo.errors import InputError
+from zofo.errors import InputError, during
 from zofo.models.load import load
 from zofo.train import checkpoint, record
 from zofo.train.checkpoint import move_theta
@@ -83,6 +83,7 @@ class CheckpointManager:
         if self._snapshots():
             checkpoint.save_theta(self.session.problem.theta, directory / "backbone")
 
+    @during("saving the best so far")
     def save_best(self, best: Best) -> None:
         """best-N: the adapters as they are now (and theta, where its replay is long)."""
 
@@ -100,6 +101,7 @@ class CheckpointManager:
             assert adapters is not None
             adapters.save(name, directory / name, self.session.config.model.name)
 
+    @during("saving a checkpoint")
     def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState, finite: bool) -> None:
         """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted.
 
@@ -157,6 +159,7 @@ class CheckpointManager:
             if directory not in referred:
                 self.run.forget(directory)
 
+    @during("going back to a checkpoint")
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
         """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
         self.run.verify(directory)
@@ -239,6 +242,7 @@ class CheckpointManager:
             except (OSError, ValueError) as error:
                 raise InputError(f"{directory / name}: {error}") from error
 
+    @during("going back to the best evaluation")
     def restore_best(self, best: Best, k: int) -> None:
         """Bring adapters and theta back to the best evaluation, for the test set and for what is exported."""
         if best.k == k:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zofo.data.preview import preview, sizes
-from zofo.errors import NonFiniteError, RunError
+from zofo.errors import NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
 from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
@@ -83,6 +83,8 @@ class Loop:
                 self._say_sizes()
                 self._run()
                 self.callbacks.call("on_train_end")
+        except OutOfMemory as error:
+            raise OutOfMemory(f"{error.part} at step {self.count}") from error
         except NonFiniteError as error:
             raise RunError(f"step {self.count}: {error}; {self._advice()}") from error
         except OSError as error:
@@ -184,7 +186,8 @@ class Loop:
         start = time.perf_counter()
         refusals = self.session.problem.refusals
         refused = refusals.total
-        values = self.session.method.step(self.at.k)
+        with during("the training step"):
+            values = self.session.method.step(self.at.k)
         if refusals.total > refused and broken(self.session):  # then every later update would be refused, too
             raise NonFiniteError(refusals.last)
         self.at.k += 1
@@ -222,7 +225,7 @@ class Loop:
         def run() -> Evaluation:
             return session.evaluator(encoded, progress, split == "test" or self.selection.by == "metric")
 
-        with self._adapted(adapter):
+        with during(f"the {split} evaluation"), self._adapted(adapter):
             evaluation = run()
         deployed = split == "test" and self.at.best is not None and adapter == self.at.best.candidate
         return evaluation.checked(f"task {session.data.name}, test") if deployed else evaluation

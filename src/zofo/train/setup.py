@@ -25,7 +25,7 @@ from zofo.data.multitask.mixture import Mixture, among
 from zofo.data.multitask.setting import trained_tasks
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded
-from zofo.errors import InputError
+from zofo.errors import InputError, during
 from zofo.eval.evaluator import Evaluator, make_evaluator
 from zofo.methods._base import Base as Method
 from zofo.methods._nonfinite import Refusals
@@ -119,6 +119,7 @@ class Session:
         return lines
 
 
+@during("preparing the run")
 def build(
     config: Config, load: Callable[[ModelConfig], Loaded] | None = None, task: Callable[..., TaskData] | None = None
 ) -> Session:
@@ -169,6 +170,7 @@ class Backbone:
     scorer: Scorer
 
 
+@during("building the adapters")
 def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData) -> Backbone:
     """The method's adapters on the model. Virtual tokens take room from the longest example."""
     whole = Point(loaded.model, mode=shift_mode(config))  # before PEFT renames anything
@@ -276,6 +278,7 @@ def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
             param.requires_grad_(True)
 
 
+@during("the first forward")
 def audit(session: Session) -> None:
     """Before the first estimate: every weight of theta must be reachable by the shift. One small forward."""
     shortest = min(next(iter(session.streams.values())).encoded, key=lambda e: e.length)
