@@ -8,7 +8,7 @@ and at its directory. Flat means: from the first fifth of the run to its end the
 the same, the resident set grows by less than 3 MiB or 2 %, the CPU time of a step, in units of a fixed piece of work
 that is done beside it (the machine may have other work), by less than a quarter (medians of the second and of the last
 fifth), and no file grows but metrics.jsonl and journal.bin, which take as many bytes for each step as before;
-trainer_state.json as many for each entry of its history, of which there are at most HISTORY. `--minutes` is for all of
+trainer_state.json has at most HISTORY entries of 200 bytes. `--minutes` is for all of
 them, in equal shares of what is left; a run whose share ends goes as far as it came, is judged by the same rule, and
 says how far it came. A part that is done stays in --parts and is not done again.
 """
@@ -44,7 +44,7 @@ RUNS: dict[str, tuple[str, str, str, list[str]]] = {
     "svrg, sgd": ("mezo", "svrg", "sgd", []),
     "one-sided, conservative": ("mezo", "one-sided", "conservative", []),
 }
-EVERY = 1100  # steps between two looks, and between two checkpoints; a multiple of bilevel-zofo's 11
+EVERY = 550  # steps between two looks, and between two checkpoints; a multiple of bilevel-zofo's 11
 BY_DESIGN = ("metrics.jsonl", "journal.bin")  # a line, a record an event: they are the run
 MIB = 2**20
 
@@ -100,7 +100,7 @@ class Looks(TrainerCallback):
         self.used, self.yardsticks = time.process_time(), list[float]()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if state.global_step % (EVERY // 20) == 0:
+        if state.global_step % (EVERY // 10) == 0:
             self.yardsticks.append(yardstick())
         if state.global_step % EVERY == 0:
             used, self.used = self.used, time.process_time()
@@ -188,9 +188,8 @@ def judged(seen: dict[str, Any]) -> dict[str, Any]:
             if there > 1.1 * here:
                 faults.append(f"{name}: {here:.1f} bytes a step in the second fifth, {there:.1f} in the last")
         elif name.endswith("trainer_state.json"):
-            entries = [max(1, n) for n in figures["log_history"]]
-            if entries[1] > HISTORY or after / entries[1] > 1.1 * before / entries[0] + 1:
-                faults.append(f"{name}: {before} bytes for {entries[0]} entries, then {after} for {entries[1]}")
+            if last["log_history"] > HISTORY or after > 200 * last["log_history"] + 2000:
+                faults.append(f"{name}: {after} bytes for {last['log_history']} entries of its history")
         elif before is not None and after > 1.05 * before + 512:
             faults.append(f"{name}: {before} bytes in the second fifth, {after} at the end")
     return figures

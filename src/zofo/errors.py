@@ -50,8 +50,8 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             return True
-        foreign = type(error).__module__ != "builtins"  # safetensors' own, numba's
-        if (foreign or isinstance(error, RuntimeError)) and _NO_MEMORY.search(str(error)):
+        library = type(error).__module__ != "builtins" and not isinstance(error, ZofoError)  # safetensors' own
+        if (library or isinstance(error, RuntimeError)) and _NO_MEMORY.search(str(error)):
             return True
         error = error.__cause__
     return False

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import torch
 
 from tests.fuzz.world import World
+from zofo import finetune
 from zofo.api import out_of_memory as oom
 from zofo.cli.main import run as command_line
 from zofo.errors import InputError, OutOfMemory, RunError, during, out_of_memory
@@ -25,18 +29,19 @@ KINDS: dict[str, Callable[[], Exception]] = {
 }
 # part that the line must name: (module, attribute, the call from 1 that fails, more settings)
 BILEVEL = "--method bilevel-zofo method.inner_steps=1 adapter.r=2"
+MANAGER = "zofo.train.checkpoint_manager.CheckpointManager"
 TRAIN: dict[str, tuple[str, str, int, str]] = {
     "loading the model": ("transformers.AutoModelForCausalLM", "from_pretrained", 1, BILEVEL),
     "building the adapters": ("zofo.models.adapters.lora.Adapter", "build", 1, BILEVEL),
     "preparing the run": ("zofo.train.setup", "tokenize_task", 1, BILEVEL),
-    "the first forward": ("zofo.models.scorer.Scorer", "logprobs", 1, BILEVEL),
+    "the first forward": ("zofo.zo.point.Point", "audit", 1, BILEVEL),
     "the lower update at step 0": ("torch.optim.AdamW", "step", 1, BILEVEL),  # its moments are made then
     "the upper update at step 0": ("zofo.objectives._loss.Loss", "each", 1, BILEVEL),
     "the upper update at step 6": ("zofo.zo.point.Point", "add_", 4, BILEVEL),
     "the lower update at step 6": ("zofo.objectives._loss.Loss", "backward", 10, BILEVEL),
     "the dev evaluation at step 4": ("zofo.eval.likelihood", "eval_batches", 3, BILEVEL),
-    "saving the best so far at step 2": ("zofo.train.checkpoint_manager.CheckpointManager", "_write_adapters", 1, BILEVEL),
-    "saving a checkpoint at step 4": ("zofo.train.checkpoint", "save_tensors", 2, BILEVEL),
+    "saving the best so far at step 2": (MANAGER, "_write_adapters", 1, BILEVEL),
+    "saving a checkpoint at step 8": ("zofo.train.checkpoint", "save_tensors", 2, BILEVEL),
     "the test evaluation": ("zofo.eval.likelihood", "eval_batches", 9, BILEVEL),
     "the upper update at step 0, fo-ft": ("torch.optim.AdamW", "step", 1, "--method fo-ft"),
     "the upper update at step 1, mezo": ("zofo.zo.point.Point", "add_", 2, "--method mezo estimator.shift=copy"),
@@ -52,9 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def failing(monkeypatch: pytest.MonkeyPatch, place: str, name: str, call: int, error: Exception) -> list[int]:
     """`place.name` raises `error` at this call (from 1) and at all that follow."""
-    from pkgutil import resolve_name
-
-    owner = resolve_name(place.replace(".", ".") if ":" in place else place)
+    owner = resolve_name(place)
     real, calls = getattr(owner, name), []
 
     def sometimes(*args: Any, **kwargs: Any) -> Any:
@@ -81,6 +84,19 @@ def the_line(said: str) -> str:
     return lines[0]
 
 
+REAL = oom.asked
+
+
+@pytest.fixture(autouse=True)
+def without_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process takes seconds; `test_what_is_predicted` has it."""
+
+    def asked(*_: Any) -> Any:
+        raise RunError("left out here")
+
+    monkeypatch.setattr(oom, "asked", asked)
+
+
 @pytest.mark.parametrize("number", range(len(TRAIN)), ids=list(TRAIN))
 def test_a_run_says_where_and_what_helps(
     number: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -95,7 +111,7 @@ def test_a_run_says_where_and_what_helps(
     line = the_line(capsys.readouterr().err)
     assert line.startswith(f"error: out of memory in {part.partition(',')[0]}: ")
     assert re.search(r": the process (held|took) [\d.]+ [GM]iB.* and (may have )?[\d.]+ [GM]iB", line)
-    assert re.search(r"; (predicted [\d.]+ [GM]iB|not predicted \()", line)
+    assert "; not predicted (left out here); " in line
     options = line.partition("less is taken by ")[2].partition("; ")[0].split(", or ")
     assert len(options) == 3
     assert len(line) <= 800
@@ -117,13 +133,11 @@ VERBS = {
     "the evaluation": (["eval"], "zofo.eval.likelihood", "eval_batches"),
     "loading the model": (["eval"], "transformers.AutoModelForCausalLM", "from_pretrained"),
     "generation": (["generate", "--prompt", "a"], "zofo.api.generate", "decode"),
-    "going back": (["eval"], "zofo.zo.replay", "restore_support"),
-    "the export": (["export"], "zofo.models.tensors", "save_tensors"),
 }
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("part", ["the evaluation", "loading the model", "generation"])
+@pytest.mark.parametrize("part", list(VERBS))
 def test_other_verbs(
     part: str, kind: str, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,7 +178,7 @@ def test_what_is_no_lack_of_memory() -> None:
 
 
 def test_the_innermost_part_names_it() -> None:
-    with pytest.raises(OutOfMemory, match="^out of memory in the inner$"), during("the outer"), during("the inner"):
+    with pytest.raises(OutOfMemory, match=r"^out of memory in the inner$"), during("the outer"), during("the inner"):
         raise MemoryError
 
 
@@ -188,9 +202,69 @@ def test_options_are_those_that_are_not_used(world: World) -> None:
 
 
 def test_a_prediction_that_fails_is_left_out(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zofo import finetune
-
-    failing(monkeypatch, "zofo.api.memory.footprint", "predict", 1, MemoryError())
+    """Its process has no memory either, or it is a model of which nothing can be predicted."""
+    monkeypatch.setattr(oom, "asked", REAL)
     failing(monkeypatch, "zofo.objectives._loss.Loss", "each", 1, MemoryError())
-    with pytest.raises(RunError, match=r"not predicted \(it ran out of memory, too\); less is taken by train\.micro"):
+    failing(monkeypatch, "subprocess", "run", 1, OSError(12, "Cannot allocate memory"))
+    words = r"not predicted \(\[Errno 12\] Cannot allocate memory\); less is taken by train\.micro_batch_size=4, or "
+    with pytest.raises(RunError, match=words):
         finetune(str(world.model), str(world.rows), "mezo", output_dir=tmp_path / "out", max_steps=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "part", "best"),
+    [
+        ("--method mezo", "the first forward", "model.dtype=bfloat16"),
+        (BILEVEL, "loading the model", "model.dtype=bfloat16"),
+        (BILEVEL, "the dev evaluation at step 2", "train.eval_batch_size=8"),
+        ("--method mezo estimator.shift=copy rule=adamw", "the upper update at step 1", "rule.state=8bit"),
+    ],
+)
+def test_what_is_predicted(
+    settings: str, part: str, best: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The option that takes least in this part comes first, each with what it saves."""
+    monkeypatch.setattr(oom, "asked", REAL)
+    known = {**TRAIN, "the dev evaluation at step 2": ("zofo.eval.likelihood", "eval_batches", 1, "")}
+    place, name, call, _ = next(values for key, values in known.items() if key.partition(",")[0] == part)
+    failing(monkeypatch, place, name, call, MemoryError())
+    assert train(world, tmp_path / "out", settings) == 1
+    line = the_line(capsys.readouterr().err)
+    found = re.search(r"; predicted [\d.]+ [GM]iB .*?; less is taken by (\S+) \([\d.]+ [GM]iB less\), or ", line)
+    assert found is not None, line
+    assert found[1] == best
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from zofo.cli.main import run
+import zofo.api.finetune, zofo.train.setup
+torch.set_num_threads(1)
+torch.ones(64, 64) @ torch.ones(64, 64)
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[1]) * 2**20, resource.RLIM_INFINITY))
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit of addresses is Linux's")
+@pytest.mark.parametrize(("batch", "part"), [(4, ""), (30_000, "the (lower|upper) update at step 0")])
+def test_a_real_limit(batch: int, part: str, world: World, tmp_path: Path) -> None:
+    """A process that may have 700 MiB more: enough for a batch of 4, not for one of 30,000. It ends by itself."""
+    out = tmp_path / "out"
+    settings = [*f"{BILEVEL} train.batch_size={batch} train.max_steps=4 train.threads=1".split()]
+    settings += ["task.train_examples=12", "task.dev_examples=4", "task.test_examples=4"]
+    fixed = ["--model", str(world.model), "--task", str(world.rows), "--output-dir", str(out)]
+    command = [sys.executable, "-c", LIMITED, "700", "train", *fixed, *settings]
+    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if not part:
+        assert child.returncode == 0, child.stderr[-800:]
+        return
+    assert child.returncode == 1, child.stderr[-800:]
+    line = the_line(child.stderr)
+    assert re.match(rf"error: out of memory in {part}: the process took [\d.]+ GiB of addresses at most, and may", line)
+    assert "less is taken by train.micro_batch_size=" in line

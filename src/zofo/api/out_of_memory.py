@@ -28,7 +28,7 @@ from zofo.train.progress import gib
 from zofo.train.run_dir import RunDir
 
 SECONDS = 60  # of predictions: a run that has ended may take so long to say what would help
-GENERAL = ("a smaller model", "a machine with more memory, or one with less beside it", "shorter examples")
+GENERAL = ("a smaller model", "a machine with more memory", "shorter examples")
 RESUMABLE = ("train.micro_batch_size", "train.eval_batch_size", "train.gradient_checkpointing")  # see `start`
 
 
@@ -179,7 +179,7 @@ def _line(error: OutOfMemory, config: Config) -> str:
     options = [option.setting for option in options_of(config)]
     try:
         predicted, ranked = asked(config, error.part)
-        told = [f"{setting} ({less} less)" for setting, less in ranked]
+        told = [f"{setting} ({less} less)" if less else setting for setting, less in ranked]
         options = [setting for setting, _ in ranked]
     except RunError as failed:
         predicted, told = f"not predicted ({failed})", options
@@ -189,7 +189,7 @@ def _line(error: OutOfMemory, config: Config) -> str:
 
 
 def asked(config: Config, part: str) -> tuple[str, list[tuple[str, str]]]:
-    """(the prediction in words, [(a setting that takes less, how much less)]), by a process of its own.
+    """(the prediction in words, [(a setting that takes less, how much less, or "")]), by a process of its own.
 
     It has room of its own, and what happens to it does not happen here. Raises RunError with a reason.
     """
@@ -213,10 +213,13 @@ def answer(config: Config, part: str) -> tuple[str, list[tuple[str, str]]]:
     end = time.monotonic() + SECONDS
     size, where = _size(config, part)
     sized: list[tuple[int, str]] = []
+    unsized: list[tuple[str, str]] = []
     for option in options_of(config):
-        if time.monotonic() < end and (less := _size(option.of(config), part)[0]) < 0.99 * size:
+        if time.monotonic() > end:
+            unsized.append((option.setting, ""))
+        elif (less := _size(option.of(config), part)[0]) < 0.99 * size:
             sized.append((less, option.setting))
-    return f"predicted {gib(size)} {where}", [(setting, gib(size - less)) for less, setting in sorted(sized)]
+    return f"predicted {gib(size)} {where}", [(setting, gib(size - less)) for less, setting in sorted(sized)] + unsized
 
 
 def _listed(told: Sequence[str]) -> str:
