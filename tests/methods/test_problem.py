@@ -69,7 +69,7 @@ def test_a_nonfinite_update_leaves_no_gradient_behind(policy):
     p = problem(refusals=Refusals(policy))
     p.descents.append(Descent({"w": weight}))
     weight.grad = torch.ones(3)
-    with pytest.raises(NonFiniteError, match="^upper update: the loss is nan$") if policy == "stop" else nullcontext():
+    with pytest.raises(NonFiniteError, match=r"^upper update: the loss is nan$") if policy == "stop" else nullcontext():
         refuse(p, "upper")
     assert weight.grad is None
     assert p.refusals.skipped == {"upper": 1}
