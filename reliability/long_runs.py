@@ -52,8 +52,8 @@ MIB = 2**20
 def world(folder: Path) -> tuple[Path, Path]:
     """(a model of 2,400 weights, 24 rows)."""
     tokenizer = make_tokenizer(vocab_size=260)
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    sizes: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         num_key_value_heads=1,

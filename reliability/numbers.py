@@ -134,7 +134,8 @@ class Bench:
                 session.problem.refusals.skipped = {level: 1}
                 session.problem.refusals.halvings = {level: 1} if policy == "halve" else {}
                 if anchor:
-                    session.problem.estimator.since = None
+                    assert isinstance(estimator := session.problem.estimator, svrg.Estimator)
+                    estimator.since = None
 
         with watched(session, take_back):
             session.method.step(self.k)

@@ -186,7 +186,7 @@ def test_options_are_those_that_are_not_used(world: World) -> None:
     from zofo.api.configure import resolve
 
     def settings(*more: str) -> set[str]:
-        sections = {"model": str(world.model), "task": str(world.rows), "method": "bilevel-zofo", "adapter": "lora"}
+        sections: dict[str, Any] = {"model": str(world.model), "task": str(world.rows), "method": "bilevel-zofo", "adapter": "lora"}
         config = resolve(None, more, None, train={"output_dir": "x"}, source="caller", **sections)
         return {option.setting.partition("=")[0] for option in oom.options_of(config)}
 
