@@ -60,7 +60,12 @@ class Small:
     def model(self) -> Path:
         tokenizer = make_tokenizer()
         ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-        sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "max_position_embeddings": 128}
+        sizes: dict[str, Any] = {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "max_position_embeddings": 128,
+        }
         heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
         config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.1, **sizes, **heads, **ids)
         return save_tiny(self.root / "model", config, tokenizer)

@@ -186,7 +186,12 @@ def test_options_are_those_that_are_not_used(world: World) -> None:
     from zofo.api.configure import resolve
 
     def settings(*more: str) -> set[str]:
-        sections: dict[str, Any] = {"model": str(world.model), "task": str(world.rows), "method": "bilevel-zofo", "adapter": "lora"}
+        sections: dict[str, Any] = {
+            "model": str(world.model),
+            "task": str(world.rows),
+            "method": "bilevel-zofo",
+            "adapter": "lora",
+        }
         config = resolve(None, more, None, train={"output_dir": "x"}, source="caller", **sections)
         return {option.setting.partition("=")[0] for option in oom.options_of(config)}
 
@@ -212,28 +217,16 @@ def test_a_prediction_that_fails_is_left_out(world: World, tmp_path: Path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("settings", "part", "best"),
-    [
-        ("--method mezo", "the first forward", "model.dtype=bfloat16"),
-        (BILEVEL, "loading the model", "model.dtype=bfloat16"),
-        (BILEVEL, "the dev evaluation at step 2", "train.eval_batch_size=8"),
-        ("--method mezo estimator.shift=copy rule=adamw", "the upper update at step 1", "rule.state=8bit"),
-    ],
-)
-def test_what_is_predicted(
-    settings: str, part: str, best: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    """The option that takes least in this part comes first, each with what it saves."""
+def test_what_is_predicted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The option that takes least in this part comes first, with what it saves."""
     monkeypatch.setattr(oom, "asked", REAL)
-    known = {**TRAIN, "the dev evaluation at step 2": ("zofo.eval.likelihood", "eval_batches", 1, "")}
-    place, name, call, _ = next(values for key, values in known.items() if key.partition(",")[0] == part)
+    place, name, call, _ = TRAIN["the first forward"]
     failing(monkeypatch, place, name, call, MemoryError())
-    assert train(world, tmp_path / "out", settings) == 1
+    assert train(world, tmp_path / "out", "--method mezo") == 1
     line = the_line(capsys.readouterr().err)
-    found = re.search(r"; predicted [\d.]+ [GM]iB .*?; less is taken by (\S+) \([\d.]+ [GM]iB less\), or ", line)
-    assert found is not None, line
-    assert found[1] == best
+    assert re.search(
+        r"; predicted [\d.]+ [GM]iB .*?; less is taken by model\.dtype=bfloat16 \([\d.]+ [GM]iB less", line
+    )
 
 
 LIMITED = """
@@ -252,15 +245,15 @@ sys.exit(run(sys.argv[2:]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit of addresses is Linux's")
-@pytest.mark.parametrize(("batch", "part"), [(4, ""), (30_000, "the (lower|upper) update at step 0")])
+@pytest.mark.parametrize(("batch", "part"), [(4, ""), (6_000, "the (lower|upper) update at step 0")])
 def test_a_real_limit(batch: int, part: str, world: World, tmp_path: Path) -> None:
-    """A process that may have 700 MiB more: enough for a batch of 4, not for one of 30,000. It ends by itself."""
+    """A process that may have 400 MiB more: enough for a batch of 4, not for one of 6,000. It ends by itself."""
     out = tmp_path / "out"
     settings = [*f"{BILEVEL} train.batch_size={batch} train.max_steps=4 train.threads=1".split()]
     settings += ["task.train_examples=12", "task.dev_examples=4", "task.test_examples=4"]
     fixed = ["--model", str(world.model), "--task", str(world.rows), "--output-dir", str(out)]
-    command = [sys.executable, "-c", LIMITED, "700", "train", *fixed, *settings]
-    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    command = [sys.executable, "-c", LIMITED, "400", "train", *fixed, *settings]
+    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     if not part:
         assert child.returncode == 0, child.stderr[-800:]
         return
