@@ -8,7 +8,7 @@ and at its directory. Flat means: from the first fifth of the run to its end the
 the same, the resident set grows by less than 3 MiB or 2 %, the CPU time of a step, in units of a fixed piece of work
 that is done beside it (the machine may have other work), by less than a quarter (medians of the second and of the last
 fifth), and no file grows but metrics.jsonl and journal.bin, which take as many bytes for each step as before;
-trainer_state.json has at most HISTORY entries of 200 bytes. `--minutes` is for all of
+trainer_state.json has at most HISTORY entries of 300 bytes. `--minutes` is for all of
 them, in equal shares of what is left; a run whose share ends goes as far as it came, is judged by the same rule, and
 says how far it came. A part that is done stays in --parts and is not done again.
 """
@@ -188,7 +188,7 @@ def judged(seen: dict[str, Any]) -> dict[str, Any]:
             if there > 1.1 * here:
                 faults.append(f"{name}: {here:.1f} bytes a step in the second fifth, {there:.1f} in the last")
         elif name.endswith("trainer_state.json"):
-            if last["log_history"] > HISTORY or after > 200 * last["log_history"] + 2000:
+            if last["log_history"] > HISTORY or after > 300 * last["log_history"] + 2000:
                 faults.append(f"{name}: {after} bytes for {last['log_history']} entries of its history")
         elif before is not None and after > 1.05 * before + 512:
             faults.append(f"{name}: {before} bytes in the second fifth, {after} at the end")

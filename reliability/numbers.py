@@ -134,7 +134,8 @@ class Bench:
                 session.problem.refusals.skipped = {level: 1}
                 session.problem.refusals.halvings = {level: 1} if policy == "halve" else {}
                 if anchor:
-                    assert isinstance(estimator := session.problem.estimator, svrg.Estimator)
+                    estimator = session.problem.estimator
+                    assert isinstance(estimator, svrg.Estimator)
                     estimator.since = None
 
         with watched(session, take_back):
