@@ -78,7 +78,7 @@ class Small:
     def setting(self) -> list[str]:
         return task_args(make_setting(self.root / "setting"))
 
-    def options(self, name: str, *more: str) -> tuple[dict[str, str], list[str]]:
+    def options(self, name: str, *more: str) -> tuple[dict[str, Any], list[str]]:
         """(the sections, the settings) of METHODS[name]."""
         method, settings = METHODS[name]
         few = [f"task.{split}_examples={n}" for split, n in (("train", 12), ("dev", 4), ("test", 4))]

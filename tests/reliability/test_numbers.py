@@ -10,7 +10,7 @@ import pytest
 import torch
 from reliability._steps import METHODS, Small, Snapshot, coefficient
 
-from reliability import numbers
+from reliability import _drift, numbers
 from zofo.config import registry
 from zofo.methods._first_order import Descent
 from zofo.zo.journalled import Journalled
@@ -91,7 +91,7 @@ def test_it_sees_what_is_wrong(small: Small, monkeypatch: pytest.MonkeyPatch) ->
         assert numbers.spoil_one(here, gradients[0], math.nan, "skip") != []
 
 
-@pytest.mark.parametrize("dtype", numbers.DTYPES)
+@pytest.mark.parametrize("dtype", _drift.DTYPES)
 def test_a_journal_with_halved_rates_replays(dtype: str, small: Small, tmp_path: Path) -> None:
     for shift in ("layer", "inplace"):
         options = [f"model.dtype={dtype}", f"estimator.shift={shift}"]
@@ -100,15 +100,15 @@ def test_a_journal_with_halved_rates_replays(dtype: str, small: Small, tmp_path:
 
 @pytest.mark.parametrize("name", registry.names("estimators"))
 def test_estimates_leave_every_bit(name: str) -> None:
-    for dtype in numbers.DTYPES:
-        for mode in numbers.MODES:
-            assert numbers.still(name, dtype, mode, 12, math.inf) == ([], 12)
+    for dtype in _drift.DTYPES:
+        for mode in _drift.MODES:
+            assert _drift.still(name, dtype, mode, 12, math.inf) == ([], 12)
 
 
 def test_mode_inplace_drifts() -> None:
     """As documented: which is also to say that the measure sees a theta that moved."""
     for dtype, least in (("float32", 1e-7), ("bfloat16", 1e-3), ("float16", 1e-4)):
-        sizes, _ = numbers.still("spsa", dtype, "inplace", 100, math.inf)
+        sizes, _ = _drift.still("spsa", dtype, "inplace", 100, math.inf)
         assert sizes["100"]["rms"] > least
 
 

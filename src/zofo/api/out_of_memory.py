@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from zofo.config.instantiate import make_method
+from zofo.config.json_text import dumps
 from zofo.config.resolve import Config, load
 from zofo.errors import OutOfMemory, RunError, during, printable
 from zofo.models.load import choose_dtype
@@ -238,4 +239,4 @@ def _going_on(config: Config, options: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":  # the process of `asked`
-    print(json.dumps(answer(load(Path(sys.argv[1])), sys.argv[2])))
+    print(dumps(answer(load(Path(sys.argv[1])), sys.argv[2])))
