@@ -199,7 +199,7 @@ def check(case: Case, folder: Path, ways: Sequence[bool]) -> Play:
     saved = whole.saved()
     whole.run(CUT, STEPS)
     assert whole.theta.sha256() != start
-    assert whole.problem.skipped == 0
+    assert whole.problem.refusals.total == 0
     assert all(any(c != 0 for c, _ in g.terms) for g in whole.watched.seen)
 
     again = Play(dataclasses.replace(case, method="mezo"), Journal.open(folder / "journal.bin"))  # needs no adapter

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -25,6 +27,45 @@ class RunError(ZofoError):
     """A run that had started failed: a NaN, no disk space, ..."""
 
     exit_code: ClassVar[int] = 1
+
+
+class OutOfMemory(RunError):
+    """Memory ran out. part: of the work, such as "loading the model"."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(f"out of memory in {part}")
+        self.part = part
+
+
+_NO_MEMORY = re.compile(
+    "out of memory|can(no|')t allocate memory|failed to allocate|bad_alloc|ALLOC_FAILED|os error 12|start new thread",
+    re.IGNORECASE,
+)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out: Python says so, torch's allocators, or a system call; or what the error came of."""
+    while error is not None and not isinstance(error, OutOfMemory):
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            return True
+        library = type(error).__module__ != "builtins" and not isinstance(error, ZofoError)  # safetensors' own
+        if (library or isinstance(error, RuntimeError)) and _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+@contextmanager
+def during(part: str) -> Iterator[None]:
+    """Raises OutOfMemory, which names the part, where memory runs out inside; the innermost one names it."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise OutOfMemory(part) from error
 
 
 class NonFiniteError(ArithmeticError):

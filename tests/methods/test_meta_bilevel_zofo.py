@@ -128,13 +128,13 @@ def test_a_lower_step_that_is_not_finite_is_skipped(adapters: str, tiny_model_di
     before, theta = values(a.parameters("s")), s.problem.theta.sha256()
     state["bad"] = True
     s.method.step(1)
-    assert s.problem.skipped == 2
+    assert s.problem.refusals.total == 2
     assert same(values(a.parameters("s")), before)
     assert s.problem.theta.sha256() != theta  # the upper step is sound
     assert all(p.grad is None for n in "ps" for p in a.parameters(n).values())
     state["bad"] = False
     s.method.step(2)
-    assert s.problem.skipped == 2
+    assert s.problem.refusals.total == 2
 
 
 def test_an_upper_step_that_is_not_finite(tiny_model_dir: Path, six_tasks: Path) -> None:
@@ -147,7 +147,7 @@ def test_an_upper_step_that_is_not_finite(tiny_model_dir: Path, six_tasks: Path)
         before, theta = values(a.parameters("p")), s.problem.theta.sha256()
         if policy == "skip":
             s.method.step(0)
-            assert s.problem.skipped == 1
+            assert s.problem.refusals.total == 1
         else:
             with pytest.raises(NonFiniteError):
                 s.method.step(0)

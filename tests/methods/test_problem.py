@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from zofo.errors import NonFiniteError
 from zofo.methods._first_order import Descent
+from zofo.methods._nonfinite import HALVINGS, Refusals
 from zofo.methods._problem import Problem, Schedule
 from zofo.train.progress import Divergence
 from zofo.train.selection import Selection
@@ -56,21 +58,48 @@ def problem(**kwargs: Any) -> Problem:
     return Problem(theta=None, adapters=None, loss=None, streams={}, seed=0, **kwargs)  # pyright: ignore
 
 
-def test_a_nonfinite_update_leaves_no_gradient_behind():
+def refuse(p: Problem, level: str) -> None:
+    with p.update(level):
+        raise NonFiniteError("the loss is nan")
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip", "halve"])
+def test_a_nonfinite_update_leaves_no_gradient_behind(policy):
     weight = nn.Parameter(torch.ones(3))
-    for skip in (True, False):
-        p = problem(skip_nonfinite=skip)
-        p.descents.append(Descent({"w": weight}))
-        weight.grad = torch.ones(3)
-        try:
-            with p.update():
-                raise NonFiniteError("the loss is nan")
-        except NonFiniteError:
-            assert not skip
-        else:
-            assert skip
-        assert weight.grad is None
-        assert p.skipped == 1
+    p = problem(refusals=Refusals(policy))
+    p.descents.append(Descent({"w": weight}))
+    weight.grad = torch.ones(3)
+    with pytest.raises(NonFiniteError, match=r"^upper update: the loss is nan$") if policy == "stop" else nullcontext():
+        refuse(p, "upper")
+    assert weight.grad is None
+    assert p.refusals.skipped == {"upper": 1}
+
+
+def test_halving_is_of_the_levels_own_rates():
+    p = problem(refusals=Refusals("halve"), rate=Schedule("linear", 10))
+    refuse(p, "lower")
+    refuse(p, "lower")
+    refuse(p, "upper")
+    assert [p.lr(level, 0.1, 5) for level in ("lower", "upper")] == [0.1 * 0.5 / 4, 0.1 * 0.5 / 2]  # exact
+    assert p.refusals.halvings == {"lower": 2, "upper": 1}
+
+
+@pytest.mark.parametrize("between", ["nothing", "an update of the other level", "one of its own"])
+def test_halvings_in_a_row_are_bounded(between):
+    """An update of the level that was made begins the count again; one of the other level does not."""
+    p = problem(refusals=Refusals("halve"))
+    for _ in range(HALVINGS - 1):
+        refuse(p, "upper")
+    if between != "nothing":
+        with p.update("upper" if between == "one of its own" else "lower"):
+            pass
+    again = Refusals("halve")
+    again.load_state_dict(p.refusals.state_dict())  # as a resume does
+    p.refusals = again
+    words = rf"^upper update: the loss is nan, and so were the {HALVINGS - 1} before it"
+    with nullcontext() if between == "one of its own" else pytest.raises(NonFiniteError, match=words):
+        refuse(p, "upper")
+    assert p.refusals.factor("upper") == 0.5**HALVINGS
 
 
 def test_a_nonfinite_gradient_moves_nothing():

@@ -17,6 +17,7 @@ from tests.small_runs import METHODS, SMALL
 from zofo import RunError, finetune
 from zofo.cli.main import run as command_line
 from zofo.errors import NonFiniteError
+from zofo.methods._nonfinite import Refusals
 from zofo.objectives import _loss
 from zofo.train import setup
 from zofo.train.progress import Skips
@@ -206,10 +207,17 @@ def test_skips_are_counted_over_a_resume(
 
 
 def test_skips_are_said_at_the_first_and_as_they_double() -> None:
-    skips = Skips()
-    said = [count for count in range(20) if skips.check(count, 30)]
-    assert said == [1, 2, 4, 8, 16]
-    assert [count for count in range(17, 40) if skips.check(count, 60)] == [32]
+    refusals = Refusals("skip")
+    skips, said = Skips(refusals), []
+    for count in range(1, 40):
+        refusals.refused("upper", "upper update: the loss is nan")
+        if words := skips.check({"lower": 0, "upper": 60}):
+            said.append(count)
+            assert words.startswith(f"{count} of 60 updates skipped: ")
+    assert said == [1, 2, 4, 8, 16, 32]
+    refusals.refused("lower", "lower update: the loss is nan")  # counted by itself
+    words = skips.check({"lower": 60, "upper": 60}) or ""
+    assert words.startswith("1 of 60 lower updates skipped: ")
 
 
 # --------------------------------------------------------------------------------------------------------- comparisons

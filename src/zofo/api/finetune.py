@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zofo.api.configure import resolve
 from zofo.api.export import export
 from zofo.api.finish import finish
+from zofo.api.out_of_memory import explained, smaller, with_options
 from zofo.api.restore import given_model
 from zofo.api.start import check_directory
 from zofo.api.targets import as_path, load
@@ -91,6 +92,11 @@ def train(
 ) -> Run:
     """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files."""
     config = config.absolute()
+    with explained(config, "the rehearsal" if dry_run else "the run"):
+        return _run(config, dry_run, callbacks)
+
+
+def _run(config: Config, dry_run: bool, callbacks: Sequence[TrainerCallback | type[TrainerCallback]]) -> Run:
     run = RunDir(config.train.output_dir)
     if dry_run:
         from zofo.api.dry_run import dry_run as rehearse
@@ -165,9 +171,11 @@ def evaluate(
         check_output(Path(output))
     given, overrides = given_model(model, overrides, "an evaluation")
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
-    result, encoded, facts = evaluate_target(
-        as_path(target), task, changes | task_options, overrides, split, adapter, limit, seed, batch_size, given
-    )
+    fewer = f"--batch-size {max(1, (batch_size or 32) // 4)}" if batch_size != 1 else ""
+    with with_options("the evaluation", [fewer, *smaller(given)]):
+        result, encoded, facts = evaluate_target(
+            as_path(target), task, changes | task_options, overrides, split, adapter, limit, seed, batch_size, given
+        )
     if output is not None:
         write_files(Path(output), result, encoded, facts)
     return result.values

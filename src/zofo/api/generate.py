@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from zofo.api.out_of_memory import smaller, with_options
 from zofo.api.restore import given_model
 from zofo.api.targets import open_target
 from zofo.config.typed import build
@@ -66,7 +67,9 @@ def generate(
     given, rest = given_model(model, overrides, "generate")
     if rest:
         raise InputError(f"{rest[0]}: generate takes model.key=value alone")
-    opened = open_target(target, adapter, given)
+    less = ["--batch-size 1" if batch_size > 1 else "", *smaller(given), "fewer new tokens"]
+    with with_options("the loading", less):
+        opened = open_target(target, adapter, given)
     loaded = opened.loaded
     requests = []
     for number, prompt in enumerate(placed):  # a wrong one stops before the first is written
@@ -76,7 +79,8 @@ def generate(
             log.warning("%s: room for %d new tokens, not %d", prompt.place, room, max_new_tokens)
         is_chat = chat or not isinstance(prompt.content, str)
         requests.append(Request(ids, room, derive(seed, "generate", number), is_chat))
-    return decode(opened.model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
+    with with_options("generation", less):
+        return decode(opened.model, loaded.tokenizer, requests, decoding, loaded.pad_id, batch_size, done)
 
 
 def _encode(prompt: Prompt, loaded: Loaded, chat: bool) -> list[int]:

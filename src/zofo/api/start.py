@@ -93,6 +93,8 @@ _MAY_CHANGE = {
     "logging_steps",
     "max_replay_seconds",
 }
+# How much is computed at once: the same numbers but for the last bits of first-order parts, of losses and coefficients
+_AT_ONCE = {"micro_batch_size", "eval_batch_size", "gradient_checkpointing"}
 
 
 def _same_run(config: Config, run: RunDir) -> None:
@@ -103,7 +105,14 @@ def _same_run(config: Config, run: RunDir) -> None:
     for section in sorted({*saved, *now}):
         before, here = saved.get(section) or {}, now.get(section) or {}
         for key in sorted({*before, *here}):
-            if before.get(key) != here.get(key) and not (section == "train" and key in _MAY_CHANGE):
+            if before.get(key) == here.get(key) or (section == "train" and key in _MAY_CHANGE):
+                continue
+            if section == "train" and key in _AT_ONCE:
+                log.warning(
+                    "train.%s: %s -> %s; last bits of losses and gradients may be other ones than without the change",
+                    *(key, before.get(key), here.get(key)),
+                )
+            else:
                 changed.append(f"{section}.{key}: the run has {before.get(key)!r}, now {here.get(key)!r}")
     if changed:
         raise InputError("cannot resume with other settings:\n" + "\n".join(changed))

@@ -6,7 +6,7 @@ import errno
 
 import typer
 
-from zofo.errors import LINE, InputError, RunError, ZofoError, did_you_mean, printable
+from zofo.errors import LINE, InputError, OutOfMemory, RunError, ZofoError, did_you_mean, out_of_memory, printable
 
 
 def _click_exception() -> type[Exception]:
@@ -30,6 +30,10 @@ def _failure(error: BaseException) -> tuple[list[str], int]:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
+    if isinstance(error, OutOfMemory) or out_of_memory(error):
+        from zofo.api.out_of_memory import in_general
+
+        return [in_general(error)], RunError.exit_code
     if isinstance(error, ZofoError):
         return str(error).split("\n"), error.exit_code
     for link in chain:  # safetensors and torch wrap ENOSPC in errors of their own

@@ -179,7 +179,11 @@ class TrainConfig:
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = _f("constant", "schedule of every rate")
     warmup_steps: int = _f(0, "steps of linear warm-up", ge=0)
     report_to: list[str] = _f([], "where TrainerCallbacks send metrics: tensorboard, wandb, trackio", separated=True)
-    on_nonfinite: Literal["stop", "skip"] = _f("stop", "what a loss that is NaN or infinite does to the run")
+    on_nonfinite: Literal["stop", "skip", "halve"] = _f(
+        "stop",
+        "an update whose loss or gradient is NaN or infinite: stop; skip it; or skip it and halve its level's rates "
+        "from then on",
+    )
     max_grad_norm: float | None = _f(None, "clips the norm of first-order gradients; null: no clipping", gt=0)
     max_replay_seconds: float = _f(60.0, "a snapshot of theta is kept when replaying the journal takes longer", ge=0)
     select_by: Literal["loss", "metric"] = _f(

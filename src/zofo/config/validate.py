@@ -60,8 +60,11 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
         )
     if train.count == "outer" and not method.iterates:
         faults.append(f"train.count: outer counts iterations, and method {names['method']} has stages; leave it at all")
-    if parts.get("estimator") is not None and parts["estimator"].shift == "inplace" and train.on_nonfinite == "skip":
-        faults.append("train.on_nonfinite: skip needs estimator.shift=layer: a skipped estimate in place is not undone")
+    if parts.get("estimator") is not None and parts["estimator"].shift == "inplace" and train.on_nonfinite != "stop":
+        faults.append(
+            f"train.on_nonfinite: {train.on_nonfinite} needs estimator.shift=layer: a skipped estimate in place is not "
+            f"undone"
+        )
     if train.gradient_checkpointing and names.get("adapter") == "prefix":
         faults.append(
             "train.gradient_checkpointing: a prefix is read from a cache, which a layer computed again would fill "

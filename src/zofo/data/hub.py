@@ -7,7 +7,7 @@ from typing import Any
 
 from zofo.data.files import Record, Tables
 from zofo.data.spec import TaskSpec
-from zofo.errors import InputError
+from zofo.errors import InputError, out_of_memory
 
 
 class _HubRows(Sequence[Record]):
@@ -37,6 +37,8 @@ def from_hub(spec: TaskSpec, name: str, only: str | None) -> Tables:
             rows = load_dataset(spec.hub.path, spec.hub.name, split=theirs, revision=spec.hub.revision)
             tables[split] = _HubRows(rows, f"{name}/{theirs}")
     except Exception as e:  # no network, a renamed data set, a gated one: the fix is the same
+        if out_of_memory(e):
+            raise
         what = f"{spec.hub.path} {spec.hub.name or ''}".strip()
         reason = (str(e).splitlines() or [""])[0] or type(e).__name__
         raise InputError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zofo.data.batch import Batch, collate
 from zofo.data.tokenization import Encoded, Row
+from zofo.errors import out_of_memory
 from zofo.models._transformers import SharedStart, unwrapped
 from zofo.models.adapters._soft import is_soft
 from zofo.models.scorer import Scorer
@@ -73,6 +74,8 @@ def read_start(scorer: Scorer, encoded: Sequence[Encoded]) -> Start | None:
         start = Start(scorer, encoded[0].rows[0].ids[:length])
         with_start, _ = start.logprobs(shortest)
     except Exception as error:  # whatever a model's code says to a cache it does not know
+        if out_of_memory(error):
+            raise
         log.info("a start of %d tokens is read anew with each example: %s", length, error)
         return None
     batch = collate(shortest, scorer.pad_id).to(scorer.device)

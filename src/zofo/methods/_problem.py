@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from zofo.errors import NonFiniteError
+from zofo.errors import NonFiniteError, during
+from zofo.methods._nonfinite import Refusals
 from zofo.zo.keys import derive
 
 if TYPE_CHECKING:
@@ -72,17 +73,20 @@ class Problem:
     rule: Journalled | None = None
     mask: masks.Base | None = None  # which weights of theta move
     max_grad_norm: float | None = None
-    skip_nonfinite: bool = False
+    refusals: Refusals = field(default_factory=Refusals)  # of updates that are not finite
     tasks: tuple[str, ...] = ()  # of a setting: those that are trained on
     among: Callable[[Sequence[str], object], None] = lambda tasks, round: None  # batches are of these tasks from now on
     metric: Loss | None = None  # the loss with minus the task's metric as its objective
-    skipped: int = 0
     descents: list[Descent] = field(default_factory=list)
 
     @property
     def schedule(self) -> Schedule | None:
         """What `rate` is in a run of the library."""
         return self.rate if isinstance(self.rate, Schedule) else None
+
+    def lr(self, level: str, rate: float, step: int) -> float:
+        """A rate of this level at counted step `step`: by the schedule, halved as often as the level's rates were."""
+        return self.rate(rate, step) * self.refusals.factor(level)
 
     def key(self, purpose: str, step: int) -> int:
         """The 64-bit key of one draw."""
@@ -105,13 +109,20 @@ class Problem:
         return self.descents[-1]
 
     @contextmanager
-    def update(self) -> Iterator[None]:
-        """One update as a whole: a NonFiniteError inside leaves nothing behind; with skipping on it ends here."""
+    def update(self, level: str) -> Iterator[None]:
+        """One update of a level ("lower", "upper") as a whole: a NonFiniteError inside leaves nothing behind, and ends
+        here unless the refusals' policy is to stop."""
+        losses = [loss for loss in (self.loss, self.metric) if loss is not None]
+        for loss in losses:
+            loss.nonfinite = ""
         try:
-            yield
-        except NonFiniteError:
+            with during(f"the {level} update"):
+                yield
+        except NonFiniteError as error:
             for descent in self.descents:
                 descent.drop()
-            self.skipped += 1
-            if not self.skip_nonfinite:
-                raise
+            seen = next((f" ({loss.nonfinite})" for loss in losses if loss.nonfinite), "")
+            if self.refusals.refused(level, f"{level} update: {error}{seen}"):
+                raise NonFiniteError(self.refusals.last) from error
+        else:
+            self.refusals.made(level)

@@ -142,7 +142,7 @@ class Method(bilevel_zofo.Method):
         metrics = super().step(k)
         for i in range(1, self.config.p_steps):
             G = self.penalised(k)
-            with self.problem.update():
+            with self.problem.update("upper"):
                 G.grad_p()
                 self.opt_p.step(self.rate_p(k, i))
         return metrics

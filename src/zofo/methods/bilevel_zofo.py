@@ -135,21 +135,22 @@ class Method(Base):
         self.opt_p: Descent = problem.descent("p", self.config.optimizer)
 
     def step(self, k: int) -> Metrics:
+        rates = {"lr_s": self.rate_s(k)}
         metrics = self.lower(k)  # lines 3-7: s^{k+1}
         G = self.penalised(k)  # line 8
-        with self.problem.update():
+        rates |= {"lr_p": self.rate_p(k), "lr_theta": self.rate_theta(k)}
+        with self.problem.update("upper"):
             metrics |= self.upper(G, k)  # lines 9-10, every gradient at (theta^k, p^k, s^{k+1})
-        lr_s = self.problem.rate(self.config.lr_s, self.now(k))
-        return metrics | {"lr_s": lr_s, "lr_p": self.rate_p(k), "lr_theta": self.rate_theta(k)}
+        return metrics | rates
 
     def lower(self, k: int) -> Metrics:
         """s <- s - lr_s grad_s F(theta^k, s; B), T times, a new batch of D_p each time."""
         losses: list[float] = []
         with self.adapters.active("s"):
             for t in range(self.config.inner_steps):
-                with self.problem.update():
+                with self.problem.update("lower"):
                     losses.append(self.loss.backward(next(self.data_p)))
-                    self.opt_s.step(self.problem.rate(self.config.lr_s, self.now(k, t)))
+                    self.opt_s.step(self.rate_s(k, t))
         return {"loss_s": sum(losses) / len(losses)} if losses else {}
 
     def upper(self, G: Penalised, k: int) -> Metrics:
@@ -173,14 +174,17 @@ class Method(Base):
         G.further = lambda: self.penalised(k)
         return G
 
+    def rate_s(self, k: int, t: int = 0) -> float:
+        return self.problem.lr("lower", self.config.lr_s, self.now(k, t))
+
     def rate_theta(self, k: int) -> float:
-        return self.problem.rate(self.config.lr_theta, self.now(k, self.config.inner_steps))
+        return self.problem.lr("upper", self.config.lr_theta, self.now(k, self.config.inner_steps))
 
     def rate_p(self, k: int, i: int = 0) -> float:
         """The rate of p's step i of iteration k; there is one."""
         cfg = self.config
         lr_p = {None: cfg.lr_s, "lr_theta": cfg.lr_theta}.get(cfg.lr_p, cfg.lr_p)
-        return self.problem.rate(lr_p, self.now(k, cfg.inner_steps + i))
+        return self.problem.lr("upper", lr_p, self.now(k, cfg.inner_steps + i))
 
     def optimizers(self) -> dict[str, Descent]:
         return {"s": self.opt_s, "p": self.opt_p}

@@ -58,9 +58,9 @@ class Method(Base):
                 self.rests[name] = None if moves is None else ~moves
 
     def step(self, k: int) -> Metrics:
-        lr = self.problem.rate(self.config.lr, self.now(k))
+        lr = self.problem.lr("upper", self.config.lr, self.now(k))
         metrics: Metrics = {"lr_theta": lr}
-        with self.problem.update(), self.problem.theta.trainable():
+        with self.problem.update("upper"), self.problem.theta.trainable():
             metrics["loss"] = self.problem.loss.backward(next(self.data))
             self._mask()
             self.opt.step(lr)

@@ -38,9 +38,9 @@ class Method(Base):
         self.opt = problem.descent("p", self.config.optimizer)
 
     def step(self, k: int) -> Metrics:
-        lr = self.problem.rate(self.config.lr, self.now(k))
+        lr = self.problem.lr("lower", self.config.lr, self.now(k))
         metrics: Metrics = {"lr": lr}
-        with self.problem.update():
+        with self.problem.update("lower"):
             metrics["loss"] = self.problem.loss.backward(next(self.data))
             self.opt.step(lr)
         return metrics

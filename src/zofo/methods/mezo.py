@@ -55,9 +55,9 @@ class Method(Base):
 
     def step(self, k: int) -> Metrics:
         f, theta = self.problem.objective(self.data), self.problem.theta
-        lr = self.problem.rate(self.config.lr, self.now(k))
+        lr = self.problem.lr("upper", self.config.lr, self.now(k))
         metrics: Metrics = {"lr_theta": lr}
-        with self.problem.update():
+        with self.problem.update("upper"):
             g = self.estimate(f, theta, k, self.problem.key("z", k))
             self.rule.update_(theta, g, lr, k, f)
             metrics |= {"loss": g.value, "c": g.c}

@@ -73,18 +73,18 @@ class Method(Base):
 
     def adapt(self, k: int) -> Metrics:
         """Stage 1: p <- p - lr grad_p F(theta, p; B)."""
-        lr = self.problem.rate(self.config.lr, k)
+        lr = self.problem.lr("lower", self.config.lr, k)
         metrics: Metrics = {"lr": lr}
-        with self.problem.update():
+        with self.problem.update("lower"):
             metrics["loss"] = self.problem.loss.backward(next(self.data))
             self.opt.step(lr)
         return metrics
 
     def move(self, k: int) -> Metrics:
         """Stage 2: theta <- theta - lr_theta [F(theta + eps z, p) - F(theta - eps z, p)] / (2 eps) z."""
-        f, lr = self.problem.objective(self.data), self.problem.rate(self.config.lr_theta, k)
+        f, lr = self.problem.objective(self.data), self.problem.lr("upper", self.config.lr_theta, k)
         metrics: Metrics = {"lr_theta": lr}
-        with self.problem.update():
+        with self.problem.update("upper"):
             g = self.estimate(f, self.problem.theta, k, self.problem.key("z", k))
             self.rule.update_(self.problem.theta, g, lr, k, f)
             metrics |= {"loss": g.value, "c": g.c}

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from zofo.errors import RunError
+from zofo.errors import RunError, out_of_memory
 from zofo.models.versions import named
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def _fills(base: Any, name: str) -> bool:
         cache = DynamicCache(config=base.config)
         base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **{name: cache})
     except Exception as error:  # whatever a model's code says to an argument or a cache that it does not know
+        if out_of_memory(error):
+            raise
         log.debug("%s takes no cache as %s: %s", type(base).__name__, name, error)
         return False
     return _keys_and_values(cache) is not None
@@ -209,6 +211,8 @@ def _same_behind_padding(base: Any) -> bool:
     try:
         alone, padded = (_write(base, row, seen)[1] for row, seen in ((ids, torch.ones_like(ids)), (behind, mask)))
     except Exception as error:  # whatever a model's code says to padding
+        if out_of_memory(error):
+            raise
         log.debug("%s takes no padding on the left: %s", type(base).__name__, error)
         return False
     return close(padded[:, :1], alone[:, :1])
@@ -254,6 +258,8 @@ def _writes_as_forward(model: Any, row: Tensor, way: dict[str, Any]) -> bool:
     try:
         sequences, logits = _write(model, row, torch.ones_like(row), **way)
     except Exception as error:  # the text itself would meet it again, without the cache or with
+        if out_of_memory(error):
+            raise
         log.debug("%s.generate(%s): %s", type(model).__name__, way, error)
         return False
     whole = model(input_ids=sequences, attention_mask=torch.ones_like(sequences), use_cache=False).logits

@@ -15,7 +15,7 @@ import torch
 
 from zofo.config.sections import ModelConfig
 from zofo.data import ending
-from zofo.errors import InputError, ZofoError
+from zofo.errors import InputError, ZofoError, during, out_of_memory
 from zofo.models import files, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
@@ -29,6 +29,7 @@ log = logging.getLogger("zofo")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@during("loading the model")
 def load(config: ModelConfig) -> Loaded:
     """Load `config.name`, a hub id or a directory. Weights come from safetensors files only: no pickle is read.
 
@@ -80,9 +81,11 @@ def refusing(name: str, part: str) -> Iterator[None]:
     """What transformers, or a model's own code, raises at a part of a model is an InputError that names both."""
     try:
         yield
-    except (ZofoError, MemoryError, torch.OutOfMemoryError):
+    except ZofoError:
         raise
     except Exception as error:  # at what is damaged a library may raise anything, and the input is at fault
+        if out_of_memory(error):
+            raise
         raise InputError(f"model.name: cannot load {name!r}: {why_not_loaded(error, part)}") from error
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from zofo.data.batch import Batch, collate
 from zofo.data.option_tree import option_trees
 from zofo.data.tokenization import Encoded, Row
+from zofo.errors import out_of_memory
 from zofo.models._transformers import unwrapped
 from zofo.models.scorer import Scorer
 
@@ -81,6 +82,8 @@ def probe(scorer: Scorer, pairs: Sequence[tuple[Encoded, Encoded]]) -> str:
         elif not all(_influence(scorer, plain, packed, 1e-2 if exact else 0.3) for plain, packed in trials):
             reason = f"{type(base).__name__} has other gradients that way"
     except Exception as error:  # whatever a model's code says to a mask and positions it does not know
+        if out_of_memory(error):
+            raise
         reason = (
             f"{type(base).__name__} does not take such rows ({(str(error).strip() or repr(error)).splitlines()[0]})"
         )

@@ -79,6 +79,7 @@ class Loss:
         self.scorer, self.objective = scorer, objective
         self.adapters, self.micro_batch_size = adapters, micro_batch_size
         self.meter, self.checkpointed = meter or Meter(), checkpointed
+        self.nonfinite = ""  # the last value that was not finite, in words; whoever asks clears it before
 
     def of(self, objective: Objective) -> Loss:
         """The same with another objective; both count with one meter."""
@@ -123,6 +124,8 @@ class Loss:
         for group in self._groups([batch for batch, _ in parts]):
             together = [parts[i] for i in group]
             values |= zip(group, self._shared(together) if len(together) > 1 else [self._one(*together[0])])
+        for i, (_, name) in enumerate(parts):
+            self._watch(values[i], name)
         return [values[i] for i in range(len(parts))]
 
     def _groups(self, batches: Sequence[Batch]) -> list[list[int]]:
@@ -201,10 +204,16 @@ class Loss:
                 sums, _ = self._sums(piece, **kwargs)
                 part = sums.sum() / weight
                 total += float(part.detach())
+                self._watch(total, None)
                 if not math.isfinite(total):
                     raise NonFiniteError(f"the loss is {total}")
                 (part * scale).backward()
         return total
+
+    def _watch(self, value: float, name: str | None) -> None:
+        if not math.isfinite(value):
+            of = name or (self.adapters.current if self.adapters is not None else None)
+            self.nonfinite = f"F(theta{f', {of}' if of else ''}) was {value}"
 
     def _weight(self, batch: Batch) -> float:
         """The whole batch's weight depends on its labels alone, so it is known before the first micro-batch runs."""

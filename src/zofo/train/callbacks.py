@@ -12,10 +12,12 @@ from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, T
 
 from zofo.config.layers import brief
 from zofo.config.sections import TrainConfig
-from zofo.errors import InputError
+from zofo.errors import InputError, out_of_memory
 from zofo.models._transformers import CallbackHandler, get_reporting_integration_callbacks
 
 EXTRAS = ("tensorboard", "trackio", "wandb")  # of pyproject.toml
+# Entries of TrainerState.log_history: each checkpoint writes all of them, and metrics.jsonl has every line anyway
+HISTORY = 1000
 
 
 def check_callbacks(report_to: Sequence[str], callbacks: Sequence[object]) -> None:
@@ -33,7 +35,9 @@ def _reporters(names: Sequence[str]) -> list[TrainerCallback]:
     for name in names:
         try:
             reporters += [make() for make in get_reporting_integration_callbacks([name])]
-        except (RuntimeError, ImportError):
+        except (RuntimeError, ImportError) as error:
+            if out_of_memory(error):
+                raise
             package = f"zofo[{name}]" if name in EXTRAS else name
             raise InputError(f'train.report_to: {name} is not installed; pip install "{package}"') from None
         except ValueError as error:
@@ -116,6 +120,7 @@ class Callbacks:
             key: value if math.isfinite(value) else None for key, value in values.items()
         }  # for its JSON
         self.state.log_history.append({**finite, "step": self.state.global_step})
+        del self.state.log_history[:-HISTORY]
         self.call(event, logs=values)
 
     def stopped(self) -> bool:

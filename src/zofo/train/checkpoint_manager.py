@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerState
 
-from zofo.errors import InputError
+from zofo.errors import InputError, during
 from zofo.models.load import load
 from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint, record
@@ -51,6 +51,7 @@ class CheckpointManager:
         self.session, self.run, self.config = session, run, session.config.train
         self.journal: Journal | None = None
         self.metrics_position: int | None = None
+        self.finite: Path | None = None  # the last checkpoint whose weights are
 
     @property
     def journal_position(self) -> int | None:
@@ -73,7 +74,7 @@ class CheckpointManager:
         assert problem.rule is not None
         if not math.isfinite(problem.rule.seconds):
             problem.rule.seconds = time_pass(problem.theta)
-        return problem.rule.seconds * sum(1 for _ in self.journal.records())
+        return problem.rule.seconds * self.journal.number
 
     def _snapshots(self) -> bool:
         """Whether theta itself is kept: where first-order steps move it, or where its journal takes long to replay."""
@@ -85,6 +86,7 @@ class CheckpointManager:
         if self._snapshots():
             checkpoint.save_theta(self.session.problem.theta, directory / "backbone")
 
+    @during("saving the best so far")
     def save_best(self, best: Best) -> None:
         """best-N: the adapters as they are now (and theta, where its replay is long)."""
 
@@ -103,15 +105,22 @@ class CheckpointManager:
             assert adapters is not None
             adapters.save(name, directory / name, self.session.config.model.name)
 
-    def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
-        """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted."""
+    @during("saving a checkpoint")
+    def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState, finite: bool) -> None:
+        """checkpoint-`count`: all that `resume` needs. Older ones, and bests that none refers to, are deleted.
+
+        finite: whether its weights are; the last one of which they are stays.
+        """
         problem, method, rule = self.session.problem, self.session.method, self.session.rule
+        self.finite = self.run.checkpoint(count) if finite else self.finite
         with_state = self._snapshots() or method.theta_of == "adapter"  # else a replay of the journal rebuilds the rule
         state = {
             "k": at.k,
             "evaluated": at.evaluated,
             "seconds": at.seconds,
-            "skipped": problem.skipped,
+            "skipped": problem.refusals.total,
+            "refusals": problem.refusals.state_dict(),
+            "finite": self.finite.name if self.finite else None,
             "best": at.best.to_dict() if at.best else None,
             "streams": {name: stream.state_dict() for name, stream in self.session.streams.items()},
             "meter": problem.loss.meter.state_dict(),
@@ -146,7 +155,8 @@ class CheckpointManager:
         """Delete checkpoints beyond the limit, and bests that none of the others refers to."""
         limit, present = self.config.save_total_limit, self.run.checkpoints()
         for old in present[:-limit] if limit is not None else []:
-            self.run.forget(old)
+            if old != self.finite:
+                self.run.forget(old)
         bests = self.run.bests()
         referred = {self.run.best(best.count)} if best else set()
         for directory in self.run.checkpoints():
@@ -159,6 +169,7 @@ class CheckpointManager:
             if directory not in referred:
                 self.run.forget(directory)
 
+    @during("going back to a checkpoint")
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
         """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
         self.run.verify_checkpoint(directory)
@@ -200,7 +211,12 @@ class CheckpointManager:
             stream.load_state_dict(state["streams"][name])
         problem.loss.meter.load_state_dict({name: int(value) for name, value in state["meter"].items()})
         method.load_state_dict(state["method"])
-        problem.skipped = int(state["skipped"])
+        # Of a version that did not count by level: those of a method that has one level are its own
+        level = next((name for name, n in method.updates(1).items() if n), "upper")
+        skipped = int(state["skipped"])
+        problem.refusals.load_state_dict(state.get("refusals", {"skipped": {level: skipped} if skipped else {}}))
+        named = state.get("finite", directory.name)
+        self.finite = self.run.root / str(named) if named else None
         self.metrics_position = int(state["metrics"])
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
@@ -264,6 +280,7 @@ class CheckpointManager:
             except (OSError, ValueError) as error:
                 raise InputError(f"{directory / name}: {error}") from error
 
+    @during("going back to the best evaluation")
     def restore_best(self, best: Best, k: int) -> None:
         """Bring adapters and theta back to the best evaluation, for the test set and for what is exported."""
         if best.k == k:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zofo.data.preview import preview, sizes
-from zofo.errors import NonFiniteError, RunError
+from zofo.errors import NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
 from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
@@ -58,8 +58,7 @@ class Loop:
         by = "metric" if trains_metric(session.config, session.method) else self.config.select_by
         self.selection = Selection(by, session.data.metric, session.method.deployable)
         self.at, self.saved = Position(), 0
-        self.divergence, self.skips = Divergence(), Skips()
-        self.finite: Path | None = None  # the last checkpoint whose weights are
+        self.divergence, self.skips = Divergence(), Skips(session.problem.refusals)
         self._interrupt: int | None = None  # the signal that asked to stop
 
     @property
@@ -70,7 +69,6 @@ class Loop:
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
         self.at, self.callbacks.state = self.checkpoints.resume(checkpoint)
-        self.finite = None if broken(self.session) else checkpoint
         if words := stretched(self.session.method, self.at.k, self.callbacks.state.max_steps, self.config):
             log.warning("%s", words)
         self.callbacks.state.max_steps, self.saved = self.config.max_steps, self.count
@@ -86,6 +84,8 @@ class Loop:
                 self._say_sizes()
                 self._run()
                 self.callbacks.call("on_train_end")
+        except OutOfMemory as error:
+            raise OutOfMemory(f"{error.part} at step {self.count}") from error
         except NonFiniteError as error:
             raise RunError(f"step {self.count}: {error}; {self._advice()}") from error
         except OSError as error:
@@ -113,19 +113,20 @@ class Loop:
             yield
 
     def _advice(self) -> str:
-        return advice(self.session, self.at.k > 0, self.finite)
+        return advice(self.session, self.at.k > 0, self.checkpoints.finite)
 
     @property
-    def updates(self) -> int:
-        """Updates so far that were made or skipped."""
-        return sum(self.session.method.updates(self.at.k).values())
+    def updates(self) -> dict[str, int]:
+        """Updates so far that were made or skipped, by level."""
+        return self.session.method.updates(self.at.k)
 
     def refuse_skips(self) -> None:
-        """After all is saved. Raises RunError where more than half of the updates were skipped."""
-        if 2 * (skipped := self.session.problem.skipped) > self.updates:
+        """After all is saved. Raises RunError where more than half of a level's updates were skipped."""
+        if levels := self.skips.mostly(self.updates):
+            policy = self.session.problem.refusals.policy
             raise RunError(
-                f"{Skips.words(skipped, self.updates)}; {self.run.root} holds what the others came to, which is hardly "
-                f"trained: start again with lower rates, or without train.on_nonfinite=skip to see the first"
+                f"{self.skips.words(self.updates, levels)}; {self.run.root} holds what the others came to, which is "
+                f"hardly trained: start again with lower rates, or without train.on_nonfinite={policy} to see the first"
             )
 
     def _say_sizes(self) -> None:
@@ -163,8 +164,8 @@ class Loop:
             self.progress.say(saved)
             raise Interrupted(saved, self._interrupt or signal.SIGINT) from None
         self._save()
-        if skipped := self.session.problem.skipped:
-            self.progress.say(f"warning: {Skips.words(skipped, self.updates)} (train.on_nonfinite=skip)")
+        if skipped := self.skips.words(self.updates):
+            self.progress.say(f"warning: {skipped} (train.on_nonfinite={self.config.on_nonfinite})")
 
     def _train(self) -> None:
         per_step, config = self.session.counted_per_step, self.config
@@ -184,8 +185,12 @@ class Loop:
     def _step(self) -> None:
         self.callbacks.call("on_step_begin")
         start = time.perf_counter()
-        with naming(self.run.journal):
+        refusals = self.session.problem.refusals
+        refused = refusals.total
+        with during("the training step"), naming(self.run.journal):
             values = self.session.method.step(self.at.k)
+        if refusals.total > refused and broken(self.session):  # then every later update would be refused, too
+            raise NonFiniteError(refusals.last)
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step = self.count
@@ -196,12 +201,12 @@ class Loop:
         warning = self.divergence.check(values["c"]) if "c" in values else None
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")
-        if skips := self.skips.check(self.session.problem.skipped, self.updates):
+        if skips := self.skips.check(self.updates):
             self.progress.say(f"warning: step {self.count}: {skips}")
         every = self.config.logging_steps
         if self.count // every > (self.count - self.session.counted_per_step) // every:
-            counts, skipped = self.session.method.updates(self.at.k), self.session.problem.skipped
-            self.metrics.write("train", self.count, **counts, **values, skipped=skipped, seconds=self.at.seconds)
+            skipped = refusals.total
+            self.metrics.write("train", self.count, **self.updates, **values, skipped=skipped, seconds=self.at.seconds)
             self.callbacks.log(values)
         self.callbacks.call("on_step_end")
 
@@ -221,7 +226,7 @@ class Loop:
         def run() -> Evaluation:
             return session.evaluator(encoded, progress, split == "test" or self.selection.by == "metric")
 
-        with self._adapted(adapter):
+        with during(f"the {split} evaluation"), self._adapted(adapter):
             evaluation = run()
         deployed = split == "test" and self.at.best is not None and adapter == self.at.best.candidate
         return evaluation.checked(f"task {session.data.name}, test") if deployed else evaluation
@@ -249,7 +254,9 @@ class Loop:
         self.callbacks.log(logs)
         position = self.checkpoints.journal_position
         better = self.selection.better(evaluations, self.at.best, self.count, self.at.k, position)
-        if better is not None:
+        if better is not None and (names := broken(self.session)):  # in a part that dev did not read
+            self.progress.say(f"warning: step {self.count}: not the best, with NaN or infinite weights in {names[0]}")
+        elif better is not None:
             self.at.best = better
             self.checkpoints.save_best(better)
             self.callbacks.state.best_metric, self.callbacks.state.best_global_step = logs["eval_loss"], self.count
@@ -271,12 +278,10 @@ class Loop:
     def _save(self) -> None:
         if self.saved == self.count and self.count:
             return
-        self.saved = self.count
-        self.checkpoints.save(self.at, self.count, self.metrics.position, self.callbacks.state)
-        if names := broken(self.session):
+        self.saved, names = self.count, broken(self.session)
+        self.checkpoints.save(self.at, self.count, self.metrics.position, self.callbacks.state, finite=not names)
+        if names:
             self.progress.say(f"warning: step {self.count}: saved with NaN or infinite weights, in {names[0]}")
-        else:
-            self.finite = self.run.checkpoint(self.count)
         self.callbacks.call("on_save")
 
     def _stop(self, number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from zofo.errors import printable
+from zofo.methods._nonfinite import Refusals
 
 DIVERGENCE = 10.0  # times the running median of |c|
 
@@ -108,20 +109,36 @@ class Divergence:
 
 
 class Skips:
-    """Says how many updates train.on_nonfinite=skip has left out: at the first, and each time they have doubled."""
+    """Says how many updates of a level train.on_nonfinite has left out: at the first, and each time they double."""
 
-    def __init__(self) -> None:
-        self._said = 0
+    def __init__(self, refusals: Refusals) -> None:
+        self.refusals = refusals
+        self._said: dict[str, int] = {}
 
-    def check(self, skipped: int, updates: int) -> str | None:
-        if skipped < max(1, 2 * self._said):
+    def check(self, updates: Mapping[str, int]) -> str | None:
+        """updates: so far, by level, those that were skipped included."""
+        new = [level for level, n in self.refusals.skipped.items() if n >= max(1, 2 * self._said.get(level, 0))]
+        if not new:
             return None
-        self._said = skipped
-        return f"{self.words(skipped, updates)} so far; where it goes on, lower the rates"
+        self._said |= {level: self.refusals.skipped[level] for level in new}
+        then = "start again with lower rates" if self.refusals.policy == "skip" else "it ends"
+        return f"{self.words(updates, new)} so far ({self.refusals.last}); where it goes on, {then}"
 
-    @staticmethod
-    def words(skipped: int, updates: int) -> str:
-        return f"{skipped} of {updates} updates skipped: their loss or gradient was not finite"
+    def mostly(self, updates: Mapping[str, int]) -> list[str]:
+        """The levels of which more than half of the updates were skipped."""
+        return [level for level, n in self.refusals.skipped.items() if 2 * n > updates.get(level, 0)]
+
+    def words(self, updates: Mapping[str, int], levels: Sequence[str] = ()) -> str:
+        """Of these levels, or of all where none is named; "" where nothing was skipped."""
+        both = sum(n > 0 for n in updates.values()) > 1
+        parts = []
+        for level in levels or list(self.refusals.skipped):
+            name = f"{level} " if both else ""
+            part = f"{self.refusals.skipped[level]} of {updates[level]} {name}updates skipped"
+            if self.refusals.halvings.get(level):
+                part += f", the {name}rates now {self.refusals.factor(level):.3g} of what they were"
+            parts.append(part)
+        return f"{' and '.join(parts)}: their loss or gradient was not finite" if parts else ""
 
 
 @contextmanager

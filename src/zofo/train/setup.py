@@ -25,9 +25,10 @@ from zofo.data.multitask.mixture import Mixture, among
 from zofo.data.multitask.setting import trained_tasks
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded
-from zofo.errors import InputError
+from zofo.errors import InputError, during
 from zofo.eval.evaluator import Evaluator, make_evaluator
 from zofo.methods._base import Base as Method
+from zofo.methods._nonfinite import Refusals
 from zofo.methods._problem import Problem, Schedule
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import checkpoint_layers
@@ -118,6 +119,7 @@ class Session:
         return lines
 
 
+@during("preparing the run")
 def build(
     config: Config, load: Callable[[ModelConfig], Loaded] | None = None, task: Callable[..., TaskData] | None = None
 ) -> Session:
@@ -168,6 +170,7 @@ class Backbone:
     scorer: Scorer
 
 
+@during("building the adapters")
 def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData) -> Backbone:
     """The method's adapters on the model. Virtual tokens take room from the longest example."""
     whole = Point(loaded.model, mode=shift_mode(config))  # before PEFT renames anything
@@ -244,7 +247,7 @@ def make_problem(
         rule=Journalled(make_rule(config), records) if estimator is not None else None,
         mask=make_mask(config, *told) if estimator is None else estimator.mask,
         max_grad_norm=config.train.max_grad_norm,
-        skip_nonfinite=config.train.on_nonfinite == "skip",
+        refusals=Refusals(config.train.on_nonfinite),
         tasks=trained_tasks(data),
         among=partial(among, streams),
         metric=losses.metric,
@@ -275,6 +278,7 @@ def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
             param.requires_grad_(True)
 
 
+@during("the first forward")
 def audit(session: Session) -> None:
     """Before the first estimate: every weight of theta must be reachable by the shift. One small forward."""
     shortest = min(next(iter(session.streams.values())).encoded, key=lambda e: e.length)

@@ -28,11 +28,14 @@ def advice(session: Session, begun: bool, finite: Path | None) -> str:
     begun: whether an update was made before. finite: the last checkpoint whose weights are finite. Rates and
     on_nonfinite are of the whole run, so a resume cannot change them and would come to this place again.
     """
-    names = broken(session)
+    names, inplace = broken(session), session.problem.theta.mode == "inplace"
     lower = "start again with lower rates"
     if not names:
         now = "stopped before that update; theta and the adapters are finite"
-        lower += " or, where it is one batch's doing, train.on_nonfinite=skip"
+        if inplace:
+            now += ", theta back from its shift up to rounding (mode inplace; what is saved is exact)"
+        elif session.config.train.on_nonfinite == "stop":
+            lower += " or, where it is one batch's doing, train.on_nonfinite=skip"
     elif not begun:
         return f"{_words(names)} before any update: take another copy of the model, or another model.dtype"
     else:

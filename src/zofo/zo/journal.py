@@ -89,11 +89,13 @@ class Border:
 
 
 class Journal:
-    """An open journal file. `position`: the offset behind its last whole record; `crc`: its checksum."""
+    """An open journal file. `position`: the offset behind its last whole record; `crc`: its checksum; `number`: of the
+    records up to there."""
 
     def __init__(self, path: Path, header: dict[str, Any], end: Border) -> None:
         """end: where to go on; what lies behind it is cut: a torn tail, or records beyond a checkpoint."""
         self.path, self.header, self.position, self.crc = path, header, end.offset, end.crc
+        self.number = end.number
         self._file = path.open("r+b", buffering=0)
         self._file.truncate(self.position)
         self._file.seek(self.position)
@@ -128,6 +130,7 @@ class Journal:
             self._file.truncate(self.position)
             raise OSError(28, "no space left on device", str(self.path))
         self.position += len(raw)
+        self.number += 1
         (self.crc,) = _U32.unpack(raw[-_U32.size :])
 
     def append_support(self, step: int, support: Support) -> None:

@@ -26,19 +26,33 @@ class Journalled:
         self.seconds = math.inf  # of the fastest update
 
     def update_(self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None) -> Outcome:
-        """Raises NonFiniteError, with theta as it was, when a coefficient is not finite."""
+        """Raises NonFiniteError, with theta as it was, when a coefficient is not finite or beyond what the rule can
+        take, or when the rule finds no finite loss."""
         if not g.terms or any(c != float32(c) for c, _ in g.terms if math.isfinite(float32(c))):
             raise ValueError("an estimate has at least one term, and fp32 coefficients: the journal keeps no others")
-        bad = [c for c, _ in g.terms if not (math.isfinite(c) and math.isfinite(float32(lr * c)))]
-        start, outcome = time.perf_counter(), Outcome.SKIPPED
-        if bad:
+        start, outcome, refusal = time.perf_counter(), Outcome.SKIPPED, self._refusal(g, lr)
+        if refusal is None:
+            try:
+                outcome = self.rule.update_(theta, g, lr, step, f)
+                self.seconds = min(self.seconds, time.perf_counter() - start)
+            except NonFiniteError as error:
+                refusal = error
+        if refusal is not None:
             theta.settle()
-        else:
-            outcome = self.rule.update_(theta, g, lr, step, f)
-            self.seconds = min(self.seconds, time.perf_counter() - start)
         if self.records is not None:
             terms = tuple((z.seed, c) for c, z in g.terms)
             self.records.append(Record(step, terms, lr, outcome))
-        if bad:
-            raise NonFiniteError(f"the estimate's coefficient is {bad[0]}, at a rate of {lr:g}")
+        if refusal is not None:
+            raise refusal
         return outcome
+
+    def _refusal(self, g: ZOGrad, lr: float) -> NonFiniteError | None:
+        """Why theta must not move along this estimate."""
+        for c, _ in g.terms:
+            if not math.isfinite(c):
+                return NonFiniteError(f"the estimate's coefficient is {c}")
+            if not math.isfinite(float32(lr * c)):
+                return NonFiniteError(f"the estimate's coefficient {c:.3g} overflows at a rate of {lr:g}")
+            if abs(c) > self.rule.largest:
+                return NonFiniteError(f"the estimate's coefficient {c:.3g} overflows in the rule's squares")
+        return None

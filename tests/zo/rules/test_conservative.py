@@ -82,7 +82,6 @@ def test_conservative_is_the_best_of_the_points_that_it_would_write(
         ((math.nan, math.nan, 5.0), Outcome.REVERSED),
         ((math.nan, 1.0, math.inf), Outcome.STAYED),
         ((-math.inf, 1.0, 2.0), Outcome.STAYED),
-        ((math.nan, math.nan, math.nan), Outcome.STAYED),
     ],
 )
 def test_conservative_ties_and_values_that_are_not_finite(values: tuple[float, ...], expected: Outcome) -> None:

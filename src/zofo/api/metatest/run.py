@@ -14,6 +14,7 @@ from zofo.api.metatest.protocol import Protocol
 from zofo.api.metatest.results import summary
 from zofo.api.metatest.store import Store, digest
 from zofo.api.metatest.subject import open_subject
+from zofo.api.out_of_memory import smaller, with_options
 from zofo.api.restore import given_model, is_run, restore
 from zofo.api.targets import as_path, export_info, recorded
 from zofo.config.registry import canonical
@@ -78,7 +79,8 @@ def meta_test(
     seed = known.config.train.seed if known.config else 0
     opened = _open(known, cfg, setting, settled, seed)
     batch = eval_batch_size or (known.config.train.eval_batch_size if known.config else 32)
-    with counter(f"meta-test on {setting.name}", len(opened.target)) as (say, _):
+    less = [f"--eval-batch-size {batch // 4}" if batch > 3 else "", *smaller(given)]
+    with with_options("the meta-test", less), counter(f"meta-test on {setting.name}", len(opened.target)) as (say, _):
         for line in opened.coverage:
             say(line)
         subject = open_subject(target, known.config, settled.ways, batch, seed, given)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from zofo.config import registry
-from zofo.errors import InputError, ZofoError
+from zofo.errors import InputError, ZofoError, out_of_memory
 from zofo.models import files
 from zofo.models._transformers import close
 from zofo.models.adapters._peft import read_peft, soft_start
@@ -89,6 +89,8 @@ def _open_own(directory: Path, raw: dict[str, Any], base: Any, tokenizer: Any) -
     except ZofoError:
         raise
     except Exception as error:  # what torch says to a tensor of another shape or kind, too
+        if out_of_memory(error):
+            raise
         raise InputError(f"{directory}: the adapter does not fit the model ({files.reason(error)})") from error
     return adapters.deployable(NAME), adapters.virtual
 
@@ -107,6 +109,8 @@ def _open_peft(directory: Path, base: Any) -> tuple[Any, int]:
             with torch.no_grad(), warnings.catch_warnings(action="ignore"):
                 model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=base.device), use_cache=False)
     except Exception as error:  # PEFT may raise anything at a field of the wrong kind
+        if out_of_memory(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         wrong = next((line for line in lines if line.startswith("size mismatch")), files.reason(error)).rstrip(".")
     if wrong:
@@ -163,6 +167,8 @@ def use_tokenizer_of(directory: Path, loaded: Loaded) -> None:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(directory.resolve()), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         first = str(error).strip().split("\n")[0]
         raise InputError(f"{directory}: its tokenizer cannot be loaded: {first}") from error
     base = loaded.model

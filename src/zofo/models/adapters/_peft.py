@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zofo.errors import out_of_memory
 from zofo.models._transformers import close
 from zofo.models.versions import named
 from zofo.zo.keys import derive
@@ -156,6 +157,8 @@ def rows_may_mix(model: Any, layers: Sequence[Any], parameters: Mapping[str, Map
         same = close(logits, right) or _nearer(logits, right, wrong)
         why = "" if same else "gives other numbers that way"
     except Exception as error:  # whatever PEFT's layers or a model's code say to it
+        if out_of_memory(error):
+            raise
         why = f"does not take it ({(str(error).strip() or repr(error)).splitlines()[0]})"
     finally:
         activate(model, layers, active)

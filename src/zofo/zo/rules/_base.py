@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,7 +42,10 @@ class Base(ABC):
     """A zeroth-order gradient -> a move of theta.
 
     State: with rounding `split`, the residual planes of theta's bf16 tensors: int16 in their shapes.
+    largest: coefficients beyond it are refused.
     """
+
+    largest: ClassVar[float] = math.inf
 
     def __init__(self, config: Any, seed: int) -> None:
         """seed: the run's seed, from which each step's rounding key is derived."""

@@ -38,6 +38,7 @@ class Rule(Dense):
     """State: m and v for each tensor, and the powers of the betas. 2 numbers a weight, and `split`'s plane."""
 
     keeps: ClassVar = {"m": True, "v": False}
+    largest: ClassVar = 1e17  # its square, of a sum of terms too, is a fp32 number: an infinite v would stop a weight
     config: Config
 
     def __init__(self, config: Config, seed: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zofo.errors import NonFiniteError
 from zofo.zo.journal import Outcome
 from zofo.zo.rules._base import Base, Rounded
 
@@ -48,7 +49,7 @@ class Rule(Base):
     ) -> Outcome:
         """Move theta or leave it. f: the objective, needed without `outcome`, which is the journal's, in a replay.
 
-        Raises ValueError where both are missing.
+        Raises ValueError where both are missing, NonFiniteError where none of the three losses is finite.
         """
         rounding = self.rounding(theta, step)
         if outcome is None:
@@ -69,4 +70,6 @@ def _best(theta: Point, g: ZOGrad, lr: float, f: Callable[[], float], rounding: 
             with theta.shifted(g, scale, *rounding):
                 values[outcome] = f()
     finite = {outcome: value for outcome, value in values.items() if math.isfinite(value)}
-    return min(finite, key=lambda outcome: finite[outcome]) if finite else Outcome.STAYED
+    if not finite:
+        raise NonFiniteError(f"the losses that conservative compares are {', '.join(map(str, values.values()))}")
+    return min(finite, key=lambda outcome: finite[outcome])
