@@ -279,7 +279,7 @@ class Loop:
         if self.saved == self.count and self.count:
             return
         self.saved, names = self.count, broken(self.session)
-        self.checkpoints.save(self.at, self.count, self.metrics.position, self.callbacks.state, finite=not names)
+        self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=not names)
         if names:
             self.progress.say(f"warning: step {self.count}: saved with NaN or infinite weights, in {names[0]}")
         self.callbacks.call("on_save")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
@@ -28,6 +29,7 @@ PACKAGES = (
     "bitsandbytes",
 )
 FORMAT = 1
+log = logging.getLogger("zofo")
 
 
 def environment() -> dict[str, Any]:
@@ -75,6 +77,8 @@ class MetricsLog:
         self.path = path
         path.touch()
         if position is not None:
+            if lacking := max(0, position - path.stat().st_size):
+                log.warning("%s: lacks %d bytes of what the checkpoint had written; the run goes on", path, lacking)
             os.truncate(path, min(position, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
 
@@ -83,8 +87,10 @@ class MetricsLog:
             self._file.write(dumps({"event": event, "step": step, **values}) + "\n")
             self._file.flush()
 
-    @property
-    def position(self) -> int:
+    def sync(self) -> int:
+        """The size in bytes, which are on the disk now: a checkpoint refers to it, and must not outlive them."""
+        with naming(self.path):
+            os.fsync(self._file.fileno())
         return self.path.stat().st_size
 
     def close(self) -> None:
