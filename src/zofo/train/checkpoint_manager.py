@@ -17,7 +17,8 @@ from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint, record
 from zofo.train.checkpoint import fitting, move_theta
 from zofo.train.files import naming
-from zofo.train.inputs import check_inputs
+from zofo.train.inputs import check_inputs, check_tasks
+from zofo.train.pruning import number_of, prune
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
 from zofo.train.setup import Session
@@ -149,25 +150,7 @@ class CheckpointManager:
                 self.journal.sync()  # the checkpoint refers to its bytes: they must be on the disk before it is
         self.run.write_tree(self.run.checkpoint(count), write)
         self.run.drop_superseded()
-        self._prune(at.best)
-
-    def _prune(self, best: Best | None) -> None:
-        """Delete checkpoints beyond the limit, and bests that none of the others refers to."""
-        limit, present = self.config.save_total_limit, self.run.checkpoints()
-        for old in present[:-limit] if limit is not None else []:
-            if old != self.finite:
-                self.run.forget(old)
-        bests = self.run.bests()
-        referred = {self.run.best(best.count)} if best else set()
-        for directory in self.run.checkpoints():
-            try:
-                state = checkpoint.read(directory, "state")
-                referred |= {self.run.best(state["best"]["count"])} if state["best"] else set()
-            except (InputError, KeyError, TypeError):  # a damaged one: any best before it may be its own
-                referred |= {each for each in bests if _number(each) <= _number(directory)}
-        for directory in bests:
-            if directory not in referred:
-                self.run.forget(directory)
+        prune(self.run, self.config.save_total_limit, at.best, self.finite)
 
     @during("going back to a checkpoint")
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
@@ -184,7 +167,7 @@ class CheckpointManager:
             raise InputError(
                 f"cannot resume: the base model {self.session.config.model.name} is not the one this run started from"
             )
-        _same_tasks(state.get("tasks"), self.session.tasks)
+        check_tasks(state.get("tasks"), self.session.tasks)
         check_inputs(self.run.inputs, self.session.inputs, "cannot resume", _BACK)
         if self.session.journals:
             self._check_journal(state)
@@ -193,7 +176,9 @@ class CheckpointManager:
         self._go_back(directory, state)  # from here on files change
         if self.session.journals:
             self._resume_theta(directory, state)
-        self._prune(at.best)  # a kill may have left some, and there may be no further save
+        prune(
+            self.run, self.config.save_total_limit, at.best, self.finite
+        )  # a kill may have left some, and there may be no further save
         return at, trainer
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> tuple[Position, TrainerState]:
@@ -221,7 +206,7 @@ class CheckpointManager:
         best = Best(**state["best"]) if state["best"] else None
         trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
         at = Position(int(state["k"]), int(state["evaluated"]), float(state["seconds"]), best)
-        if (step := at.k * self.session.counted_per_step) != _number(directory):
+        if (step := at.k * self.session.counted_per_step) != number_of(directory):
             raise ValueError(f"state.json is of step {step}")
         return at, trainer
 
@@ -242,7 +227,7 @@ class CheckpointManager:
 
     def _go_back(self, directory: Path, state: dict[str, Any]) -> None:
         """What is newer than the checkpoint is out of the way, and not lost, when files are cut."""
-        count = _number(directory)
+        count = number_of(directory)
         used = self.run.best(state["best"]["count"]) if state["best"] else None
         self.run.sweep()
         if newer := self.run.set_aside(count, used):
@@ -298,26 +283,6 @@ class CheckpointManager:
     def close(self) -> None:
         if self.journal is not None:
             self.journal.close()
-
-
-def _number(directory: Path) -> int:
-    """12 of checkpoint-12."""
-    return int(directory.name.rpartition("-")[2])
-
-
-def _same_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:
-    """Raises InputError where the data of a setting holds other training tasks than at the start of the run."""
-    for what in ("train", "held_out"):
-        before, here = ((tasks or {}).get(what, []) for tasks in (then, now))
-        if before != here:  # in another order too, which is another draw of the tasks
-            gone, new = (", ".join(sorted(set(a) - set(b))) for a, b in ((before, here), (here, before)))
-            raise InputError(
-                f"cannot resume: task.data holds other {'training' if what == 'train' else 'held-out'} tasks now; "
-                + (
-                    "; ".join(f"{word}: {names}" for word, names in (("missing", gone), ("new", new)) if names)
-                    or "their order"
-                )
-            )
 
 
 def journal_header(session: Session) -> dict[str, Any]:

@@ -67,3 +67,18 @@ def check_inputs(then: Mapping[str, Any], now: Mapping[str, Any], what: str, fix
             lines.append(f"{what}: other {split} examples than the run was made with ({counts}); {fix['examples']}")
     if lines:
         raise InputError("\n".join(lines))
+
+
+def check_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:
+    """Raises InputError where the data of a setting holds other training tasks than at the start of the run."""
+    for what in ("train", "held_out"):
+        before, here = ((tasks or {}).get(what, []) for tasks in (then, now))
+        if before != here:  # in another order too, which is another draw of the tasks
+            gone, new = (", ".join(sorted(set(a) - set(b))) for a, b in ((before, here), (here, before)))
+            raise InputError(
+                f"cannot resume: task.data holds other {'training' if what == 'train' else 'held-out'} tasks now; "
+                + (
+                    "; ".join(f"{word}: {names}" for word, names in (("missing", gone), ("new", new)) if names)
+                    or "their order"
+                )
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from zofo.config.json_text import read_json
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
 from zofo.models.sealed import MANIFEST
-from zofo.train.trees import names_of
+from zofo.train.trees import listed, names_of, remove_tree
+
+log = logging.getLogger("zofo")
 
 FORMAT = 1
 CONFIG = "config.yaml"
@@ -85,3 +88,13 @@ def is_numbered(name: str) -> bool:
 def _would_be_mixed(path: Path) -> bool:
     """Whether what a run would write there meets a file of that name, as in a checkpoint of transformers' Trainer."""
     return path.is_symlink() or not path.is_dir() or bool(names_of(path, parts=True)) or (path / "backbone").exists()
+
+
+def remove(path: Path, named: Path | None = None) -> list[str]:
+    """Delete a file or a directory of zofo's. What in it is not zofo's stays, and is named, as in `named`: returned."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return []
+    if stays := remove_tree(path, SET_ASIDE if (named or path).name == SUPERSEDED else ()):
+        log.warning("%s: not zofo's, and left there: %s", named or path, listed(stays))
+    return stays

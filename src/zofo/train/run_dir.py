@@ -23,14 +23,14 @@ from zofo.train.ownership import (
     BEST,
     CHECKPOINT,
     FORMAT,
-    SET_ASIDE,
     SUPERSEDED,
     in_the_way,
     is_numbered,
     legacy,
     read_manifest,
+    remove,
 )
-from zofo.train.trees import listed, recover, remove_tree, write_tree
+from zofo.train.trees import listed, recover, write_tree
 
 log = logging.getLogger("zofo")
 
@@ -117,7 +117,7 @@ class RunDir:
     def clear(self) -> None:
         """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known."""
         for path in self.ours():
-            _remove(path)
+            remove(path)
         if (folder := self.root / "eval").is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         (self.root / MANIFEST).unlink(missing_ok=True)
@@ -306,7 +306,7 @@ class RunDir:
 
     def _end_of(self, aside: Path, directory: Path) -> None:
         """Delete a directory that was put aside; what in it is not zofo's comes back to its place."""
-        if aside.is_dir() and _remove(aside, directory) and not directory.exists():
+        if aside.is_dir() and remove(aside, directory) and not directory.exists():
             aside.rename(directory)
 
     def _disclaim(self, names: list[str]) -> None:
@@ -314,13 +314,3 @@ class RunDir:
         if set(names) & set(files := self.manifest.get("files", [])):
             self.manifest["files"] = [name for name in files if name not in names]
             self._keep()
-
-
-def _remove(path: Path, named: Path | None = None) -> list[str]:
-    """Delete a file or a directory of zofo's. What in it is not zofo's stays, and is named, as in `named`: returned."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return []
-    if stays := remove_tree(path, SET_ASIDE if (named or path).name == SUPERSEDED else ()):
-        log.warning("%s: not zofo's, and left there: %s", named or path, listed(stays))
-    return stays
