@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
+
 # Not compared, by name: times and memory; the run's id; the position in metrics.jsonl, whose lines have times; the
 # digests of files that hold one of these. What a run says of the machine, and the digest of a configuration with
 # absolute paths, are compared only where both are the same
@@ -38,7 +40,7 @@ def contents(
 def _content(path: Path, places: bool, here: Path | None) -> Any:
     raw = path.read_bytes()
     if here is not None and path.suffix not in (".safetensors", ".bin"):
-        for text in {str(here), json.dumps(str(here))[1:-1]}:
+        for text in {str(here), dumps(str(here))[1:-1]}:
             raw = raw.replace(text.encode(), b"HERE")
     try:
         return _without_times(path, raw, places, here)

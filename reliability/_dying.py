@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zofo.config.json_text import dumps
+
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
 WRITES = os.O_WRONLY | os.O_RDWR
 COMPUTES = ("forward", "record")
@@ -89,7 +91,7 @@ class Watch:
         self.points: list[str] = []
 
     def note(self, what: str, value: Any) -> None:
-        os.write(self._diary, (json.dumps([what, value]) + "\n").encode())
+        os.write(self._diary, (dumps([what, value]) + "\n").encode())
 
     def _due(self, point: str) -> bool:
         self.points.append(point)

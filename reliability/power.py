@@ -114,7 +114,8 @@ def recorded(what: Undertaking, case: Path, store: Path) -> list[Cut]:
         from zofo.cli import main as cli
         from zofo.train.run_dir import RunDir
 
-        disk, cuts, written, real, write_tree = Disk(case, store), [], [None], os.fsync, RunDir.write_tree
+        disk, cuts, real, write_tree = Disk(case, store), [], os.fsync, RunDir.write_tree
+        written: list[int | None] = [None]
 
         def cut(at: str) -> None:
             for name, tree in (("certain", disk.certain()), ("named", disk.named())):

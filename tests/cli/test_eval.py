@@ -42,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     run.export(root / "export", merge=False)
     run.export(root / "merged", merge=True)
-    shutil.copytree(root / "export", root / "peft", ignore=shutil.ignore_patterns("zofo.json"))
+    shutil.copytree(root / "export", root / "peft", ignore=shutil.ignore_patterns("zofo.json", "manifest.json"))
     return root
 
 

@@ -176,9 +176,8 @@ class CheckpointManager:
         self._go_back(directory, state)  # from here on files change
         if self.session.journals:
             self._resume_theta(directory, state)
-        prune(
-            self.run, self.config.save_total_limit, at.best, self.finite
-        )  # a kill may have left some, and there may be no further save
+        # A kill may have left some, and there may be no further save
+        prune(self.run, self.config.save_total_limit, at.best, self.finite)
         return at, trainer
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> tuple[Position, TrainerState]:

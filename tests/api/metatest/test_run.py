@@ -74,6 +74,7 @@ def test_a_peft_directory_is_refused_by_name(run_of: Any, small_setting: Path, t
     zofo.export(run_of("shared"), out, adapter="s", merge=False)
     with pytest.raises(InputError, match="adapter"):
         zofo.meta_test(out, ways=["zero-shot"], test_examples=4)
+    (out / "manifest.json").unlink()
     (out / "zofo.json").unlink()
     claimed = tmp_path / "out"
     with pytest.raises(InputError, match="adapter"):

@@ -200,6 +200,8 @@ def test_a_merge_is_refused_and_leaves_nothing(run: Any, tmp_path: Path) -> None
 
 def test_a_config_of_unknown_fields_is_refused(run: Any, tmp_path: Path) -> None:
     out = run.export(tmp_path / "export", merge=False)
+    for name in ("manifest.json", "zofo.json"):  # as one who changes an export is told to
+        (out / name).unlink()
     file = out / "adapter_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "depth": 3}))
