@@ -97,7 +97,11 @@ def without_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oom, "asked", asked)
 
 
-@pytest.mark.parametrize("number", range(len(TRAIN)), ids=list(TRAIN))
+# Every other one in every run of the suite; all with `make test-slow`
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, id=part, marks=pytest.mark.slow if n % 2 else ()) for n, part in enumerate(TRAIN)],
+)
 def test_a_run_says_where_and_what_helps(
     number: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,8 +140,14 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("part", list(VERBS))
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        pytest.param(part, kind, marks=() if i % len(KINDS) == j else pytest.mark.slow)
+        for i, part in enumerate(VERBS)
+        for j, kind in enumerate(KINDS)
+    ],
+)
 def test_other_verbs(
     part: str, kind: str, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,7 +88,7 @@ def test_a_pruning_that_was_cut_is_ended_by_the_next_start(
         assert listing(train("fo-peft", f"{step}-{nth}", resume="latest")) == whole, (step, nth)
 
 
-@pytest.mark.parametrize("again", ["latest", "checkpoint-2"])
+@pytest.mark.parametrize("again", ["latest", pytest.param("checkpoint-2", marks=pytest.mark.slow)])
 def test_going_back_can_be_cut_at_any_move(
     again: str, train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
