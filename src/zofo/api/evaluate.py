@@ -135,7 +135,9 @@ def task_config(
     layer.add({"task": {key: value for key, value in changes.items() if value is not None}}, errors)
     layer.add_overrides(overrides, errors)
     errors += [f"{key}: an evaluation takes task.key=value alone" for key in layer.unknown]
-    errors += [f"{section}: an evaluation takes task.key=value alone" for section in layer.sections.keys() - {"task"}]
+    errors += [
+        f"{section}: an evaluation takes task.key=value alone" for section in sorted(layer.sections.keys() - {"task"})
+    ]
     cfg = build("task.", TaskConfig, layer.sections["task"], errors, named_files)
     if errors or cfg is None:
         other = "" if task or config is None else "; --task names other data"

@@ -199,7 +199,9 @@ def asked(config: Config, part: str) -> tuple[str, list[tuple[str, str]]]:
             path = Path(folder) / "config.yaml"
             path.write_text(config.to_yaml(), encoding="utf-8")
             command = [sys.executable, "-m", "zofo.api.out_of_memory", str(path), part]
-            child = subprocess.run(command, capture_output=True, text=True, timeout=2 * SECONDS, check=False)
+            child = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=2 * SECONDS, check=False
+            )
         if child.returncode:
             last = (child.stderr.strip().splitlines() or [f"exit {child.returncode}"])[-1]
             raise RunError(printable(last, 120))

@@ -132,9 +132,9 @@ def tell_file(file: Path, model: Any, tokenizer: Any) -> None:
     """
     ids = stop_ids(tokenizer, model)
     if set(ids) - set(_ids_of(model)):
-        settings = json.loads(file.read_text()) if file.is_file() else {}
+        settings = json.loads(file.read_text("utf-8")) if file.is_file() else {}
         settings["eos_token_id"] = ids[0] if len(ids) == 1 else ids
-        file.write_text(dumps(settings, indent=2, sort_keys=True) + "\n")
+        file.write_text(dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
     words, token_id = _turn(tokenizer)
     if words and token_id is None:
         log.warning("%s: the chat template ends a turn with words: give `generate` stop_strings=[%r]", file, words)

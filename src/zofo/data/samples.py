@@ -53,7 +53,7 @@ def sample(
         tables = {only: tables[only]}
     wanted = {"dev": cfg.dev_examples, "test": cfg.test_examples, "train": cfg.train_examples}
     taken: dict[str, list[Example]] = {split: [] for split in wanted}
-    for split in tables.keys() - {"train"}:
+    for split in [split for split in tables if split != "train"]:
         rows = _Drawn(tables[split], make, f"{seed}/split/{split}", bad)
         taken[split] = [example for _, example in zip(range(wanted[split]), rows)]
         rows.check()

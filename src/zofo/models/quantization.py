@@ -104,7 +104,7 @@ def quantize_hollow(model: Any, config: ModelConfig, settings: PreTrainedConfig,
         settings.quantization_config if method else _quantizer("int8", dtype), pre_quantized=False
     )
     quantizer.preprocess_model(model=model, dtype=dtype)
-    for layer in {path.rpartition(".")[0] for path, _ in model.named_parameters()}:
+    for layer in dict.fromkeys(path.rpartition(".")[0] for path, _ in model.named_parameters()):
         if quantizer.param_needs_quantization(model, f"{layer}.weight"):
             quantize_(model.get_submodule(layer), quantizer.quantization_config.get_apply_tensor_subclass())
     model.config.quantization_config = quantizer.quantization_config

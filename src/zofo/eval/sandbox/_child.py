@@ -76,7 +76,7 @@ def sandbox(control: int, verdict: int, parent: int) -> int:
     kernel = Kernel()
     stdin = sys.stdin.buffer
     job = json.loads(stdin.read(int.from_bytes(stdin.read(8), "little")))
-    with open(os.path.join(os.path.dirname(__file__), "_program.py")) as file:
+    with open(os.path.join(os.path.dirname(__file__), "_program.py"), encoding="utf-8") as file:
         job["wrapper"] = file.read()
     if os.uname().machine not in AUDIT:
         raise Refused(f"a filter of system calls for {os.uname().machine} (known: {', '.join(AUDIT)})")

@@ -158,7 +158,7 @@ class AdapterSet(ABC):
         if base_model is not None:
             config["base_model_name_or_path"] = base_model
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        (directory / CONFIG).write_text(dumps(plain, indent=2, sort_keys=True, default=str) + "\n")
+        (directory / CONFIG).write_text(dumps(plain, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
 
     def restore(self, name: str, directory: Path) -> None:
         """Load what `save` wrote. Raises OSError, or ValueError naming both models."""
@@ -187,7 +187,7 @@ def both(directory: Path, config: Any) -> str:
     config: the model's that it meets.
     """
     try:
-        named = json.loads((directory / CONFIG).read_text()).get("base_model_name_or_path")
+        named = json.loads((directory / CONFIG).read_text("utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError):
         named = None
     sizes = f"{config.model_type}, {getattr(config, 'num_hidden_layers', '?')} layers"
