@@ -69,9 +69,9 @@ OTHER_OPENS = (
     "lzma",
     "os",
     "self",
-    "tarfile",
-    "records",
+    "self._records",
     "self.session.records",
+    "tarfile",
 )  # of bytes, or of no file
 
 
