@@ -225,6 +225,15 @@ def with_words(path: Path, *words: str, **special: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("length", ["many", [5], 0, float("nan")])
+def test_a_tokenizers_length_that_is_none(length: object, tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": length}))
+    with pytest.raises(InputError, match=r"model: tokenizer_config.json: model_max_length is"):
+        evaluate(str(model), task=str(write_rows(tmp_path / "rows.jsonl", sentiment_rows(8))))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_word_that_the_embedding_lacks(
     method: str, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

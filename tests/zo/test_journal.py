@@ -190,6 +190,19 @@ def test_no_header(tmp_path: Path, raw: bytes, message: str) -> None:
         Journal.open(tmp_path / "j")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [[], 3, {}, {"format": []}, {"format": 3, "tensors": {}}, {"format": 3, "tensors": [{"name": "a"}]}],
+)
+def test_a_header_of_other_contents(said: Any, tmp_path: Path) -> None:
+    """Its checksum is right: somebody has written it."""
+    text = json.dumps(said).encode()
+    raw = b"ZOFOJ\x00\r\n" + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text))
+    (tmp_path / "j").write_bytes(raw)
+    with pytest.raises(JournalError, match=r"j: (journal format|the journal's header is damaged)"):
+        Journal.open(tmp_path / "j")
+
+
 def test_another_format(tmp_path: Path) -> None:
     text = json.dumps({"format": FORMAT + 1}).encode()
     raw = b"ZOFOJ\x00\r\n" + struct.pack("<I", len(text)) + text + struct.pack("<I", zlib.crc32(text))

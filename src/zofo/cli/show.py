@@ -102,7 +102,8 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
     ]
     if not entries and name not in CORE:
         known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k))]
-        raise InputError(f'nothing is called "{name}"{did_you_mean(short, known) or ";"} zofo ls prints all names')
+        near = did_you_mean(short, known) or ";"
+        raise InputError(f'nothing is called "{printable(name)}"{near} zofo ls prints all names')
     kinds = {entry_kind for entry_kind, _ in entries}
     if (template and "tasks" not in kinds) or (data and not kinds & {"tasks", "settings"}):
         raise InputError(f"--template is for tasks, --data for tasks and settings, and {name} is none")

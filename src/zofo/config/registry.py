@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zofo.errors import InputError, did_you_mean
+from zofo.errors import InputError, did_you_mean, printable
 
 # Where the entries of each kind are, from the package's root. A plug-in's entry-point group is `zofo.<kind>`.
 FOLDERS = {
@@ -66,6 +66,7 @@ def find(kind: str, name: str) -> Path | EntryPoint:
     entries = _entries(kind)
     if canonical(name) not in entries:
         known = ", ".join(entries) or "none"
+        name = printable(name)
         raise InputError(
             f'unknown {singular(kind)} "{name}"{did_you_mean(canonical(name), entries) or ";"} known: {known}'
         )

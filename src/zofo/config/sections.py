@@ -71,7 +71,7 @@ class ModelConfig:
     def problems(self) -> list[str]:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             return [f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"']
-        return []
+        return [] if self.name.strip() else ["name: empty; give --model or model.name=..."]
 
     def files(self) -> list[str]:
         """What is wrong with the directory that is named; of a hub id nothing is asked."""
@@ -131,6 +131,8 @@ class TaskConfig:
     run_generated_code: bool = _f(False, "run the programs that the model writes, in a sandbox (pass@k)")
 
     def problems(self) -> list[str]:
+        if not self.name.strip():
+            return ["name: empty; give --task or task.name=..."]
         problems = []
         if self.choices is not None and (len(self.choices) < 2 or len(set(self.choices)) < len(self.choices)):
             problems.append("choices: expected at least two different answers")

@@ -64,7 +64,7 @@ def build(at: str, cls: type, given: Mapping[str, Any], errors: list[str], files
         return None
     problems = built.problems() if hasattr(built, "problems") else []
     problems += files(built) if files is not None else []
-    errors += [f"{at}{problem}" for problem in problems]
+    errors += [printable(f"{at}{problem}") for problem in problems]  # a line each, whatever a value holds
     return built if len(errors) == before else None
 
 

@@ -272,7 +272,11 @@ def max_length_of(config: ModelConfig, settings: PreTrainedConfig, tokenizer: An
         if positions is not None and config.max_length > positions:
             raise InputError(f"model.max_length: {config.max_length} is more than the model's {positions} positions")
         return config.max_length
-    known = [n for n in (positions, getattr(tokenizer, "model_max_length", None)) if n is not None and n < 10**9]
+    own: Any = getattr(tokenizer, "model_max_length", None)
+    if own is not None and not (isinstance(own, int | float) and own >= 1):
+        where = f"model.name: {config.name}: tokenizer_config.json"
+        raise InputError(f"{where}: model_max_length is {own!r:.40}; expected a number of tokens")
+    known = [int(n) for n in (positions, own) if n is not None and n < 10**9]
     return min(known, default=None)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
     """Raises InputError naming the first tensor of theta that is not the one the journal started from."""
-    recorded = {t["name"]: t for t in header["tensors"]}
+    recorded = {t["name"]: t for t in header.get("tensors", [])}
     if set(recorded) != set(theta):
         odd = sorted(set(recorded) ^ set(theta))[0]
         raise InputError(f"{path}: written for a model with other tensors (for one, {odd}); is it the same base model?")

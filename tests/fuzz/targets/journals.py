@@ -77,7 +77,8 @@ def _spoil(rng: random.Random, head: bytes, records: list[bytes]) -> tuple[str, 
         tail = rng.choice([bytes(rng.randrange(1, 60)), rng.randbytes(rng.randrange(1, 60)), records[at][:-3]])
         return f"{len(tail)} bytes behind its end", whole + tail
     if kind == 5:
-        return f"a header whose {_header(rng, head, body)[0]}", _header(rng, head, body)[1]
+        what, spoilt = _header(rng, head, body)
+        return f"a header whose {what}", spoilt
     if kind == 6:
         body[at], body[other] = body[other], body[at]
         return f"records {at} and {other} exchanged", head + b"".join(body)
