@@ -185,8 +185,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], Border]:
         if len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(raw):
             raise JournalError(f"{path}: the journal's header is damaged; put back a copy of the file")
         header = json.loads(raw)
-        number = header.get("format") if isinstance(header, dict) else None
-        if number not in list(READS):
+        if (number := header.get("format") if isinstance(header, dict) else None) not in list(READS):
             raise JournalError(f"{path}: journal format {number!r:.40}, this zofo reads 1 to {FORMAT}")
         if not _lists_tensors(header):
             raise JournalError(f"{path}: the journal's header is damaged, its tensors; put back a copy of the file")
@@ -194,9 +193,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], Border]:
 
 
 def _lists_tensors(header: dict[str, Any]) -> bool:
-    tensors, keys = header.get("tensors", []), ("name", "sha256", "dtype")
+    tensors = header.get("tensors", [])
     listed = isinstance(tensors, list) and all(isinstance(tensor, dict) for tensor in tensors)
-    return listed and all(isinstance(tensor.get(key), str) for tensor in tensors or () for key in keys)
+    return listed and all(isinstance(t.get(key), str) for t in tensors for key in ("name", "sha256", "dtype"))
 
 
 def read_records(path: Path, start: int, stop: int | None = None) -> Iterator[Record]:
