@@ -38,7 +38,8 @@ class OutOfMemory(RunError):
 
 
 _NO_MEMORY = re.compile(
-    "out of memory|can(no|')t allocate memory|failed to allocate|bad_alloc|ALLOC_FAILED|os error 12|start new thread",
+    r"out of memory|can(no|')t allocate memory|failed to allocate|bad_alloc|ALLOC_FAILED|start new thread|"
+    r"os error 12\b",  # 122 is a quota's
     re.IGNORECASE,
 )
 

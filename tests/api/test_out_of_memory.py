@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -271,3 +272,12 @@ def test_a_real_limit(batch: int, part: str, world: World, tmp_path: Path) -> No
     line = the_line(child.stderr)
     assert re.match(rf"error: out of memory in {part}: the process took [\d.]+ GiB of addresses at most, and may", line)
     assert "less is taken by train.micro_batch_size=" in line
+
+
+@pytest.mark.parametrize("code", [28, 122, 120, 30, 5])
+def test_a_disk_error_of_a_library_is_no_lack_of_memory(code: int) -> None:
+    """safetensors says its errors of the disk as texts: a quota's has number 122, and memory's 12."""
+    failed = type("SafetensorError", (Exception,), {"__module__": "safetensors_rust"})
+    assert not out_of_memory(failed(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})"))
+    assert out_of_memory(failed("Error while serializing: I/O error: Cannot allocate memory (os error 12)"))
+    assert out_of_memory(failed("I/O error (os error 12)"))
