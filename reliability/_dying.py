@@ -8,7 +8,6 @@ write ("write out/metrics.jsonl": before it, or when a part of its bytes is thro
 from __future__ import annotations
 
 import builtins
-import contextlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reliability import _forked
 from zofo.config.json_text import dumps
 
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
@@ -51,27 +51,9 @@ class Ended:
 def in_a_process(act: Callable[[], int], diary: Path, seconds: int = 300) -> Ended:
     """What became of `act` in a fork of this process."""
     diary.unlink(missing_ok=True)
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(read)
-        shown, code = io.StringIO(), 99
-        try:
-            with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-                signal.alarm(seconds)
-                code = act()
-        except BaseException as error:  # told to the parent
-            shown.write(repr(error))
-        os.write(write, shown.getvalue()[-4000:].encode())
-        os._exit(code)
-    os.close(write)
-    text = b""
-    while chunk := os.read(read, 65536):
-        text += chunk
-    os.close(read)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code, shown = _forked.in_a_process(act, seconds)
     lines = diary.read_text("utf-8").splitlines() if diary.exists() else []
-    return Ended(code, text.decode("utf-8", "replace"), [(k, v) for k, v in map(json.loads, lines)])
+    return Ended(code, shown, [(k, v) for k, v in map(json.loads, lines)])
 
 
 def _path(path: Any, folder: Any) -> Any:
