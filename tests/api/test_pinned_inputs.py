@@ -83,7 +83,7 @@ def test_other_rows(root: Path, change: Callable[[Path], None]) -> None:
     change(root)
     with pytest.raises(InputError, match=r"^cannot resume: other \w+ examples than the run was made with"):
         train(root, resume="latest")
-    with pytest.raises(InputError, match=r"rows.jsonl: other test examples than .*; put the data file back; --task"):
+    with pytest.raises(InputError, match=r"rows.jsonl: other test examples than .*; --data says where the rows are as"):
         evaluate(root / "run")
     with pytest.raises(InputError, match="other test examples"):
         evaluate(root / "run", num_fewshot=1)  # other prompts: the rows are compared in the run's own

@@ -231,7 +231,9 @@ def test_an_export_knows_its_task(run: Path, tmp_path: Path, sentiment_file: Pat
         f"{out}: no finished run here; it is an export already, give the directory of its run"
     ]
     sentiment_file.unlink()
-    assert refused(capsys, "eval", str(out)) == [f"task.name: no such file: {sentiment_file}; --task names other data"]
+    assert refused(capsys, "eval", str(out)) == [
+        f"task.name: no such file: {sentiment_file}; --data FILE is its place now, --task names other data"
+    ]
     for name in ("manifest.json", "zofo.json"):  # as one who changes an export is told to
         (out / name).unlink()
     assert refused(capsys, "eval", str(out)) == [f"{out} is no run, so it names no task: give --task"]

@@ -13,6 +13,7 @@ from zofo.config.instantiate import make_method
 from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
+from zofo.config.sections import exists, field_of_rows
 from zofo.errors import InputError
 from zofo.models.sealed import verify_tree
 from zofo.train import checkpoint
@@ -27,15 +28,19 @@ COPY = "put back a copy, or train again (--overwrite)"
 UNCHECKED = "metrics.jsonl, README.md, eval/, superseded/: that they are there, and no more: nothing is made from them"
 
 
-def check_run(path: str | Path, model: str | None = None, overrides: Sequence[str] = ()) -> list[tuple[str, str]]:
+def check_run(
+    path: str | Path, model: str | None = None, overrides: Sequence[str] = (), data: str | None = None
+) -> list[tuple[str, str]]:
     """[(what was checked, its fault, or "" where it is whole)]; where something is not checked, what says so and why.
 
-    model: where the base model is now. overrides: "model.key=value". Nothing is written. Raises InputError where no run
-    is, and for an override that is none.
+    model, data: where the base model and the rows are now. overrides: "model.key=value". Nothing is written. Raises
+    InputError where no run is, and for an override that is none.
     """
     given, rest = given_model(model, overrides, "validate")
     if rest:
         raise InputError(f"{rest[0]}: of a run validate takes model.key=value alone")
+    if data is not None and not exists(data):
+        raise InputError(f"--data: no such file or directory: {data}")
     if not looks_like_run(Path(path)):
         raise InputError(f"{path}: no run here; give a run's directory, or a CONFIG.yaml")
     check = _Check(RunDir(path))
@@ -45,6 +50,8 @@ def check_run(path: str | Path, model: str | None = None, overrides: Sequence[st
 
         base = replace(check.config.model, trust_remote_code=False)  # which a file cannot ask for
         config = replace(check.config, model=with_given(base, given) if given else base)
+        if data is not None:
+            config = replace(config, task=replace(config.task, **{field_of_rows(config.task.name): data}))
         check.results += check_weights(check.run, config, check.info, check.states)
     elif check.faulty:
         check.results.append(("weights, replay, examples: not checked before the files are whole", ""))

@@ -34,7 +34,7 @@ States = Mapping[Path, Mapping[str, Any]]
 FIX = {
     "model": "give the one that it was with --model",
     "tokenizer": "give the model's directory as it was with --model",
-    "examples": "put the data file back",
+    "examples": "give the rows as they were with --data",
 }
 COPY = "put back a copy, or train again (--overwrite)"
 
@@ -182,7 +182,8 @@ class _Weights:
         then = self.run.inputs.get("examples")
         place = cfg.data or cfg.name
         if then is None or not Path(place).exists():
-            why = "the run is of a version that kept no digests" if then is None else f"{place} is not a place here"
+            why = f"{place} is not a place here; --data says where the rows are now"
+            why = "the run is of a version that kept no digests" if then is None else why
             self.results.append((f"{what}: not checked, {why}", ""))
             return
         try:

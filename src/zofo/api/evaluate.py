@@ -8,26 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.configure import named_files
-from zofo.api.restore import MOVED, Given, is_run
-from zofo.api.targets import Opened, open_target, recorded
-from zofo.config.instantiate import make_method
+from zofo.api.restore import Given, is_run
+from zofo.api.scored_rows import load_rows
+from zofo.api.targets import open_target, recorded
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
-from zofo.config.sections import TaskConfig
+from zofo.config.sections import TaskConfig, field_of_rows, kind_of_task
 from zofo.config.typed import build
-from zofo.data import TaskData, load_task
 from zofo.data.checks import check_scoring, check_words
 from zofo.data.files import BadRows
 from zofo.data.loader import shorter
 from zofo.data.preview import unused
-from zofo.data.task import answers_of
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError
 from zofo.eval.evaluator import make_evaluator
 from zofo.eval.likelihood import Evaluation
 from zofo.models.sealed import check_export
 from zofo.models.tree_probe import share_prompts
-from zofo.train.inputs import check_inputs, examples_digest
 from zofo.train.progress import counter
 
 SPLITS = ("train", "dev", "test")
@@ -62,11 +59,7 @@ def evaluate_target(
         seed = config.train.seed if seed is None else seed
         batch_size = batch_size or config.train.eval_batch_size
     seed, batch_size = seed or 0, batch_size or 32
-    same = config is not None and (cfg.name, cfg.data) == (config.task.name, config.task.data)
-    answers = answers_of(config.task, _labels(opened)) if config else None
-    data = load_task(cfg, seed, loaded.tokenizer, None if same else split, answers=answers)
-    if same and task is None and changes.get("data") is None:
-        _check_same_rows(opened, data, cfg, seed, split)
+    data = load_rows(opened, cfg, task is not None, seed, split)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     examples = getattr(data, split)[:limit]
     if not examples:
@@ -102,29 +95,11 @@ def _without_a_task(target: Path) -> InputError:
     return InputError(f"{target} is no run, so it names no task: give --task")
 
 
-def _check_same_rows(opened: Opened, data: TaskData, cfg: TaskConfig, seed: int, split: str) -> None:
-    """Raises InputError where the run's own task has other rows in this split than it had then."""
-    config, then = opened.config, opened.inputs.get("examples", {})
-    assert config is not None
-    demonstrates = split == "train" and make_method(config).demonstrates
-    if split not in then or demonstrates:
-        return
-    if (cfg, seed) != (config.task, config.train.seed):  # other prompts: the rows are compared in the run's own
-        data = load_task(config.task, config.train.seed, opened.loaded.tokenizer)
-    now = {"examples": {split: examples_digest(getattr(data, split))}}
-    check_inputs(opened.inputs, now, config.task.data or config.task.name, MOVED)
-
-
-def _labels(opened: Opened) -> list[str]:
-    """What the run can answer, of which nothing may be lost where another file lacks it; []: its data says so."""
-    labels = opened.info.get("labels")
-    return [str(label) for label in labels] if isinstance(labels, list) else []
-
-
 def task_config(
     config: Config | None, task: str | None, changes: Mapping[str, Any], overrides: Sequence[str]
 ) -> TaskConfig:
-    """The run's task section, or another task in the run's chat, with the changes. InputError with all faults."""
+    """The run's task section, or another task in the run's chat, with the changes. Of a run on a file of one's own
+    `data` is the file's place now. Raises InputError with all faults."""
     base: dict[str, Any] = {"name": task}
     if config and task is None:
         base = dataclasses.asdict(config.task)
@@ -138,8 +113,17 @@ def task_config(
     errors += [
         f"{section}: an evaluation takes task.key=value alone" for section in sorted(layer.sections.keys() - {"task"})
     ]
+    place = layer.sections["task"].get("data")
+    if config and task is None and place and place.value is not None and field_of_rows(config.task.name) == "name":
+        layer.add({"task": {"name": place.value, "data": None}}, errors)
     cfg = build("task.", TaskConfig, layer.sections["task"], errors, named_files)
     if errors or cfg is None:
-        other = "" if task or config is None else "; --task names other data"
-        raise InputError("\n".join(f"{error}{other}" for error in errors))
+        kind = kind_of_task(config.task.name) if config is not None else "known"
+        option = {"rows": "--data FILE", "file": "task.name=FILE"}.get(kind, "--data DIR")
+        fix, gone = (
+            f"; {option} is its place now, --task names other data",
+            ("task.name: no such", "task.data: no such"),
+        )
+        lines = [f"{e}{fix}" if config is not None and task is None and e.startswith(gone) else e for e in errors]
+        raise InputError("\n".join(lines))
     return cfg

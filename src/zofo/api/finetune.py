@@ -133,7 +133,7 @@ def _train(
     loop.fit()
     with loop.ending():
         info = finish(loop)
-    loop.refuse_skips()
+    loop.refuse_hardly_trained()
     return Run(run.root, info)
 
 

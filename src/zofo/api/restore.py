@@ -29,7 +29,7 @@ from zofo.zo.point import Point
 MOVED = {
     "model": "give the one that it was with --model (model= in Python)",
     "tokenizer": "give the model's directory as it was, with --model (model= in Python)",
-    "examples": "put the data file back; --task, or --data, scores a file as it is now",
+    "examples": "--data says where the rows are as they were, --task FILE scores a file as it is now",
 }
 
 

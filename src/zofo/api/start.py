@@ -95,17 +95,28 @@ _MAY_CHANGE = {
 }
 # How much is computed at once: the same numbers but for the last bits of first-order parts, of losses and coefficients
 _AT_ONCE = {"micro_batch_size", "eval_batch_size", "gradient_checkpointing"}
+# Where the run's inputs are: they may be elsewhere now, since their digests are compared
+_PLACES = {("model", "name"), ("task", "name"), ("task", "data")}
+
+
+def _is_place(section: str, key: str, before: object, now: object) -> bool:
+    """Whether a setting says where an input is, and nothing else. A task's name is more, unless it is a file."""
+    files = all(isinstance(value, str) and Path(value).is_absolute() for value in (before, now))
+    return (section, key) in _PLACES and (files or (section, key) != ("task", "name"))
 
 
 def _same_run(config: Config, run: RunDir) -> None:
     """Raises InputError naming every setting in which `config` is not the run's."""
     saved = run.read_config().absolute().to_dict()
     now = config.to_dict()
-    changed = []
+    changed, pinned = [], "examples" in run.inputs
     for section in sorted({*saved, *now}):
         before, here = saved.get(section) or {}, now.get(section) or {}
         for key in sorted({*before, *here}):
             if before.get(key) == here.get(key) or (section == "train" and key in _MAY_CHANGE):
+                continue
+            if pinned and _is_place(section, key, before.get(key), here.get(key)):
+                log.info("%s.%s: %s -> %s", section, key, before.get(key), here.get(key))
                 continue
             if section == "train" and key in _AT_ONCE:
                 log.warning(

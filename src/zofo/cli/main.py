@@ -214,18 +214,18 @@ def validate(
     preset: Preset = None,
     output_dir: Annotated[str | None, option("Directory of the run.")] = None,
 ) -> None:
-    """Check a configuration and print it whole, or check a run (RUN [--model DIR]) file by file.
+    """Check a configuration and print it whole, or check a run (RUN [--model DIR] [--data FILE]) file by file.
 
     Each value is followed by its reason: preset, file, command line or default. Of a run every fault is a line, and the
     exit code then is 2.
     """
     from zofo.cli.settings import run_among, train_config
 
-    others = {"task": task, "data": data, "method": method, "adapter": adapter, "preset": preset}
+    others = {"task": task, "method": method, "adapter": adapter, "preset": preset}
     if (run_given := run_among(settings or [], others | {"output_dir": output_dir})) is not None:
         from zofo.cli.show import print_checks
 
-        return print_checks(run_given[0], model, run_given[1])
+        return print_checks(run_given[0], model, run_given[1], data)
     sections = {"model": model, "task": task, "method": method, "adapter": adapter}
     config = train_config(with_data(settings, data), preset, sections, {"output_dir": output_dir})
     _print_notes(config.notes)

@@ -8,9 +8,13 @@ from typing import Any
 
 from zofo.api.configure import resolve
 from zofo.config.resolve import Config
+from zofo.config.resolve import load as load_config
+from zofo.config.sections import field_of_rows
 from zofo.errors import InputError
 from zofo.train.files import looks_like_run
 from zofo.train.run_dir import RunDir
+
+DATA = "task.data="  # what --data is, see `cli.options.with_data`
 
 
 def train_config(
@@ -20,11 +24,28 @@ def train_config(
     file, overrides = split_settings(settings)
     train = {key: value for key, value in train.items() if value is not None}
     chosen = file or preset or any(sections.values())
-    if train.get("resume") and not chosen:
+    if train.get("resume") and not (file or preset or sections.get("method")):
         file, train = _saved(train)
-    elif not chosen and not overrides:
+        return _go_on(file, overrides, preset, sections, train)
+    if not chosen and not overrides:
         raise InputError("no configuration: give a CONFIG.yaml, --preset NAME, or --model, --task and --method")
     return resolve(file, overrides, preset, train=train, **sections)
+
+
+def _go_on(
+    file: str, overrides: Sequence[str], preset: str | None, sections: dict[str, Any], train: dict[str, Any]
+) -> Config:
+    """Of a run's own config.yaml; its model and rows may be at other places now, and --data is that of the rows."""
+    if field_of_rows(load_config(file).task.name) == "name":
+        overrides = [f"task.name={text.removeprefix(DATA)}" if text.startswith(DATA) else text for text in overrides]
+    try:
+        return resolve(file, overrides, preset, train=train, **sections)
+    except InputError as error:
+        lines = str(error).split("\n")
+        fixes = {"task.": "--data says where its rows are now", "model.": "--model says where it is now"}
+        for start, fix in fixes.items():
+            lines = [f"{line}; {fix}" if line.startswith(start) and ": no such" in line else line for line in lines]
+        raise InputError("\n".join(lines)) from None
 
 
 def split_settings(settings: Sequence[str]) -> tuple[str | None, list[str]]:

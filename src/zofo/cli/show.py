@@ -60,11 +60,11 @@ def print_run(run: Run) -> None:
     print(f"saved in {run.path}")
 
 
-def print_checks(path: str, model: str | None, overrides: Sequence[str]) -> None:
+def print_checks(path: str, model: str | None, overrides: Sequence[str], data: str | None) -> None:
     """`validate RUN`: a line for each thing that was checked. Raises InputError with a line a fault."""
     from zofo.api.check_run import check_run
 
-    results = check_run(path, model, overrides)
+    results = check_run(path, model, overrides, data)
     if faults := [fault for _, fault in results if fault]:
         raise InputError("\n".join(faults))
     for what, _ in results:

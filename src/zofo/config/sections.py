@@ -46,6 +46,11 @@ def kind_of_task(name: str) -> Literal["rows", "file", "known", "unknown"]:
     return "rows" if os.sep in name or name.startswith((".", "~")) or exists(name) else "unknown"
 
 
+def field_of_rows(task: str) -> Literal["name", "data"]:
+    """Which field of the task section says where the rows are: of a file of one's own it is `name` itself."""
+    return "name" if kind_of_task(task) == "rows" else "data"
+
+
 def exists(path: str) -> bool:
     """Whether there is something; False for what can be no path: too long, a NUL, a lone surrogate."""
     try:

@@ -29,9 +29,9 @@ from zofo.zo.replay import check_initial, replay, restore_support
 
 log = logging.getLogger("zofo")
 _BACK = {
-    "model": "give the one that it was",
-    "tokenizer": "give the model's directory as it was",
-    "examples": "put the data file back, or start a new run on the new one",
+    "model": "--model says where it is as it was",
+    "tokenizer": "--model says where the model's directory is as it was",
+    "examples": "--data says where the rows are as they were; a run on others is a new one",
 }
 
 

@@ -19,6 +19,7 @@ from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import stretched, trains_metric
 from zofo.train.files import naming
+from zofo.train.outcome import refuse_hardly_trained
 from zofo.train.progress import Divergence, Progress, Skips
 from zofo.train.record import MetricsLog, peak_bytes
 from zofo.train.run_dir import RunDir
@@ -59,7 +60,9 @@ class Loop:
         self.selection = Selection(by, session.data.metric, session.method.deployable)
         self.at, self.saved = Position(), 0
         self.divergence, self.skips = Divergence(), Skips(session.problem.refusals)
+        self.resumed: Path | None = None  # the checkpoint that the run went on from
         self._interrupt: int | None = None  # the signal that asked to stop
+        self._loss: float | None = None  # theta's objective at the last update
 
     @property
     def count(self) -> int:
@@ -69,6 +72,7 @@ class Loop:
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
         self.at, self.callbacks.state = self.checkpoints.resume(checkpoint)
+        self.resumed = checkpoint
         if words := stretched(self.session.method, self.at.k, self.callbacks.state.max_steps, self.config):
             log.warning("%s", words)
         self.callbacks.state.max_steps, self.saved = self.config.max_steps, self.count
@@ -113,21 +117,17 @@ class Loop:
             yield
 
     def _advice(self) -> str:
-        return advice(self.session, self.at.k > 0, self.checkpoints.finite)
+        finite = None if self.skips.mostly(self.updates) else self.checkpoints.finite  # else it is worth nothing
+        return advice(self.session, self.at.k > 0, finite)
 
     @property
     def updates(self) -> dict[str, int]:
         """Updates so far that were made or skipped, by level."""
         return self.session.method.updates(self.at.k)
 
-    def refuse_skips(self) -> None:
-        """After all is saved. Raises RunError where more than half of a level's updates were skipped."""
-        if levels := self.skips.mostly(self.updates):
-            policy = self.session.problem.refusals.policy
-            raise RunError(
-                f"{self.skips.words(self.updates, levels)}; {self.run.root} holds what the others came to, which is "
-                f"hardly trained: start again with lower rates, or without train.on_nonfinite={policy} to see the first"
-            )
+    def refuse_hardly_trained(self) -> None:
+        """After all is saved. Raises RunError, see `outcome.refuse_hardly_trained`."""
+        refuse_hardly_trained(self.session, self.run, self.updates, self.skips, self._loss)
 
     def _say_sizes(self) -> None:
         """Real sizes, and what was asked for where there are fewer rows."""
@@ -141,6 +141,9 @@ class Loop:
         for line in self.session.extra_memory():
             self.progress.say(line)
         per_step = self.session.counted_per_step
+        if self.resumed is not None:
+            done = "all is trained" if self.count + max(1, per_step) > self.config.max_steps else "training goes on"
+            self.progress.say(f"from {self.resumed}, step {self.count} of {self.config.max_steps}: {done}")
         left = self.config.max_steps % per_step if per_step else 0
         if left:
             self.progress.say(
@@ -195,6 +198,7 @@ class Loop:
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step = self.count
         self.progress.step(self.count, values, self.at.seconds / self.count)
+        self._loss = values.get("G", values.get("loss", self._loss))
         mask = self.session.problem.mask
         if mask is not None and (words := mask.words()):
             self.progress.say(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -25,8 +26,9 @@ def broken(session: Session) -> list[str]:
 def advice(session: Session, begun: bool, finite: Path | None) -> str:
     """After an update that was refused: what the weights are now, and what can be done.
 
-    begun: whether an update was made before. finite: the last checkpoint whose weights are finite. Rates and
-    on_nonfinite are of the whole run, so a resume cannot change them and would come to this place again.
+    begun: whether an update was made before. finite: the last checkpoint whose weights are finite, where something is
+    worth keeping. Rates and on_nonfinite are of the whole run, so a resume cannot change them and would come to this
+    place again; but one that makes no further step goes back to the best evaluation, and ends there.
     """
     names, inplace = broken(session), session.problem.theta.mode == "inplace"
     lower = "start again with lower rates"
@@ -45,7 +47,8 @@ def advice(session: Session, begun: bool, finite: Path | None) -> str:
     if finite is None or not finite.is_dir():
         return f"{now}; {lower}"
     steps = finite.name.removeprefix("checkpoint-")
-    return f"{now}; {lower}, or end this run at its last finite checkpoint: --resume {finite} --max-steps {steps}"
+    command = f"zofo train --resume {shlex.quote(str(finite))} --max-steps {steps}"
+    return f"{now}; {lower}, or end it with what is best on dev until step {steps}: {command}"
 
 
 def _words(names: list[str]) -> str:
