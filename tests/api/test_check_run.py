@@ -130,9 +130,12 @@ def test_what_is_not_checked_is_harmless(runs: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("name", [MANIFEST, "run.json", "config.yaml"])
 def test_every_byte_of_the_small_files_counts(name: str, runs: tuple[Path, Path]) -> None:
-    """Or what it changes is white space alone, and the contents are what they were."""
+    """But those of README.md's digest: then that is taken for one that somebody changed, and is kept at a rewriting."""
     path, raw = runs[0] / name, (runs[0] / name).read_bytes()
+    readme = raw.index(sha256_of(runs[0] / "README.md").encode()) if name == MANIFEST else len(raw)
     for at in range(0, len(raw), max(1, len(raw) // 50)):
+        if readme <= at < readme + 64:
+            continue
         path.write_bytes(raw[:at] + bytes([raw[at] ^ 1 << at % 7]) + raw[at + 1 :])
         assert faults(runs[0]), f"{name}: byte {at}, {raw[at - 20 : at + 20]!r}"
     path.write_bytes(raw)

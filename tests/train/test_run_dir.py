@@ -73,6 +73,21 @@ def test_a_new_run_a_pruning_a_resume_and_an_overwrite_leave_what_is_not_ours(
     assert {name.split("/")[0] for name in named} <= there
 
 
+def test_a_readme_that_was_edited_is_kept(train: Callable[..., Any], tmp_path: Path, caplog: Any) -> None:
+    """Under a name of its own, which is said, at a resume's end and by --overwrite. One that was not is replaced."""
+    out = tmp_path / "out"
+    train()
+    train(overwrite=True)
+    assert not list(out.glob("README.edited*"))
+    for number, how in enumerate([{"resume": "latest", "max_steps": 16}, {"overwrite": True}]):
+        (out / "README.md").write_text(f"my notes {number}")
+        train(**how)
+        assert "Test:" in (out / "README.md").read_text()
+    assert [path.read_text() for path in sorted(out.glob("README.edited*"))] == ["my notes 0", "my notes 1"]
+    assert f"{out / 'README.md'}: changed since zofo wrote it, and kept as README.edited2.md" in caplog.text
+    assert f"{out}: not the run's, and left there: README.edited.md, README.edited2.md" in caplog.text
+
+
 @pytest.mark.parametrize(
     "name", ["README.md", "config.yaml", "run.json", "metrics.jsonl", "journal.bin", "manifest.json", "eval"]
 )

@@ -46,6 +46,18 @@ def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
+@pytest.mark.parametrize("new", [NEW, {**NEW, "README.md": "n"}], ids=["without one", "with one"])
+def test_a_readme_that_was_edited_is_kept(new: dict[str, str], tmp_path: Path) -> None:
+    """An export's is its model card, which people write."""
+    write_tree(tmp_path / "out", writer(OLD))
+    write_tree(tmp_path / "out", writer(OLD))
+    assert texts(tmp_path / "out") == OLD, "as it was written: replaced"
+    (tmp_path / "out" / "README.md").write_text("my model card")
+    assert write_tree(tmp_path / "out", writer(new)) == ["README.edited.md"]
+    assert texts(tmp_path / "out") == {**new, "README.edited.md": "my model card"}
+    check_export(tmp_path / "out")
+
+
 class Killed(BaseException):
     pass
 

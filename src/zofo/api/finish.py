@@ -25,7 +25,7 @@ def finish(loop: Loop) -> dict[str, Any]:
         if result.report is not None:
             run.write_json(f"eval/report-{name}.json", result.report)
     info = _info(loop, peak, test)
-    run.write("README.md", _readme(info))
+    run.write_readme(_readme(info))
     run.write_info(info)  # last: with it the run is finished
     return info
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zofo.config.json_text import read_json
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
-from zofo.models.sealed import MANIFEST
+from zofo.models.sealed import MANIFEST, README
 from zofo.train.trees import listed, names_of, remove_tree
 
 log = logging.getLogger("zofo")
@@ -22,7 +22,7 @@ CHECKPOINT, BEST = "checkpoint", "best"
 LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
 SUPERSEDED = "superseded"  # what was newer than the checkpoint that a run went back to
 SET_ASIDE = ("run.json", "metrics.jsonl", "journal.bin", ".metrics.jsonl.tmp", ".journal.bin.tmp")  # beside them
-FIXED = (CONFIG, "run.json", "metrics.jsonl", "journal.bin", "README.md", MANIFEST)
+FIXED = (CONFIG, "run.json", "metrics.jsonl", "journal.bin", README, MANIFEST)
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -41,11 +41,26 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
 def _well_formed(manifest: Mapping[str, Any]) -> bool:
     files, inputs = manifest.get("files"), manifest.get("inputs")
-    names = isinstance(files, list) and all(isinstance(name, str) for name in files)
-    inside = names and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
-    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict)
+    inside = _texts(files) and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
+    digests = all(_texts(manifest.get(key, [])) for key in ("config", "info", "readme"))
+    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict) and digests
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """run.json. Raises InputError where it is missing or damaged."""
+    again = "train again with --resume latest, which writes it anew"
+    info = read_json(path, again)
+    needed = {"best_step": int, "deployed": str, "test": dict, "dev": dict, "method": str, "task": str, "seed": int}
+    for key, kind in needed.items():
+        if not isinstance(info.get(key), kind):
+            raise InputError(f"{path}: damaged, {key} is {info.get(key)!r:.60}; {again}")
+    return info
 
 
 def legacy(root: Path) -> list[Path]:
@@ -59,7 +74,7 @@ def legacy(root: Path) -> list[Path]:
     paths = [root / CONFIG, *(root / name for name in LEGACY), *(root / "eval").glob("predictions-*.jsonl")]
     paths += (root / "eval").glob("report-*.json")
     paths += [p for p in numbered(root) if (p / MANIFEST).is_file()]
-    readme = root / "README.md"
+    readme = root / README
     if readme.is_file() and " lower and " in readme.read_text("utf-8", errors="replace"):
         paths.append(readme)
     return paths
@@ -88,6 +103,13 @@ def is_numbered(name: str) -> bool:
 def _would_be_mixed(path: Path) -> bool:
     """Whether what a run would write there meets a file of that name, as in a checkpoint of transformers' Trainer."""
     return path.is_symlink() or not path.is_dir() or bool(names_of(path, parts=True)) or (path / "backbone").exists()
+
+
+def say_what_stays(root: Path, but: Sequence[str]) -> None:
+    """After what is zofo's has gone from a directory. but: names that say nothing to anybody."""
+    stays = sorted(path.name + "/" * path.is_dir() for path in root.iterdir() if path.name not in but)
+    if stays:
+        log.warning("%s: not the run's, and left there: %s", root, listed(stays))
 
 
 def remove(path: Path, named: Path | None = None) -> list[str]:

@@ -17,8 +17,9 @@ from zofo.config.json_text import dumps, read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
-from zofo.models.sealed import MANIFEST, sha256_of, verify_tree
+from zofo.models.sealed import MANIFEST, README, sha256_of, verify_tree
 from zofo.train.files import delete_tree, naming, sync, write_json, write_text
+from zofo.train.lease import NAME as LOCK
 from zofo.train.ownership import (
     BEST,
     CHECKPOINT,
@@ -27,10 +28,12 @@ from zofo.train.ownership import (
     in_the_way,
     is_numbered,
     legacy,
+    read_info,
     read_manifest,
     remove,
+    say_what_stays,
 )
-from zofo.train.trees import listed, recover, write_tree
+from zofo.train.trees import keep_edited, listed, recover, write_tree
 
 log = logging.getLogger("zofo")
 
@@ -115,13 +118,16 @@ class RunDir:
         return in_the_way(self.root, {*self.ours(), *manifest})
 
     def clear(self) -> None:
-        """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known."""
-        for path in self.ours():
+        """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known. What stays is said."""
+        keep_edited(self.root / README, self.manifest.get("readme"))
+        for path in (ours := self.ours()):
             remove(path)
         if (folder := self.root / "eval").is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         (self.root / MANIFEST).unlink(missing_ok=True)
         self._manifest = None
+        if ours:
+            say_what_stays(self.root, (LOCK,))
 
     def sweep(self) -> None:
         """Delete what a kill left of files and directories of ours that were being written or deleted; what is gone
@@ -259,9 +265,13 @@ class RunDir:
         (path := self.root / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(self.claim(path), text)
 
+    def write_readme(self, text: str) -> None:
+        """README.md, of which an edited one is kept."""
+        keep_edited(self.root / README, self.manifest.get("readme"))
+        self._write_known("readme", self.root / README, text)
+
     def write_json(self, name: str, data: Any) -> None:
-        (path := self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.claim(path), data)
+        self.write(name, dumps(data, indent=2, sort_keys=True) + "\n")
 
     def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None:
         """A checkpoint or a best; see `trees.write_tree`."""
@@ -272,13 +282,7 @@ class RunDir:
 
     def read_info(self) -> dict[str, Any]:
         """run.json. Raises InputError where it is missing or damaged."""
-        again = "train again with --resume latest, which writes it anew"
-        info = read_json(self.info, again)
-        needed = {"best_step": int, "deployed": str, "test": dict, "dev": dict, "method": str, "task": str, "seed": int}
-        for key, kind in needed.items():
-            if not isinstance(info.get(key), kind):
-                raise InputError(f"{self.info}: damaged, {key} is {info.get(key)!r:.60}; {again}")
-        return info
+        return read_info(self.info)
 
     def verify(self, directory: Path, fix: str = "") -> None:
         """Raises InputError for a checkpoint or a best that is damaged. fix: what else than deleting it helps."""

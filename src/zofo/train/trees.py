@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from zofo.config.json_text import read_json
 from zofo.errors import InputError
-from zofo.models.sealed import FORMAT, MANIFEST, PLAN, WORK, read_manifest, sha256_of
+from zofo.models.sealed import FORMAT, MANIFEST, PLAN, README, WORK, read_manifest, sha256_of
 from zofo.train.files import delete_tree, naming, sync, write_json
 
+log = logging.getLogger("zofo")
 Write = Callable[[Path], None]
 # What checkpoints and bests are made of, for one whose manifest is gone
 PARTS = ("state.json", "state.safetensors", "trainer_state.json", "backbone/theta.safetensors")
@@ -68,6 +70,8 @@ def _replace(target: Path, write: Write, ours: bool) -> list[str]:
     (work / "new").mkdir(parents=True)
     try:
         names = _fill(work / "new", write)
+        if README in before:
+            keep_edited(target / README, _digests(target, README))
         if blocked := next((name for name in [MANIFEST, *names] if _in_the_way(target, name, before)), None):
             raise InputError(f"{target / blocked}: not zofo's, and in the way of a file that is to be written; move it")
         write_json(work / PLAN, {"before": before, "names": names})
@@ -136,6 +140,14 @@ def _in_the_way(target: Path, name: str, before: Iterable[str]) -> bool:
 # ----------------------------------------------------------------------------------------------------- what zofo wrote
 
 
+def _digests(directory: Path, name: str) -> list[str] | None:
+    """Of a file as zofo wrote it there, by the manifest; None where it has none of zofo's."""
+    with suppress(InputError):
+        if digest := read_manifest(directory)["sha256"].get(name):
+            return [digest]
+    return None
+
+
 def names_of(directory: Path, parts: bool = False) -> list[str]:
     """The files that zofo wrote there by its manifest, which is the first; [] where it has none of zofo's.
 
@@ -147,6 +159,19 @@ def names_of(directory: Path, parts: bool = False) -> list[str]:
         return []
     there = [*directory.glob(MANIFEST), *(path for part in PARTS for path in sorted(directory.glob(part)))]
     return [path.relative_to(directory).as_posix() for path in there]
+
+
+def keep_edited(path: Path, digests: Sequence[str] | None) -> None:
+    """A README.md that somebody has changed is theirs: it gets a name of its own, which is said.
+
+    digests: of what zofo wrote there; None: not known, of a version that kept none.
+    """
+    if digests is None or path.is_symlink() or not path.is_file() or sha256_of(path) in digests:
+        return
+    names = (path.with_name(f"{path.stem}.edited{number}{path.suffix}") for number in ("", *range(2, 1000)))
+    kept = next(name for name in names if not name.exists() and not name.is_symlink())
+    path.rename(kept)
+    log.warning("%s: changed since zofo wrote it, and kept as %s", path, kept.name)
 
 
 def foreign_in(directory: Path, names: Iterable[str]) -> list[str]:
