@@ -168,14 +168,18 @@ def lay(tree: Tree, store: Path, case: Path) -> None:
     for name, digest in tree.items():
         if digest is not None:
             shutil.copyfile(store / digest, case / name)
-            os.utime(case / name, (past := time.time() - 3600, past))  # a machine takes a while to come back
 
 
-def taken_up(what: Undertaking, cut: Cut, case: Path, store: Path, alone: dict[str, dict[str, Any]]) -> list[str]:
+def taken_up(
+    what: Undertaking, cut: Cut, case: Path, store: Path, alone: dict[str, dict[str, Any]], tally: Tally
+) -> list[str]:
     """Faults. alone: the folder before and after the undertaking, when no power is cut."""
     lay(cut.tree, store, case)
     faults = [fault for piece in what.one_piece for fault in _in_one_piece(piece, contents(case), alone)]
+    if not what.run and not unlike(contents(case), alone["after"]):  # all is there: nobody starts it again
+        return faults
     ended = command(what.args(case, 1), case, case.with_suffix(".diary"))
+    tally.resumed += len(ended.of("resumed"))
     if ended.code:
         return [*faults, f"exit {ended.code}: {ended.shown[-500:]}"]
     if what.run and cut.disk == "certain":
@@ -208,7 +212,7 @@ def tried(what: Undertaking, folder: Path, share: float, until: float, rng: rand
         if rng.random() > share or time.monotonic() > until:
             continue
         tally.cuts[what.name] = tally.cuts.get(what.name, 0) + 1
-        for fault in taken_up(what, cut, case, store, alone):
+        for fault in taken_up(what, cut, case, store, alone, tally):
             tally.faults.append(f"{what.name}, before the fsync of {cut.at}, {cut.disk}: {fault}")
             print(f"fault: {tally.faults[-1]}"[:900], flush=True)
     shutil.rmtree(store)

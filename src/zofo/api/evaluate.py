@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.configure import named_files
-from zofo.api.restore import Given, is_run
+from zofo.api.restore import Given
 from zofo.api.scored_rows import load_rows
+from zofo.api.states import is_state
 from zofo.api.targets import open_target, recorded
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
@@ -48,7 +49,7 @@ def evaluate_target(
     """
     if split not in SPLITS:
         raise InputError(f"split: unknown {split!r}; known: {', '.join(SPLITS)}")
-    if task is None and not (is_run(target) or (target / "config.yaml").is_file() or recorded(target)):
+    if task is None and not (is_state(target) or recorded(target)):
         raise _without_a_task(target)
     if task is not None:
         task_config(None, task, changes, overrides)  # what is wrong with it is said before a model is loaded

@@ -20,8 +20,7 @@ from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
 from zofo.models.sealed import EXPORT, MANIFEST
 from zofo.models.versions import named
-from zofo.train.files import write_json, write_text
-from zofo.train.run_dir import RunDir
+from zofo.train.files import make_directory, write_json, write_text
 from zofo.train.trees import listed, names_of, recover, write_tree
 
 log = logging.getLogger("zofo")
@@ -52,9 +51,8 @@ def export(
         raise InputError(f"{rest[0]}: export takes model.key=value alone")
     _check_target(out, overwrite)
     restored = restore(run_dir, adapter, given)
-    inputs = RunDir(run_dir).inputs
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if stays := write_tree(out, lambda directory: _write(restored, inputs, directory, out, merge)):
+    make_directory(out.parent)
+    if stays := write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge)):
         log.warning("%s: not zofo's, and left there: %s", out, listed(stays))
     return out
 
@@ -184,7 +182,7 @@ def _readme(info: dict[str, Any], apart: bool, ours: bool) -> str:
     numbers = ", ".join(f"{k} {v:.4f}" for k, v in test.items() if k != "n" and v is not None)
     return (
         f"# {info['method']} on {info['task']}: {what}\n\n"
-        f"Trained from {base} with zofo, seed {info['seed']}. Test: {numbers}.\n\n"
+        f"Trained from {base} with zofo, seed {info['seed']}. Test: {numbers or 'not measured'}.\n\n"
         f"HERE is the path of this folder, which can be moved:\n\n```python\n{code}```\n\n"
         f"`zofo eval HERE` measures it, `zofo generate HERE --prompt TEXT` writes with it.\n"
     )

@@ -11,7 +11,7 @@ from zofo.config.json_text import dumps
 from zofo.data.tokenization import Encoded
 from zofo.errors import InputError
 from zofo.eval.likelihood import Evaluation, as_rows
-from zofo.train.files import write_json, write_text
+from zofo.train.files import make_directory, write_json, write_text
 
 # Keys that zofo's own have
 KEYS = {
@@ -59,7 +59,7 @@ def write_files(output: Path, evaluation: Evaluation, encoded: Sequence[Encoded]
     """predictions.jsonl, results.json and, of a classification, report.json in a directory; or the first alone."""
     alone = output.suffix == ".jsonl"
     directory = output.parent if alone else output
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     lines = "".join(dumps(row) + "\n" for row in as_rows(evaluation, encoded))
     write_text(output if alone else directory / "predictions.jsonl", lines)
     if not alone:

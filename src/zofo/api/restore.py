@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zofo.api.states import State, state_of
 from zofo.config import registry
 from zofo.config.instantiate import make_method
 from zofo.config.layers import Layer, Value
@@ -17,12 +18,10 @@ from zofo.errors import InputError
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
-from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint
 from zofo.train.checkpoint import move_theta
 from zofo.train.checks import shift_mode
 from zofo.train.inputs import check_inputs, tokenizer_digest
-from zofo.train.run_dir import RunDir
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 
@@ -35,7 +34,9 @@ MOVED = {
 
 @dataclass
 class Restored:
-    """A run's model: theta moved to its best step; `model` is the backbone in its adapter where one is deployed."""
+    """A run's model: theta moved to its best step; `model` is the backbone in its adapter where one is deployed.
+
+    inputs: digests of what the run was made from, {} where none are known."""
 
     config: Config
     info: dict[str, Any]
@@ -43,6 +44,7 @@ class Restored:
     model: Any
     adapters: AdapterSet | None
     adapter: str  # "p", "s" or "theta"
+    inputs: dict[str, Any]
 
 
 Given = Mapping[str, Value]  # fields of the model section that a command is given
@@ -74,67 +76,50 @@ def with_given(base: ModelConfig, given: Given) -> ModelConfig:
     return config
 
 
-def is_run(path: Path) -> bool:
-    return RunDir(path).finished
-
-
-def _why_no_run(run: RunDir) -> str:
-    if not run.root.exists():
-        return ": no such directory"
-    if (run.root / "zofo.json").is_file():
-        return "; it is an export already, give the directory of its run"
-    if not run.config.is_file():
-        return " (no run.json)"
-    if run.checkpoints():
-        return "; its training did not finish: train with --resume latest"
-    return "; its training stopped before the first checkpoint: train again with --overwrite"
-
-
 def restore(run_dir: Path, adapter: str | None = None, given: Given | None = None) -> Restored:
-    """Rebuild what a finished run deploys, or its `adapter`. given: fields of the model section, such as where the base
-    model is now. Raises InputError where a part is missing, damaged or another's."""
-    run = RunDir(run_dir)
-    if not run.finished:
-        raise InputError(f"{run_dir}: no finished run here{_why_no_run(run)}")
-    config, info = run.read_config(), run.read_info()
-    if info.get("inputs") and not run.manifest:  # runs of before had none
-        raise InputError(f"{run.root / MANIFEST}: missing; put back a copy, or train again (--overwrite)")
+    """Rebuild what a run deploys, or its `adapter`: a finished run's, a checkpoint's, or the best so far (`state_of`).
+
+    given: fields of the model section, such as where the base model is now. Raises InputError where a part is missing,
+    damaged or another's.
+    """
+    state = state_of(run_dir)
+    run, info = state.run, state.info
+    config = run.read_config()
     config = dataclasses.replace(config, model=with_given(config.model, given or {}))
     chosen, known = adapter or info["deployed"], list(dict.fromkeys([*info["test"], "theta"]))
     if chosen not in known:
         raise InputError(f"adapter {chosen!r}: this run has {', '.join(known)}")
-    best = run.best(info["best_step"])
-    if best.is_dir():
-        run.verify(best, "nothing of it can be used; train again with --resume latest")
     loaded = load_model(config.model)
     if "tokenizer" in run.inputs:
         check_inputs(run.inputs, {"tokenizer": tokenizer_digest(loaded.tokenizer)}, str(run_dir), MOVED)
     theta = Point(loaded.model, mode=shift_mode(config))
-    _restore_theta(loaded, theta, config, info, run, best)
+    _restore_theta(loaded, theta, config, state)
     if chosen == "theta":
-        return Restored(config, info, loaded, loaded.model, None, chosen)
+        return Restored(config, info, loaded, loaded.model, None, chosen, run.inputs)
     build_set = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
     adapters = build_set(loaded.model, (chosen,), derive(config.train.seed, "adapter"), loaded.tokenizer)
     loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
     try:
-        adapters.restore(chosen, best / chosen)
+        adapters.restore(chosen, state.directory / chosen)
     except (OSError, ValueError) as error:
-        raise InputError(f"{best / chosen}: {error}") from error
-    return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen)
+        raise InputError(f"{state.directory / chosen}: {error}") from error
+    return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen, run.inputs)
 
 
-def _restore_theta(loaded: Loaded, theta: Point, config: Config, info: dict[str, Any], run: RunDir, best: Path) -> None:
-    """theta, which holds the base weights, <- theta of the run's best step."""
+def _restore_theta(loaded: Loaded, theta: Point, config: Config, state: State) -> None:
+    """theta, which holds the base weights, <- theta of the state."""
     method = make_method(config)
     journalled = method.moves == "zo" and method.theta_of == "backbone"  # it names the first tensor that differs
-    if (loaded.frozen or not journalled) and loaded.base_sha256(theta) != info.get("base_sha256"):
+    if (loaded.frozen or not journalled) and loaded.base_sha256(theta) != state.info.get("base_sha256"):
         why = ", or is quantised otherwise (by another version, or on another device)" if loaded.frozen else ""
-        raise InputError(f"{run.root}: the base model {config.model.name} is not the one this run started from{why}")
+        raise InputError(
+            f"{state.run.root}: the base model {config.model.name} is not the one this run started from{why}"
+        )
     if journalled:
-        move_theta(theta, config, run.journal, info["journal_position"], best)
+        move_theta(theta, config, state.run.journal, state.journal, state.directory)
         return
     if method.moves == "fo":
         try:
-            checkpoint.load_theta_(theta, best / "backbone")
+            checkpoint.load_theta_(theta, state.directory / "backbone")
         except (OSError, ValueError) as error:
-            raise InputError(f"{best / 'backbone'}: {error}") from error
+            raise InputError(f"{state.directory / 'backbone'}: {error}") from error

@@ -37,7 +37,7 @@ def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
     if resume == "latest" and not present:
         fix = "start it again with --overwrite" if run.ours() else "leave it out to start a new run"
         raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
-    chosen = _newest_whole(run, present) if resume == "latest" else Path(resume)
+    chosen = newest_whole(run, present) if resume == "latest" else Path(resume)
     if not chosen.is_dir():
         raise InputError(f"train.resume: no such checkpoint: {chosen}")
     if chosen.resolve() not in [path.resolve() for path in present]:
@@ -56,7 +56,7 @@ def _nothing_in_the_way(run: RunDir, chosen: Path) -> None:
             raise InputError(f"train.resume: {path} is not the run's, and the run would overwrite it; move it away")
 
 
-def _newest_whole(run: RunDir, present: list[Path]) -> Path:
+def newest_whole(run: RunDir, present: list[Path]) -> Path:
     """The newest checkpoint that is not damaged; what is passed over is said. Raises InputError where all are."""
     for path in reversed(present):
         try:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zofo.api.restore import Given, given_model, is_run, restore, with_given
+from zofo.api.restore import Given, given_model, restore, with_given
+from zofo.api.states import is_state
 from zofo.config.json_text import read_json
 from zofo.config.layers import brief
 from zofo.config.resolve import Config, ModelConfig, from_dict
@@ -20,7 +21,6 @@ from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.models.sealed import EXPORT, NotAsWritten, check_export
 from zofo.train.inputs import check_inputs, tokenizer_digest
-from zofo.train.run_dir import RunDir
 
 AGAIN = "export the run again"
 DAMAGED = {"model": AGAIN, "tokenizer": AGAIN, "examples": AGAIN}
@@ -63,9 +63,9 @@ def open_target(target: str | Path, adapter: str | None = None, given: Given | N
     path = as_path(target)
     if str(target).startswith((".", "/", "~")) and not path.exists():  # a hub id would be looked for on the network
         raise InputError(f"{target}: no such directory")
-    if is_run(path) or (path / "config.yaml").is_file():
+    if is_state(path):
         restored = restore(path, adapter, given)
-        return Opened(restored.loaded, restored.model, restored.config, restored.info, RunDir(path).inputs)
+        return Opened(restored.loaded, restored.model, restored.config, restored.info, restored.inputs)
     if adapter is not None:
         raise InputError(f"{path} is no run, so it has no adapters to choose from: leave out --adapter")
     config, info = recorded(path), export_info(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.json_text import dumps
-from zofo.train.files import delete_tree, write_text
+from zofo.train.files import delete_tree, make_directory, sync, write_text
 
 
 def begins_with_a_row(path: Path) -> bool:
@@ -25,7 +25,7 @@ def begins_with_a_row(path: Path) -> bool:
 def write_task(target: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Beside the target first, then renamed: nobody meets half a task, and the old one is there until then."""
     temporary, aside = _beside(target)
-    temporary.mkdir(parents=True)
+    make_directory(temporary)
     try:
         for name, rows in files.items():
             write_text(temporary / name, "".join(dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -40,6 +40,7 @@ def write_task(target: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    sync(target.parent)  # the new one is there before the old one goes
     if aside.exists():
         delete_tree(aside)
 

@@ -120,7 +120,7 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
     from zofo.api.generate import Prompt
     from zofo.api.generate import generate as complete
     from zofo.api.predictions import COMPLETION, check_own
-    from zofo.train.files import naming
+    from zofo.train.files import make_directory, naming, sync
 
     options["stop"] = [unescaped(text) for text in options["stop"]]
     place = Path(output) if output is not None else None
@@ -135,7 +135,7 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
             print(printable("\n".join([*head, text]), plain="\n\t"), flush=True)
             return
         if place is not None and sink is None:  # not before the first completion: a refused prompt writes no file
-            place.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(place.parent)
             sink = place.open("w", encoding="utf-8")
         with naming(place) if place is not None else nullcontext():
             print(dumps({"prompt": prompts[number][0], "completion": text}), file=sink or sys.stdout, flush=True)
@@ -146,3 +146,6 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
         if sink is not None and place is not None:
             with naming(place):  # what could not be written is tried once more
                 sink.close()
+            if place.is_file():
+                sync(place)
+                sync(place.parent)

@@ -43,6 +43,14 @@ def delete_tree(path: Path) -> None:
         raise
 
 
+def make_directory(path: Path) -> None:
+    """With its parents. The new ones are on the disk: a directory whose name is not has lost all that is in it."""
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        sync(each.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """UTF-8. A reader, or the next start after a kill, sees the old file or the new one. OSErrors name the file."""
     temporary = path.with_name(f".{path.name}.tmp")

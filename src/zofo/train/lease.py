@@ -22,7 +22,7 @@ from typing import Any
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
-from zofo.train.files import naming
+from zofo.train.files import make_directory, naming, sync
 
 NAME = ".lock"
 BEAT, PATIENCE = 5.0, 30.0
@@ -37,7 +37,7 @@ class Lease:
         self._stop = threading.Event()
 
     def __enter__(self) -> Lease:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         if _anothers(self.path):
             raise InputError(f"{self.path}: no lock of zofo's; move it away, or choose another directory")
         while not self._create():
@@ -73,6 +73,7 @@ class Lease:
         try:
             with naming(draft):
                 draft.write_text(dumps({**content, "born": _born(os.getpid())}), "utf-8")
+                sync(draft)  # a lock that a power cut emptied names nobody, so it is waited for
             return self._put(draft)
         finally:
             with suppress(OSError):  # the next holder takes it away

@@ -18,7 +18,7 @@ from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
 from zofo.models.sealed import MANIFEST, README, sha256_of, verify_tree
-from zofo.train.files import delete_tree, naming, sync, write_json, write_text
+from zofo.train.files import delete_tree, make_directory, naming, sync, write_json, write_text
 from zofo.train.lease import NAME as LOCK
 from zofo.train.ownership import (
     BEST,
@@ -197,7 +197,7 @@ class RunDir:
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """A new run. inputs: digests of what it is made from."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_directory(self.root)
         self._manifest = {"format": FORMAT, "id": uuid.uuid4().hex, "inputs": dict(inputs), "files": []}
         self._keep()
 
@@ -262,7 +262,7 @@ class RunDir:
     def write(self, name: str, text: str) -> None:
         """A text file, by its name in the run."""
         self._check()
-        (path := self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        make_directory((path := self.root / name).parent)
         write_text(self.claim(path), text)
 
     def write_readme(self, text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from zofo.config.json_text import read_json
 from zofo.errors import InputError
 from zofo.models.sealed import FORMAT, MANIFEST, PLAN, README, WORK, read_manifest, sha256_of
-from zofo.train.files import delete_tree, naming, sync, write_json
+from zofo.train.files import delete_tree, make_directory, naming, sync, write_json
 
 log = logging.getLogger("zofo")
 Write = Callable[[Path], None]
@@ -34,7 +34,7 @@ def write_tree(target: Path, write: Write, ours: bool = False) -> list[str]:
         return _replace(target, write, ours)
     temporary = target.with_name(f".{target.name}.tmp")
     _delete(temporary)
-    temporary.mkdir(parents=True)
+    make_directory(temporary)
     try:
         _fill(temporary, write)
         os.rename(temporary, target)
@@ -54,7 +54,7 @@ def _fill(directory: Path, write: Write) -> list[str]:
     write_json(directory / MANIFEST, {"format": FORMAT, "sha256": sums})
     for path in paths:
         sync(path)
-    for folder in {p.parent for p in paths} | {directory}:
+    for folder in [directory, *(p for p in directory.rglob("*") if p.is_dir())]:
         sync(folder)
     return list(sums)
 
@@ -124,7 +124,7 @@ def _clean(work: Path) -> None:
 def _move(source: Path, target: Path, name: str) -> None:
     """One file, where it is there."""
     if (source / name).exists() or (source / name).is_symlink():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        make_directory((target / name).parent)
         os.replace(source / name, target / name)
 
 

@@ -15,7 +15,8 @@ from zofo.api.metatest.results import summary
 from zofo.api.metatest.store import Store, digest
 from zofo.api.metatest.subject import open_subject
 from zofo.api.out_of_memory import smaller, with_options
-from zofo.api.restore import given_model, is_run, restore
+from zofo.api.restore import given_model
+from zofo.api.states import finished_only, is_run
 from zofo.api.targets import as_path, export_info, recorded
 from zofo.config.registry import canonical
 from zofo.config.resolve import Config
@@ -116,8 +117,8 @@ def _target(path: Path) -> Target:
                 f"(zofo export RUN OUT --merge) and test that"
             )
         return target
-    if (path / "config.yaml").is_file():  # a run that did not finish: said as everywhere
-        restore(path, "theta")
+    if (path / "config.yaml").is_file():
+        raise finished_only(path)
     config = recorded(path)
     if config is None:
         return Target(path)

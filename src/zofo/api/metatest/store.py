@@ -12,7 +12,7 @@ from zofo.api.predictions import KEYS, is_own
 from zofo.config.json_text import dumps, read_json
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
-from zofo.train.files import write_json, write_text
+from zofo.train.files import make_directory, write_json, write_text
 
 Part = dict[str, Any]
 
@@ -41,7 +41,7 @@ class Store:
         if old is None and self.out.exists() and (not self.out.is_dir() or any(p != draft for p in self.out.iterdir())):
             raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
         self._clear()
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_directory(self.out)
         write_json(path, facts)
 
     def part(self, name: str, make: Callable[[], Part], facts: Mapping[str, Any]) -> tuple[Part, bool]:
@@ -54,7 +54,7 @@ class Store:
             return _sound(path, facts), False
         part = make()
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             write_json(path, part)
         return part, True
 
@@ -80,7 +80,7 @@ class Store:
         if self.out is None:
             return
         path = self.out / "predictions" / f"{name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         write_text(path, "".join(dumps(row) + "\n" for row in rows))
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zofo.api.restore import Given, is_run, restore
+from zofo.api.restore import Given, restore
+from zofo.api.states import is_run
 from zofo.api.targets import open_target
 from zofo.config import registry
 from zofo.config.resolve import Config

@@ -1,0 +1,146 @@
+"""Which state of a run a path means: a finished run's best, one of its checkpoints, or the best so far of one that is
+not finished."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zofo.api.start import newest_whole
+from zofo.config.instantiate import make_method
+from zofo.config.json_text import read_json
+from zofo.errors import InputError
+from zofo.models.sealed import MANIFEST
+from zofo.train import checkpoint
+from zofo.train.ownership import is_numbered
+from zofo.train.run_dir import RunDir
+from zofo.train.selection import Best
+
+log = logging.getLogger("zofo")
+
+
+@dataclass(frozen=True)
+class State:
+    """info: the contents of run.json, or of its keys those that a checkpoint knows. directory: of the adapters, and of
+    theta where its journal is long. journal: theta is the initial tensors and so many bytes of it."""
+
+    run: RunDir
+    info: dict[str, Any]
+    directory: Path
+    journal: int | None
+
+
+def is_run(path: Path) -> bool:
+    """A finished one."""
+    return RunDir(path).finished
+
+
+def is_state(path: Path) -> bool:
+    """Whether a path is meant as a run's directory or a checkpoint's, whatever is to be said of it."""
+    return (path / "config.yaml").is_file() or _is_checkpoint(path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return is_numbered(path.name) and (path.parent / "config.yaml").is_file() and not (path / "config.yaml").is_file()
+
+
+def finished_only(path: Path) -> InputError:
+    """What to say where a run that is not finished cannot be used."""
+    return InputError(f"{path}: no finished run here{_why(RunDir(path))}")
+
+
+def _why(run: RunDir) -> str:
+    if not run.root.exists():
+        return ": no such directory"
+    if (run.root / "zofo.json").is_file():
+        return "; it is an export already, give the directory of its run"
+    if not run.config.is_file():
+        return " (no run.json)"
+    if run.checkpoints():
+        return "; its training did not finish: train with --resume latest"
+    return "; its training stopped before the first checkpoint: train again with --overwrite"
+
+
+def state_of(path: Path) -> State:
+    """Raises InputError where there is none, or it is damaged or another run's."""
+    if _is_checkpoint(path):
+        return _checkpoint(RunDir(path.parent), path)
+    run = RunDir(path)
+    if run.finished:
+        return _finished(run)
+    if not run.config.is_file() or not run.checkpoints():
+        raise finished_only(path)
+    directory = newest_whole(run, run.checkpoints())
+    best = _read(run, directory).best
+    if best is None:
+        log.warning("%s: the run is not finished; this is its %s", path, directory.name)
+        return _checkpoint(run, directory)
+    log.warning("%s: the run is not finished; this is the best of its evaluations so far, step %d", path, best.count)
+    info = _info(run, directory, best.candidate, best.dev, best.count)
+    return State(run, info, run.best(best.count), best.journal)
+
+
+def _finished(run: RunDir) -> State:
+    info = run.read_info()
+    if info.get("inputs") and not run.manifest:  # runs of before had none
+        raise InputError(f"{run.root / MANIFEST}: missing; put back a copy, or train again (--overwrite)")
+    best = run.best(info["best_step"])
+    if best.is_dir():
+        run.verify(best, "nothing of it can be used; train again with --resume latest")
+    return State(run, info, best, info["journal_position"])
+
+
+def _checkpoint(run: RunDir, directory: Path) -> State:
+    """As it was then, with the candidate that was the best until then."""
+    known = {path.resolve(): path for path in run.checkpoints()}
+    if directory.resolve() not in known:
+        names = ", ".join(path.name for path in known.values()) or "no checkpoint"
+        raise InputError(f"{directory}: no checkpoint of the run in {run.root}, which has {names}")
+    run.verify(directory, "nothing of it can be used")
+    saved = _read(run, directory)
+    names = make_method(run.read_config()).candidates
+    chosen, count = saved.best.candidate if saved.best else names[0], int(directory.name.rpartition("-")[2])
+    return State(run, _info(run, directory, chosen, names, count), directory, saved.journal)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """Of a checkpoint's state.json what is of use without its run."""
+
+    best: Best | None
+    journal: int | None
+    base_sha256: str
+    tasks: dict[str, list[str]] | None
+    zofo: str
+
+
+def _read(run: RunDir, directory: Path) -> _Saved:
+    state = read_json(directory / "state.json")
+    if state.get("run") != run.id:
+        raise InputError(f"{directory} is another run's")
+    with checkpoint.fitting(directory):
+        best, version = state["best"], state["environment"]["packages"]["zofo"]
+        if best:
+            best = Best(**{**best, "count": int(best["count"]), "dev": dict(best["dev"])})
+        journal = None if state["journal"] is None else int(state["journal"])
+        return _Saved(best, journal, str(state["base_sha256"]), state["tasks"], version)
+
+
+def _info(run: RunDir, directory: Path, candidate: str, candidates: Iterable[str], step: int) -> dict[str, Any]:
+    """What run.json would have; of the test set there is nothing."""
+    config, saved = run.read_config(), _read(run, directory)
+    return {
+        "zofo": saved.zofo,
+        "method": config.names["method"],
+        "task": Path(config.task.name).stem,
+        "model": config.model.name,
+        "seed": config.train.seed,
+        "best_step": step,
+        "deployed": candidate,
+        "test": {name: {} for name in candidates},
+        "tasks": saved.tasks,
+        "base_sha256": saved.base_sha256,
+    }
