@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.json_text import dumps
+from zofo.models.sealed import WORK
 
 # Not compared, by name: times and memory; the run's id; the position in metrics.jsonl, whose lines have times; the
 # digests of files that hold one of these. What a run says of the machine, and the digest of a configuration with
 # absolute paths, are compared only where both are the same
 TIMES = ("seconds", "tuning_seconds", "seconds_per_step", "seconds_per_example", "peak_bytes")
-DRAWN = ("id", "run", "config", "info")  # keys of manifest.json and state.json
+DRAWN = ("id", "run", "config", "info", "readme")  # keys of manifest.json and state.json
 PLACES = ("environment", "config_hash")
 DIGESTED = ("state.json", "trainer_state.json", "run.json")  # files whose digests hold one of these
 
@@ -90,3 +91,19 @@ def _where(ours: Any, theirs: Any) -> str:
         at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
         return f" at byte {at} of {len(ours)} and {len(theirs)}"
     return f": {ours!r:.200} and {theirs!r:.200}"
+
+
+def torn(piece: str, now: dict[str, Any], before: dict[str, Any], after: dict[str, Any], export: bool) -> str:
+    """What a cut has left of a file or folder that must be as it was, or whole and new, or not there; "" where it is.
+
+    export: without its manifest it is known as unfinished, and no verb takes it for a whole one.
+    """
+
+    def below(held: dict[str, Any]) -> dict[str, Any]:
+        inside = {name: value for name, value in held.items() if name == piece or name.startswith(f"{piece}/")}
+        return {name: value for name, value in inside.items() if not name.startswith(f"{piece}/{WORK}/")}
+
+    left = below(now)
+    if left in ({}, below(before), below(after)) or (export and f"{piece}/manifest.json" not in left):
+        return ""
+    return f"{piece} is neither whole, nor as it was, nor absent: {', '.join(list(left)[:5])}"

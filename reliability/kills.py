@@ -30,7 +30,7 @@ from typing import Any
 
 from tests.fuzz.world import World
 
-from reliability._alike import contents, unlike
+from reliability._alike import contents, torn, unlike
 from reliability._dying import COMPUTES, Death, Ended, command
 from reliability._undertakings import Undertaking, undertakings
 from zofo.config.json_text import dumps
@@ -166,7 +166,9 @@ class Chain:
             if _stamps(read) != self.stamps[read]:
                 self.fault(f"{at}: {read.name}, which was only read, is changed")
         for piece in self.what.one_piece:
-            self._in_one_piece(piece, at)
+            states = contents(self.case), self.whole.before, self.whole.after
+            if left := torn(piece, *states, export="export" in self.what.name):
+                self.fault(f"{at}: {left}")
 
     def _nothing_newer_lost(self, at: str) -> None:
         """While a run goes back, its newer checkpoints and records are in their places, or kept, or made anew."""
@@ -180,17 +182,6 @@ class Chain:
         journals = [path for path in (out / "journal.bin", out / "superseded" / "journal.bin") if path.exists()]
         if self.whole.journal and all(path.read_bytes() != self.whole.journal for path in journals):
             self.fault(f"{at}: the records behind step 4 are neither in their place nor kept")
-
-    def _in_one_piece(self, piece: str, at: str) -> None:
-        def below(held: dict[str, Any]) -> dict[str, Any]:
-            work = f"{piece}/.zofo-unfinished/"
-            inside = {name: value for name, value in held.items() if name == piece or name.startswith(f"{piece}/")}
-            return {name: value for name, value in inside.items() if not name.startswith(work)}
-
-        now = below(contents(self.case))
-        cut = "export" in self.what.name and f"{piece}/manifest.json" not in now  # no verb takes it for a whole one
-        if now not in ({}, below(self.whole.before), below(self.whole.after)) and not cut:
-            self.fault(f"{at}: {piece} is neither whole, nor as it was, nor absent: {', '.join(list(now)[:5])}")
 
     stamps: dict[Path, list[tuple[str, int, int]]] = {}  # noqa: RUF012 (of all chains)
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from tests.fuzz.world import World
 
-from reliability._alike import contents, unlike
+from reliability._alike import contents, torn, unlike
 from reliability._dying import Ended, command, in_a_process
 from reliability._undertakings import Undertaking, undertakings
 from reliability.kills import fresh
@@ -175,7 +175,9 @@ def taken_up(
 ) -> list[str]:
     """Faults. alone: the folder before and after the undertaking, when no power is cut."""
     lay(cut.tree, store, case)
-    faults = [fault for piece in what.one_piece for fault in _in_one_piece(piece, contents(case), alone)]
+    states = contents(case), alone["before"], alone["after"]
+    torn_pieces = (torn(piece, *states, export="export" in what.name) for piece in what.one_piece)
+    faults = [fault for fault in torn_pieces if fault]
     if not what.run and not unlike(contents(case), alone["after"]):  # all is there: nobody starts it again
         return faults
     ended = command(what.args(case, 1), case, case.with_suffix(".diary"))
@@ -191,14 +193,6 @@ def _not_gone_on_from(cut: Cut, ended: Ended) -> Iterator[str]:
     numbers = [int(name.partition("-")[2]) for name in ended.of("resumed")]
     if cut.written is not None and max(numbers, default=-1) < cut.written:
         yield f"checkpoint-{cut.written} had been written, and the start went on from {numbers or 'none'}"
-
-
-def _in_one_piece(piece: str, now: dict[str, Any], alone: dict[str, dict[str, Any]]) -> Iterator[str]:
-    def below(held: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in held.items() if name == piece or name.startswith(f"{piece}/")}
-
-    if below(now) not in ({}, below(alone["before"]), below(alone["after"])):
-        yield f"{piece} is neither whole, nor as it was, nor absent: {', '.join(list(below(now))[:5])}"
 
 
 def tried(what: Undertaking, folder: Path, share: float, until: float, rng: random.Random, tally: Tally) -> None:

@@ -96,8 +96,8 @@ class Journal:
         """end: where to go on; what lies behind it is cut: a torn tail, or records beyond a checkpoint."""
         self.path, self.header, self.position, self.crc = path, header, end.offset, end.crc
         self.number = end.number
+        os.truncate(path, self.position)  # by its name, which an error then has
         self._file = path.open("r+b", buffering=0)
-        self._file.truncate(self.position)
         self._file.seek(self.position)
 
     @classmethod
