@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
+    target: Annotated[str, typer.Argument(help="A run, a checkpoint of one, an export, a PEFT directory, or a model.")],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[model.key=value]...", help="Changes (zofo show model).")
     ] = None,

@@ -90,7 +90,7 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    target: Annotated[str, typer.Argument(help="A run's directory, an export, a PEFT directory, or a model.")],
+    target: Annotated[str, typer.Argument(help="A run, a checkpoint of one, an export, a PEFT directory, or a model.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="[task.key=value] [model.key=value]...", help="Other changes (zofo show task, model)."),
