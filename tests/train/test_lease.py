@@ -10,13 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zofo import InputError, finetune
+from tests.conftest import SST2, write_rows
+from tests.setting_files import as_task
+from zofo import InputError, export, finetune, meta_test
+from zofo.api.convert import convert
 from zofo.errors import RunError
 from zofo.train import lease
 from zofo.train.lease import NAME, Lease
@@ -66,6 +70,36 @@ def test_a_second_process_is_refused_and_told_of_the_first(
         train(tiny_model_dir, sentiment_file, tmp_path / "out", **options)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [NAME], "nothing was written or deleted"
     assert holder.poll() is None
+
+
+@pytest.mark.parametrize("verb", ["export", "export over another", "meta-test", "data meta"])
+def test_other_verbs_that_write_a_directory(
+    verb: str, tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path, small_setting: Path
+) -> None:
+    """Each names the one that is at it, and changes nothing there; afterwards it works, and leaves no lock."""
+    out = tmp_path / "out"
+    if verb.startswith("export"):
+        run = train(tiny_model_dir, sentiment_file, tmp_path / "run")
+        if verb != "export":
+            run.export(out)
+        act: Callable[[], Any] = partial(export, run.path, out, overwrite=True)
+    elif verb == "meta-test":
+        act = partial(meta_test, str(tiny_model_dir), **as_task(small_setting), ways=["zero-shot"], output=out)
+    else:
+        write_rows(tmp_path / "sst2" / "train.jsonl", SST2)
+        act = partial(convert, ["sst2"], out, tmp_path / "sst2")
+    lock = Lease(out, inside=verb != "export")
+    with lock:
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != lock.path}
+        with pytest.raises(
+            InputError, match=rf"^{out}: in use by process {os.getpid()} on {socket.gethostname()} since"
+        ):
+            act()
+        after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != lock.path}
+        assert after == before
+    act()
+    assert any(path.is_file() for path in out.rglob("*"))
+    assert not list(tmp_path.rglob(f"*{NAME}"))
 
 
 def test_a_killed_process_leaves_a_lock_that_is_taken_over(

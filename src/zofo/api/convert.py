@@ -23,6 +23,7 @@ from zofo.data.samples import carved
 from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
 from zofo.data.task import find_spec, local_tables
 from zofo.errors import InputError, did_you_mean
+from zofo.train.lease import Lease
 
 FILES = {"train": "train.jsonl", "dev": "validation.jsonl", "test": "test.jsonl"}
 # Meta-training keeps 254 tokens of input and output together, and cuts the input for it. Without a model's tokenizer
@@ -95,8 +96,9 @@ def convert(
         if not files:
             raise InputError(f"{source.name}: nothing is left to write: it has rows for {', '.join(source.tables)}")
         results.append(Converted(source.name, source.template, files, tuple(_notes(source, files))))
-    for converted in results:
-        write_task(out / converted.name, {file.path.name: file.rows for file in converted.files})
+    with Lease(out):
+        for converted in results:
+            write_task(out / converted.name, {file.path.name: file.rows for file in converted.files})
     return results
 
 

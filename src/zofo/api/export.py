@@ -21,6 +21,8 @@ from zofo.models.quantization import quantized_by
 from zofo.models.sealed import EXPORT, MANIFEST
 from zofo.models.versions import named
 from zofo.train.files import make_directory, write_json, write_text
+from zofo.train.lease import NAME as LOCK
+from zofo.train.lease import Lease
 from zofo.train.trees import listed, names_of, recover, write_tree
 
 log = logging.getLogger("zofo")
@@ -52,7 +54,9 @@ def export(
     _check_target(out, overwrite)
     restored = restore(run_dir, adapter, given)
     make_directory(out.parent)
-    if stays := write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge)):
+    with Lease(out, inside=out.is_dir()):
+        stays = write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge))
+    if stays := [name for name in stays if name != LOCK]:
         log.warning("%s: not zofo's, and left there: %s", out, listed(stays))
     return out
 

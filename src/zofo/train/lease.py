@@ -6,6 +6,7 @@ machine's it is known by not being touched for PATIENCE seconds, as seen from he
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -29,10 +30,14 @@ BEAT, PATIENCE = 5.0, 30.0
 
 
 class Lease:
-    """`with Lease(directory):` inside, no other process that asks has it. Raises InputError naming one that does."""
+    """`with Lease(directory):` inside, no other process that asks has it. Raises InputError naming one that does.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.path = directory, directory / NAME
+    inside: whether the lock is in the directory; else it is beside it, of one that is not there yet.
+    """
+
+    def __init__(self, directory: Path, inside: bool = True) -> None:
+        self.what, self.directory = directory, directory if inside else directory.parent
+        self.path = self.directory / (NAME if inside else f".{directory.name}{NAME}")
         self.token = uuid.uuid4().hex
         self._stop = threading.Event()
 
@@ -62,14 +67,14 @@ class Lease:
         if not self.held:
             other = _read(self.path)
             raise RunError(
-                f"{self.directory}: {_named(other) if other else 'another process'} has taken over this directory, "
+                f"{self.what}: {_named(other) if other else 'another process'} has taken over this directory, "
                 f"because this one seemed dead; stopped, nothing more was written"
             )
 
     def _create(self) -> bool:
         """The lock with its contents, at once, or not at all."""
         content = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        draft = self.directory / f"{NAME}.{self.token}"
+        draft = self.path.with_name(f"{self.path.name}.{self.token}")
         try:
             with naming(draft):
                 draft.write_text(dumps({**content, "born": _born(os.getpid())}), "utf-8")
@@ -111,9 +116,7 @@ class Lease:
                     break
             else:
                 return holder
-        raise InputError(
-            f"{self.directory}: in use by {_named(holder)}; wait for it to end, or choose another directory"
-        )
+        raise InputError(f"{self.what}: in use by {_named(holder)}; wait for it to end, or choose another directory")
 
     def _remove(self, token: str | None) -> None:
         """Take away the lock with this token, and no other: of two that find one stale, the second finds the first's.
@@ -123,7 +126,8 @@ class Lease:
         with _alone(self.directory):
             if _read(self.path).get("token") == token:
                 self.path.unlink(missing_ok=True)
-                for draft in self.directory.glob(f"{NAME}.*"):  # of a process that died as it asked
+                drafts = self.directory.glob(f"{glob.escape(self.path.name)}.*")
+                for draft in drafts:  # of a process that died as it asked
                     if re.fullmatch("[0-9a-f]{32}", draft.suffix[1:]):
                         draft.unlink(missing_ok=True)
 

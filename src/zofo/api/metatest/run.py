@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from zofo.data.files import BadRows
 from zofo.data.multitask.setting import OpenSetting, Setting, find_setting, open_setting
 from zofo.errors import InputError, did_you_mean
 from zofo.train.files import write_json
+from zofo.train.lease import Lease
 from zofo.train.progress import counter
 from zofo.train.run_dir import RunDir
 
@@ -91,9 +93,12 @@ def meta_test(
         store = Store(None if output is None else Path(output))
         protocol = Protocol(subject, opened, cfg, settled, seed, store, say)
         protocol.read()  # what is wrong with the rows is said before anything is written
-        store.claim(facts, overwrite)
+        if store.out is not None and store.out.exists() and not store.out.is_dir():
+            raise InputError(f"{store.out}: is a file; choose another --output")
         try:
-            parts = protocol.run()
+            with Lease(store.out) if store.out is not None else nullcontext():
+                store.claim(facts, overwrite)
+                parts = protocol.run()
         except KeyboardInterrupt:
             if store.out is not None:
                 say(f"what is measured is kept in {store.out}: the same command goes on from there")

@@ -13,6 +13,7 @@ from zofo.config.json_text import dumps, read_json
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
 from zofo.train.files import make_directory, write_json, write_text
+from zofo.train.lease import NAME as LOCK
 
 Part = dict[str, Any]
 
@@ -37,8 +38,9 @@ class Store:
                     f"give --overwrite"
                 )
             return
-        draft = self.out / ".plan.json.tmp"  # of a start that was killed as it wrote its plan
-        if old is None and self.out.exists() and (not self.out.is_dir() or any(p != draft for p in self.out.iterdir())):
+        ours = (LOCK, ".plan.json.tmp")  # the second of a start that was killed as it wrote its plan
+        there = self.out.exists()
+        if old is None and there and (not self.out.is_dir() or any(p.name not in ours for p in self.out.iterdir())):
             raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
         self._clear()
         make_directory(self.out)
