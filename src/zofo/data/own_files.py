@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
-from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column
+from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column, renamed
 from zofo.errors import InputError, did_you_mean, printable
 
 log = logging.getLogger("zofo")
@@ -50,19 +50,7 @@ def own_task(
     answers: of the run that is evaluated, where there is one: rows must have one of them. skips: rows that cannot
     be used are left out, and decide no label.
     """
-    if template not in ("default", "plain"):
-        raise InputError(
-            f'task.template: own files have "default" and "plain", not "{template}"{_near(template)}; '
-            "for others write a task file (.yaml)"
-        )
-    rows = tables.get("train") or next(iter(tables.values()))
-    layout = _layout(rows)
-    for records in tables.values():
-        for column in LAYOUTS[layout]:
-            if column not in columns_of(records):
-                raise missing_column(column, records)
-    if layout != "options" and choices is not None:
-        raise InputError(f"task.choices: {file_of(rows)} has completions; choices are for text + label")
+    rows, layout = check_layout(tables, template, choices)
     if layout == "messages":
         return OwnTask(lambda record: _from_messages(record, chat), "completion", ())
     if layout == "completion":
@@ -77,8 +65,23 @@ def own_task(
     return OwnTask(lambda record: _from_label(record, known, counted, of_a_run), "options", known)
 
 
-def _near(template: str) -> str:
-    return did_you_mean(template, ("default", "plain"))
+def check_layout(tables: Tables, template: str, choices: Sequence[str] | None) -> tuple[Records, str]:
+    """(the rows that decide, which of LAYOUTS they have). Raises InputError for what the columns alone show."""
+    if template not in ("default", "plain"):
+        near = did_you_mean(template, ("default", "plain"))
+        raise InputError(
+            f'task.template: own files have "default" and "plain", not "{template}"{near}; '
+            "for others write a task file (.yaml)"
+        )
+    rows = tables.get("train") or next(iter(tables.values()))
+    layout = _layout(rows)
+    for records in tables.values():
+        for column in LAYOUTS[layout]:
+            if column not in columns_of(records):
+                raise missing_column(column, records, taken=LAYOUTS[layout])
+    if layout != "options" and choices is not None:
+        raise InputError(f"task.choices: {file_of(rows)} has completions; choices are for text + label")
+    return rows, layout
 
 
 def _layout(records: Records) -> str:
@@ -86,14 +89,15 @@ def _layout(records: Records) -> str:
     for layout, columns in LAYOUTS.items():
         if set(columns) <= set(has):
             return layout
-    for columns in LAYOUTS.values():  # one of two is there: the other is missing or misspelt
-        missing = [column for column in columns if column not in has]
-        if len(missing) < len(columns):
-            raise missing_column(missing[0], records)
-    nearly = "".join(did_you_mean(c, has) for columns in LAYOUTS.values() for c in columns[:1])
+    halves = [columns for columns in LAYOUTS.values() if set(columns) & set(has)]  # the other is missing or misspelt
+    nearly = [columns for columns in LAYOUTS.values() if renamed(columns, records)]
+    if halves:
+        columns = next((columns for columns in halves if columns in nearly), halves[0])
+        raise missing_column(next(column for column in columns if column not in has), records, taken=columns)
+    near = renamed(max(nearly, key=lambda columns: renamed(columns, records).count(" for ")), records) if nearly else ""
     raise InputError(
         f"{file_of(records)}: needs the columns text and label, or prompt and completion, or messages; "
-        f"has: {', '.join(has)}{nearly}"
+        f"has: {printable(', '.join(has), 300)}{near}"
     )
 
 

@@ -14,7 +14,7 @@ from zofo.config.typed import build
 from zofo.config.yaml_reader import read_yaml
 from zofo.data.chat import Make
 from zofo.data.example import Decoding, Example, objective_of
-from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
+from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, missing_column
 from zofo.data.jinja import ENV, counting
 from zofo.data.metrics.text import TEXT_METRICS, misfit
 from zofo.errors import InputError, did_you_mean, printable
@@ -168,10 +168,7 @@ def check_columns(spec: TaskSpec, template: str, tables: Tables) -> None:
             if where not in ("gold", f'template "{template}"') or isinstance(names, str):
                 continue
             for name in sorted(names - set(has)):
-                near = did_you_mean(name, has)
-                raise InputError(
-                    f'{spec.file}: {where}: no column "{name}" in {file_of(records)}; has: {", ".join(has)}{near}'
-                )
+                raise missing_column(name, records, f"{spec.file}: {where}", spec.columns)
 
 
 def pick_template(spec: TaskSpec, name: str) -> Template:
