@@ -132,7 +132,7 @@ class Loop:
     def _say_sizes(self) -> None:
         """Real sizes, and what was asked for where there are fewer rows."""
         data = self.session.data
-        for line in sizes(data, self.session.config.task):
+        for line in sizes(data, self.session.config.task, selects=self.session.counted_per_step > 0):
             self.progress.say(line)
         for what, names in (self.session.tasks or {}).items():
             self.progress.say(f"{'training' if what == 'train' else 'held-out (dev)'} tasks: {', '.join(names)}")
