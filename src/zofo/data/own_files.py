@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
 from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column, renamed
+from zofo.data.labels import say_slips
 from zofo.errors import InputError, did_you_mean, printable
 
 log = logging.getLogger("zofo")
@@ -139,23 +140,18 @@ def _brief(value: Any) -> str:
 def _labels(records: Records, skips: bool) -> tuple[str, ...]:
     """Of all records, in order. skips: a record without a label is none of theirs."""
     counts: Counter[str] = Counter()
+    places: dict[str, str] = {}
     for record in records:
         try:
-            counts[_label_name(record)] += 1
+            name = _label_name(record)
+            counts[name] += 1
+            places.setdefault(name, record.place)
         except InputError:
             if not skips:
                 raise
     if not counts:
         raise InputError(f"{file_of(records)}: no row has a label")
     names = set(counts)
-    if len(records) >= 10 * len(names):
-        for name in sorted(name for name, count in counts.items() if count == 1):
-            log.warning(
-                '%s: the label "%s" occurs once%s; if it is a mistake, mend it or name the answers: task.choices=[...]',
-                file_of(records),
-                printable(name, 60),
-                did_you_mean(name, names - {name}),
-            )
     if len(names) < 2:
         raise InputError(f'{file_of(records)}: only one label, "{printable(min(names), 60)}"; needs two or more')
     if len(names) > MAX_LABELS:
@@ -163,6 +159,7 @@ def _labels(records: Records, skips: bool) -> tuple[str, ...]:
             f"{file_of(records)}: {len(names)} different labels, at most {MAX_LABELS}; for free text name the columns "
             '"prompt" and "completion"'
         )
+    say_slips(counts, places, file_of(records))
     return tuple(sorted(names, key=lambda n: (0, int(n), n) if _counts(n.removeprefix("-")) else (1, 0, n)))
 
 
