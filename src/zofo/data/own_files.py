@@ -98,7 +98,7 @@ def _layout(records: Records) -> str:
     near = renamed(max(nearly, key=lambda columns: renamed(columns, records).count(" for ")), records) if nearly else ""
     raise InputError(
         f"{file_of(records)}: needs the columns text and label, or prompt and completion, or messages; "
-        f"has: {printable(', '.join(has), 300)}{near}"
+        f"has: {printable(', '.join(has), 300) or 'none'}{near}"
     )
 
 

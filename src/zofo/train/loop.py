@@ -126,7 +126,8 @@ class Loop:
             policy = self.session.problem.refusals.policy
             raise RunError(
                 f"{self.skips.words(self.updates, levels)}; {self.run.root} holds what the others came to, which is "
-                f"hardly trained: start again with lower rates, or without train.on_nonfinite={policy} to see the first"
+                f"hardly trained: start again with lower rates; without train.on_nonfinite={policy} a run stops at the "
+                "first such update and says what was not finite"
             )
 
     def _say_sizes(self) -> None:
@@ -194,7 +195,7 @@ class Loop:
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step = self.count
-        self.progress.step(self.count, values, self.at.seconds / self.count)
+        self.progress.step(self.count, values, self.at.seconds / self.count, refusals.total)
         mask = self.session.problem.mask
         if mask is not None and (words := mask.words()):
             self.progress.say(words)
