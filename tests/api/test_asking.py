@@ -52,7 +52,7 @@ def test_each_command_is_run_from_anywhere(
 ) -> None:
     name, rows = KINDS[kind]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    task = {"name": name or str(path), "data": str(path) if name else None}
+    task: Any = {"name": name or str(path), "data": str(path) if name else None}
     run = finetune(str(tiny_model_dir), task, "mezo", output_dir=tmp_path / "run", **SMALL)
     out = run.export(tmp_path / "export")
     asked = write_rows(tmp_path / "asked.jsonl", rows[:3])

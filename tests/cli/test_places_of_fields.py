@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from zofo.cli import main as cli
 from zofo.config.places import every_place
 from zofo.config.resolve import CORE, resolve
 
-ASK: dict[str, object] = {"model": "m", "task": "sst2", "train": {"output_dir": "o"}}
+ASK: dict[str, Any] = {"model": "m", "task": "sst2", "train": {"output_dir": "o"}}
 
 
 def refused(*overrides: str, method: str = "mezo") -> list[str]:

@@ -39,7 +39,9 @@ def every_place() -> list[Place]:
         alike: dict[str, Place] = {}
         for entry in registry.names(f"{section}s"):
             config = getattr(registry.load(f"{section}s", entry), "Config", None)
-            for spec in dataclasses.fields(config) if config is not None else ():
+            if config is None:
+                continue
+            for spec in dataclasses.fields(config):
                 key = f"{spec.name} {spec.type} {spec.default} {spec.metadata}"
                 alike.setdefault(key, Place(section, spec.name, config)).entries.append(entry)
         places += alike.values()
