@@ -79,7 +79,7 @@ def check_prompts(readme: str, answers: list[dict[str, Any]], rows: list[dict[st
     expected = [
         ENV.from_string(blocks[0]).render(row) if blocks else row.get("text", row.get("prompt")) for row in rows
     ]
-    assert sorted(answer["prompt"] for answer in answers) == sorted(expected)
+    assert sorted(answer["prompt"] for answer in answers) == sorted(map(str, expected))
     assert ("the text as it is" in readme) == (not blocks)
 
 

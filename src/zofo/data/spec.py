@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 
 from zofo.config import registry
 from zofo.config.typed import build
@@ -140,16 +141,22 @@ def used_columns(spec: TaskSpec) -> dict[str, set[str] | str]:
     used: dict[str, set[str] | str] = {}
     for name, template in spec.templates.items():
         answers = template.answers if isinstance(template.answers, list) else ["{{" + template.answers + "}}"]
-        used[f'template "{name}"'] = _variables("\n".join([template.prompt, template.null_prompt or "", *answers]))
+        used[f'template "{name}"'] = _variables(
+            "\n".join([template.prompt, template.null_prompt or "", *answers]), spec.columns
+        )
     for place in ("gold", "reference"):
         if (expression := getattr(spec, place)) is not None:
-            used[place] = _variables("{{" + expression + "}}")
+            used[place] = _variables("{{" + expression + "}}", spec.columns)
     return used
 
 
-def _variables(source: str) -> set[str] | str:
+def _variables(source: str, columns: list[str]) -> set[str] | str:
+    """What a template reads from outside. What it sets itself, in one branch of an `if` alone, is no column."""
     try:
-        names = jinja2.meta.find_undeclared_variables(ENV.parse(source))
+        tree = ENV.parse(source)
+        set_here = {name.name for name in tree.find_all(jinja2.nodes.Name) if name.ctx == "store"}
+        set_here |= {macro.name for macro in tree.find_all(jinja2.nodes.Macro)}
+        names = jinja2.meta.find_undeclared_variables(tree) - (set_here - set(columns))
         ENV.compile(source)  # unknown filters, and what Python refuses of the program that a template becomes
         return names
     except jinja2.TemplateSyntaxError as e:
