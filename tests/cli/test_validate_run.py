@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from zofo import finetune
 from zofo.cli import main as cli
+from zofo.errors import RunError
+
+SMALL: dict[str, Any] = {"max_steps": 4, "batch_size": 4, "eval_steps": 2, "save_steps": 2}
 
 
 @pytest.fixture
 def run(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> Path:
-    return finetune(
-        str(tiny_model_dir), str(sentiment_file), "mezo", output_dir=tmp_path / "run",
-        max_steps=4, batch_size=4, eval_steps=2, save_steps=2,
-    ).path  # fmt: skip
+    return finetune(str(tiny_model_dir), str(sentiment_file), "mezo", output_dir=tmp_path / "run", **SMALL).path
 
 
 @pytest.fixture
@@ -32,12 +33,42 @@ def validate(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, lis
     return call
 
 
-def test_a_whole_run(run: Path, validate: Callable[..., tuple[int, list[str], list[str]]]) -> None:
+def test_a_whole_run(
+    run: Path, sentiment_file: Path, validate: Callable[..., tuple[int, list[str], list[str]]]
+) -> None:
     code, lines, errors = validate(run)
     assert (code, errors) == (0, [])
     assert "config.yaml: as the run wrote it: yes" in lines
     assert "theta: the journal replayed, and every snapshot equal to it bit for bit: yes" in lines
-    assert lines[-1].startswith("metrics.jsonl, README.md, eval/, superseded/: that they are there, and no more")
+    assert lines[-2].startswith("metrics.jsonl, README.md, eval/, superseded/: that they are there, and no more")
+    assert lines[-1] == (f"the run is whole: `zofo eval {run}` measures it, `zofo export {run} OUT` writes its model")
+    sentiment_file.unlink()
+    lines = validate(run)[1]
+    assert lines[-1].startswith("the run is whole, as far as it was checked: "), "without its data"
+
+
+def test_a_run_that_was_stopped(
+    tiny_model_dir: Path,
+    sentiment_file: Path,
+    tmp_path: Path,
+    validate: Callable[..., tuple[int, list[str], list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last line is the command that goes on, and it does."""
+
+    def stop(*_: object) -> None:
+        raise RunError("stopped before the end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zofo.api.finetune.finish", stop)
+        with pytest.raises(RunError, match="stopped"):
+            finetune(str(tiny_model_dir), str(sentiment_file), "mezo", output_dir=tmp_path / "run", **SMALL)
+    code, lines, errors = validate(tmp_path / "run")
+    assert (code, errors) == (0, [])
+    start, _, command = lines[-1].partition("`")
+    assert start == "the run is whole, and not finished: "
+    assert cli.run(command.partition("`")[0].split()[1:]) == 0
+    assert (tmp_path / "run" / "run.json").is_file()
 
 
 def test_every_fault_is_a_line(run: Path, validate: Callable[..., tuple[int, list[str], list[str]]]) -> None:

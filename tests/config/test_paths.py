@@ -18,6 +18,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     row = '{"text": "a", "label": "x"}\n'
     for name in ("conf/rows.jsonl", "conf/sst2", "here/far.jsonl", "here/rows.jsonl"):
         (tmp_path / name).write_text(row)
+    (tmp_path / "conf/tables/train.jsonl").write_text('{"sentence": "a", "label": 1}\n')
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 

@@ -16,7 +16,8 @@ from tests.loading import error, task
 from zofo.config.sections import DATA_SUFFIXES, TaskConfig, data_suffix, kind_of_task
 from zofo.data import load_task
 from zofo.data.formats import READERS
-from zofo.data.task import find_spec, missing_files
+from zofo.data.heads import missing_files
+from zofo.data.task import find_spec
 
 ROWS = sentiment_rows(24)
 

@@ -11,7 +11,7 @@ from tests.loading import task
 from tests.small_setting import make_setting
 from zofo.cli import main as cli
 from zofo.data import load_task
-from zofo.data.preview import sizes
+from zofo.data.preview import few, sizes
 
 
 def lines(path: Path, **changes: object) -> list[str]:
@@ -32,11 +32,47 @@ def test_5000_rows_of_which_2500_are_used(tmp_path: Path) -> None:
 def test_files_of_their_own(tmp_path: Path) -> None:
     for name, n in (("train", 30), ("validation", 12), ("test", 40)):
         write_rows(tmp_path / f"{name}.jsonl", sentiment_rows(n))
-    assert lines(tmp_path, dev_examples=12, test_examples=25) == [
-        "examples: train 30 of 1000 asked for, dev 12, test 25",
-        "rows of test: 40 given, 25 used; task.test_examples=25 takes no more",
+    assert lines(tmp_path, dev_examples=12, test_examples=35)[:-1] == [
+        "examples: train 30 of 1000 asked for, dev 12, test 35",
+        "rows of test: 40 given, 35 used; task.test_examples=35 takes no more",
     ]
-    assert lines(tmp_path)[1:] == []
+    assert all(line.startswith("warning: dev: ") for line in lines(tmp_path)[1:])
+
+
+SELECTED = "the checkpoint is selected by 6 examples, and another few would select another one"
+
+
+def test_few_examples_to_measure_on(tmp_path: Path) -> None:
+    """A line for each split, with what to do where it is: a setting, more rows, a file. 30 are enough."""
+    path = write_rows(tmp_path / "rows.jsonl", sentiment_rows(60))
+    assert lines(path)[1:] == [
+        f"warning: dev: {SELECTED}; give more rows, a validation file of its own, or a smaller task.train_examples",
+        "warning: test: a number from 6 examples moves by 0.17 when one answer changes; give more rows, a test file of "
+        "its own, or a smaller task.train_examples",
+    ]
+    moves = "a number from 9 examples moves by 0.11 when one answer changes"
+    enough = {"train_examples": 10, "dev_examples": 30}
+    assert lines(path, **enough, test_examples=9)[2:] == [f"warning: test: {moves}; task.test_examples=9: raise it"]
+    for name, n in (("train", 60), ("validation", 30), ("test", 1)):
+        write_rows(tmp_path / "own" / f"{name}.jsonl", sentiment_rows(n))
+    one = "a number from 1 example moves by 1 when one answer changes; give more rows in the test file"
+    for asked in (1, 1000):  # all are taken, so that no setting gives more
+        assert lines(tmp_path / "own", test_examples=asked)[1:] == [f"warning: test: {one}"]
+    write_rows(tmp_path / "own" / "test.jsonl", sentiment_rows(30))
+    assert lines(tmp_path / "own")[1:] == []
+    texts = [{"prompt": f"{i} and one", "completion": f" {i + 1}"} for i in range(60)]
+    (_, _, test) = lines(write_rows(tmp_path / "texts.jsonl", texts))
+    more = "more rows, a test file of its own, or a smaller task.train_examples"
+    assert test == f"warning: test: a mean over 6 examples is rough; give {more}"
+
+
+def test_few_of_what_is_not_selected(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", sentiment_rows(60))
+    cfg = task(path, test_examples=30, train_examples=20, dev_examples=5)
+    data = load_task(cfg, 0)
+    assert [line for line in sizes(data, cfg, selects=False) if "warning" in line] == []
+    (line,) = few(data, cfg, ("dev",))
+    assert line.startswith("warning: dev: a number from ")
 
 
 def test_a_setting(tmp_path: Path) -> None:
@@ -52,7 +88,18 @@ def test_train_and_eval_say_it(tmp_path: Path, tiny_model_dir: Path, capsys: pyt
     path = write_rows(tmp_path / "rows.jsonl", sentiment_rows(60))
     common = ["--task", str(path), "task.test_examples=20"]
     assert cli.run(["eval", str(tiny_model_dir), *common]) == 0
-    assert "rows of test: 60 given, 20 used; task.test_examples=20 takes no more" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "rows of test: 60 given, 20 used; task.test_examples=20 takes no more" in err
+    few_rows = "warning: test: a number from 20 examples moves by 0.05 when one answer changes; task.test_examples=20"
+    assert err.count(few_rows) == 1
+    assert cli.run(["eval", str(tiny_model_dir), *common, "--limit", "4"]) == 0
+    assert "warning" not in capsys.readouterr().err, "so few are asked for"
     args = ["train", "--model", str(tiny_model_dir), *common, "--method", "zero-shot", "--output-dir", str(tmp_path)]
     assert cli.run([*args, "task.train_examples=10", "task.dev_examples=5"]) == 0
-    assert "rows of train: 60 given, 35 used for train, dev, test; " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "rows of train: 60 given, 35 used for train, dev, test; " in err
+    assert (err.count(few_rows), err.count("warning: dev")) == (1, 0), "zero-shot selects nothing"
+    args[args.index("zero-shot")], args[-1] = "mezo", str(tmp_path / "dry")
+    assert cli.run([*args, "task.train_examples=10", "task.dev_examples=5", "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert [text.count("warning: dev: the checkpoint is selected by 5") for text in printed] == [1, 0]

@@ -149,7 +149,7 @@ def test_csv_and_parquet_give_what_jsonl_gives(sentiment_file: Path, tmp_path: P
         (
             "rows.jsonl",
             '{"text": "a", "lable": 1}\n',
-            'missing column "label"; has: text, lable; did you mean "lable"?',
+            'rows.jsonl: no column "label"; has: text, lable; did you mean "lable" for it? rename it to "label"',
         ),
         ("rows.jsonl", '{"txt": "a", "score": 1}\n', "needs the columns text and label, or prompt and completion"),
         (
@@ -218,4 +218,4 @@ def test_unknown_label_in_another_split(write_jsonl: Write, sentiment_file: Path
 def test_a_column_missing_in_another_split(write_jsonl: Write, sentiment_file: Path, tmp_path: Path) -> None:
     write_jsonl("own/train.jsonl", read_rows(sentiment_file))
     write_jsonl("own/test.jsonl", [{"text": "x", "labels": "great"}])
-    assert error(task(tmp_path / "own"), 0).startswith('test.jsonl: missing column "label"; has: text, labels')
+    assert error(task(tmp_path / "own"), 0).startswith('test.jsonl: no column "label"; has: text, labels')

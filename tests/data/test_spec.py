@@ -11,7 +11,8 @@ import pytest
 from tests.loading import error, task
 from zofo.config import registry
 from zofo.data import load_task
-from zofo.data.spec import load_spec
+from zofo.data.files import Record
+from zofo.data.spec import load_spec, maker, used_columns
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 
@@ -172,3 +173,21 @@ def test_templates_run_in_a_sandbox(tmp_path: Path, write_jsonl: Write) -> None:
     path = own_yaml(tmp_path, prompt="{{ q.__class__.__mro__ }}")
     rows = [{"q": "q", "a": "one", "b": "two", "right": 0}] * 9
     assert "rows.jsonl:" in error(task(path, data=str(write_jsonl("rows.jsonl", rows))), 0)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{% if q %}{% set word = q | upper %}{{ word }}{% else %}none{% endif %}",
+        "{% if q %}{% set word = 'a' %}{% else %}{% set word = 'b' %}{% endif %}{{ word }} {{ q }}",
+        "{% for i in range(2) %}{% if i %}{% set n = i %}{{ n }}{% endif %}{% endfor %} {{ q }}",
+        "{% if q %}{% macro say(x) %}{{ x }}!{% endmacro %}{{ say(q) }}{% endif %}",
+        "{% if q %}{% set q = q | trim %}{% endif %}{{ q }}",
+    ],
+)
+def test_what_a_template_sets_itself_is_no_column(prompt: str, tmp_path: Path) -> None:
+    """In one branch alone, too. A column that is set anew is still one."""
+    spec = load_spec(own_yaml(tmp_path, prompt))
+    assert used_columns(spec)['template "default"'] == {"q", "a", "b"}
+    made = maker(spec, "default")(Record("1", "rows.jsonl:1", {"q": "why", "a": "x", "b": "y", "right": 0}))
+    assert made.prompt.strip()

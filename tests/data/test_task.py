@@ -131,7 +131,7 @@ def test_missing_column_of_a_known_task(write_jsonl: Write) -> None:
     path = write_jsonl("rows.jsonl", [{"sentense": "a", "label": 1}] * 5)
     text = error(task("sst2", data=str(path)), 0)
     assert 'sst2.yaml: template "default": no column "sentence" in rows.jsonl' in text
-    assert 'did you mean "sentense"?' in text
+    assert text.endswith('; did you mean "sentense" for it? rename it to "sentence"')
 
 
 def test_unknown_label_of_a_known_task(write_jsonl: Write, sst2: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import read_rows, write_rows
 from tests.fuzz.case import Case, judge
 from tests.fuzz.suite import TARGETS, count, run_case
+from tests.fuzz.targets import templates
 from tests.fuzz.world import World
 
 # The files of runs and of meta-tests are judged among the slow tests alone: making them takes seconds
@@ -33,6 +36,21 @@ def test_a_part_of_each_target(target: str, world: World) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_case(target: str, world: World) -> None:
     assert faults(world, target, range(count(target))) == []
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_right_templates_come_out_as_in_plain_jinja(number: int, world: World, tmp_path: Path) -> None:
+    """A task's and a chat's are accepted, and another text or another number would be found."""
+    case = templates.make(world, tmp_path, random.Random(f"7/{number}"), number)
+    assert judge(case, tmp_path).outcome == "accepted"
+    path = case.out / "eval/predictions-theta.jsonl"
+    rows = read_rows(path)
+    changes = {"prompt": rows[0]["prompt"] + "!", "loss": rows[0]["loss"] * 1.01}
+    for key in ("prompt", "loss") if number == 2 else ("prompt",):
+        write_rows(path, [{**rows[0], key: changes[key]}, *rows[1:]])
+        assert case.check("") != ""
+    write_rows(path, rows)
+    assert case.check("") == ""
 
 
 def test_it_is_large_enough() -> None:

@@ -169,12 +169,15 @@ def test_nonfinite_updates_are_skipped_where_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     calls = failing(monkeypatch, lambda call: call == 3)
-    run = skipping(tiny_model_dir, sentiment_file, tmp_path / "out")
+    run = skipping(tiny_model_dir, sentiment_file, tmp_path / "out", logging_steps=2)
     assert run.info["skipped"] == 1
     assert len(calls) == 8
     said = capsys.readouterr().err
     words = "updates skipped: their loss or gradient was not finite"
-    assert f"warning: step 3: 1 of 3 {words} so far" in said
+    shown = [line for line in said.splitlines() if line.startswith("step ") and " dev " not in line]
+    assert [" | 1 update skipped | " in line for line in shown] == [False, False, True, True, True]
+    assert f"warning: step 3: 1 of 3 {words} (the last: " in said
+    assert "; more of them: start again with lower rates" in said
     assert f"warning: 1 of 8 {words} (train.on_nonfinite=skip)" in said
 
 

@@ -30,7 +30,7 @@ def test_coefficients_of_exactly_0(
     options: dict[str, Any] = {**SMALL, "max_steps": 16, "save_steps": 8}
     with pytest.raises(RunError, match=r"^\d+ of \d+ updates of theta had a coefficient c of exactly 0.*lower rate"):
         finetune(str(tiny_model_dir), str(sentiment_file), method, output_dir=tmp_path, overrides=more, **options)
-    assert "c was exactly 0 three times" in capsys.readouterr().err, "while it trains, too"
+    assert "c was exactly 0 three times in a row" in capsys.readouterr().err, "while it trains, too"
     assert json.loads((tmp_path / "run.json").read_text())["deployed"]
     assert command_line(["train", "--output-dir", str(tmp_path), "--resume", "latest"]) == 1, "nor has it when resumed"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from zofo.config.resolve import Config
 from zofo.data.batch import collate
-from zofo.data.preview import preview
+from zofo.data.preview import preview, sizes
 from zofo.data.stream import longest
 from zofo.methods._base import Base as Method
 from zofo.methods._problem import Schedule
@@ -23,7 +23,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     Returns {steps, seconds_per_step, peak_bytes}.
     """
     session = build(config)
-    for line in preview(session.data, session.encoded):
+    selects = session.counted_per_step > 0
+    for line in (*sizes(session.data, config.task, selects), *preview(session.data, session.encoded)):
         print(line)
     if session.journals:
         audit(session)

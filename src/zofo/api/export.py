@@ -15,6 +15,7 @@ from torch import Tensor
 from zofo.api.restore import Restored, given_model, restore
 from zofo.api.targets import as_path
 from zofo.data import ending
+from zofo.data.asking import how_to_ask
 from zofo.errors import InputError
 from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
@@ -100,7 +101,9 @@ def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: P
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir="."))
     info |= {"labels": restored.info.get("labels"), "config": config.to_dict(), "inputs": inputs}
     write_json(directory / EXPORT, info)
-    write_text(directory / "README.md", _readme(info, adapters is not None and not merged, _is_ours(restored)))
+    readme = _readme(info, adapters is not None and not merged, _is_ours(restored))
+    asked = how_to_ask(config.task, "HERE", info["labels"] or (), str(restored.info.get("metric")))
+    write_text(directory / "README.md", readme + asked)
 
 
 def _merged(restored: Restored) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zofo.config.json_text import dumps
+from zofo.data.asking import how_to_ask
 from zofo.eval.likelihood import as_rows
 from zofo.train import record
 from zofo.train.loop import Loop
@@ -25,7 +26,8 @@ def finish(loop: Loop) -> dict[str, Any]:
         if result.report is not None:
             run.write_json(f"eval/report-{name}.json", result.report)
     info = _info(loop, peak, test)
-    run.write_readme(_readme(info))
+    asked = how_to_ask(session.config.task, "RUN", info["labels"], info["metric"])
+    run.write_readme(_readme(info) + asked)
     run.write_info(info)  # last: with it the run is finished
     return info
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import typer
 
@@ -41,8 +42,10 @@ def _failure(error: BaseException) -> tuple[list[str], int]:
             return [f"no space left on device: {_place(link)}, free some and use --resume latest"], RunError.exit_code
     if isinstance(error, _click_exception()):
         if option := getattr(error, "option_name", None):  # worded anew in many a version of click and typer
-            near = did_you_mean(option, getattr(error, "possibilities", None) or ())
-            return [f"No such option: {option}{near}"], InputError.exit_code
+            options = [each for each in getattr(error, "possibilities", None) or () if each != "--help"]
+            near = did_you_mean(option, options)
+            hint = _setting(option, error, True) or near or _setting(option, error, False)
+            return [f"No such option: {option}{hint}"], InputError.exit_code
         return [" ".join(error.format_message().split())], InputError.exit_code  # type: ignore[attr-defined]
     if isinstance(error, OSError) and error.filename is not None:
         code = InputError.exit_code if error.errno in WRONG else RunError.exit_code
@@ -51,6 +54,18 @@ def _failure(error: BaseException) -> tuple[list[str], int]:
         return [f"{error.strerror.lower()}: of a file that the system does not name"], RunError.exit_code
     text = " ".join(str(error).split()) or "no message"
     return [f"{type(error).__name__}: {text} (this is a bug or a missing check: --debug shows where)"], 1
+
+
+def _setting(option: str, error: Exception, exactly: bool) -> str:
+    """What to write instead, where the verb takes settings and one of them has that name. exactly: and no other one."""
+    from zofo.config.layers import SECTIONS
+    from zofo.config.places import of_an_option
+
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    metavars = [each.metavar or "" for each in getattr(command, "params", ()) if each.name == "settings"]
+    named = re.findall(r"(\w+)\.key", " ".join(metavars))
+    sections = [section for section in SECTIONS if section in named or "section" in named]
+    return of_an_option(option, sections, exactly) if sections else ""
 
 
 def _place(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from zofo.models import versions
 
 if TYPE_CHECKING:
     from zofo.api.finetune import Run
+    from zofo.config.places import Place
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], header: bool = False) -> None:
@@ -69,6 +70,11 @@ def print_checks(path: str, model: str | None, overrides: Sequence[str], data: s
         raise InputError("\n".join(faults))
     for what, _ in results:
         print(what if "not checked" in what else f"{what}: yes")
+    some = ", as far as it was checked" if any("not checked" in what for what, _ in results) else ""
+    if (Path(path) / "run.json").exists():
+        print(f"the run is whole{some}: `zofo eval {path}` measures it, `zofo export {path} OUT` writes its model")
+    else:
+        print(f"the run is whole{some}, and not finished: `zofo train --resume latest --output-dir {path}` goes on")
 
 
 def print_names(kind: str | None) -> None:
@@ -85,7 +91,7 @@ def print_names(kind: str | None) -> None:
 
 
 def print_entry(name: str, template: str | None = None, data: str | None = None) -> None:
-    """`show`: every entry of that name (`methods/mezo` picks one), a task file, or a section every run has.
+    """`show`: every entry of that name (`methods/mezo` picks one), a task file, a section every run has, or a field.
 
     template, data: of a task, see `cli.show_task`.
     """
@@ -101,8 +107,14 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
         if registry.canonical(short) == entry and (not slash or kind in (entry_kind, registry.singular(entry_kind)))
     ]
     if not entries and name not in CORE:
-        known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k))]
-        near = did_you_mean(short, known) or ";"
+        from zofo.config.places import every_place, listed, meant
+
+        places = every_place()
+        if fields := [each for each in places if name.replace("-", "_") in (each.name, each.path)]:
+            return _print_places(fields)
+        known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k)), *(each.name for each in places)]
+        moved = meant(name.rpartition(".")[2], dict.fromkeys(each.path for each in places)) if "." in name else []
+        near = f"; did you mean {listed(moved)}?" if moved else did_you_mean(short, known) or ";"
         raise InputError(f'nothing is called "{printable(name)}"{near} zofo ls prints all names')
     kinds = {entry_kind for entry_kind, _ in entries}
     if (template and "tasks" not in kinds) or (data and not kinds & {"tasks", "settings"}):
@@ -145,11 +157,25 @@ def _print_one(kind: str, name: str) -> None:
         _print_fields(registry.singular(kind), loaded.Config)
 
 
-def _print_fields(section: str, cls: type) -> None:
+def _print_places(places: Sequence[Place]) -> None:
+    """A field: the sections that have it, and how it is set."""
+    for number, each in enumerate(places):
+        of = f", of {', '.join(each.entries)}" if each.entries else ""
+        print(f"{chr(10) * (number > 0)}field {each.name} of section {each.section}{of}\n")
+        _print_fields(each.section, each.config, each.name)
+        if number + 1 == len(places) or places[number + 1].path != each.path:
+            where = f"as {each.name} below {each.section} in a YAML file"
+            print(f"\nset it with {each.path}=VALUE on a command line, or {where}")
+
+
+def _print_fields(section: str, cls: type, only: str | None = None) -> None:
+    """only: that field alone."""
     from zofo.config.typed import BOUNDS, show, type_name
 
     hints, rows = typing.get_type_hints(cls), []
     for spec in dataclasses.fields(cls):
+        if only not in (None, spec.name):
+            continue
         if spec.default_factory is not dataclasses.MISSING:
             default = show(spec.default_factory())
         else:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zofo.data.files import Record, Records, file_of
+from zofo.data.files import Record, Records, missing_column
 from zofo.data.multitask.setting import find_setting, open_setting
 from zofo.data.preview import shown
 from zofo.data.spec import TaskSpec, load_spec, maker, metrics_of, pick_template
 from zofo.data.task import local_tables
-from zofo.errors import InputError
 
 
 def print_task(name: str, path: Path, template: str | None, data: str | None) -> None:
@@ -62,8 +61,7 @@ def _record(spec: TaskSpec, name: str, data: str | None) -> Record | None:
     tables = local_tables(Path(data), spec, name)
     records: Records = tables.get("test") or next(iter(tables.values()))
     if missing := [column for column in spec.columns if column not in records[0].row]:
-        has = ", ".join(records[0].row)
-        raise InputError(f'{file_of(records)}: no column "{missing[0]}", which task {name} reads; has: {has}')
+        raise missing_column(missing[0], records, f"task {name}", spec.columns)
     return records[0]
 
 

@@ -27,6 +27,7 @@ from zofo.config.layers import (
 )
 from zofo.config.moved import settle
 from zofo.config.paths import absolute, located
+from zofo.config.places import somewhere_else
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.typed import Files, build
 from zofo.config.validate import code_from_a_file, secrets, together
@@ -152,6 +153,7 @@ def _assemble(merged: Merged, errors: list[str], files: Files | None = None, ope
             fields = {k: v for k, v in given.items() if not (k == "name" and section in MODULE_SECTIONS)}
             parts[section] = build(f"{section}.", classes[section], fields, errors, files)
             reasons |= _reasons(section, classes[section], given)
+    errors[:] = [somewhere_else(line, classes) for line in errors]
     _unknown_sections(merged, classes, errors)
     errors += [] if errors else together(parts, names)
     if errors:

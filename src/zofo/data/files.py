@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.sections import DATA_SUFFIXES, data_suffix
-from zofo.data.formats import RowFault, rows_of
-from zofo.errors import InputError, did_you_mean, printable
+from zofo.data.formats import Head, Row, RowFault, rows_of
+from zofo.errors import InputError, nearest, printable
 
 log = logging.getLogger("zofo")
 SPLIT_FILES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -82,18 +82,19 @@ def _reason(text: str) -> str:
     return printable(re.split(r"""[;:(]| ["'\[{\d-]""", text)[0].strip(), 60) or "of no use"
 
 
-def read_tables(path: Path, name: str | None = None, alone: str = "train", bad: BadRows | None = None) -> Tables:
+def read_tables(
+    path: Path, name: str | None = None, alone: str = "train", bad: BadRows | None = None, heads: bool = False
+) -> Tables:
     """A directory's train, validation and test files, or one file as `alone`. Raises InputError where there is none.
 
-    Ids are "name/split/row number" if a `name` is given, else the row's place in its file.
+    Ids are "name/split/row number" if a `name` is given, else the row's place in its file. heads: see `read_head`.
     """
+    read = read_head if heads else read_file
     if path.is_file():
-        return {alone: read_file(path, name and f"{name}/{alone}", bad)}
+        return {alone: read(path, name and f"{name}/{alone}", bad)}
     if not path.is_dir():
         raise InputError(f"{path}: no such file or directory")
-    tables: Tables = {
-        split: read_file(file, name and f"{name}/{split}", bad) for split, file in split_files(path).items()
-    }
+    tables: Tables = {split: read(file, name and f"{name}/{split}", bad) for split, file in split_files(path).items()}
     if not tables:
         raise no_train(path)
     return tables
@@ -116,22 +117,24 @@ def split_files(folder: Path) -> dict[str, Path]:
 
 
 def hub_tables(
-    path: Path, name: str, config: str | None, splits: Mapping[str, str], bad: BadRows | None = None
+    path: Path,
+    name: str,
+    config: str | None,
+    splits: Mapping[str, str],
+    bad: BadRows | None = None,
+    heads: bool = False,
 ) -> Tables | None:
     """The tables of a downloaded hub repository (train-00000-of-00001.parquet, ...); None where `path` is none.
 
     config: of the data set, a folder of the repository. splits: {ours: the hub's}; only these are read, so that a test
-    split without labels is not.
+    split without labels is not. heads: see `read_head`.
     """
+    read = read_head if heads else read_file
     for folder in dict.fromkeys((path, path / (config or "data"), path / "data", path / "plain_text")):
         shards_of = {ours: _shards(folder, theirs) for ours, theirs in splits.items()}
         if any(shards_of.values()):
             return {
-                ours: [
-                    record
-                    for shard in shards
-                    for record in read_file(shard, f"{name}/{splits[ours]}/{shard.stem}", bad)
-                ]
+                ours: [record for shard in shards for record in read(shard, f"{name}/{splits[ours]}/{shard.stem}", bad)]
                 for ours, shards in shards_of.items()
                 if shards
             }
@@ -144,16 +147,39 @@ def _shards(folder: Path, split: str) -> list[Path]:
 
 def read_file(path: Path, prefix: str | None = None, bad: BadRows | None = None) -> list[Record]:
     """All rows of a file. Raises InputError naming file and line, of rows that are skipped where `bad` has them so."""
-    bad = bad or BadRows()
-    numbered, before = rows_of(path), bad.counts.total()
-    records = []
+    return _records(path, rows_of(path), prefix, bad or BadRows(), True)
+
+
+class Undecided(Exception):
+    """The head of a file does not say which columns its rows have."""
+
+
+def read_head(path: Path, prefix: str | None = None, bad: BadRows | None = None) -> list[Record]:
+    """The rows by which a file's columns are judged, at a cost that does not grow with it: all that `columns_of` looks
+    at, and of Parquet one with its columns and no values.
+
+    Raises InputError as `read_file` would, and Undecided where the rows are too long for that.
+    """
+    head = Head()
+    numbered = rows_of(path, head)
+    if head.cut:
+        raise Undecided(path)
+    return _records(path, numbered, prefix, bad or BadRows(), head.whole)
+
+
+def _records(
+    path: Path, numbered: Sequence[tuple[int, Row | RowFault]], prefix: str | None, bad: BadRows, whole: bool
+) -> list[Record]:
+    """whole: all rows of the file."""
+    before, records = bad.counts.total(), []
     for number, (line, row) in enumerate(numbered):
         place = f"{path.name}:{line}"
         if isinstance(row, RowFault):
             bad.refuse(InputError(f"{place}: {row}"), place)
         else:
             records.append(Record(f"{prefix}/{number}" if prefix else place, place, row))
-    bad.check(path.name, len(numbered), before)
+    if whole:
+        bad.check(path.name, len(numbered), before)
     if not records:
         raise InputError(f"{path}: no rows")
     return records
@@ -175,8 +201,30 @@ def file_of(records: Records) -> str:
     return records[0].place.rpartition(":")[0] or records[0].place
 
 
-def missing_column(column: str, records: Records) -> InputError:
-    has = columns_of(records)
-    return InputError(
-        f'{file_of(records)}: missing column "{column}"; has: {", ".join(has)}{did_you_mean(column, has)}'
+def missing_column(column: str, records: Records, where: str = "", taken: Sequence[str] = ()) -> InputError:
+    """where: what reads the column, "sst2.yaml: gold". taken: columns that have another use, and are not misspelt."""
+    at = (
+        f'{where}: no column "{column}" in {file_of(records)}' if where else f'{file_of(records)}: no column "{column}"'
     )
+    return InputError(f"{at}; has: {_listed(columns_of(records))}{renamed([column], records, taken)}")
+
+
+def renamed(columns: Sequence[str], records: Records, taken: Sequence[str] = ()) -> str:
+    """`; did you mean "txt" for "text"? rename it to "text"`, for those of the columns that are there misspelt."""
+    near: dict[str, str] = {}
+    for column in columns:
+        others = [name for name in columns_of(records) if name not in (*taken, *columns, *near.values())]
+        if (theirs := nearest(column, others)) is not None:
+            near[column] = theirs
+    if not near:
+        return ""
+
+    def quoted(column: str) -> str:
+        return f'"{column}"' if len(columns) > 1 else "it"
+
+    meant = " and ".join(f'"{printable(theirs, 60)}" for {quoted(column)}' for column, theirs in near.items())
+    return f"; did you mean {meant}? rename " + (f'it to "{next(iter(near))}"' if len(near) == 1 else "them")
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return printable(", ".join(map(str, columns)), 300)

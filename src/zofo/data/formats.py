@@ -13,8 +13,9 @@ import re
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,38 @@ class RowFault(str):
     """In place of a row: what is wrong with it."""
 
 
-Numbered = Iterator[tuple[int, Row | RowFault]]  # with the number of the line
+Numbered = Generator[tuple[int, Row | RowFault]]  # with the number of the line
 
 
-def rows_of(path: Path) -> list[tuple[int, Row | RowFault]]:
-    """All rows of a file. Raises InputError naming the file for what no row is at fault of."""
+@dataclass
+class Head:
+    """How much of a file is read to judge its columns. Of Parquet that is one row of empty cells, from its schema."""
+
+    rows: int = 100  # as many as `columns_of` looks at
+    characters: int = 2**24
+    whole: bool = True  # whether the file ended before these bounds
+    cut: bool = False  # whether `characters` ended it, so that a row behind them may have other columns
+
+    def lines(self, file: io.TextIOBase) -> Iterator[str]:
+        """Its lines, none of them in part."""
+        left = self.characters
+        while line := file.readline(left):
+            left -= len(line)
+            if left <= 0:
+                self.whole, self.cut = False, True
+                return
+            yield line
+
+
+def rows_of(path: Path, head: Head | None = None) -> list[tuple[int, Row | RowFault]]:
+    """All rows of a file, or those of its head. Raises InputError naming the file for what no row is at fault of."""
     suffix = data_suffix(path)
     if suffix is None:
         raise InputError(f"{path}: unknown kind of file; known: {', '.join(DATA_SUFFIXES)}")
     try:
         _look(path, suffix.endswith(".gz"))
-        return list(READERS[suffix](path))
+        numbered = READERS[suffix](path, head)
+        return list(numbered) if head is None else _first(numbered, head)
     except (OSError, EOFError, zlib.error) as e:  # the latter two of a .gz that was cut
         reason = getattr(e, "strerror", None) or str(e).splitlines()[0]
         raise InputError(f"{path}: {reason}") from None
@@ -50,6 +72,19 @@ def rows_of(path: Path) -> list[tuple[int, Row | RowFault]]:
         raise InputError(f"{path}: not UTF-8 ({e.reason} in byte {e.start}); save it as UTF-8") from None
     except ValueError as e:  # a path with a NUL in it
         raise InputError(f"{printable(str(path), 300)}: {e}") from None
+
+
+def _first(numbered: Numbered, head: Head) -> list[tuple[int, Row | RowFault]]:
+    """Up to the last of `head.rows` rows, faults apart."""
+    rows, wanted = [], head.rows
+    with closing(numbered):
+        for row in numbered:
+            rows.append(row)
+            wanted -= not isinstance(row[1], RowFault)
+            if not wanted:
+                head.whole = False
+                break
+    return rows
 
 
 def _look(path: Path, compressed: bool) -> None:
@@ -73,9 +108,9 @@ def _open(path: Path, newline: str | None = None) -> io.TextIOBase:
 # -------------------------------------------------------------------------------------------------------- JSON lines
 
 
-def _jsonl(path: Path) -> Numbered:
+def _jsonl(path: Path, head: Head | None) -> Numbered:
     with _open(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(head.lines(file) if head else file, 1):
             if line.strip():
                 yield number, _object(line.rstrip())  # so that a cut line's column is where it was cut
 
@@ -138,33 +173,33 @@ def _long_fields() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def _csv(path: Path) -> Numbered:
-    yield from _separated(path, ",")
+def _csv(path: Path, head: Head | None) -> Numbered:
+    return _separated(path, ",", head)
 
 
-def _tsv(path: Path) -> Numbered:
-    yield from _separated(path, "\t")
+def _tsv(path: Path, head: Head | None) -> Numbered:
+    return _separated(path, "\t", head)
 
 
-def _separated(path: Path, delimiter: str) -> list[tuple[int, Row | RowFault]]:
+def _separated(path: Path, delimiter: str, head: Head | None) -> Numbered:
     """Rows of named fields. Blank lines are none."""
-    rows: list[tuple[int, Row | RowFault]] = []
     with _open(path, newline="") as file, _long_fields():
-        reader, line = csv.reader(file, delimiter=delimiter, strict=True), 1
+        reader, line = csv.reader(head.lines(file) if head else file, delimiter=delimiter, strict=True), 1
         try:
             names = next((fields for fields in reader if fields), [])
             _check_names(path, names, delimiter)
             line = reader.line_num + 1
             for fields in reader:
                 if fields:
-                    rows.append((reader.line_num, _named(names, fields)))
+                    yield reader.line_num, _named(names, fields)
                 line = reader.line_num + 1
         except (
             csv.Error
         ) as e:  # in strict reading of quotes alone, which may go wrong far behind where they were opened
+            if head and head.cut:
+                return
             what = "a quote is opened and never closed" if "end of data" in str(e) else str(e)
             raise InputError(f"{path.name}:{line}: bad CSV: {what}; a quote within a field is written twice") from None
-    return rows
 
 
 def _named(names: list[str], fields: list[str]) -> Row | RowFault:
@@ -190,21 +225,31 @@ def _check_names(path: Path, names: list[str], delimiter: str) -> None:
         raise InputError(f'{path.name}:1: two columns have the name "{printable(twice, 60)}"; rename or drop one')
 
 
-def _parquet(path: Path) -> Numbered:
+def _parquet(path: Path, head: Head | None) -> Numbered:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        if head is None:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        else:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                rows = [dict.fromkeys(file.schema_arrow.names)] * min(file.metadata.num_rows, 1)
     except UnicodeDecodeError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         reason = str(e).splitlines()[0].partition(": T")[0]  # without the class of Thrift's that it names
+        reason = re.sub("^Could not open Parquet input source '.*': ", "", reason)
         raise InputError(
             f"{path.name}: not a readable Parquet file ({reason}), as by a download that was cut; make it again"
         ) from None
     yield from enumerate(rows, 1)
 
 
-_PLAIN: dict[str, Callable[[Path], Numbered]] = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
+_PLAIN: dict[str, Callable[[Path, Head | None], Numbered]] = {
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+}
 READERS = {suffix: _PLAIN[suffix.removesuffix(".gz")] for suffix in DATA_SUFFIXES}

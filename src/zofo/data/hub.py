@@ -24,9 +24,13 @@ class _HubRows(Sequence[Record]):
         return Record(place, f"{self.prefix}:{index}", self.rows[index])
 
 
+def needs_data(spec: TaskSpec, name: str) -> InputError:
+    return InputError(f"task {name} needs data: {spec.missing}")
+
+
 def from_hub(spec: TaskSpec, name: str, only: str | None) -> Tables:
     if spec.hub is None:
-        raise InputError(f"task {name} needs data: {spec.missing}")
+        raise needs_data(spec, name)
     from datasets import load_dataset
 
     tables: Tables = {}

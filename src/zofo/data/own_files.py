@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
-from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column
+from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column, renamed
+from zofo.data.labels import say_slips
 from zofo.errors import InputError, did_you_mean, printable
 
 log = logging.getLogger("zofo")
@@ -50,19 +51,7 @@ def own_task(
     answers: of the run that is evaluated, where there is one: rows must have one of them. skips: rows that cannot
     be used are left out, and decide no label.
     """
-    if template not in ("default", "plain"):
-        raise InputError(
-            f'task.template: own files have "default" and "plain", not "{template}"{_near(template)}; '
-            "for others write a task file (.yaml)"
-        )
-    rows = tables.get("train") or next(iter(tables.values()))
-    layout = _layout(rows)
-    for records in tables.values():
-        for column in LAYOUTS[layout]:
-            if column not in columns_of(records):
-                raise missing_column(column, records)
-    if layout != "options" and choices is not None:
-        raise InputError(f"task.choices: {file_of(rows)} has completions; choices are for text + label")
+    rows, layout = check_layout(tables, template, choices)
     if layout == "messages":
         return OwnTask(lambda record: _from_messages(record, chat), "completion", ())
     if layout == "completion":
@@ -77,8 +66,23 @@ def own_task(
     return OwnTask(lambda record: _from_label(record, known, counted, of_a_run), "options", known)
 
 
-def _near(template: str) -> str:
-    return did_you_mean(template, ("default", "plain"))
+def check_layout(tables: Tables, template: str, choices: Sequence[str] | None) -> tuple[Records, str]:
+    """(the rows that decide, which of LAYOUTS they have). Raises InputError for what the columns alone show."""
+    if template not in ("default", "plain"):
+        near = did_you_mean(template, ("default", "plain"))
+        raise InputError(
+            f'task.template: own files have "default" and "plain", not "{template}"{near}; '
+            "for others write a task file (.yaml)"
+        )
+    rows = tables.get("train") or next(iter(tables.values()))
+    layout = _layout(rows)
+    for records in tables.values():
+        for column in LAYOUTS[layout]:
+            if column not in columns_of(records):
+                raise missing_column(column, records, taken=LAYOUTS[layout])
+    if layout != "options" and choices is not None:
+        raise InputError(f"task.choices: {file_of(rows)} has completions; choices are for text + label")
+    return rows, layout
 
 
 def _layout(records: Records) -> str:
@@ -86,14 +90,15 @@ def _layout(records: Records) -> str:
     for layout, columns in LAYOUTS.items():
         if set(columns) <= set(has):
             return layout
-    for columns in LAYOUTS.values():  # one of two is there: the other is missing or misspelt
-        missing = [column for column in columns if column not in has]
-        if len(missing) < len(columns):
-            raise missing_column(missing[0], records)
-    nearly = "".join(did_you_mean(c, has) for columns in LAYOUTS.values() for c in columns[:1])
+    halves = [columns for columns in LAYOUTS.values() if set(columns) & set(has)]  # the other is missing or misspelt
+    nearly = [columns for columns in LAYOUTS.values() if renamed(columns, records)]
+    if halves:
+        columns = next((columns for columns in halves if columns in nearly), halves[0])
+        raise missing_column(next(column for column in columns if column not in has), records, taken=columns)
+    near = renamed(max(nearly, key=lambda columns: renamed(columns, records).count(" for ")), records) if nearly else ""
     raise InputError(
         f"{file_of(records)}: needs the columns text and label, or prompt and completion, or messages; "
-        f"has: {', '.join(has)}{nearly}"
+        f"has: {printable(', '.join(has), 300) or 'none'}{near}"
     )
 
 
@@ -135,23 +140,18 @@ def _brief(value: Any) -> str:
 def _labels(records: Records, skips: bool) -> tuple[str, ...]:
     """Of all records, in order. skips: a record without a label is none of theirs."""
     counts: Counter[str] = Counter()
+    places: dict[str, str] = {}
     for record in records:
         try:
-            counts[_label_name(record)] += 1
+            name = _label_name(record)
+            counts[name] += 1
+            places.setdefault(name, record.place)
         except InputError:
             if not skips:
                 raise
     if not counts:
         raise InputError(f"{file_of(records)}: no row has a label")
     names = set(counts)
-    if len(records) >= 10 * len(names):
-        for name in sorted(name for name, count in counts.items() if count == 1):
-            log.warning(
-                '%s: the label "%s" occurs once%s; if it is a mistake, mend it or name the answers: task.choices=[...]',
-                file_of(records),
-                printable(name, 60),
-                did_you_mean(name, names - {name}),
-            )
     if len(names) < 2:
         raise InputError(f'{file_of(records)}: only one label, "{printable(min(names), 60)}"; needs two or more')
     if len(names) > MAX_LABELS:
@@ -159,6 +159,7 @@ def _labels(records: Records, skips: bool) -> tuple[str, ...]:
             f"{file_of(records)}: {len(names)} different labels, at most {MAX_LABELS}; for free text name the columns "
             '"prompt" and "completion"'
         )
+    say_slips(counts, places, file_of(records))
     return tuple(sorted(names, key=lambda n: (0, int(n), n) if _counts(n.removeprefix("-")) else (1, 0, n)))
 
 

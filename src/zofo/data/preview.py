@@ -11,6 +11,8 @@ from zofo.data.tokenization import Encoded
 from zofo.errors import printable
 
 SPLITS = ("train", "dev", "test")
+FILES = {"train": "train", "dev": "validation", "test": "test"}
+FEW = 30  # examples, of which one answer is more than 3 % of a number
 SHOWN = 600  # characters of a prompt; the middle of a longer one is left out
 
 
@@ -29,14 +31,45 @@ def preview(data: TaskData, encoded: Mapping[str, Sequence[Encoded]]) -> Iterato
             yield f"warning: {n} of {total} {split} examples are training examples too: drop them from the train file"
 
 
-def sizes(data: TaskData, cfg: TaskConfig) -> Iterator[str]:
-    """How many examples each split has, of how many that were asked for, or of how many rows that were given."""
+def sizes(data: TaskData, cfg: TaskConfig, selects: bool = True) -> Iterator[str]:
+    """How many examples each split has, of how many that were asked for, or of how many rows that were given.
+
+    selects: whether dev selects a checkpoint.
+    """
     said = []
     for split in SPLITS:
         there, asked = len(getattr(data, split)), getattr(cfg, f"{split}_examples")
         said.append(f"{split} {there}" + (f" of {asked} asked for" if there < asked else ""))
     yield f"examples: {', '.join(said)}"
     yield from unused(data, cfg, SPLITS)
+    yield from few(data, cfg, ("dev", "test") if selects else ("test",), selects)
+
+
+def few(data: TaskData, cfg: TaskConfig, splits: Sequence[str], selects: bool = False) -> Iterator[str]:
+    """A warning for each of the splits that is measured on fewer than FEW examples: what that means, and what to do.
+
+    Of many tasks none, each is measured by itself. selects: a checkpoint, by dev.
+    """
+    for split in splits:
+        there, asked = len(getattr(data, split)), getattr(cfg, f"{split}_examples")
+        if data.groups or not 0 < there < FEW:
+            continue
+        n = f"{there} example{'s' * (there > 1)}"
+        if selects and split == "dev":
+            what = f"the checkpoint is selected by {n}, and another few would select another one"
+        elif data.kind == "completion":
+            what = f"a mean over {n} is rough"
+        else:
+            what = f"a number from {n} moves by {1 / there:.2g} when one answer changes"
+        own = f"more rows in the {split} file"
+        if split not in data.given:
+            own = f"more rows, a {FILES[split]} file of its own, or a smaller task.train_examples"
+        fix = (
+            f"task.{split}_examples={asked}: raise it"
+            if data.given.get(split, there + 1) > there >= asked
+            else f"give {own}"
+        )
+        yield f"warning: {split}: {what}; {fix}"
 
 
 def unused(data: TaskData, cfg: TaskConfig, splits: Sequence[str]) -> Iterator[str]:

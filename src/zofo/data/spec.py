@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 
 from zofo.config import registry
 from zofo.config.typed import build
 from zofo.config.yaml_reader import read_yaml
 from zofo.data.chat import Make
 from zofo.data.example import Decoding, Example, objective_of
-from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, file_of
+from zofo.data.files import SPLIT_FILES, Record, Tables, columns_of, missing_column
 from zofo.data.jinja import ENV, counting
 from zofo.data.metrics.text import TEXT_METRICS, misfit
 from zofo.errors import InputError, did_you_mean, printable
@@ -140,16 +141,22 @@ def used_columns(spec: TaskSpec) -> dict[str, set[str] | str]:
     used: dict[str, set[str] | str] = {}
     for name, template in spec.templates.items():
         answers = template.answers if isinstance(template.answers, list) else ["{{" + template.answers + "}}"]
-        used[f'template "{name}"'] = _variables("\n".join([template.prompt, template.null_prompt or "", *answers]))
+        used[f'template "{name}"'] = _variables(
+            "\n".join([template.prompt, template.null_prompt or "", *answers]), spec.columns
+        )
     for place in ("gold", "reference"):
         if (expression := getattr(spec, place)) is not None:
-            used[place] = _variables("{{" + expression + "}}")
+            used[place] = _variables("{{" + expression + "}}", spec.columns)
     return used
 
 
-def _variables(source: str) -> set[str] | str:
+def _variables(source: str, columns: list[str]) -> set[str] | str:
+    """What a template reads from outside. What it sets itself, in one branch of an `if` alone, is no column."""
     try:
-        names = jinja2.meta.find_undeclared_variables(ENV.parse(source))
+        tree = ENV.parse(source)
+        set_here = {name.name for name in tree.find_all(jinja2.nodes.Name) if name.ctx == "store"}
+        set_here |= {macro.name for macro in tree.find_all(jinja2.nodes.Macro)}
+        names = jinja2.meta.find_undeclared_variables(tree) - (set_here - set(columns))
         ENV.compile(source)  # unknown filters, and what Python refuses of the program that a template becomes
         return names
     except jinja2.TemplateSyntaxError as e:
@@ -168,10 +175,7 @@ def check_columns(spec: TaskSpec, template: str, tables: Tables) -> None:
             if where not in ("gold", f'template "{template}"') or isinstance(names, str):
                 continue
             for name in sorted(names - set(has)):
-                near = did_you_mean(name, has)
-                raise InputError(
-                    f'{spec.file}: {where}: no column "{name}" in {file_of(records)}; has: {", ".join(has)}{near}'
-                )
+                raise missing_column(name, records, f"{spec.file}: {where}", spec.columns)
 
 
 def pick_template(spec: TaskSpec, name: str) -> Template:

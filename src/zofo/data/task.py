@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config import registry
-from zofo.config.sections import TaskConfig, data_suffix, exists, kind_of_task
+from zofo.config.sections import TaskConfig, kind_of_task
 from zofo.data.chat import Chat, Make
 from zofo.data.checks import check_choices, check_metrics, say_borders, say_cut_answers, say_what_repeats
 from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
 from zofo.data.files import BadRows, Record, Tables, hub_tables, no_train, read_tables
 from zofo.data.hub import from_hub
-from zofo.data.multitask.setting import check_setting, find_setting, load_setting
+from zofo.data.labels import say_untrained
+from zofo.data.multitask.setting import find_setting, load_setting
 from zofo.data.own_files import Answers, own_task, say_what_runs_together
 from zofo.data.samples import carved, sample
 from zofo.data.spec import METRICS, TaskSpec, check_columns, load_spec, maker, metrics_of
-from zofo.errors import InputError, did_you_mean, printable
+from zofo.errors import InputError, did_you_mean
 
 log = logging.getLogger("zofo")
 
@@ -60,6 +61,8 @@ def load_task(
     repeated = _repeated(examples)
     decoding, metrics = _decoding(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
+    if only is None and answers is None and spec.kind == "options":
+        say_untrained(examples, spec.labels, name)
     _say(examples, spec, cfg, decoding, tokenizer)
     examples = _dressed(examples, cfg, seed, objective, spec.kind, tokenizer, shown)
     return TaskData(
@@ -87,11 +90,16 @@ def _objective(cfg: TaskConfig, usual: str) -> str:
     return registry.canonical(cfg.objective)
 
 
-def local_tables(path: Path, spec: TaskSpec, name: str, only: str | None = None, bad: BadRows | None = None) -> Tables:
-    """A directory's tables, named as here or as the hub names them, or one file: of the split that is evaluated."""
-    if path.is_dir() and (tables := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits, bad)):
+def local_tables(
+    path: Path, spec: TaskSpec, name: str, only: str | None = None, bad: BadRows | None = None, heads: bool = False
+) -> Tables:
+    """A directory's tables, named as here or as the hub names them, or one file: of the split that is evaluated.
+
+    heads: see `read_head`.
+    """
+    if path.is_dir() and (tables := hub_tables(path, name, spec.hub and spec.hub.name, spec.splits, bad, heads)):
         return tables
-    return read_tables(path, name, only or ("test" if spec.carve else "train"), bad)
+    return read_tables(path, name, only or ("test" if spec.carve else "train"), bad, heads)
 
 
 def _led(metrics: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -226,17 +234,16 @@ def _own_files(
         raise no_train(path)
     chat = Chat(tokenizer, cfg.system)
     task = own_task(tables, cfg.template, cfg.choices, chat, answers, bad.skip)
-    objective = _objective(cfg, "options" if task.kind == "options" else "lm")
-    if objective_of(objective).encodes == "options" and task.kind == "completion":
-        raise InputError(f"task.objective: {path.name} has completions, no options; use lm")
+    objective, metrics = measures(cfg, task.kind)
     make = chat.checked(task.make) if cfg.apply_chat_template else task.make
     examples = sample(tables, make, cfg, seed, only, bad=bad)
+    if only is None and not answers.labels:
+        say_untrained(examples, task.labels, path.name)
     say_what_runs_together(examples, path.name)
     repeated = _repeated(examples)
     check_choices(examples)
     say_borders(examples, path.name, None if cfg.apply_chat_template else tokenizer)
     examples = _dressed(examples, cfg, seed, objective, task.kind, tokenizer, [])
-    metrics = _led(("accuracy",) if task.kind == "options" else ("loss",), cfg, METRICS[task.kind])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], path.stem)
     return TaskData(
         name=path.stem,
@@ -255,22 +262,9 @@ def _own_files(
     )
 
 
-def missing_files(config: TaskConfig) -> list[str]:
-    """What is wrong with the files that are named, a task's own included, each line "field: message"."""
-    if config.data is not None and not exists(config.data):
-        return [f"data: no such file or directory: {printable(config.data, 300)}"]
-    kind = kind_of_task(config.name)
-    if kind in ("rows", "file") and not exists(config.name):
-        what = "file" if kind == "file" or data_suffix(config.name) else "file or directory"
-        return [f"name: no such {what}: {printable(config.name, 300)}"]
-    if kind == "file" and not Path(config.name).is_file():
-        return [f"name: {config.name} is a directory, and a task's .yaml file is expected"]
-    if config.problems():  # said already
-        return []
-    try:
-        setting = find_setting(config.name)
-        settle(config) if setting is None else check_setting(config, setting)
-    except InputError as error:
-        lines = str(error).splitlines()
-        return [line[5:] if line.startswith("task.") else f"name: {line}" for line in lines]
-    return []
+def measures(cfg: TaskConfig, kind: str) -> tuple[str, tuple[str, ...]]:
+    """(objective, metrics) of own files of that kind."""
+    objective = _objective(cfg, "options" if kind == "options" else "lm")
+    if objective_of(objective).encodes == "options" and kind == "completion":
+        raise InputError(f"task.objective: {Path(cfg.name).name} has completions, no options; use lm")
+    return objective, _led(("accuracy",) if kind == "options" else ("loss",), cfg, METRICS[kind])

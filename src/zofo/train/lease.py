@@ -23,7 +23,7 @@ from typing import Any
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
-from zofo.train.files import make_directory, naming, sync
+from zofo.train.files import make_directory, naming
 
 NAME = ".lock"
 BEAT, PATIENCE = 5.0, 30.0
@@ -76,9 +76,10 @@ class Lease:
         content = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         draft = self.path.with_name(f"{self.path.name}.{self.token}")
         try:
-            with naming(draft):
-                draft.write_text(dumps({**content, "born": _born(os.getpid())}), "utf-8")
-                sync(draft)  # a lock that a power cut emptied names nobody, so it is waited for
+            with naming(draft), draft.open("w", encoding="utf-8") as file:
+                file.write(dumps({**content, "born": _born(os.getpid())}))
+                file.flush()
+                os.fsync(file.fileno())  # a lock that a power cut emptied names nobody, so it is waited for
             return self._put(draft)
         finally:
             with suppress(OSError):  # the next holder takes it away

@@ -132,7 +132,7 @@ class Loop:
     def _say_sizes(self) -> None:
         """Real sizes, and what was asked for where there are fewer rows."""
         data = self.session.data
-        for line in sizes(data, self.session.config.task):
+        for line in sizes(data, self.session.config.task, selects=self.session.counted_per_step > 0):
             self.progress.say(line)
         for what, names in (self.session.tasks or {}).items():
             self.progress.say(f"{'training' if what == 'train' else 'held-out (dev)'} tasks: {', '.join(names)}")
@@ -197,7 +197,7 @@ class Loop:
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step = self.count
-        self.progress.step(self.count, values, self.at.seconds / self.count)
+        self.progress.step(self.count, values, self.at.seconds / self.count, refusals.total)
         self._loss = values.get("G", values.get("loss", self._loss))
         mask = self.session.problem.mask
         if mask is not None and (words := mask.words()):

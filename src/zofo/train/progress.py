@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from zofo.errors import printable
-from zofo.methods._nonfinite import Refusals
+from zofo.methods._nonfinite import HALVINGS, Refusals
 
 DIVERGENCE = 10.0  # times the running median of |c|
 
@@ -56,16 +56,18 @@ class Progress:
         if self._status:
             self._status.stop()
 
-    def step(self, count: int, values: dict[str, float], rate: float) -> None:
+    def step(self, count: int, values: dict[str, float], rate: float, skipped: int = 0) -> None:
         """Show where training is: counted steps, losses, rates, time left, memory.
 
-        rate: seconds of a counted step, evaluations aside; the time left is judged by the clock, with them.
+        rate: seconds of a counted step, evaluations aside; the time left is judged by the clock, with them. skipped:
+        updates of the run, by train.on_nonfinite.
         """
         now = time.monotonic()
         self._first = self._first or (now, count)
         passed, done = now - self._first[0], count - self._first[1]
         left = duration((passed / done if done else rate) * (self.total - count))
         shown = " ".join(f"{key} {value:.4g}" for key, value in values.items())
+        shown += f" | {skipped} update{'s' * (skipped > 1)} skipped" if skipped else ""
         text = f"step {count}/{self.total} | {shown} | {rate:.2f} s/step, {left} left | peak {gib(self.memory())}"
         if self._status:
             self._status.update(text)
@@ -94,9 +96,10 @@ class Divergence:
         self._zeros = self._zeros + 1 if c == 0 else 0
         if self._zeros == 3:
             return (
-                "the estimate's coefficient c was exactly 0 three times: the shift no longer reaches the loss; "
-                "theta may have diverged, eps may be below the precision of the weights, or the loss may be 0 already "
-                "(a metric moves in steps: larger batches, or a larger eps)"
+                "the estimate's coefficient c was exactly 0 three times in a row: the two losses of an estimate are "
+                "the same, so nothing is learnt; the loss is 0 already, or estimator.eps is below the precision of the "
+                "weights (raise it), or the objective is a metric, which moves in steps (larger batches), or theta has "
+                "diverged (lower the rates)"
             )
         usual = median(self._past) if len(self._past) >= 8 else None
         self._past.append(abs(c))
@@ -121,8 +124,10 @@ class Skips:
         if not new:
             return None
         self._said |= {level: self.refusals.skipped[level] for level in new}
-        then = "start again with lower rates" if self.refusals.policy == "skip" else "it ends"
-        return f"{self.words(updates, new)} so far ({self.refusals.last}); where it goes on, {then}"
+        then = "more of them: start again with lower rates"
+        if self.refusals.policy == "halve":
+            then = f"{HALVINGS} in a row end the run"
+        return f"{self.words(updates, new)} (the last: {self.refusals.last}); {then}"
 
     def mostly(self, updates: Mapping[str, int]) -> list[str]:
         """The levels of which more than half of the updates were skipped."""

@@ -1,6 +1,7 @@
 """Programs in templates: a tokenizer's chat template, a task's Jinja and its regular expressions, made up by chance.
 
-None may take long, or much memory; what is refused is refused in a line, and what is accepted is measured.
+None may take long, or much memory; what is refused is refused in a line, and what is accepted is measured. Every second
+pair is right (`right_templates`), and comes out as in plain Jinja.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from tests.conftest import write_rows
 from tests.fuzz.case import Case
+from tests.fuzz.targets import right_templates
 from tests.fuzz.targets.configs import dump
 from tests.fuzz.targets.task_files import OPTIONS
 from tests.fuzz.world import FEW, World, copied
@@ -179,6 +181,8 @@ def program(rng: random.Random, text: str) -> str:
 
 
 def make(world: World, folder: Path, rng: random.Random, number: int) -> Case:
+    if number % 4 > 1:
+        return (right_templates.chat if number % 2 else right_templates.task)(world, folder, rng)
     out, small = folder / "out", ["task.test_examples=2", "task.dev_examples=2"]
     fixed = ["--method", "zero-shot", "--output-dir", str(out), *FEW, *small]
     if number % 2:

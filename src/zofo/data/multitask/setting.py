@@ -125,6 +125,15 @@ class OpenSetting:
         return self.setting.name in registry.names("settings")
 
 
+def tasks_there(setting: Setting, directory: Path) -> dict[str, bool]:
+    """Which of the setting's tasks have a directory. Raises InputError where none has."""
+    there = {name: find_folder(directory, name) is not None for name in (*setting.train, *setting.target)}
+    if not any(there.values()):
+        names = ", ".join(f"{name}/" for name in setting.target[:3])
+        raise InputError(f"{directory}: no task of the setting {setting.name} is there; expected {names}, ...")
+    return there
+
+
 def open_setting(
     setting: Setting, directory: Path, held_out: int | Sequence[str], seed: int, bad: BadRows | None = None
 ) -> OpenSetting:
@@ -135,11 +144,8 @@ def open_setting(
     this setting or another. bad: what is done with rows that cannot be used. Raises InputError where there is too
     little.
     """
-    there = {n: find_folder(directory, n) is not None for n in (*setting.train, *setting.target)}
+    there = tasks_there(setting, directory)
     pools = {name: open_pool(directory, name, bad) for name, is_there in there.items() if is_there}
-    if not pools:
-        names = ", ".join(f"{name}/" for name in setting.target[:3])
-        raise InputError(f"{directory}: no task of the setting {setting.name} is there; expected {names}, ...")
     opened = OpenSetting(
         setting,
         directory,

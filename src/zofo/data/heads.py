@@ -1,0 +1,70 @@
+"""The files that a configuration names, looked at before anything is loaded: whether they are there, and have the
+columns that are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zofo.config.sections import TaskConfig, data_suffix, exists, kind_of_task
+from zofo.data.files import BadRows, Undecided, no_train, read_tables
+from zofo.data.hub import needs_data
+from zofo.data.multitask.setting import check_setting, find_setting, tasks_there
+from zofo.data.own_files import check_layout
+from zofo.data.spec import TaskSpec, check_columns
+from zofo.data.task import local_tables, measures, settle
+from zofo.errors import InputError, printable
+
+
+def missing_files(config: TaskConfig, trains: bool = False) -> list[str]:
+    """What is wrong with the files that are named, a task's own included, each line "field: message".
+
+    trains: see `check_heads`.
+    """
+    if config.data is not None and not exists(config.data):
+        return [f"data: no such file or directory: {printable(config.data, 300)}"]
+    kind = kind_of_task(config.name)
+    if kind in ("rows", "file") and not exists(config.name):
+        what = "file" if kind == "file" or data_suffix(config.name) else "file or directory"
+        return [f"name: no such {what}: {printable(config.name, 300)}"]
+    if kind == "file" and not Path(config.name).is_file():
+        return [f"name: {config.name} is a directory, and a task's .yaml file is expected"]
+    if config.problems():  # said already
+        return []
+    field = "name"
+    try:
+        setting = find_setting(config.name)
+        known = settle(config) if setting is None else check_setting(config, setting)
+        field = "data" if config.data else "name"
+        if setting is None:
+            check_heads(config, known[0] if known else None, trains)
+        else:
+            tasks_there(setting, Path(config.data or ""))
+    except InputError as error:
+        lines = str(error).splitlines()
+        return [line[5:] if line.startswith("task.") else f"{field}: {line}" for line in lines]
+    return []
+
+
+def check_heads(cfg: TaskConfig, spec: TaskSpec | None, trains: bool) -> None:
+    """Looks at the first rows of the local files of a task, or of one's own (spec: None), as far as they decide.
+
+    trains: there must be rows to train on. Raises InputError as `load_task` would once it has read them.
+    """
+    bad = BadRows(cfg.on_bad_row == "skip")
+    try:
+        if spec is None:
+            tables = read_tables(Path(cfg.name), bad=bad, heads=True)
+            if trains and "train" not in tables:
+                raise no_train(Path(cfg.name))
+            _, layout = check_layout(tables, cfg.template, cfg.choices)
+            measures(cfg, "options" if layout == "options" else "completion")
+        elif cfg.data:
+            name = Path(cfg.name).stem.replace("_", "-")
+            tables = local_tables(Path(cfg.data), spec, name, bad=bad, heads=True)
+            check_columns(spec, cfg.template, tables)
+            if trains and "train" not in tables and ("test" not in tables or spec.carve is None):
+                raise no_train(name)
+        elif spec.hub is None:
+            raise needs_data(spec, Path(cfg.name).stem.replace("_", "-"))
+    except Undecided:  # training reads all of them
+        return
