@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SST2, read_rows
+from zofo.api import task_files
 from zofo.api.convert import convert
 from zofo.errors import InputError
 
@@ -91,7 +92,7 @@ def test_what_a_kill_left_between_two_renames(
     (out / ".sst2.tmp").mkdir()
     (out / ".sst2.tmp" / "train.jsonl").write_text('{"ta', "utf-8")
     if fails:
-        monkeypatch.setattr(os, "fsync", _full)
+        monkeypatch.setattr(task_files, "write_text", _full)  # after the lock
         with pytest.raises(OSError, match="No space"):
             convert(["sst2"], out, sst2_dir)
         assert read_rows(out / "sst2" / "train.jsonl") == before

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zofo.api.restore import MOVED
 from zofo.api.targets import Opened
@@ -150,5 +149,5 @@ def _unheard() -> Iterator[None]:
         log.disabled = False
 
 
-def _content(example: Example) -> tuple[Any, ...]:
-    return example.prompt, example.answers, example.gold, example.reference
+def _content(example: Example) -> str:
+    return repr((example.prompt, example.answers, example.gold, example.reference))

@@ -21,7 +21,7 @@ from zofo.api.states import finished_only, is_run
 from zofo.api.targets import as_path, export_info, recorded
 from zofo.config.registry import canonical
 from zofo.config.resolve import Config
-from zofo.config.sections import TaskConfig
+from zofo.config.sections import TaskConfig, kind_of_task
 from zofo.data.files import BadRows
 from zofo.data.multitask.setting import OpenSetting, Setting, find_setting, open_setting
 from zofo.errors import InputError, did_you_mean
@@ -94,7 +94,7 @@ def meta_test(
         protocol = Protocol(subject, opened, cfg, settled, seed, store, say)
         protocol.read()  # what is wrong with the rows is said before anything is written
         if store.out is not None and store.out.exists() and not store.out.is_dir():
-            raise InputError(f"{store.out}: is a file; choose another --output")
+            raise InputError(f"{store.out}: exists and is no meta-test's; choose another --output")
         try:
             with Lease(store.out) if store.out is not None else nullcontext():
                 store.claim(facts, overwrite)
@@ -146,13 +146,21 @@ def _task(target: Target, task: str | None, data: str | None, overrides: Sequenc
     changes: dict[str, Any] = {"data": data}
     if task is not None and target.config is not None and find_setting(target.config.task.name) is not None:
         changes |= {key: getattr(target.config.task, key) for key in ("template", "scoring", "num_fewshot")}
+    name = task or (target.config.task.name if target.config else "")
+    if kind_of_task(name) in ("known", "rows"):  # before its rows are looked for
+        _setting_of(name)
     cfg = task_config(target.config, task, changes, overrides)
-    setting = find_setting(cfg.name)
-    if setting is None:
-        raise InputError(f"task.name: {cfg.name} is one task; give a setting such as class-to-class (zofo ls settings)")
+    setting = _setting_of(cfg.name)
     if cfg.data is None:
         raise InputError("task.data: give --data, the directory with a folder for each task")
     return cfg, setting
+
+
+def _setting_of(name: str) -> Setting:
+    setting = find_setting(name)
+    if setting is None:
+        raise InputError(f"task.name: {name} is one task; give a setting such as class-to-class (zofo ls settings)")
+    return setting
 
 
 def _plan(target: Target, cfg: TaskConfig, ways: Sequence[str] | None, given: dict[str, Any]) -> Plan:
