@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from tests.fuzz.world import World
+from tests.setting_files import task_args
 from zofo import finetune
 from zofo.api import out_of_memory as oom
 from zofo.cli.main import run as command_line
@@ -176,6 +178,40 @@ def test_an_export_says_so_too(
     line = the_line(capsys.readouterr().err)
     assert line.startswith("error: out of memory")
     assert "less is taken by" in line
+
+
+LATER = {  # what a second start does: (module, attribute, settings)
+    "going back to a checkpoint": ("zofo.train.checkpoint_manager", "replay", ""),
+    "going back to the best evaluation": ("zofo.train.checkpoint_manager", "move_theta", "method.lr=3e-2"),
+}
+
+
+@pytest.mark.parametrize("part", LATER)
+def test_a_resume(
+    part: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last checkpoint is whole afterwards, and a start that has the memory ends as one that was left alone."""
+    place, name, more = LATER[part]
+    out = tmp_path / "out"
+    assert train(world, out, "--method mezo", *more.split()) == 0
+    numbers = json.loads((out / "run.json").read_text())["test"]
+    with monkeypatch.context() as patch:
+        calls = failing(patch, place, name, 1, MemoryError())
+        assert train(world, out, "--method mezo", *more.split(), "--resume", "latest") == 1
+        assert calls
+    line = the_line(capsys.readouterr().err)
+    assert line.startswith(f"error: out of memory in {part}")
+    assert "checkpoint-8 is kept: go on with --resume latest" in line
+    assert train(world, out, "--method mezo", *more.split(), "--resume", "latest") == 0
+    assert json.loads((out / "run.json").read_text())["test"] == numbers
+
+
+def test_a_meta_test(
+    tiny_model_dir: Path, small_setting: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, "zofo.eval.likelihood", "eval_batches", 1, MemoryError())
+    assert command_line(["meta-test", str(tiny_model_dir), *task_args(small_setting), "--ways", "zero-shot"]) == 1
+    assert the_line(capsys.readouterr().err).startswith("error: out of memory in the meta-test: the process ")
 
 
 def test_what_is_no_lack_of_memory() -> None:
