@@ -54,9 +54,10 @@ setup: $(STAMP)
 quickstart: $(STAMP)
 	$(BIN)/zofo quickstart
 
-# A process a core, four at most: each holds torch and its own tiny models
+# A process a core, four at most: each holds torch and its own tiny models. A stretch of files is one process's, so that
+# what a file's tests share is made once; who is done takes half of what another has left
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

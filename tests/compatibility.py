@@ -59,7 +59,16 @@ def run(name: str, arguments: list[str]) -> int:
     """The suite, and a line where it ran whole (no selection of tests was given)."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        fixed = ["-n", "auto", "--maxprocesses", "4", f"--junitxml={report}", f"--ignore={OF_THE_RECORD}"]
+        fixed = [
+            "-n",
+            "auto",
+            "--maxprocesses",
+            "4",
+            "--dist",
+            "worksteal",
+            f"--junitxml={report}",
+            f"--ignore={OF_THE_RECORD}",
+        ]
         code = int(pytest.main([*fixed, *arguments]))
         if arguments or not report.is_file():
             return code

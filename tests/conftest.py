@@ -87,6 +87,9 @@ def save_tiny(folder: Path, config: Any, tokenizer: Any) -> Path:
     """A random model of this config, the same every time, and the tokenizer, as a plain transformers directory."""
     from transformers import AutoModelForCausalLM
 
+    from tests import trials_once
+
+    trials_once.install()  # many short runs of such a model follow
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from zofo.config import registry
 from zofo.data import Example
 from zofo.data.files import Record
@@ -11,7 +13,9 @@ NAMES = registry.names("tasks")
 FOLDERS = {"aqua": "aqua_rat"}  # of the shared extracts, where the name differs
 
 
+@cache
 def spec_of(name: str) -> TaskSpec:
+    """Read once. Do not change it."""
     return load_spec(registry.load("tasks", name))
 
 

@@ -57,11 +57,14 @@ def files(run: Path) -> list[str]:
     return sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
 
 
-def damages(raw: bytes, other: bytes | None) -> Iterator[tuple[str, bytes | None]]:
-    """(what happened, the bytes then; None: the file is gone). other: the file of that name of another run."""
-    for size in (0, 1, *(len(raw) * share // 100 for share in (10, 25, 50, 75, 90)), len(raw) - 1):
+def damages(raw: bytes, other: bytes | None, turn: int, every: int) -> Iterator[tuple[str, bytes | None]]:
+    """(what happened, the bytes then; None: the file is gone). other: the file of that name of another run.
+
+    every: of the cuts and of the changes, only each so many-th, from `turn` on.
+    """
+    for size in (0, 1, *(len(raw) * share // 100 for share in (10, 25, 50, 75, 90)), len(raw) - 1)[turn::every]:
         yield f"cut to {size}", raw[:size]
-    for share in (0.0, 0.37, 0.5, 0.93):
+    for share in (0.0, 0.37, 0.5, 0.93)[turn::every]:
         at = int(share * len(raw))
         yield f"byte {at} changed", raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :]
     yield "zeroed", bytes(len(raw))
@@ -91,14 +94,16 @@ def test_a_whole_run_has_no_fault_and_is_left_as_it_is(runs: tuple[Path, Path]) 
     assert {name: sha256_of(runs[0] / name) for name in files(runs[0])} == before
 
 
-def test_what_happens_to_any_file_is_named(runs: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_happens_to_any_file_is_named(every: int, runs: tuple[Path, Path]) -> None:
+    """The files take the cuts and changes by turns; each is zeroed, missing and another run's."""
     run, other = runs
-    for name in files(run):
+    for number, name in enumerate(files(run)):
         path, raw = run / name, (run / name).read_bytes()
         foreign = (other / name).read_bytes() if (other / name).is_file() else None
         if not raw or name.startswith(HARMLESS):
             continue
-        for what, spoilt in damages(raw, foreign):
+        for what, spoilt in damages(raw, foreign, number % every, every):
             if spoilt == raw or same_json(spoilt, raw):
                 continue
             path.unlink() if spoilt is None else path.write_bytes(spoilt)

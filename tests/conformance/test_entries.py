@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from tests.thinned import latin
 from tests.tiny_models import cpu_loss
 from zofo import InputError, ZerothOrder
 from zofo.api.optimizer import replay
@@ -89,11 +90,18 @@ def laws(module: Any) -> list[dict[str, str]]:
     return [{"law": law} for law in LAWS] if known else [{}]
 
 
-ESTIMATORS = [(n, s) for n in registry.names("estimators") for s in laws(registry.load("estimators", n))]
+ESTIMATORS = {name: laws(registry.load("estimators", name)) for name in registry.names("estimators")}
+ESTIMATES = [
+    *((name, settings, torch.float32, 1) for name, known in ESTIMATORS.items() for settings in known),
+    *((name, {}, dtype, 3) for name, known in ESTIMATORS.items() if len(known) == 1 for dtype in DTYPES),
+    *(
+        pytest.param(*row.values[:3], 3, marks=row.marks)
+        for row in latin([n for n, known in ESTIMATORS.items() if len(known) > 1], [{"law": n} for n in LAWS], DTYPES)
+    ),
+]
 
 
-@pytest.mark.parametrize(("dtype", "q"), [(torch.float32, 1), *((dtype, 3) for dtype in DTYPES)])
-@pytest.mark.parametrize(("name", "settings"), ESTIMATORS)
+@pytest.mark.parametrize(("name", "settings", "dtype", "q"), ESTIMATES)
 def test_an_estimator_leaves_theta_bit_identical(name, settings, dtype, q, model, batch):
     module = registry.load("estimators", name)
 
@@ -146,9 +154,7 @@ def test_an_estimators_journal_replays(name, mask, rule, mode, tmp_path):
     assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), network().parameters()))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", registry.names("rules"))
+@pytest.mark.parametrize(("name", "law", "dtype"), latin(registry.names("rules"), list(LAWS), DTYPES))
 def test_a_rule_replays_bit_for_bit_and_restores_its_state(name, law, dtype, tiny_model_dir):
     """Cut after three of six updates: a new rule with the saved state goes on exactly as the old one would have."""
     module = registry.load("rules", name)

@@ -48,12 +48,13 @@ HOSTILE = {
     "lorem ipsum": "{{ lipsum(n=10**8) }}",
     "cycles": "{% for i in range(9999) %}{% set c = cycler(*range(99999)) %}{% endfor %}",
 }
+TIMED = ("loops within macros", "cycles")  # nothing but the clock ends them
 TURNS = [{"role": "user", "content": "a film"}, {"role": "assistant", "content": "great"}]
 
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_it_is_ended(how: str, tokenizer_factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jinja, "SECONDS", 2)
+    monkeypatch.setattr(jinja, "SECONDS", 0.5 if how in TIMED else 2)
     tokenizer = tokenizer_factory()
     tokenizer.chat_template = HOSTILE[how]
     begun = time.monotonic()

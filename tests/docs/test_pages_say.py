@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -50,6 +51,7 @@ def test_every_comment_of_a_page_stands_before_a_block_or_is_known(page: Path) -
     assert {b.note for b in blocks(page)} <= {"", "not run", "saved as", "printed"}
 
 
+@cache
 def root() -> click.Group:
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group) or hasattr(group, "commands")

@@ -78,8 +78,15 @@ def verdicts(model: Any, tokenizer: Any) -> list[bool]:
     ]
 
 
-@pytest.mark.parametrize("init", [0.2, 0.02])
-@pytest.mark.parametrize("family", RECURRENT)
+# Each family with one size of its weights in every run of the suite; both with `make test-slow`
+SIZES = [
+    pytest.param(family, init, marks=() if (i + j) % 2 == 0 else pytest.mark.slow)
+    for i, family in enumerate(RECURRENT)
+    for j, init in enumerate([0.2, 0.02])
+]
+
+
+@pytest.mark.parametrize(("family", "init"), SIZES)
 def test_no_state_between_tokens_is_packed_in_any_dtype(family: str, init: float, tiny_tokenizer: Any) -> None:
     model = build(family, init)
     assert verdicts(model, tiny_tokenizer) == [False] * 3

@@ -19,12 +19,12 @@ from tests.traces import traces
 from zofo.cli import main as cli
 
 METHODS = {
-    "bilevel-zofo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-5", "train.max_steps=160"],
-    "mezo": ["method.lr=1e-4", "train.max_steps=120"],
-    "fo-peft": ["method.lr=1e-2", "train.max_steps=160"],
-    "bilevel-fo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-4", "train.max_steps=160"],
-    "two-stage": ["method.inner_steps=1", "method.lr=1e-2", "method.lr_theta=1e-5", "train.max_steps=120"],
-    "mezo-lora": ["--method", "mezo", "--adapter", "lora", "method.lr=1e-3", "train.max_steps=120"],
+    "bilevel-zofo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-5", "train.max_steps=80"],
+    "mezo": ["method.lr=1e-4", "train.max_steps=80"],
+    "fo-peft": ["method.lr=1e-2", "train.max_steps=80"],
+    "bilevel-fo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-4", "train.max_steps=80"],
+    "two-stage": ["method.inner_steps=1", "method.lr=1e-2", "method.lr_theta=1e-5", "train.max_steps=80"],
+    "mezo-lora": ["--method", "mezo", "--adapter", "lora", "method.lr=1e-3", "train.max_steps=80"],
 }
 COMMON = [
     "train.eval_steps=24",
@@ -130,7 +130,7 @@ def test_interrupt_saves_and_resumes(sent, tmp_path, tiny_model_dir, module_sent
     ours, theirs = traces(out), traces(uncut("bilevel-zofo"))
     assert ours["run"] == theirs["run"]
     assert ours["journal.bin"] == theirs["journal.bin"]
-    assert ours["checkpoint-160/state.safetensors"] == theirs["checkpoint-160/state.safetensors"]
+    assert ours["checkpoint-80/state.safetensors"] == theirs["checkpoint-80/state.safetensors"]
 
 
 def test_what_a_process_ignores_stays_ignored(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
@@ -146,21 +146,21 @@ def test_what_a_process_ignores_stays_ignored(tmp_path, tiny_model_dir, module_s
 def test_a_checkpoint_cut_short_is_refused(tmp_path, uncut):
     out = tmp_path / "run"
     shutil.copytree(uncut("bilevel-zofo"), out)
-    victim = out / "checkpoint-160" / "s" / "adapter_model.safetensors"
+    victim = out / "checkpoint-80" / "s" / "adapter_model.safetensors"
     victim.write_bytes(victim.read_bytes()[:-10])
-    done = run(["--output-dir", str(out), "--resume", str(out / "checkpoint-160")])  # latest would pass it over
+    done = run(["--output-dir", str(out), "--resume", str(out / "checkpoint-80")])  # latest would pass it over
     assert done.returncode == 2
-    assert "checkpoint-160/s/adapter_model.safetensors" in done.stderr
+    assert "checkpoint-80/s/adapter_model.safetensors" in done.stderr
     assert "cut short" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_more_steps_go_on_from_a_finished_run(tmp_path, tiny_model_dir, module_sentiment_file, uncut):
     out = tmp_path / "run"
-    args = arguments(tiny_model_dir, module_sentiment_file, out, "mezo", "train.max_steps=60")
+    args = arguments(tiny_model_dir, module_sentiment_file, out, "mezo", "train.max_steps=40")
     done = run(args)
     assert done.returncode == 0, done.stderr
-    done = run([*args, "train.max_steps=120", "--resume", "latest"])
+    done = run([*args, "train.max_steps=80", "--resume", "latest"])
     assert done.returncode == 0, done.stderr
     assert (out / "journal.bin").read_bytes() == (uncut("mezo") / "journal.bin").read_bytes()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import sentiment_rows, write_rows
 from zofo import InputError, finetune
 from zofo.cli import main as cli
 from zofo.config.resolve import resolve
@@ -28,6 +30,15 @@ def train(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> Callabl
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, to copy."""
+    root = tmp_path_factory.mktemp("finished")
+    rows = write_rows(root / "rows.jsonl", sentiment_rows())
+    method = {"name": "mezo", "lr": 1e-4}
+    return finetune(str(tiny_model_dir), str(rows), method, output_dir=root / "out", max_steps=8, **SMALL).path
 
 
 THEIRS = (
@@ -224,15 +235,15 @@ def test_config_yaml_is_rewritten_whole(
 @pytest.mark.parametrize("name", ["run.json", "manifest.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"format": 7}', "\x00\x01", "[" * 100000])
 def test_a_damaged_file_is_named(
-    name: str, content: str, train: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, content: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train()
-    (run.path / name).write_text(content)
-    for verb in (["eval", str(run.path)], ["export", str(run.path), str(tmp_path / "export")]):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / name).write_text(content)
+    for verb in (["eval", str(run)], ["export", str(run), str(tmp_path / "export")]):
         capsys.readouterr()
         assert cli.run(verb) == 2
         (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
-        assert str(run.path / name) in line
+        assert str(run / name) in line
         assert "bug" not in line
     assert not (tmp_path / "export").exists()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.journal_reader import DENSE, SKIPPED, Reader, read
+from tests.thinned import latin
 from zofo import InputError, ZerothOrder, finetune
 from zofo.api.restore import restore
 from zofo.config import registry
@@ -98,12 +98,13 @@ def others(number: int) -> dict[str, Any]:
 
 
 def combinations() -> list[Any]:
-    made = itertools.product(RULES, ROUNDINGS, ("inplace", "layer", "copy"))
-    return [
-        pytest.param(rule, dtype, rounding, shift, number, id=f"{rule}-{str(dtype)[6:]}-{rounding}-{shift}")
-        for number, (rule, (dtype, rounding), shift) in enumerate(made)
-        if (rule, shift) != ("conservative", "inplace")  # refused: see below
-    ]
+    rows = []
+    for number, row in enumerate(latin(list(RULES), ROUNDINGS, ("inplace", "layer", "copy"))):
+        rule, (dtype, rounding), shift = row.values
+        if (rule, shift) != ("conservative", "inplace"):  # refused: see below
+            named = f"{rule}-{str(dtype)[6:]}-{rounding}-{shift}"
+            rows.append(pytest.param(rule, dtype, rounding, shift, number, marks=row.marks, id=named))
+    return rows
 
 
 @pytest.mark.parametrize(("rule", "dtype", "rounding", "shift", "number"), combinations())
@@ -120,8 +121,15 @@ def test_the_page_is_enough(
         assert differ(Reader(header, before).replay(records), after) == [], parts
 
 
-@pytest.mark.parametrize("method", ["mezo", "bilevel-zofo"])
-@pytest.mark.parametrize("rule", ["momentum", "sign", "adamw", "sgd"])
+# Each rule with one of the methods; the other pairs with `make test-slow`
+WITH_A_RUN = [
+    pytest.param(rule, method, marks=() if (i + j) % 2 == 0 else pytest.mark.slow)
+    for i, rule in enumerate(["momentum", "sign", "adamw", "sgd"])
+    for j, method in enumerate(["mezo", "bilevel-zofo"])
+]
+
+
+@pytest.mark.parametrize(("rule", "method"), WITH_A_RUN)
 def test_the_page_is_enough_for_a_run(
     rule: str, method: str, tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
 
 from zofo.data.metrics import METRICS, accuracy, macro_f1, report
 
@@ -25,6 +24,8 @@ def classifications(draw: st.DrawFn) -> tuple[int, list[int], list[int]]:
 @settings(deadline=None)
 @given(classifications())
 def test_report_is_that_of_scikit_learn(case: tuple[int, list[int], list[int]]) -> None:
+    from sklearn import metrics as sk  # a second, and only here
+
     n, gold, predicted = case
     labels = [f"label {i}" for i in range(n)]
     got = report([[g] for g in gold], predicted, labels)

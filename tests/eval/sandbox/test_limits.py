@@ -30,9 +30,9 @@ from tests.sandboxed import alive, gone, mark, needs_sandbox, passes, run, threa
 def test_an_endless_program_is_ended(program: str) -> None:
     name, line = mark()
     begun = time.monotonic()
-    outcome = run(line + program, seconds=0.7)
+    outcome = run(line + program, seconds=0.4)
     assert (outcome.passed, outcome.reason) == (False, "timed out")
-    assert 0.7 <= time.monotonic() - begun < 60, "it was ended, and did not end by itself"
+    assert 0.4 <= time.monotonic() - begun < 60, "it was ended, and did not end by itself"
     assert gone(name)
 
 
@@ -57,7 +57,7 @@ def test_processor_time_is_limited(ignored: str) -> None:
     ids=["forks", "sessions", "threads"],
 )
 def test_fork_bombs(bomb: str) -> None:
-    for seconds in (1.5, 30):  # a busy machine needs longer to start as many
+    for seconds in (0.8, 3, 30):  # a busy machine needs longer to start as many
         name, line = mark()
         most = 0
         done = threading.Event()
@@ -132,7 +132,7 @@ def test_gigabytes_of_output(fd: int) -> None:
     )
     outcome = run(program.format(1 << 14), output_bytes=1000, seconds=60, cpu_seconds=60)  # 1 GiB
     assert (outcome.reason, len(outcome.output), outcome.output[-4:]) == ("passed", 1000, "xend")
-    outcome = run(program.format(1 << 40), output_bytes=1000, seconds=0.7)
+    outcome = run(program.format(1 << 40), output_bytes=1000, seconds=0.4)
     assert (outcome.reason, outcome.output) == ("timed out", "x" * 1000)
     assert psutil.Process().memory_info().rss - before < 64 << 20
 
@@ -154,4 +154,4 @@ def test_killing_those_who_watch(killing: str) -> None:
     refused = "import os\ndef refused(do, *args):\n  try: do(*args)\n  except OSError: pass\n"
     passes(f"{refused}{killing}")
     assert run(f"{refused}{killing}\nassert False").reason == "failed"
-    assert run(f"{refused}{killing}\nwhile True: pass", seconds=0.5).reason == "timed out"
+    assert run(f"{refused}{killing}\nwhile True: pass", seconds=0.3).reason == "timed out"

@@ -89,10 +89,9 @@ def test_texts_of_a_trained_prefix(family: str, family_dir: Directories, tiny_to
     want = check_texts(restored.model, restored.adapters.model, tiny_tokenizer, PROMPTS, NEW)
     assert len(set(want)) > 3, "the texts differ"
     plain = load_family(family_dir(family))
-    ids = [tiny_tokenizer(text)["input_ids"] for text in PROMPTS]
-    assert want != [detokenize(tiny_tokenizer, w) for w in greedily(plain, ids, NEW, tiny_tokenizer.eos_token_id)], (
-        "it matters"
-    )
+    ids = [tiny_tokenizer(text)["input_ids"] for text in PROMPTS[:2]]
+    without = [detokenize(tiny_tokenizer, w) for w in greedily(plain, ids, NEW, tiny_tokenizer.eos_token_id)]
+    assert want[:2] != without, "it matters"
     assert generate(run.path, PROMPTS[:3], max_new_tokens=NEW) == want[:3]
     assert generate(export(run.path, tmp_path / "export"), PROMPTS[:3], max_new_tokens=NEW) == want[:3]
 
