@@ -69,7 +69,10 @@ class Descent:
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Raises ValueError for what AdamW would read beyond its end. A parameter not trained yet has no state."""
+        keys = {"step", "exp_avg", "exp_avg_sq"} if isinstance(self.optimizer, torch.optim.AdamW) else None
         for name, values in state.items():
+            if keys is not None and set(values) != keys:
+                raise ValueError(f"the moments of {name} are {', '.join(values) or 'none'}, expected {', '.join(keys)}")
             for key, value in values.items():
                 shape = torch.Size() if key == "step" else self.params[name].shape
                 if value.shape != shape or value.dtype not in (self.params[name].dtype, torch.float32):

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from zofo.errors import InputError
 from zofo.zo.direction import Direction
 from zofo.zo.estimators import _base
 from zofo.zo.grad import ZOGrad, float32
@@ -57,6 +58,10 @@ class Config(_base.Config):
         return []
 
 
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
 class Estimator(_base.Base):
     """State: the anchor, theta's bytes once, on the host; and g~."""
 
@@ -77,6 +82,8 @@ class Estimator(_base.Base):
         if self._due(step):
             self.take(theta, step)
             forwards += self._estimate_anchor(f, theta, step, seed)
+        elif _shapes(self.anchor) != _shapes(theta):
+            raise InputError("the anchor of svrg is of another model: the checkpoint is not what this run wrote")
         terms, value = [], 0.0
         for z in self.directions(theta, step, seed):
             plus, minus = theta.sides(f, z, eps, rounding)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from zofo.errors import InputError
 from zofo.zo.journal import Outcome
 from zofo.zo.keys import derive
 
@@ -78,6 +79,8 @@ class Base(ABC):
         """(key of this step's stochastic rounding or None, residual planes or None), as `Point.add_` takes them."""
         if self.config.rounding == "split":
             planes = theta.planes() if self.low is None else self.low
+            if any(name not in theta or plane.shape != theta[name].shape for name, plane in planes.items()):
+                raise InputError("the residual planes are of another model: the checkpoint is not what this run wrote")
             self.low = {name: plane.to(theta[name].device) for name, plane in planes.items()}  # loaded on the CPU
             return None, self.low
         return derive(self.seed, "round/update", step) if self.config.rounding == "stochastic" else None, None

@@ -12,12 +12,14 @@ the smallest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zofo.errors import InputError
 from zofo.zo import kernels
 
 BLOCK = 256
@@ -73,18 +75,27 @@ class State:
             torch.where(moves, values, part, out=part)
 
     def room(self, name: str, shape: tuple[int, ...], like: Tensor) -> dict[str, Tensor]:
-        """A tensor's numbers, made where there are none yet, on the device of `like`."""
+        """A tensor's numbers, made where there are none yet, on the device of `like`. Raises InputError where loaded
+        ones are of another size."""
         if name not in self.of:
-            size = shape.numel() if isinstance(shape, torch.Size) else torch.Size(shape).numel()
-            if self.kind == "8bit":
-                made = {"codes": torch.zeros(size, dtype=torch.uint8), "scales": torch.zeros(-(-size // BLOCK))}
-            else:
-                made = {"values": torch.zeros(shape, dtype=getattr(torch, self.kind))}
-            self.of[name] = {part: tensor.to(like.device) for part, tensor in made.items()}
-        parts = self.of[name]
+            parts = self._parts(math.prod(shape))
+            made = {part: torch.zeros(length, dtype=dtype) for part, (dtype, length) in parts.items()}
+            self.of[name] = {k: (t.view(shape) if k == "values" else t).to(like.device) for k, t in made.items()}
+        parts, size = self.of[name], math.prod(shape)
+        if any(len(parts[part].flatten()) != length for part, (_, length) in self._parts(size).items()):
+            raise InputError(
+                f"what the rule keeps for the {size} weights of {name} is of another size: the checkpoint is not what "
+                f"this run wrote; go on from an older one"
+            )
         if next(iter(parts.values())).device != like.device:  # a loaded state is on the CPU
             self.of[name] = parts = {part: tensor.to(like.device) for part, tensor in parts.items()}
         return parts
+
+    def _parts(self, size: int) -> dict[str, tuple[torch.dtype, int]]:
+        """{part: its dtype, its length} of so many numbers."""
+        if self.kind == "8bit":
+            return {"codes": (torch.uint8, size), "scales": (torch.float32, -(-size // BLOCK))}
+        return {"values": (getattr(torch, self.kind), size)}
 
     @staticmethod
     def _scales(parts: Mapping[str, Tensor], here: slice) -> Tensor:
@@ -95,6 +106,11 @@ class State:
         return {name: dict(parts) for name, parts in self.of.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError for other parts or dtypes than are kept; sizes are known when they are used."""
+        dtypes = {part: dtype for part, (dtype, _) in self._parts(0).items()}
+        for name, parts in state.items():
+            if {part: tensor.dtype for part, tensor in parts.items()} != dtypes:
+                raise ValueError(f"what the rule keeps for {name} is not {', '.join(dtypes)} as {self.kind}")
         self.of = {name: {part: tensor.clone() for part, tensor in parts.items()} for name, parts in state.items()}
 
 
