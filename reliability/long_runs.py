@@ -149,7 +149,7 @@ def child(name: str, steps: int, seconds: float, part: Path) -> None:
             eval_steps=EVERY,
             save_steps=EVERY,
             logging_steps=10,
-            max_replay_seconds=0,  # theta and the rule's numbers in each checkpoint, and not from the middle of a run on
+            max_replay_seconds=0,  # theta and the rule's numbers in each checkpoint, not from some step on
             threads=1,
         )
         done = sum(run.info["steps"].values())
