@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import TRAIN, fake_module, zofo
+from tests.conftest import sentiment_rows, write_rows
 from zofo.cli import main as cli
 from zofo.config import registry
 
@@ -198,3 +199,16 @@ def test_quickstart_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> No
     fake_module("zofo.api.quickstart.run", monkeypatch, run=lambda *args: calls.append(args))
     assert cli.run(["quickstart", "--steps", "3"]) == 0
     assert calls == [(".cache/quickstart", "out/quickstart", 3)]
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_text_longer_than_a_path_is_a_value(length: int, tmp_path: Path, tiny_model_dir: Path) -> None:
+    """A system turn, or a prompt's words; and what is meant as a path is said to be none, by its field."""
+    rows = write_rows(tmp_path / "rows.jsonl", sentiment_rows(8))
+    out = ["--output-dir", str(tmp_path / "out")]
+    given = ["--model", str(tiny_model_dir), "--task", str(rows), "--method", "mezo", *out]
+    text = "be kind " * (length // 8)
+    assert cli.run(["validate", *given, "task.apply_chat_template=true", f"task.system={text}"]) == 0
+    (tmp_path / "c.yaml").write_text(json.dumps({"model": "a" * length, "task": str(rows), "method": "mezo"}))
+    assert cli.run(["validate", str(tmp_path / "c.yaml"), *out]) == 0, "a hub id it could be"
+    assert cli.run(["validate", *given[2:], "--model", "./" + "a" * length]) == 2

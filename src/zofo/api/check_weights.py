@@ -13,6 +13,7 @@ from torch import Tensor
 from zofo.config import registry
 from zofo.config.instantiate import make_estimator, make_method, make_rule
 from zofo.config.resolve import Config
+from zofo.config.sections import exists
 from zofo.data import load_task
 from zofo.errors import InputError
 from zofo.methods._base import Base as Method
@@ -181,7 +182,7 @@ class _Weights:
         what, cfg = "examples: those that the run was made with", self.config.task
         then = self.run.inputs.get("examples")
         place = cfg.data or cfg.name
-        if then is None or not Path(place).exists():
+        if then is None or not exists(place):
             why = f"{place} is not a place here; --data says where the rows are now"
             why = "the run is of a version that kept no digests" if then is None else why
             self.results.append((f"{what}: not checked, {why}", ""))

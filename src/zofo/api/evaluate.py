@@ -14,14 +14,14 @@ from zofo.api.states import is_state
 from zofo.api.targets import open_target, recorded
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
-from zofo.config.sections import TaskConfig, field_of_rows, kind_of_task
+from zofo.config.sections import TaskConfig, exists, field_of_rows, kind_of_task
 from zofo.config.typed import build
 from zofo.data.checks import check_scoring, check_words
 from zofo.data.files import BadRows
 from zofo.data.loader import shorter
 from zofo.data.preview import few, unused
 from zofo.data.tokenization import Encoded, tokenize_all
-from zofo.errors import InputError
+from zofo.errors import InputError, printable
 from zofo.eval.evaluator import make_evaluator
 from zofo.eval.likelihood import Evaluation
 from zofo.models.sealed import check_export
@@ -116,6 +116,8 @@ def task_config(
     ]
     place = layer.sections["task"].get("data")
     if config and task is None and place and place.value is not None and field_of_rows(config.task.name) == "name":
+        if isinstance(place.value, str) and not exists(place.value):
+            raise InputError(f"task.data: no such file or directory: {printable(place.value, 300)}")
         layer.add({"task": {"name": place.value, "data": None}}, errors)
     cfg = build("task.", TaskConfig, layer.sections["task"], errors, named_files)
     if errors or cfg is None:

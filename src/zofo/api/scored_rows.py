@@ -6,13 +6,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from zofo.api.restore import MOVED
 from zofo.api.targets import Opened
 from zofo.config.instantiate import make_method
 from zofo.config.paths import absolute
-from zofo.config.sections import TaskConfig, field_of_rows
+from zofo.config.sections import TaskConfig, exists, field_of_rows
 from zofo.data import Example, TaskData, load_task
 from zofo.data.own_files import Answers
 from zofo.data.task import answers_of
@@ -129,7 +128,7 @@ def _read(opened: Opened, cfg: TaskConfig, answers: Answers, split: str | None =
     """The rows of a place of this machine in the run's words; None where there are none. Nothing is said of them."""
     config = opened.config
     assert config is not None
-    if not Path(cfg.data or cfg.name).exists():
+    if not exists(cfg.data or cfg.name):
         return None
     demonstrates = make_method(config).demonstrates
     with _unheard():

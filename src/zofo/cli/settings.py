@@ -9,7 +9,7 @@ from typing import Any
 from zofo.api.configure import resolve
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
-from zofo.config.sections import field_of_rows
+from zofo.config.sections import exists, field_of_rows
 from zofo.errors import InputError
 from zofo.train.files import looks_like_run
 from zofo.train.run_dir import RunDir
@@ -50,7 +50,7 @@ def _go_on(
 
 def split_settings(settings: Sequence[str]) -> tuple[str | None, list[str]]:
     """(YAML file or None, overrides). Raises InputError for a missing or a second file."""
-    overrides = [text for text in settings if "=" in text and not Path(text).is_file()]
+    overrides = [text for text in settings if "=" in text and not exists(text)]  # a text can be too long for a path
     files = [text for text in settings if text not in overrides]
     if len(files) > 1:
         raise InputError(
@@ -67,7 +67,7 @@ def run_among(settings: Sequence[str], others: dict[str, Any]) -> tuple[str, lis
 
     others: options that have no sense beside a run. Raises InputError where one is given.
     """
-    runs = [text for text in settings if looks_like_run(Path(text))]
+    runs = [text for text in settings if exists(text) and looks_like_run(Path(text))]
     if not runs:
         return None
     given = [name for name, value in others.items() if value is not None]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config import registry
+from zofo.config.sections import exists
 
 _INPUTS = (("model", "name"), ("task", "name"), ("task", "data"))
 
@@ -35,7 +36,7 @@ def located(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _is_beside(value: object, section: str, key: str, folder: Path) -> bool:
     if not isinstance(value, str) or not value or os.path.isabs(value) or "\0" in value:
         return False
-    return not _is_task(section, key, value) and (folder / value).exists()
+    return not _is_task(section, key, value) and exists(folder / value)
 
 
 def _is_task(section: str, key: str, value: str) -> bool:
@@ -49,9 +50,6 @@ def absolute(section: Any, name: str) -> Any:
     changes = {
         key: os.path.abspath(value)
         for owner, key in _INPUTS
-        if owner == name
-        and (value := getattr(section, key))
-        and not _is_task(owner, key, value)
-        and Path(value).exists()
+        if owner == name and (value := getattr(section, key)) and not _is_task(owner, key, value) and exists(value)
     }
     return dataclasses.replace(section, **changes)

@@ -51,7 +51,7 @@ def field_of_rows(task: str) -> Literal["name", "data"]:
     return "name" if kind_of_task(task) == "rows" else "data"
 
 
-def exists(path: str) -> bool:
+def exists(path: str | Path) -> bool:
     """Whether there is something; False for what can be no path: too long, a NUL, a lone surrogate."""
     try:
         return Path(path).exists()
