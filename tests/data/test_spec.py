@@ -80,6 +80,10 @@ def test_all_errors_of_a_task_file_at_once(tmp_path: Path) -> None:
         ("just words", "expected keys such as version"),
         (TASK.format(prompt="{{ q", answers="[a]", objective="lm"), "bad template"),
         (
+            TASK.format(prompt="{{ 1 if (9)[-1] else q }}", answers="[a]", objective="lm"),
+            "bad template: int object has no element",
+        ),
+        (
             TASK.format(prompt="{{ q }}", answers="[a]", objective="best"),
             'objective: unknown "best"; known: lm, metric, options',
         ),

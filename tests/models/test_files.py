@@ -225,7 +225,7 @@ def with_words(path: Path, *words: str, **special: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("length", ["many", [5], 0, float("nan")])
+@pytest.mark.parametrize("length", ["many", [5], 0, float("nan"), True])
 def test_a_tokenizers_length_that_is_none(length: object, tiny_model_dir: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
     file = model / "tokenizer_config.json"

@@ -159,7 +159,7 @@ def _variables(source: str, columns: list[str]) -> set[str] | str:
         names = jinja2.meta.find_undeclared_variables(tree) - (set_here - set(columns))
         ENV.compile(source)  # unknown filters, and what Python refuses of the program that a template becomes
         return names
-    except jinja2.TemplateSyntaxError as e:
+    except jinja2.TemplateError as e:  # Jinja computes what is constant in it now, and that may fail
         return f"bad template: {printable(e.message or '', 200)}"
     except (RecursionError, MemoryError, SyntaxError):
         return "bad template: nested too deep"

@@ -273,7 +273,7 @@ def max_length_of(config: ModelConfig, settings: PreTrainedConfig, tokenizer: An
             raise InputError(f"model.max_length: {config.max_length} is more than the model's {positions} positions")
         return config.max_length
     own: Any = getattr(tokenizer, "model_max_length", None)
-    if own is not None and not (isinstance(own, int | float) and own >= 1):
+    if own is not None and (isinstance(own, bool) or not (isinstance(own, int | float) and own >= 1)):
         where = f"model.name: {config.name}: tokenizer_config.json"
         raise InputError(f"{where}: model_max_length is {own!r:.40}; expected a number of tokens")
     known = [int(n) for n in (positions, own) if n is not None and n < 10**9]

@@ -191,6 +191,8 @@ class CheckpointManager:
             assert self.session.rule is not None
             self.session.rule.load_state_dict(state["rule"])
             problem.estimator.load_state_dict(state["estimator"])
+            self.session.rule.fits(problem.theta, problem.estimator.mask is not None)
+            problem.estimator.fits(problem.theta)
         for name, stream in self.session.streams.items():
             stream.load_state_dict(state["streams"][name])
         problem.loss.meter.load_state_dict({name: int(value) for name, value in state["meter"].items()})

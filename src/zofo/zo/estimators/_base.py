@@ -119,3 +119,7 @@ class Base(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         del state
+
+    def fits(self, theta: Point) -> None:
+        """After a loading. Raises ValueError for another model's state."""
+        del theta

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zofo.errors import InputError
 from zofo.zo.direction import Direction
 from zofo.zo.estimators import _base
 from zofo.zo.grad import ZOGrad, float32
@@ -82,8 +81,6 @@ class Estimator(_base.Base):
         if self._due(step):
             self.take(theta, step)
             forwards += self._estimate_anchor(f, theta, step, seed)
-        elif _shapes(self.anchor) != _shapes(theta):
-            raise InputError("the anchor of svrg is of another model: the checkpoint is not what this run wrote")
         terms, value = [], 0.0
         for z in self.directions(theta, step, seed):
             plus, minus = theta.sides(f, z, eps, rounding)
@@ -146,6 +143,11 @@ class Estimator(_base.Base):
         if self._due(step):
             self.take(theta, step)
         self._keep(terms[self.config.q :])
+
+    def fits(self, theta: Point) -> None:
+        """After a loading. Raises ValueError for another model's anchor."""
+        if self.since is not None and _shapes(self.anchor) != _shapes(theta):
+            raise ValueError("the anchor of svrg is of another model")
 
     def host_bytes(self, theta: Point) -> float:
         return float(theta.nbytes)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from zofo.errors import InputError
 from zofo.zo.journal import Outcome
 from zofo.zo.keys import derive
 
@@ -79,8 +78,6 @@ class Base(ABC):
         """(key of this step's stochastic rounding or None, residual planes or None), as `Point.add_` takes them."""
         if self.config.rounding == "split":
             planes = theta.planes() if self.low is None else self.low
-            if any(name not in theta or plane.shape != theta[name].shape for name, plane in planes.items()):
-                raise InputError("the residual planes are of another model: the checkpoint is not what this run wrote")
             self.low = {name: plane.to(theta[name].device) for name, plane in planes.items()}  # loaded on the CPU
             return None, self.low
         return derive(self.seed, "round/update", step) if self.config.rounding == "stochastic" else None, None
@@ -91,6 +88,13 @@ class Base(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.low = {name: plane.clone() for name, plane in state["low"].items()} if "low" in state else None
+
+    def fits(self, theta: Point, masked: bool) -> None:
+        """After a loading. masked: numbers may be kept of some of a tensor's weights. Raises ValueError for another
+        model's."""
+        for name, plane in (self.low or {}).items():
+            if name not in theta or plane.shape != theta[name].shape:
+                raise ValueError(f"the residual plane of {name} is of another model")
 
 
 class Dense(Base):
@@ -169,3 +173,9 @@ class Dense(Base):
         super().load_state_dict(state)
         for name, kind in self._made().items():
             kind.load_state_dict(state.get(name, {}))
+
+    def fits(self, theta: Point, masked: bool) -> None:
+        """As the rule's planes, so its numbers."""
+        super().fits(theta, masked)
+        for state in self.states.values():
+            state.fits(theta, masked)

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zofo.errors import InputError
 from zofo.zo import kernels
 
 BLOCK = 256
@@ -75,18 +74,12 @@ class State:
             torch.where(moves, values, part, out=part)
 
     def room(self, name: str, shape: tuple[int, ...], like: Tensor) -> dict[str, Tensor]:
-        """A tensor's numbers, made where there are none yet, on the device of `like`. Raises InputError where loaded
-        ones are of another size."""
+        """A tensor's numbers, made where there are none yet, on the device of `like`."""
         if name not in self.of:
             parts = self._parts(math.prod(shape))
             made = {part: torch.zeros(length, dtype=dtype) for part, (dtype, length) in parts.items()}
             self.of[name] = {k: (t.view(shape) if k == "values" else t).to(like.device) for k, t in made.items()}
-        parts, size = self.of[name], math.prod(shape)
-        if any(len(parts[part].flatten()) != length for part, (_, length) in self._parts(size).items()):
-            raise InputError(
-                f"what the rule keeps for the {size} weights of {name} is of another size: the checkpoint is not what "
-                f"this run wrote; go on from an older one"
-            )
+        parts = self.of[name]
         if next(iter(parts.values())).device != like.device:  # a loaded state is on the CPU
             self.of[name] = parts = {part: tensor.to(like.device) for part, tensor in parts.items()}
         return parts
@@ -106,12 +99,21 @@ class State:
         return {name: dict(parts) for name, parts in self.of.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError for other parts or dtypes than are kept; sizes are known when they are used."""
+        """Raises ValueError for other parts or dtypes than are kept; for sizes see `fits`."""
         dtypes = {part: dtype for part, (dtype, _) in self._parts(0).items()}
         for name, parts in state.items():
             if {part: tensor.dtype for part, tensor in parts.items()} != dtypes:
                 raise ValueError(f"what the rule keeps for {name} is not {', '.join(dtypes)} as {self.kind}")
         self.of = {name: {part: tensor.clone() for part, tensor in parts.items()} for name, parts in state.items()}
+
+    def fits(self, theta: Mapping[str, Tensor], masked: bool) -> None:
+        """Raises ValueError where the numbers are not as many as theta's weights; masked: or fewer."""
+        for name, parts in self.of.items():
+            most = theta[name].numel() if name in theta else 0
+            held = parts["codes" if self.kind == "8bit" else "values"].numel()
+            lengths = {part: length for part, (_, length) in self._parts(held).items()}
+            if held > most or (held < most and not masked) or {k: t.numel() for k, t in parts.items()} != lengths:
+                raise ValueError(f"what the rule keeps for the {most} weights of {name} is of another size")
 
 
 def decode(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
