@@ -153,6 +153,18 @@ def test_a_config_file_that_was_edited(root: Path) -> None:
             verb()
 
 
+def test_a_run_json_that_was_edited(root: Path) -> None:
+    """Of its labels one is gone: what it says is measured with them. A resume writes it anew."""
+    path = root / "run" / "run.json"
+    before = evaluate(root / "run")
+    path.write_text(path.read_text().replace('"labels"', '"lables"'))
+    for verb in (lambda: evaluate(root / "run"), lambda: export(root / "run", root / "export")):
+        with pytest.raises(InputError, match=r"run.json: changed since the run wrote it, or manifest.json was; train"):
+            verb()
+    train(root, resume="latest")
+    assert evaluate(root / "run") == before
+
+
 # ------------------------------------------------------------------------------------------------------- checkpoints
 
 

@@ -83,8 +83,19 @@ def state_of(path: Path) -> State:
     return State(run, info, run.best(best.count), best.journal)
 
 
-def _finished(run: RunDir) -> State:
+def info_of(run: RunDir) -> dict[str, Any]:
+    """run.json of a finished run. Raises InputError where it is damaged, or not what the run wrote."""
     info = run.read_info()
+    if not run.as_written("info", run.info):
+        raise InputError(
+            f"{run.info}: changed since the run wrote it, or {MANIFEST} was; train again with --resume latest, which "
+            f"writes it anew"
+        )
+    return info
+
+
+def _finished(run: RunDir) -> State:
+    info = info_of(run)
     if info.get("inputs") and not run.manifest:  # runs of before had none
         raise InputError(f"{run.root / MANIFEST}: missing; put back a copy, or train again (--overwrite)")
     best = run.best(info["best_step"])

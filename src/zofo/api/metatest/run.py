@@ -17,7 +17,7 @@ from zofo.api.metatest.store import Store, digest
 from zofo.api.metatest.subject import open_subject
 from zofo.api.out_of_memory import smaller, with_options
 from zofo.api.restore import given_model
-from zofo.api.states import finished_only, is_run
+from zofo.api.states import finished_only, info_of, is_run
 from zofo.api.targets import as_path, export_info, recorded
 from zofo.config.registry import canonical
 from zofo.config.resolve import Config
@@ -114,7 +114,7 @@ def _target(path: Path) -> Target:
     """Raises InputError for a run or an export that is more than a backbone, and no meta-training's."""
     if is_run(path):
         run = RunDir(path)
-        info = run.read_info()
+        info = info_of(run)
         target = Target(path, run.read_config(), info.get("tasks"))
         if not target.has_s and info["deployed"] != "theta":
             raise InputError(
