@@ -115,12 +115,11 @@ def test_some_of_them_in_another_file(made: Path, tmp_path: Path, caplog: Any) -
     assert "trained on" not in caplog.text
 
 
-def test_what_cannot_be_known_is_no_warning(root: Path, tmp_path: Path, caplog: Any) -> None:
+def test_what_cannot_be_known_is_said(root: Path, tmp_path: Path, caplog: Any) -> None:
     (root / "new.jsonl").unlink()
-    caplog.set_level(logging.INFO, "zofo")
     evaluate(root / "rows", task=str(write_rows(tmp_path / "some.jsonl", sentiment_rows(12))))
     said = [r for r in caplog.records if "trained on some of these rows is not known" in r.getMessage()]
-    assert [r.levelno for r in said] == [logging.INFO]
+    assert [r.levelno for r in said] == [logging.WARNING]
 
 
 def test_a_file_that_has_grown_since(made: Path, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,22 @@ def test_a_whole_run(
     assert lines[-1] == (f"the run is whole: `zofo eval {run}` measures it, `zofo export {run} OUT` writes its model")
     sentiment_file.unlink()
     lines = validate(run)[1]
-    assert lines[-1].startswith("the run is whole, as far as it was checked: "), "without its data"
+    assert lines[-1].startswith(
+        f"the run is whole, as far as it was checked: `zofo eval {run} --data FILE` measures it"
+    )
+    for path in run.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    (run / "run.json").unlink()
+    gone = ("run.json", "README.md", "info", "readme")
+    manifest = json.loads((run / "manifest.json").read_text())
+    files = [name for name in manifest["files"] if name not in gone and not name.startswith(("checkpoint-", "eval/"))]
+    left = {**{key: value for key, value in manifest.items() if key not in gone}, "files": files}
+    (run / "manifest.json").write_text(json.dumps(left))
+    code, lines, errors = validate(run)
+    assert (code, errors) == (0, [])
+    assert lines[-1].startswith("the run has no checkpoint yet: where no process is at it any more"), (
+        "killed before one"
+    )
 
 
 def test_a_run_that_was_stopped(

@@ -102,7 +102,8 @@ def _say_trained_on(opened: Opened, cfg: TaskConfig, data: TaskData, answers: An
     trained, here = _trained_rows(opened, cfg, answers)
     where = printable(cfg.data or cfg.name, 200)
     if trained is None:
-        log.info("%s: whether the run was trained on some of these rows is not known", where)
+        fix = "; put its rows back to have them compared" if opened.inputs.get("examples") else ""
+        log.warning("%s: whether the run was trained on some of these rows is not known%s", where, fix)
         return
     as_in_the_run = replace(_of_run(opened, cfg), num_fewshot=0, **{size: getattr(cfg, size) for size in SIZES})
     scored = _read(opened, as_in_the_run, answers, split) or data

@@ -70,11 +70,21 @@ def print_checks(path: str, model: str | None, overrides: Sequence[str], data: s
         raise InputError("\n".join(faults))
     for what, _ in results:
         print(what if "not checked" in what else f"{what}: yes")
+    from zofo.train.run_dir import RunDir
+
+    gone = any("is not a place here" in what for what, _ in results)
+    places = f" --model {model}" if model else ""
+    places += f" --data {data or 'FILE'}" if data or gone else ""
     some = ", as far as it was checked" if any("not checked" in what for what, _ in results) else ""
     if (Path(path) / "run.json").exists():
-        print(f"the run is whole{some}: `zofo eval {path}` measures it, `zofo export {path} OUT` writes its model")
+        print(
+            f"the run is whole{some}: `zofo eval {path}{places}` measures it, `zofo export {path} OUT` writes its model"
+        )
+    elif RunDir(path).checkpoints():
+        command = f"zofo train --resume latest --output-dir {path}{places}"
+        print(f"the run is whole{some}, and not finished: `{command}` goes on")
     else:
-        print(f"the run is whole{some}, and not finished: `zofo train --resume latest --output-dir {path}` goes on")
+        print("the run has no checkpoint yet: where no process is at it any more, train it again with --overwrite")
 
 
 def print_names(kind: str | None) -> None:

@@ -79,7 +79,8 @@ def _reason(text: str) -> str:
         return "too long"
     if named := re.match(r'no "[^"]*"', text):
         return printable(named.group(), 60)
-    return printable(re.split(r"""[;:(]| ["'\[{\d-]""", text)[0].strip(), 60) or "of no use"
+    words = re.split(r"""[;:(]| ["'\[{\d-]""", text)[0].strip().removesuffix(", not")  # and what it was instead
+    return printable(words, 60) or "of no use"
 
 
 def read_tables(
