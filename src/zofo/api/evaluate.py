@@ -123,10 +123,8 @@ def task_config(
     if errors or cfg is None:
         kind = kind_of_task(config.task.name) if config is not None else "known"
         option = {"rows": "--data FILE", "file": "task.name=FILE"}.get(kind, "--data DIR")
-        fix, gone = (
-            f"; {option} is its place now, --task names other data",
-            ("task.name: no such", "task.data: no such"),
-        )
+        fix = f"; {option} is its place now, --task names other data"
+        gone = ("task.name: no such", "task.data: no such")
         lines = [f"{e}{fix}" if config is not None and task is None and e.startswith(gone) else e for e in errors]
         raise InputError("\n".join(lines))
     return cfg

@@ -74,12 +74,12 @@ def state_of(path: Path) -> State:
     if not run.config.is_file() or not run.checkpoints():
         raise finished_only(path)
     directory = newest_whole(run, run.checkpoints())
-    best = _read(run, directory).best
-    if best is None:
+    saved = _read(run, directory)
+    if (best := saved.best) is None:
         log.warning("%s: the run is not finished; this is its %s", path, directory.name)
         return _checkpoint(run, directory)
     log.warning("%s: the run is not finished; this is the best of its evaluations so far, step %d", path, best.count)
-    info = _info(run, directory, best.candidate, best.dev, best.count)
+    info = _info(run, saved, best.candidate, best.dev, best.count)
     return State(run, info, run.best(best.count), best.journal)
 
 
@@ -114,7 +114,7 @@ def _checkpoint(run: RunDir, directory: Path) -> State:
     saved = _read(run, directory)
     names = make_method(run.read_config()).candidates
     chosen, count = saved.best.candidate if saved.best else names[0], int(directory.name.rpartition("-")[2])
-    return State(run, _info(run, directory, chosen, names, count), directory, saved.journal)
+    return State(run, _info(run, saved, chosen, names, count), directory, saved.journal)
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def _read(run: RunDir, directory: Path) -> _Saved:
         return _Saved(best, journal, str(state["base_sha256"]), state["tasks"], version)
 
 
-def _info(run: RunDir, directory: Path, candidate: str, candidates: Iterable[str], step: int) -> dict[str, Any]:
+def _info(run: RunDir, saved: _Saved, candidate: str, candidates: Iterable[str], step: int) -> dict[str, Any]:
     """What run.json would have; of the test set there is nothing."""
-    config, saved = run.read_config(), _read(run, directory)
+    config = run.read_config()
     return {
         "zofo": saved.zofo,
         "method": config.names["method"],
