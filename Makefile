@@ -47,6 +47,7 @@ $(BIN)/python:
 
 $(STAMP): pyproject.toml constraints/tested.txt | $(BIN)/python
 	$(call install,$(VENV),-c constraints/tested.txt)
+	$(BIN)/python -m zofo.zo.kernels.ahead
 	@touch $@
 
 setup: $(STAMP)

@@ -307,12 +307,12 @@ def add_groups_parallel(dst, src, same, low, delta, lo, first, last, seeds, valu
 
 
 @njit()
-def add_rows(dst, src, low, delta, rows, width, seeds, values, key, kind, rounding, band):
+def add_rows(dst, src, same, low, delta, rows, width, seeds, values, key, kind, rounding, band):
     for i in range(rows.size):
         lo = rows[i] * width
         first, last = lo // GROUP, (lo + width + GROUP - 1) // GROUP
         out, given = dst[i * width : (i + 1) * width], src[lo : lo + width]
-        add_groups(out, given, False, low, delta, lo, first, last, seeds, values, key, kind, rounding, band)
+        add_groups(out, given, same, low, delta, lo, first, last, seeds, values, key, kind, rounding, band)
 
 
 @njit(nogil=True)

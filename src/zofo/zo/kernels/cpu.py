@@ -81,7 +81,8 @@ def add_rows(
 ) -> None:
     """`reference.add_rows` for contiguous fp32, bf16 and fp16 tensors on the CPU."""
     arguments = _arguments(terms, key, DTYPES[src.dtype], round_seed, law, band)
-    compiled.add_rows(_flat(dst), _flat(src), NO_LOW, NO_DELTA, rows.numpy(), src.shape[1], *arguments)
+    # `same` as a variable, as `_run` gives it: for a constant the loops would be compiled once more
+    compiled.add_rows(_flat(dst), _flat(src), False, NO_LOW, NO_DELTA, rows.numpy(), src.shape[1], *arguments)
 
 
 def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
