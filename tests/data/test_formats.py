@@ -38,6 +38,7 @@ def write(path: Path) -> Path:
     rows = [{"text": row["text"].replace(",", ";"), "label": row["label"]} for row in ROWS]
     delimiter = "\t" if ".tsv" in suffix else ","
     text = "".join(json.dumps(row) + "\n" for row in rows) if ".jsonl" in suffix else as_text(rows, delimiter)
+    text = json.dumps(rows, indent=1) if ".json" in suffix and ".jsonl" not in suffix else text
     path.write_bytes(gzip.compress(text.encode(), mtime=0) if suffix.endswith(".gz") else text.encode())
     return path
 

@@ -36,6 +36,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     delimiter = "\t" if ".tsv" in suffix else ","
     lines = [delimiter.join(map(str, fields)) for fields in [list(rows[0]), *(row.values() for row in rows)]]
     text = "\n".join([json.dumps(row) for row in rows] if ".jsonl" in suffix else lines) + "\n"
+    text = json.dumps(rows) if ".json" in suffix and ".jsonl" not in suffix else text
     path.write_bytes(gzip.compress(text.encode()) if suffix.endswith(".gz") else text.encode())
     return path
 

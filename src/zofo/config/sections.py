@@ -16,7 +16,7 @@ from zofo.errors import did_you_mean, printable
 
 # Beyond these a machine is brought down: torch starts the threads at once, a batch is made as a whole
 MOST = {"threads": 1024, "batch_size": 10**6, "micro_batch_size": 10**6, "eval_batch_size": 10**6}
-DATA_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
 REPORTERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive", "codecarbon")
 
 
@@ -94,7 +94,7 @@ class TaskConfig:
     """The data and how an example reads."""
 
     name: str = _f(
-        help="a task (zofo ls tasks), a .jsonl, .csv, .tsv or .parquet file, a directory of them, or a task .yaml",
+        help="a task (zofo ls tasks), a file (.jsonl, .json, .csv, .tsv, .parquet), a directory of such, or a .yaml",
         flag="--task",
     )
     template: str = _f("default", "which of the task's templates; plain: the input and the answer only")

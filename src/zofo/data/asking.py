@@ -38,7 +38,8 @@ def how_to_ask(cfg: TaskConfig, target: str, labels: Sequence[str], metric: str)
         parts.append(_options(cfg, spec, labels))
     commands = [] if setting is not None else [_generate(cfg, spec, target)]
     commands.append(f"zofo eval {target} {'--task' if own else '--data'} FILE --output answers.jsonl")
-    what = "a directory with a folder for each task" if setting is not None else "a .jsonl, .csv, .tsv or .parquet file"
+    file = "a file (.jsonl, .json, .csv, .tsv, .parquet)"
+    what = "a directory with a folder for each task" if setting is not None else file
     columns = f"{what}, with the columns that the training data had"
     first = "TEXT is a prompt as above, and " if setting is None else ""
     unknown = " Where the right answer is not known, any of the options stands for it." if kind == "options" else ""

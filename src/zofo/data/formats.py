@@ -1,4 +1,4 @@
-"""Lines of a file as rows: JSON lines, CSV, tab-separated values, Parquet; what can be compressed may be.
+"""Lines of a file as rows: JSON lines and lists, CSV, tab-separated values, Parquet; what can be compressed may be.
 
 A fault that one row has alone is said of the row (`RowFault`); what the whole file has wrong is an InputError.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.sections import DATA_SUFFIXES, data_suffix
+from zofo.data.json_array import TwiceError, items, once
 from zofo.errors import InputError, printable
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON may write one
+PARQUET_ROWS = 1024  # that are made Python objects of at once
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 Row = dict[str, Any]
@@ -58,13 +61,29 @@ class Head:
 
 def rows_of(path: Path, head: Head | None = None) -> list[tuple[int, Row | RowFault]]:
     """All rows of a file, or those of its head. Raises InputError naming the file for what no row is at fault of."""
+    with _named_errors(path):
+        numbered = _reader(path)(path, head)
+        return list(numbered) if head is None else _first(numbered, head)
+
+
+def stream(path: Path) -> Numbered:
+    """The rows of a file, one after the other, in memory that does not grow with their number. As `rows_of`."""
+    with _named_errors(path):
+        yield from _reader(path)(path, None)
+
+
+def _reader(path: Path) -> Callable[[Path, Head | None], Numbered]:
     suffix = data_suffix(path)
     if suffix is None:
         raise InputError(f"{path}: unknown kind of file; known: {', '.join(DATA_SUFFIXES)}")
+    _look(path, suffix.endswith(".gz"))
+    return READERS[suffix]
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
     try:
-        _look(path, suffix.endswith(".gz"))
-        numbered = READERS[suffix](path, head)
-        return list(numbered) if head is None else _first(numbered, head)
+        yield
     except (OSError, EOFError, zlib.error) as e:  # the latter two of a .gz that was cut
         reason = getattr(e, "strerror", None) or str(e).splitlines()[0]
         raise InputError(f"{path}: {reason}") from None
@@ -117,35 +136,47 @@ def _jsonl(path: Path, head: Head | None) -> Numbered:
 
 def _object(line: str) -> Row | RowFault:
     try:
-        row = json.loads(line, object_pairs_hook=_once)
+        row = json.loads(line, object_pairs_hook=once)
     except json.JSONDecodeError as e:
         return RowFault(f"bad JSON: {e.msg} at column {e.colno}")
     except RecursionError:
         return RowFault("bad JSON: lists or objects nested too deep to be read")
-    except _TwiceError as e:
+    except TwiceError as e:
         return RowFault(f'bad JSON: the key "{printable(str(e), 60)}" is given twice; keep one')
     except ValueError:  # Python's own bound, against numbers that take minutes to read
         return RowFault("bad JSON: a number of more than 4300 digits; write it as text")
     if not isinstance(row, dict):
         return RowFault(f"expected one JSON object a line, found a {type(row).__name__}")
-    if SURROGATE.search(line) and (column := next((key for key in row if not _whole([key, row[key]])), None)):
-        shown = printable(column, 60)
-        return RowFault(
-            f'"{shown}" holds a lone surrogate, half a character (\\ud800 to \\udfff); mend or drop the row'
-        )
-    return row
+    return _whole_row(row) if SURROGATE.search(line) else row
 
 
-class _TwiceError(Exception):
-    pass
+def _json(path: Path, head: Head | None) -> Numbered:
+    """A list of objects; or lines of them, as many a .json on the hub is. A list's rows are numbered from 1."""
+    if not listed(path):
+        yield from _jsonl(path, head)
+        return
+    with _open(path) as file, closing(items(file, path.name, head.characters if head else None)) as numbered:
+        for number, row, fault in numbered:
+            if head and not number:
+                head.whole, head.cut = False, True
+                return
+            yield number, RowFault(fault) if fault else _whole_row(row)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
-    return row
+def listed(path: Path) -> bool:
+    """Whether a .json holds a list, and not an object a line."""
+    with _open(path) as file:
+        start = next((sign for sign in iter(lambda: file.read(1), "") if not sign.isspace()), "")
+    return start != "{"
+
+
+def _whole_row(row: Row) -> Row | RowFault:
+    """The row, or what is wrong with a text in it."""
+    column = next((key for key in row if not _whole([key, row[key]])), None)
+    if column is None:
+        return row
+    shown = printable(column, 60)
+    return RowFault(f'"{shown}" holds a lone surrogate, half a character (\\ud800 to \\udfff); mend or drop the row')
 
 
 def _whole(value: Any) -> bool:
@@ -231,10 +262,13 @@ def _parquet(path: Path, head: Head | None) -> Numbered:
 
     try:
         if head is None:
-            rows = pyarrow.parquet.read_table(path).to_pylist()
-        else:
             with pyarrow.parquet.ParquetFile(path) as file:
-                rows = [dict.fromkeys(file.schema_arrow.names)] * min(file.metadata.num_rows, 1)
+                number = itertools.count(1)
+                for batch in file.iter_batches(PARQUET_ROWS):
+                    yield from ((next(number), row) for row in batch.to_pylist())
+            return
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = [dict.fromkeys(file.schema_arrow.names)] * min(file.metadata.num_rows, 1)
     except UnicodeDecodeError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as e:
@@ -248,6 +282,7 @@ def _parquet(path: Path, head: Head | None) -> Numbered:
 
 _PLAIN: dict[str, Callable[[Path, Head | None], Numbered]] = {
     ".jsonl": _jsonl,
+    ".json": _json,
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,
