@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from zofo.api.metatest.run import meta_test as meta_test
     from zofo.api.optimizer import ZerothOrder as ZerothOrder
     from zofo.api.optimizer import replay as replay
+    from zofo.api.predict import predict as predict
+    from zofo.api.predict_file import predict_file as predict_file
     from zofo.errors import InputError as InputError
     from zofo.errors import RunError as RunError
     from zofo.errors import ZofoError as ZofoError
@@ -38,6 +40,8 @@ _HOMES = {
     "generate": "zofo.api.generate",
     "meta_test": "zofo.api.metatest.run",
     "ZerothOrder": "zofo.api.optimizer",
+    "predict": "zofo.api.predict",
+    "predict_file": "zofo.api.predict_file",
     "replay": "zofo.api.optimizer",
     "resolve": "zofo.api.configure",
 }
@@ -53,6 +57,8 @@ __all__ = [
     "generate",
     "load",
     "meta_test",
+    "predict",
+    "predict_file",
     "replay",
     "resolve",
     "train",

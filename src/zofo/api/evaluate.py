@@ -97,10 +97,16 @@ def _without_a_task(target: Path) -> InputError:
 
 
 def task_config(
-    config: Config | None, task: str | None, changes: Mapping[str, Any], overrides: Sequence[str]
+    config: Config | None,
+    task: str | None,
+    changes: Mapping[str, Any],
+    overrides: Sequence[str],
+    verb: str = "an evaluation",
+    reads: bool = True,
 ) -> TaskConfig:
     """The run's task section, or another task in the run's chat, with the changes. Of a run on a file of one's own
-    `data` is the file's place now. Raises InputError with all faults."""
+    `data` is the file's place now. verb, for errors. reads: whether the task's rows must be there. Raises InputError
+    with all faults."""
     base: dict[str, Any] = {"name": task}
     if config and task is None:
         base = dataclasses.asdict(config.task)
@@ -110,16 +116,14 @@ def task_config(
     layer = Layer("caller").add({"task": base}, errors)
     layer.add({"task": {key: value for key, value in changes.items() if value is not None}}, errors)
     layer.add_overrides(overrides, errors)
-    errors += [f"{key}: an evaluation takes task.key=value alone" for key in layer.unknown]
-    errors += [
-        f"{section}: an evaluation takes task.key=value alone" for section in sorted(layer.sections.keys() - {"task"})
-    ]
+    others = [*layer.unknown, *sorted(layer.sections.keys() - {"task"})]
+    errors += [f"{key}: {verb} takes task.key=value alone" for key in others]
     place = layer.sections["task"].get("data")
     if config and task is None and place and place.value is not None and field_of_rows(config.task.name) == "name":
         if isinstance(place.value, str) and not exists(place.value):
             raise InputError(f"task.data: no such file or directory: {printable(place.value, 300)}")
         layer.add({"task": {"name": place.value, "data": None}}, errors)
-    cfg = build("task.", TaskConfig, layer.sections["task"], errors, named_files)
+    cfg = build("task.", TaskConfig, layer.sections["task"], errors, named_files if reads else None)
     if errors or cfg is None:
         kind = kind_of_task(config.task.name) if config is not None else "known"
         option = {"rows": "--data FILE", "file": "task.name=FILE"}.get(kind, "--data DIR")

@@ -55,6 +55,12 @@ class Run:
         """Loss and metric on test of every candidate, e.g. both adapters."""
         return self.info["test"]
 
+    def predict(self, rows: Sequence[Any], **settings: Any) -> list[dict[str, Any]]:
+        """The answer to each text, conversation or mapping, none of which has one; see `zofo.predict`."""
+        from zofo.api.predict import predict
+
+        return predict(self.path, rows, **settings)
+
     def export(self, output_dir: str | Path, merge: bool | None = None, adapter: str | None = None) -> Path:
         """A directory for plain transformers and peft; see `zofo.api.export.export`."""
         return export(self.path, output_dir, merge=merge, adapter=adapter)

@@ -28,7 +28,7 @@ def load_rows(opened: Opened, cfg: TaskConfig, other: bool, seed: int, split: st
     config, tokenizer = opened.config, opened.loaded.tokenizer
     if config is None:
         return load_task(cfg, seed, tokenizer, split)
-    answers = answers_of(config.task, _labels(opened))
+    answers = answers_of(config.task, recorded_labels(opened))
     same = _place(cfg) == _place(config.task)
     if other and not same:
         data = load_task(cfg, seed, tokenizer, split, answers=answers)
@@ -66,7 +66,7 @@ def _what(error: object) -> str:
     return str(error).split("\n")[0].removesuffix(f"; {MOVED['examples']}")
 
 
-def _labels(opened: Opened) -> list[str]:
+def recorded_labels(opened: Opened) -> list[str]:
     """What the run can answer, of which nothing may be lost where another file lacks it; []: its data says so."""
     labels = opened.info.get("labels")
     return [str(label) for label in labels] if isinstance(labels, list) else []

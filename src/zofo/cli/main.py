@@ -14,6 +14,7 @@ from zofo.cli.data import app as data_verbs
 from zofo.cli.generate import generate
 from zofo.cli.metatest import meta_test
 from zofo.cli.options import ADAPTER_OF, Adapter, BaseModel, Data, Model, Preset, Settings, Task, option, with_data
+from zofo.cli.predict import predict
 from zofo.errors import InputError
 
 app = typer.Typer(
@@ -143,6 +144,9 @@ app.command("meta-test")(meta_test)
 
 
 app.command()(generate)
+
+
+app.command()(predict)
 
 
 @app.command()

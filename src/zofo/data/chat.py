@@ -72,18 +72,42 @@ class Chat:
         """The last turn, the assistant's, is the completion, with its end of turn."""
         return self._written(id, turns[:-1], [turns[-1]["content"]], (0,), True, place)
 
-    def _written(
-        self, id: str, turns: Sequence[Turn], answers: Sequence[str], gold: tuple[int, ...], ends: bool, place: str
-    ) -> Example:
-        if self.system is not None and turns[0]["role"] != "system":
-            turns = [{"role": "system", "content": self.system}, *turns]
+    def asked(self, id: str, turns: Sequence[Turn], place: str) -> Example:
+        """The conversation up to where the assistant writes, as before a completion; an answer at its end is left out.
+
+        Raises InputError where there is nothing to answer.
+        """
+        turns = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
+        if not turns:
+            raise InputError(f"{place}: no turn to answer")
+        turns = self._with_system(turns)
+        opening, _ = self._opening(turns, place)
+        prompt = self._prompt(turns, opening, place)
+        return Example(id, prompt, ("",), (0,), self._cuttable(turns, opening, place), place=place)
+
+    def _with_system(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        if self.system is None or turns[0]["role"] == "system":
+            return turns
+        return [{"role": "system", "content": self.system}, *turns]
+
+    def _opening(self, turns: Sequence[Turn], place: str) -> tuple[str, str]:
+        """What the template writes before the assistant's text, and behind it."""
         opening, mark, tail = self._render([*turns, _assistant(MARK)], place).rpartition(MARK)
         if not mark:
             raise InputError(f"{place}: the model's chat template leaves out the assistant's turn")
-        prompt = opening
-        if len(answers) == 1:
-            generation = self._render(turns, place, add_generation_prompt=True)
-            prompt = generation if opening.startswith(generation) else opening
+        return opening, tail
+
+    def _prompt(self, turns: Sequence[Turn], opening: str, place: str) -> str:
+        """Of a completion: what the template puts more between the two is for the model to write."""
+        generation = self._render(turns, place, add_generation_prompt=True)
+        return generation if opening.startswith(generation) else opening
+
+    def _written(
+        self, id: str, turns: Sequence[Turn], answers: Sequence[str], gold: tuple[int, ...], ends: bool, place: str
+    ) -> Example:
+        turns = self._with_system(turns)
+        opening, tail = self._opening(turns, place)
+        prompt = self._prompt(turns, opening, place) if len(answers) == 1 else opening
         end = of_tail(tail, self.tokenizer) if ends else ""
         said = tuple(self._said(turns, answer, prompt, tail, place) + end for answer in answers)
         return Example(id, prompt, said, gold, self._cuttable(turns, opening, place))

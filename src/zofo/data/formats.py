@@ -257,18 +257,25 @@ def _check_names(path: Path, names: list[str], delimiter: str) -> None:
 
 
 def _parquet(path: Path, head: Head | None) -> Numbered:
-    import pyarrow
     import pyarrow.parquet
 
-    try:
-        if head is None:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                number = itertools.count(1)
-                for batch in file.iter_batches(PARQUET_ROWS):
-                    yield from ((next(number), row) for row in batch.to_pylist())
-            return
-        with pyarrow.parquet.ParquetFile(path) as file:
+    with parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+        if head is not None:
             rows = [dict.fromkeys(file.schema_arrow.names)] * min(file.metadata.num_rows, 1)
+            yield from enumerate(rows, 1)
+            return
+        number = itertools.count(1)
+        for batch in file.iter_batches(PARQUET_ROWS):
+            yield from ((next(number), row) for row in batch.to_pylist())
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Arrow's errors as InputErrors that name the file."""
+    import pyarrow
+
+    try:
+        yield
     except UnicodeDecodeError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as e:
@@ -277,7 +284,6 @@ def _parquet(path: Path, head: Head | None) -> Numbered:
         raise InputError(
             f"{path.name}: not a readable Parquet file ({reason}), as by a download that was cut; make it again"
         ) from None
-    yield from enumerate(rows, 1)
 
 
 _PLAIN: dict[str, Callable[[Path, Head | None], Numbered]] = {

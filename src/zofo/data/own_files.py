@@ -57,7 +57,7 @@ def own_task(
     if layout == "completion":
         return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
     if choices is None and "choices" in columns_of(rows):
-        return OwnTask(_from_choices, "options", ())
+        return OwnTask(from_choices, "options", ())
     known = tuple(choices or answers.labels) or _labels(rows, skips)
     if len(set(known)) < len(known) or len(known) < 2:
         raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(known)}")
@@ -108,7 +108,7 @@ def _get(record: Record, column: str) -> Any:
     return record.row[column]
 
 
-def _text(record: Record, column: str, may_be_empty: bool = False) -> str:
+def text_of(record: Record, column: str, may_be_empty: bool = False) -> str:
     value = _get(record, column)
     if not isinstance(value, str):
         raise InputError(f'{record.place}: "{column}" must be text, not {type(value).__name__}')
@@ -163,7 +163,7 @@ def _labels(records: Records, skips: bool) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda n: (0, int(n), n) if _counts(n.removeprefix("-")) else (1, 0, n)))
 
 
-def _answers(prompt: str, words: Sequence[str]) -> tuple[str, ...]:
+def option_texts(prompt: str, words: Sequence[str]) -> tuple[str, ...]:
     """A space before each word, unless the prompt already ends in white space."""
     gap = "" if not prompt or prompt[-1].isspace() else " "
     return tuple(word if word[:1].isspace() else gap + word for word in words)
@@ -183,7 +183,7 @@ def _index(name: str) -> int:
 
 
 def _from_label(record: Record, labels: tuple[str, ...], may_count: bool, of_a_run: bool) -> Example:
-    prompt, name = _text(record, "text"), _label_name(record)
+    prompt, name = text_of(record, "text"), _label_name(record)
     index = labels.index(name) if name in labels else _index(name) if may_count else -1
     if not 0 <= index < len(labels):
         known = "the run's" if of_a_run else "known"
@@ -191,11 +191,13 @@ def _from_label(record: Record, labels: tuple[str, ...], may_count: bool, of_a_r
             f'{record.place}: unknown label "{printable(name, 60)}"; {known}: {", ".join(labels)}'
             f"{did_you_mean(name[:60], labels)}"
         )
-    return Example(record.id, prompt, _answers(prompt, labels), (index,), place=record.place)
+    return Example(record.id, prompt, option_texts(prompt, labels), (index,), place=record.place)
 
 
-def _from_choices(record: Record) -> Example:
-    prompt, label, choices = _text(record, "text"), _get(record, "label"), _get(record, "choices")
+def from_choices(record: Record, column: str = "text", answered: bool = True) -> Example:
+    """A row with options of its own. answered: False where nobody knows which is right: the first stands for it."""
+    prompt, choices = text_of(record, column), _get(record, "choices")
+    label = _get(record, "label") if answered else 0
     if isinstance(choices, str):  # a CSV cell
         try:
             choices = json.loads(choices)
@@ -209,7 +211,7 @@ def _from_choices(record: Record) -> Example:
         index = -1 if isinstance(label, (bool, list, dict)) else _index(str(label)[:20])
     if not 0 <= index < len(choices):
         raise InputError(f"{record.place}: label {_brief(label)} is neither one of the choices nor an index of one")
-    return Example(record.id, prompt, _answers(prompt, choices), (index,), place=record.place)
+    return Example(record.id, prompt, option_texts(prompt, choices), (index,), place=record.place)
 
 
 # ------------------------------------------------------------------------------------------------------ completions
@@ -224,7 +226,7 @@ def _from_completion(record: Record, chat: Chat) -> Example:
                 '"completion" a list of the one message that answers it'
             )
         return _conversation(record, [*prompt, *completion], '"prompt" and "completion"', chat)
-    prompt, completion = _text(record, "prompt", may_be_empty=True), _text(record, "completion")
+    prompt, completion = text_of(record, "prompt", may_be_empty=True), text_of(record, "completion")
     return Example(record.id, prompt, (completion,), (0,), place=record.place)
 
 
@@ -234,20 +236,36 @@ def _from_messages(record: Record, chat: Chat) -> Example:
 
 
 def _conversation(record: Record, turns: Any, columns: str, chat: Chat) -> Example:
-    if not isinstance(turns, list) or not all(
-        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns
-    ):
-        raise InputError(f'{record.place}: {columns} must be a list of {{"role": ..., "content": ...}}')
+    turns = _turns(record, turns, columns)
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         raise InputError(f"{record.place}: the last of {columns} must be the assistant's, after at least one other")
     if not turns[-1]["content"].strip():
         raise InputError(f"{record.place}: the assistant's last message is empty")
+    _check_chat(record, columns, chat)
+    return chat.conversation(record.id, turns, record.place)
+
+
+def turns_of(record: Record, column: str, chat: Chat) -> list[dict[str, Any]]:
+    """The conversation in a column, whoever speaks last. Raises InputError for none, or a model that takes none."""
+    turns = _turns(record, _get(record, column), f'"{column}"')
+    _check_chat(record, f'"{column}"', chat)
+    return turns
+
+
+def _turns(record: Record, turns: Any, columns: str) -> list[dict[str, Any]]:
+    if not isinstance(turns, list) or not all(
+        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns
+    ):
+        raise InputError(f'{record.place}: {columns} must be a list of {{"role": ..., "content": ...}}')
+    return turns
+
+
+def _check_chat(record: Record, columns: str, chat: Chat) -> None:
     if chat.missing:
         raise InputError(
             f"{record.place}: {columns} needs a model with a chat template and this one has none; "
             'use the columns "prompt" and "completion" with texts'
         )
-    return chat.conversation(record.id, turns, record.place)
 
 
 # ----------------------------------------------------------------------------------------------------- where texts meet

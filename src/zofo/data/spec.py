@@ -186,23 +186,29 @@ def pick_template(spec: TaskSpec, name: str) -> Template:
     return spec.templates[name]
 
 
-def maker(spec: TaskSpec, template_name: str) -> Make:
-    """The function that turns a row into an example. It raises InputError naming the row."""
+def maker(spec: TaskSpec, template_name: str, answered: bool = True) -> Make:
+    """The function that turns a row into an example. It raises InputError naming the row.
+
+    answered: False for rows whose right answer nobody knows yet: the first of the options stands in its place, and of
+    what is to be written nothing.
+    """
     template = pick_template(spec, template_name)
     prompt = ENV.from_string(template.prompt)
     null = None if template.null_prompt is None else ENV.from_string(template.null_prompt)
-    if isinstance(template.answers, str):
+    if not answered and spec.kind != "options":
+        expression, options = None, []
+    elif isinstance(template.answers, str):
         expression = ENV.compile_expression(template.answers, undefined_to_none=False)
         options = []
     else:
         expression, options = None, [ENV.from_string(answer) for answer in template.answers]
     gold, reference = (
-        None if text is None else ENV.compile_expression(text, undefined_to_none=False)
+        None if text is None or not answered else ENV.compile_expression(text, undefined_to_none=False)
         for text in (spec.gold, spec.reference)
     )
 
     used = used_columns(spec)
-    needed = sorted({name for where in ("gold", "reference") for name in used.get(where, ())})
+    needed = sorted({name for where in ("gold", "reference") for name in used.get(where, ()) if answered})
 
     def make(record: Record) -> Example:
         at = f'{record.place}: {spec.file}: template "{template_name}"'
@@ -221,8 +227,12 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
             raise InputError(f"{at}: {e} in this row; mend or drop it") from None
         except Exception as e:  # a template is a program: it may divide by zero or overrun an integer
             raise InputError(f"{at}: {printable(' '.join(str(e).split()), 300)}") from None
-        if fault := _unusable(text, answers, spec) or _incomparable(compared, spec):
+        to_be_written = not answered and spec.kind != "options"
+        fault = _unusable(text, answers, spec, to_be_written)
+        if fault or (answered and (fault := _incomparable(compared, spec))):
             raise InputError(f"{at}: {fault}")
+        if to_be_written:
+            return Example(record.id, text, ("",), (0,), None, None, empty, record.place)
         read = [name for name in sorted(used.get("gold", ())) if name in row]
         given = ", ".join(f"{name} {printable(repr(row[name]), 80)}" for name in read)
         computed = f" (gold is {spec.gold}; {given})" if gold and spec.gold != value and spec.gold not in row else ""
@@ -239,10 +249,12 @@ def maker(spec: TaskSpec, template_name: str) -> Make:
     return make
 
 
-def _unusable(prompt: str, answers: tuple[str, ...], spec: TaskSpec) -> str:
+def _unusable(prompt: str, answers: tuple[str, ...], spec: TaskSpec, prompt_alone: bool = False) -> str:
     """What makes a rendered example unusable, or ""."""
     if not prompt.strip():
         return "the prompt comes out empty; mend the template or drop the row"
+    if prompt_alone:
+        return ""
     empty = next((i for i, answer in enumerate(answers) if not answer.strip()), None)
     if empty is not None:
         return f"answer {empty} comes out empty; mend the template or drop the row"

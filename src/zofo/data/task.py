@@ -59,7 +59,7 @@ def load_task(
     make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
     examples = sample(tables, make, cfg, seed, only, spec.dev_rows, bad)
     repeated = _repeated(examples)
-    decoding, metrics = _decoding(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
+    decoding, metrics = decoding_of(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
     if only is None and answers is None and spec.kind == "options":
         say_untrained(examples, spec.labels, name)
@@ -112,7 +112,7 @@ def _led(metrics: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> t
     return (cfg.metric, *(name for name in metrics if name != cfg.metric))
 
 
-def _decoding(spec: TaskSpec, cfg: TaskConfig) -> Decoding:
+def decoding_of(spec: TaskSpec, cfg: TaskConfig) -> Decoding:
     """The task's way of generating, with what the configuration says otherwise."""
     names = ("max_new_tokens", "temperature", "top_p", "samples")
     decoding = replace(spec.generation, **{n: v for n in names if (v := getattr(cfg, n)) is not None})
@@ -187,7 +187,7 @@ def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
     unused = [n for n in ("max_new_tokens", "temperature", "top_p", "samples") if getattr(cfg, n) is not None]
     if unused and spec.kind != "generation":
         raise InputError(f"task.{unused[0]}: {name} generates nothing; leave it out")
-    _decoding(spec, cfg)
+    decoding_of(spec, cfg)
     if cfg.run_generated_code and "pass_at_k" not in metrics_of(spec):
         raise InputError(f"task.run_generated_code: {name} runs no programs; leave it out")
     if cfg.scoring != "mean" and spec.kind != "options":

@@ -98,13 +98,14 @@ def tokenize_all(
     for_eval: bool = False,
     what: str = "",
     bad: BadRows | None = None,
+    says: bool = True,
 ) -> list[Encoded]:
     """Tokenize every example, all answers in one call of the tokenizer.
 
     encodes "options": all options. "gold": the right answer alone, or, `for_eval`, all options where there are any.
     `add_eos` appends the EOS as a label. `max_length` None: the tokenizer's own limit, if it has one.
-    what: the examples' name in a warning, such as "train". InputError if an answer does not fit, or has no token,
-    unless `bad` has such examples left out.
+    what: the examples' name in the warning that some were cut, if it `says` so. InputError if an answer does not fit,
+    or has no token, unless `bad` has such examples left out.
     """
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)
@@ -126,7 +127,7 @@ def tokenize_all(
             continue
         cut += [example.id] if short else []
         encoded.append(Encoded(example, _rows(options), example.gold if every else (0,), len(options), short))
-    if cut:
+    if cut and says:
         log.warning(
             "%d of %d %s are longer than %s tokens (%s is one) and lost the beginning of their prompts; "
             "model.max_length sets the limit",

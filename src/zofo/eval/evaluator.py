@@ -48,7 +48,8 @@ class Evaluator:
         """Loss and metrics. generate: False leaves out the metrics of generated texts, which cost most."""
         null, scoring = None, self.data.scoring
         if scoring in NULLED:
-            null = null_scores(self.loss, encoded, self.tokenizer, self.max_length, self.batch_size, scoring)
+            examples = [e.example for e in encoded]
+            null = null_scores(self.loss.scorer, examples, self.tokenizer, self.max_length, self.batch_size, scoring)
         one_answer = all(len({e.example.answers[i] for i in e.gold}) == 1 for e in encoded)
         labels = self.data.labels if one_answer else ()
         evaluation = evaluate(self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from zofo.data.batch import Batch
 from zofo.data.calibration import NULLED, NullKey, null_examples, null_key
-from zofo.data.example import Scoring
+from zofo.data.example import Example, Scoring
 from zofo.data.metrics import METRICS, NONE, one_right, report
 from zofo.data.stream import eval_batches
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import RunError
 from zofo.eval.prefix_cache import read_start
+from zofo.models.scorer import Scorer
 from zofo.objectives._base import option_scores
 from zofo.objectives._loss import Loss
 
@@ -109,24 +111,12 @@ def evaluate(
     """
     outcomes: list[Prediction | None] = [None] * len(encoded)
     total, weight, done = 0.0, 0.0, 0
-    start = read_start(loss.scorer, encoded)
-    for indices, batch in eval_batches(encoded, batch_size, loss.scorer.pad_id):
-        if start is not None:
-            logp, batch = start.logprobs([encoded[i] for i in indices])
-        else:
-            batch = batch.to(loss.scorer.device)
-            logp = loss.scorer.logprobs(batch)
+    for indices, logp, batch in _forwards(loss.scorer, encoded, batch_size):
         sums, weights = (x.double().cpu() for x in loss.objective(logp, batch))
         total, weight = total + float(sums.sum()), weight + float(weights.sum())
-        scores = (
-            option_scores(logp, batch, mean=scoring in ("mean", "pmi"))
-            .cpu()
-            .split([encoded[i].n_options for i in indices])
-        )
-        for place, index in enumerate(indices):
-            e = encoded[index]
-            by_option = _scored(scores[place].double(), e, scoring, null or {})
-            value = float(sums[place] / weights[place])
+        by_example = _scores([encoded[i] for i in indices], logp, batch, scoring, null or {})
+        for place, (index, by_option) in enumerate(zip(indices, by_example)):
+            e, value = encoded[index], float(sums[place] / weights[place])
             outcomes[index] = Prediction(e.example.id, tuple(by_option.tolist()), likeliest(by_option), e.gold, value)
         done += len(indices)
         if progress is not None:
@@ -154,6 +144,49 @@ def likeliest(scores: torch.Tensor) -> int:
     return int(scores.argmax()) if known else NONE
 
 
+@torch.no_grad()
+def option_scores_of(
+    scorer: Scorer,
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    scoring: Scoring = "mean",
+    null: Mapping[NullKey, Sequence[float]] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[torch.Tensor]:
+    """fp64 [options] of each example: its options' scores, whichever is right. Arguments: see `evaluate`."""
+    scores: dict[int, torch.Tensor] = {}
+    for indices, logp, batch in _forwards(scorer, encoded, batch_size):
+        scores |= zip(indices, _scores([encoded[i] for i in indices], logp, batch, scoring, null or {}))
+        if progress is not None:
+            progress(len(scores))
+    return [scores[i] for i in range(len(encoded))]
+
+
+def _forwards(
+    scorer: Scorer, encoded: Sequence[Encoded], batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, Batch]]:
+    """(which examples, the log-probability of each label, the batch) of all batches."""
+    start = read_start(scorer, encoded)
+    for indices, batch in eval_batches(encoded, batch_size, scorer.pad_id):
+        if start is not None:
+            yield indices, *start.logprobs([encoded[i] for i in indices])
+        else:
+            batch = batch.to(scorer.device)
+            yield indices, scorer.logprobs(batch), batch
+
+
+def _scores(
+    encoded: Sequence[Encoded],
+    logp: torch.Tensor,
+    batch: Batch,
+    scoring: Scoring,
+    null: Mapping[NullKey, Sequence[float]],
+) -> list[torch.Tensor]:
+    """fp64 [options] of each example of a batch."""
+    scores = option_scores(logp, batch, mean=scoring in ("mean", "pmi")).cpu().split([e.n_options for e in encoded])
+    return [_scored(each.double(), e, scoring, null) for each, e in zip(scores, encoded)]
+
+
 def _scored(
     scores: torch.Tensor, encoded: Encoded, scoring: Scoring, null: Mapping[NullKey, Sequence[float]]
 ) -> torch.Tensor:
@@ -165,18 +198,18 @@ def _scored(
 
 
 def null_scores(
-    loss: Loss,
-    encoded: Sequence[Encoded],
+    scorer: Scorer,
+    examples: Sequence[Example],
     tokenizer: Any,
     max_length: int | None,
     batch_size: int,
     scoring: Scoring = "calibrated",
 ) -> dict[NullKey, tuple[float, ...]]:
     """{null_key: each option's score, as `scoring` takes it, after the prompt without its input}."""
-    kinds = null_examples([e.example for e in encoded], scoring)
+    kinds = null_examples(examples, scoring)
     rows = tokenize_all(tokenizer, list(kinds.values()), max_length, "options", False, True)
-    evaluation = evaluate(loss, rows, (), batch_size, scoring="mean" if scoring == "pmi" else "sum")
-    return {key: p.scores for key, p in zip(kinds, evaluation.predictions)}
+    scores = option_scores_of(scorer, rows, batch_size, "mean" if scoring == "pmi" else "sum")
+    return {key: tuple(each.tolist()) for key, each in zip(kinds, scores)}
 
 
 def as_rows(evaluation: Evaluation, encoded: Sequence[Encoded]) -> list[dict[str, Any]]:

@@ -51,6 +51,25 @@ def share_prompts(
     return packed
 
 
+class Sharing:
+    """`share_prompts` for one set of examples after another: the model is tried on the first that gains from it."""
+
+    def __init__(self, scorer: Scorer, limit: int | None) -> None:
+        self.scorer, self.limit = scorer, limit
+        self._reason: str | None = None  # why not; None: not tried yet
+        self._reach = _window(unwrapped(scorer.model).config) - getattr(scorer.model, "virtual", 0)
+
+    def __call__(self, examples: Sequence[Encoded]) -> list[Encoded]:
+        plain, packed = list(examples), option_trees(examples, self.limit)
+        if self._reason or all(after is before for before, after in zip(plain, packed)):
+            return plain
+        if max(max(e.length for e in packed), max(e.length for e in plain)) > self._reach:
+            return plain
+        if self._reason is None:
+            self._reason = probe(self.scorer, list(zip(plain, packed)))
+        return plain if self._reason else packed
+
+
 @torch.no_grad()
 def probe(scorer: Scorer, pairs: Sequence[tuple[Encoded, Encoded]]) -> str:
     """Why the model must not be given packed rows; "" where it computes the same from them as from plain ones.

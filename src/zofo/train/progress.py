@@ -11,6 +11,8 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from zofo.errors import printable
 from zofo.methods._nonfinite import HALVINGS, Refusals
@@ -147,18 +149,24 @@ class Skips:
 
 
 @contextmanager
-def counter(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
-    """(says a line that stays; shows how many of `total` are done: on a terminal, else a line every half minute)."""
+def counter(what: str, total: int, before: int = 0) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """(says a line that stays; shows how many of `total` are done, and the time left: a bar on a terminal, else a line
+    every half minute). before: how many were done before this command, which took no time of it."""
     shown_on, what = console(sys.stderr), printable(what)
-    last = time.monotonic()
-    with shown_on.status(what) if shown_on.is_terminal else nullcontext() as status:
+    start = last = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Bar(*columns, console=shown_on, transient=True) if shown_on.is_terminal else None
+    with bar or nullcontext():
+        row = bar.add_task(what.replace("[", "\\["), total=total, completed=before) if bar else None
 
         def show(done: int) -> None:
             nonlocal last
-            if status is not None:
-                status.update(f"{what}: {done}/{total}")
-            elif time.monotonic() - last > 30:
-                last = time.monotonic()
-                shown_on.print(f"{what}: {done}/{total}", markup=False)
+            now = time.monotonic()
+            if bar is not None and row is not None:
+                bar.update(row, completed=done)
+            elif now - last > 30:
+                last = now
+                left = duration((now - start) / max(done - before, 1) * (total - done))
+                shown_on.print(f"{what}: {done}/{total}, {left} left", markup=False)
 
         yield (lambda text: shown_on.print(printable(text, plain="\n\t"), markup=False)), show

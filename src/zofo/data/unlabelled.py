@@ -1,0 +1,136 @@
+"""Rows whose answer nobody knows yet, as examples: the prompts that training has, without the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from zofo.config.sections import TaskConfig
+from zofo.data.chat import Chat, Make
+from zofo.data.example import Decoding, Example
+from zofo.data.fewshot import demonstrate
+from zofo.data.files import Record, Records, columns_of, file_of, missing_column
+from zofo.data.multitask.setting import find_setting
+from zofo.data.own_files import from_choices, option_texts, text_of, turns_of
+from zofo.data.spec import TaskSpec, maker, used_columns
+from zofo.data.task import decoding_of, settle
+from zofo.errors import InputError, printable
+
+
+@dataclass(frozen=True)
+class Asking:
+    """make: a row -> an example, of which nothing that hangs on the right answer may be read. Raises InputError that
+    names the row. labels: the names of the options, where all rows share them."""
+
+    make: Make
+    kind: Literal["options", "text"]
+    labels: tuple[str, ...] = ()
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+def asking(
+    cfg: TaskConfig,
+    records: Records,
+    labels: Sequence[str],
+    tokenizer: Any,
+    text_column: str | None = None,
+    pool: Sequence[Example] = (),
+    seed: int = 0,
+) -> Asking:
+    """How rows without an answer are asked, as the task section has it.
+
+    records: the first rows of the file, by whose columns it is judged. labels: what a run on a file of one's own
+    answers; task.choices names them too; without any, texts are written. text_column: the file's name for the column
+    `text` or `prompt`. pool: answered examples, for demonstrations. Raises InputError naming file and fix.
+    """
+    if find_setting(cfg.name) is not None:
+        raise InputError(f"task: {cfg.name} is many tasks; say with --task which one the rows are of")
+    chat, known = Chat(tokenizer, cfg.system), settle(cfg)
+    if known is None:
+        plain = _own(cfg, records, tuple(cfg.choices or labels), chat, text_column)
+    else:
+        plain = _known(cfg, known[0], records, text_column)
+
+    def make(record: Record) -> Example:
+        return demonstrate([plain.make(record)], pool, cfg.num_fewshot, cfg.fewshot, seed)[0]
+
+    made = make if cfg.num_fewshot else plain.make
+    if not cfg.apply_chat_template:
+        return replace(plain, make=made)
+    checked = chat.checked(made)
+
+    def dressed(record: Record) -> Example:
+        example = checked(record)
+        if example.cuttable is not None:
+            return example
+        if plain.kind == "options":
+            return chat.dress(example, ends=False)
+        return chat.asked(example.id, [{"role": "user", "content": example.prompt.strip()}], example.place)
+
+    return replace(plain, make=dressed)
+
+
+def _known(cfg: TaskConfig, spec: TaskSpec, records: Records, text_column: str | None) -> Asking:
+    columns = _columns(spec, cfg.template)
+    if text_column is not None:
+        raise InputError(
+            f"--text-column: is for files of one's own; {spec.file} reads {', '.join(columns)}; rename the column"
+        )
+    has = columns_of(records)
+    for name in columns:
+        if name not in has:
+            raise missing_column(name, records, f'{spec.file}: template "{cfg.template}"', spec.columns)
+    make = maker(spec, cfg.template, answered=False)
+    if spec.kind == "options":
+        return Asking(make, "options", tuple(spec.labels))
+    return Asking(make, "text", (), replace(decoding_of(spec, cfg), samples=1))
+
+
+def _columns(spec: TaskSpec, template: str) -> list[str]:
+    """What is read of a row before its answer is known."""
+    asked = spec.templates[template]
+    answers = asked.answers if spec.kind == "options" else [""]
+    alone = replace(spec, templates={template: replace(asked, answers=answers)}, gold=None, reference=None)
+    (names,) = used_columns(alone).values()
+    return [] if isinstance(names, str) else sorted(names)
+
+
+def _own(cfg: TaskConfig, records: Records, labels: tuple[str, ...], chat: Chat, text_column: str | None) -> Asking:
+    has, file = columns_of(records), file_of(records)
+    if text_column is not None and text_column not in has:
+        raise missing_column(text_column, records, "--text-column")
+    column = text_column or ("text" if labels or "choices" in has else "prompt")
+    if labels:
+        if column not in has:
+            raise _without(column, records)
+        return Asking(lambda record: _with_options(record, column, labels), "options", labels)
+    if "choices" in has and column in has:
+        return Asking(lambda record: from_choices(record, column, answered=False), "options")
+    if text_column is None and "messages" in has:
+        return Asking(lambda record: _conversation(record, "messages", chat), "text")
+    if column not in has:
+        raise InputError(
+            f"{file}: needs a column prompt or messages, to which texts are written (to choose among labels give "
+            f"task.choices=[...]); has: {printable(', '.join(has), 300)}; --text-column NAME takes another one"
+        )
+    return Asking(lambda record: _prompt(record, column, chat), "text")
+
+
+def _without(column: str, records: Records) -> InputError:
+    return InputError(f"{missing_column(column, records)}; --text-column NAME takes another one")
+
+
+def _with_options(record: Record, column: str, labels: tuple[str, ...]) -> Example:
+    prompt = text_of(record, column)
+    return Example(record.id, prompt, option_texts(prompt, labels), (0,), place=record.place)
+
+
+def _prompt(record: Record, column: str, chat: Chat) -> Example:
+    if isinstance(record.row.get(column), list):
+        return _conversation(record, column, chat)
+    return Example(record.id, text_of(record, column), ("",), (0,), place=record.place)
+
+
+def _conversation(record: Record, column: str, chat: Chat) -> Example:
+    return chat.asked(record.id, turns_of(record, column, chat), record.place)

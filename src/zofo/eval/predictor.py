@@ -1,0 +1,119 @@
+"""Answers to rows whose answer nobody knows yet: an option with its probability, or a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from zofo.data.calibration import NULLED, NullKey, null_key
+from zofo.data.checks import check_words, refuse_words
+from zofo.data.example import Example, Scoring
+from zofo.data.files import BadRows
+from zofo.data.metrics import NONE
+from zofo.data.tokenization import Encoded, tokenize_all, tokenize_prompt
+from zofo.data.unlabelled import Asking
+from zofo.errors import InputError
+from zofo.eval.decoding import Request, decode
+from zofo.eval.likelihood import likeliest, null_scores, option_scores_of
+from zofo.models.backbone import Loaded
+from zofo.models.scorer import Scorer
+from zofo.models.tree_probe import Sharing
+from zofo.zo.keys import derive
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says to a row. prediction: the option it chooses, by its name; None where there is none: a score
+    is NaN, or the row could not be used. probabilities: of the options, as `options` names them. text: what it wrote.
+    """
+
+    prediction: str | None = None
+    options: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    text: str | None = None
+
+
+@dataclass
+class Predictor:
+    """model: the backbone, or what an adapter makes of it. seed: of texts that are sampled, with a row's id.
+
+    cut: how many rows lost the beginning of their prompts. nan: how many had no finite scores.
+    """
+
+    loaded: Loaded
+    model: Any
+    asking: Asking
+    scoring: Scoring
+    batch_size: int
+    seed: int
+    cut: int = 0
+    nan: int = 0
+    _null: dict[NullKey, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._scorer: Scorer = self.loaded.scorer(self.model)
+        self._share = Sharing(self._scorer, self.loaded.max_length)
+
+    @torch.no_grad()
+    def __call__(
+        self, examples: Sequence[Example], bad: BadRows, progress: Callable[[int], None] | None = None
+    ) -> list[Answer]:
+        """The answer to each, in their order. bad: what is done with rows that do not fit the model; their answer is
+        empty. progress: called with how many are done. Raises InputError naming the row."""
+        if self.asking.kind == "text":
+            return self._texts(examples, bad, progress)
+        encoded = self._encoded(examples, bad)
+        if self.scoring in NULLED:
+            new = [e.example for e in encoded if null_key(e.example) not in self._null]
+            if new:
+                tokenizer, length = self.loaded.tokenizer, self.loaded.max_length
+                self._null |= null_scores(self._scorer, new, tokenizer, length, self.batch_size, self.scoring)
+        packed = self._share(encoded) if encoded else []
+        scores = option_scores_of(self._scorer, packed, self.batch_size, self.scoring, self._null, progress)
+        answers = {e.example.id: self._choice(e.example, each) for e, each in zip(encoded, scores)}
+        return [answers.get(example.id, Answer()) for example in examples]
+
+    def _encoded(self, examples: Sequence[Example], bad: BadRows) -> list[Encoded]:
+        limit = self.loaded.max_length
+        encoded = tokenize_all(self.loaded.tokenizer, examples, limit, "options", False, True, "", bad, says=False)
+        self.cut += sum(e.cut for e in encoded)
+        check_words(encoded, self.loaded.beyond)
+        return encoded
+
+    def _choice(self, example: Example, scores: torch.Tensor) -> Answer:
+        names = self.asking.labels or tuple(answer.strip() for answer in example.answers)
+        index = likeliest(scores)
+        if index == NONE:
+            self.nan += 1
+            return Answer(options=names)
+        return Answer(names[index], names, tuple(scores.softmax(0).tolist()))
+
+    def _texts(self, examples: Sequence[Example], bad: BadRows, progress: Callable[[int], None] | None) -> list[Answer]:
+        decoding, loaded = self.asking.decoding, self.loaded
+        room = None if loaded.max_length is None else loaded.max_length - decoding.max_new_tokens + 1
+        requests: dict[str, Request] = {}
+        for example in examples:
+            try:
+                ids = tokenize_prompt(loaded.tokenizer, example, room)
+                refuse_words(ids, loaded.beyond, example.where)
+            except InputError as error:
+                bad.refuse(error, example.where)
+                continue
+            key = derive(self.seed, f"write/{example.id}", 0)
+            requests[example.id] = Request(ids, decoding.max_new_tokens, key, example.cuttable is not None)
+        done = 0
+
+        def count(number: int, text: str) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done)
+
+        texts = decode(
+            self.model, loaded.tokenizer, list(requests.values()), decoding, loaded.pad_id, self.batch_size, count
+        )
+        written = dict(zip(requests, texts))
+        return [Answer(text=written.get(example.id)) for example in examples]
