@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zofo import __version__
 from zofo.api.out_of_memory import with_options
 from zofo.api.predict import Asked, answer, examples_of, open_predictor, options
 from zofo.config.json_text import read_json
@@ -68,7 +67,7 @@ def predict_file(
     columns, bad = new_columns(predictor, prefix), BadRows(cfg.on_bad_row == "skip")
     rows = _look_over(source, predictor, columns, bad)
     plan = {
-        "zofo": __version__,
+        "format": 1,
         "rows": {"n": rows, "sha256": sha256_of(source)},
         "target": {"path": str(target), "files": _stamps(Path(target))},
         "settings": {"task": dataclasses.asdict(cfg), "prefix": prefix, "asked": _settings(asked, predictor)},

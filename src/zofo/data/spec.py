@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -233,13 +234,11 @@ def maker(spec: TaskSpec, template_name: str, answered: bool = True) -> Make:
             raise InputError(f"{at}: {fault}")
         if to_be_written:
             return Example(record.id, text, ("",), (0,), None, None, empty, record.place)
-        read = [name for name in sorted(used.get("gold", ())) if name in row]
-        given = ", ".join(f"{name} {printable(repr(row[name]), 80)}" for name in read)
-        computed = f" (gold is {spec.gold}; {given})" if gold and spec.gold != value and spec.gold not in row else ""
         try:
             right = right_answers(value, answers, spec.labels, f"{record.place}: {spec.file}")
         except InputError as e:
-            raise InputError(f"{e}{computed}") from None
+            read = sorted(name for name in used.get("gold", ()) if name in row)
+            raise InputError(f"{e}{_computed(spec, value, {name: row[name] for name in read})}") from None
         if not right:
             raise InputError(f"{at}: no right answer; mend or drop the row")
         right_texts = {answers[i] for i in right}  # data may list an option twice
@@ -247,6 +246,14 @@ def maker(spec: TaskSpec, template_name: str, answered: bool = True) -> Make:
         return Example(record.id, text, answers, right, None, compared, empty, record.place)
 
     return make
+
+
+def _computed(spec: TaskSpec, value: Any, read: Mapping[str, Any]) -> str:
+    """Of what a wrong label was computed, where it is not a column as it is. read: the columns of `gold` in the row."""
+    if spec.gold is None or spec.gold == value or spec.gold in read:
+        return ""
+    given = ", ".join(f"{name} {printable(repr(cell), 80)}" for name, cell in read.items())
+    return f" (gold is {spec.gold}; {given})"
 
 
 def _unusable(prompt: str, answers: tuple[str, ...], spec: TaskSpec, prompt_alone: bool = False) -> str:
