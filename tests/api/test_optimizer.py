@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -173,16 +172,6 @@ def test_a_loss_that_is_nan_moves_nothing() -> None:
     with pytest.raises(NonFiniteError):
         opt.step(lambda: math.nan)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(model)))
-
-
-def test_dropout_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
-    with caplog.at_level(logging.WARNING, "zofo"):
-        ZerothOrder(model)
-    assert "dropout" in caplog.text
-    caplog.clear()
-    ZerothOrder(model.eval())
-    assert not caplog.text
 
 
 def test_the_direction_is_that_of_the_methods() -> None:

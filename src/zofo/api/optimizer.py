@@ -20,6 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zofo.api.own_loop import (
+    Closure,
+    Objective,
+    check_modes,
+    check_names,
+    check_rate,
+    check_seed,
+    is_compiled,
+    module_of,
+)
 from zofo.config import registry
 from zofo.config.layers import Value
 from zofo.config.typed import build
@@ -38,19 +48,6 @@ from zofo.zo.support import Support
 
 log = logging.getLogger("zofo")
 Part = str | Mapping[str, Any]
-Closure = Callable[[], float | Tensor]  # () -> loss, a number or a tensor of one element
-
-
-class _Objective:
-    """The closure as estimators and rules want it: a float, no gradients, and `further` where it was given."""
-
-    def __init__(self, closure: Closure, further: Callable[[], Closure] | None) -> None:
-        self.closure = closure
-        self.further = None if further is None else lambda: _Objective(further(), further)
-
-    @torch.no_grad()
-    def __call__(self) -> float:
-        return float(self.closure())
 
 
 class ZerothOrder(torch.optim.Optimizer):
@@ -62,7 +59,7 @@ class ZerothOrder(torch.optim.Optimizer):
     def __init__(
         self,
         model: nn.Module,
-        lr: float = 1e-6,
+        lr: float | Tensor = 1e-6,
         *,
         estimator: Part = "spsa",
         rule: Part = "sgd",
@@ -70,18 +67,24 @@ class ZerothOrder(torch.optim.Optimizer):
         names: Iterable[str] | None = None,
         seed: int = 0,
         journal: str | Path | None = None,
+        overwrite: bool = False,
     ) -> None:
         """estimator, rule, mask: a name, or its settings with the name: {"name": "spsa", "eps": 1e-3, "q": 4}.
 
         names: the parameters of `model` that move (as in named_parameters); None: all of floating point. journal: a
-        file to write every update to, from which `replay` makes theta again, bit for bit. The first step replaces it,
-        unless `load_state_dict` came before, which goes on with it.
-        Raises InputError for unknown names and settings.
+        file to write every update to, from which `replay` makes theta again, bit for bit. The first step makes it, or
+        `load_state_dict` goes on with it. overwrite: the first step may replace a journal that is there.
+        Of a model that torch.compile made, the shifted weights are a second copy, unless `shift` says otherwise.
+        Raises InputError for unknown names and settings, and what is no module or no rate.
         """
-        named = dict(model.named_parameters())
-        odd = sorted(set(names or ()) - set(named))
-        if odd:
-            raise InputError(f"names: the model has no parameter {odd[0]}")
+        inside = module_of(model)
+        check_names(names, inside)
+        check_rate(lr)
+        check_seed(seed)
+        if is_compiled(model):
+            estimator = _copying(estimator)
+        model = self._model = inside
+        self._overwrite = overwrite
         self._parts = _read(estimator=estimator, rule=rule, mask=mask)
         self.seed, self.steps = seed, 0
         self._records = Records()
@@ -93,8 +96,6 @@ class ZerothOrder(torch.optim.Optimizer):
         super().__init__([{"params": list(self.theta.values())}], {"lr": lr})
         self._path = None if journal is None else Path(journal)
         self._journalled = Journalled(self.rule, self._records)
-        if any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules()):
-            log.warning("the model has dropout in training mode: its noise differs from call to call; use model.eval()")
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, closure: Closure, further: Callable[[], Closure] | None = None
@@ -102,17 +103,35 @@ class ZerothOrder(torch.optim.Optimizer):
         """One estimate and one update. Returns the loss as the estimate saw it: for spsa the mean of its two sides.
 
         closure: () -> loss, a number or a tensor of one element. further: () -> the closure of another batch, for
-        `svrg`. Raises NonFiniteError, before anything moves, where the estimate is NaN or infinite.
+        `svrg`. Raises NonFiniteError, before anything moves, where the estimate is NaN or infinite; InputError where
+        the closure gives no loss, the rate is none, or a part of the model is in training mode that must not be.
         """
+        f, lr = Objective(closure, further), self.param_groups[0]["lr"]
+        check_rate(lr)
+        check_modes(self._model)
         if self._path is not None and self._records.journal is None:
-            self._records.open(Journal.create(self._path, self._header()))
-        f = _Objective(closure, further)
+            self._records.open(Journal.create(self._free(self._path), self._header()))
         g: ZOGrad = self.estimator(f, self.theta, self.steps, derive(self.seed, "z", self.steps))
-        self._journalled.update_(self.theta, g, self.param_groups[0]["lr"], self.steps, f)
+        self._journalled.update_(self.theta, g, float(lr), self.steps, f)
         self.steps += 1
         if self.estimator.mask is not None and (words := self.estimator.mask.words()):
             log.info("%s", words)
         return g.value
+
+    def _free(self, path: Path) -> Path:
+        """Where a journal may be begun. Raises InputError where a file is there, which holds somebody's run."""
+        if path.is_file() and path.stat().st_size and not self._overwrite:
+            raise InputError(
+                f"journal: {path} is there already; load_state_dict goes on with it, overwrite=True replaces it, or "
+                f"give another name"
+            )
+        return path
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises InputError: theta is one group, made of the model."""
+        if self.param_groups:
+            raise InputError("ZerothOrder has one group of parameters, those of the model; names=[...] chooses them")
+        super().add_param_group(param_group)
 
     def sensitivities(self, closures: Iterable[Callable[[], Tensor]]) -> None:
         """For the mask `sensitivity`, before the first step: closures () -> loss with a gradient, one a batch."""
@@ -155,7 +174,11 @@ class ZerothOrder(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; a journal is cut back to there. Raises JournalError where it is
-        shorter, damaged or another."""
+        shorter, damaged or another, and InputError for a state that is no ZerothOrder's."""
+        wanted = ("steps", "seed", "lr", "support", "rule", "estimator", "journal")
+        missing = [key for key in wanted if key not in state_dict]
+        if missing:
+            raise InputError(f"state_dict: no state of a ZerothOrder: it has no {', '.join(missing)}")
         if self._path is not None and state_dict["journal"] is not None:
             self._records.open(Journal.open(self._path, state_dict["journal"], state_dict.get("journal_crc")))
         self.steps, self.seed, self.param_groups[0]["lr"] = (state_dict[key] for key in ("steps", "seed", "lr"))
@@ -166,12 +189,24 @@ class ZerothOrder(torch.optim.Optimizer):
             self.estimator.mask.restore(state_dict["support"][0], Support.unpack(state_dict["support"][1], device))
 
 
+def _copying(estimator: Part) -> Part:
+    """The estimator's settings with shift=copy, where they say nothing of it: compiled code can read no stand-in.
+    Raises InputError where they say `layer`."""
+    settings = {"name": estimator} if isinstance(estimator, str) else dict(estimator)
+    if settings.setdefault("shift", "copy") == "layer":
+        raise InputError(
+            "estimator.shift: layer shifts a weight while it is read, which torch.compile's code cannot do; leave it "
+            "out (copy, a second copy of the weights), or give the model without torch.compile"
+        )
+    return settings
+
+
 def replay(model: nn.Module, journal: str | Path) -> int:
     """Make the updates of a journal again on a model with the weights that it started from. Returns their number.
 
     Raises InputError for another model, JournalError for a damaged file.
     """
-    path = Path(journal)
+    path, model = Path(journal), module_of(model)
     header, start = read_header(path)
     estimator, rule = _build(
         _read(**{key: header[key] for key in ("estimator", "rule", "mask")}), header["seed"], Records()
