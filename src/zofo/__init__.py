@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zofo.api.optimizer import replay as replay
     from zofo.api.predict import predict as predict
     from zofo.api.predict_file import predict_file as predict_file
+    from zofo.api.trainer import TrainerMixin as TrainerMixin
     from zofo.errors import InputError as InputError
     from zofo.errors import RunError as RunError
     from zofo.errors import ZofoError as ZofoError
@@ -43,12 +44,14 @@ _HOMES = {
     "predict": "zofo.api.predict",
     "predict_file": "zofo.api.predict_file",
     "replay": "zofo.api.optimizer",
+    "TrainerMixin": "zofo.api.trainer",
     "resolve": "zofo.api.configure",
 }
 __all__ = [
     "InputError",
     "Run",
     "RunError",
+    "TrainerMixin",
     "ZerothOrder",
     "ZofoError",
     "evaluate",

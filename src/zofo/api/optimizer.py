@@ -27,6 +27,7 @@ from zofo.api.own_loop import (
     check_names,
     check_rate,
     check_seed,
+    closure_of,
     is_compiled,
     module_of,
 )
@@ -96,26 +97,42 @@ class ZerothOrder(torch.optim.Optimizer):
         super().__init__([{"params": list(self.theta.values())}], {"lr": lr})
         self._path = None if journal is None else Path(journal)
         self._journalled = Journalled(self.rule, self._records)
+        self._found: tuple[Objective, ZOGrad] | None = None  # of an estimate whose update has not been made
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, closure: Closure, further: Callable[[], Closure] | None = None
+        self, closure: Closure | None = None, further: Callable[[], Closure] | None = None
     ) -> float:
         """One estimate and one update. Returns the loss as the estimate saw it: for spsa the mean of its two sides.
 
-        closure: () -> loss, a number or a tensor of one element. further: () -> the closure of another batch, for
-        `svrg`. Raises NonFiniteError, before anything moves, where the estimate is NaN or infinite; InputError where
-        the closure gives no loss, the rate is none, or a part of the model is in training mode that must not be.
+        closure: () -> loss, a number or a tensor of one element; None: the update by what `estimate` found. further: ()
+        -> the closure of another batch, for `svrg`. Raises NonFiniteError, before anything moves, where the estimate is
+        NaN or infinite; InputError where the closure gives no loss, the rate is none, or a part of the model is in
+        training mode that must not be.
         """
-        f, lr = Objective(closure, further), self.param_groups[0]["lr"]
+        if closure is not None:
+            self.estimate(closure, further)
+        elif self._found is None:
+            closure_of(closure)
+        assert self._found is not None
+        (f, g), self._found = self._found, None
+        lr = self.param_groups[0]["lr"]
         check_rate(lr)
-        check_modes(self._model)
-        if self._path is not None and self._records.journal is None:
-            self._records.open(Journal.create(self._free(self._path), self._header()))
-        g: ZOGrad = self.estimator(f, self.theta, self.steps, derive(self.seed, "z", self.steps))
         self._journalled.update_(self.theta, g, float(lr), self.steps, f)
         self.steps += 1
         if self.estimator.mask is not None and (words := self.estimator.mask.words()):
             log.info("%s", words)
+        return g.value
+
+    def estimate(self, closure: Closure, further: Callable[[], Closure] | None = None) -> float:
+        """The first half of a step, for loops that do something between the two: `step()` without a closure makes the
+        update. Nothing has moved yet. Arguments, the loss returned and errors as `step`'s."""
+        f = Objective(closure, further)
+        check_rate(self.param_groups[0]["lr"])
+        check_modes(self._model)
+        if self._path is not None and self._records.journal is None:
+            self._records.open(Journal.create(self._free(self._path), self._header()))
+        g: ZOGrad = self.estimator(f, self.theta, self.steps, derive(self.seed, "z", self.steps))
+        self._found = f, g
         return g.value
 
     def _free(self, path: Path) -> Path:
