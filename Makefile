@@ -46,7 +46,7 @@ $(BIN)/python:
 	$(PY) -m venv $(VENV)
 
 $(STAMP): pyproject.toml constraints/tested.txt | $(BIN)/python
-	$(call install,$(VENV),-c constraints/tested.txt)
+	$(call install,$(VENV),-c constraints/tested.txt,trl)
 	$(BIN)/python -m zofo.zo.kernels.ahead
 	@touch $@
 
@@ -80,11 +80,11 @@ test-newest test-oldest test-flower: test-%:
 	@$(check-python)
 	rm -rf .venv-$*
 	$(PY) -m venv .venv-$*
-	$(call install,.venv-$*,$(if $(filter newest,$*),,-c constraints/$*.txt),$(if $(filter flower,$*),-r constraints/flower.in))
+	$(call install,.venv-$*,$(if $(filter newest,$*),,-c constraints/$*.txt),$(if $(filter flower,$*),-r constraints/flower.in)$(if $(filter newest,$*),trl))
 	.venv-$*/bin/python -m tests.compatibility $*
 
 LOCK := .venv-lock/bin/uv pip compile pyproject.toml -q --no-annotate --no-header --upgrade --python-version 3.11
-EXTRAS := $(foreach extra,dev docs lm-eval math quant quickstart tensorboard trackio wandb,--extra $(extra))
+EXTRAS := $(foreach extra,dev docs lm-eval math quant quickstart tensorboard trackio trl wandb,--extra $(extra))
 
 lock:
 	@$(check-python)

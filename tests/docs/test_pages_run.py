@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
 
 from tests.conftest import ROOT
-from tests.page_world import add_experiments, load_dataset, make_model, make_world
+from tests.page_world import add_experiments, load_dataset, make_model, make_world, sst2
 from tests.pages import PAGES, SHELL, Block, blocks, commands, name_of
 from zofo.cli import main as cli
 
@@ -55,6 +56,7 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("--output-dir out/sparse", f"--output-dir out/sparse {TRAIN} train.max_steps=2"),
         ("--output-dir out/lozo", f"--output-dir out/lozo {TRAIN} train.max_steps=2"),
         ("--output-dir out/both", f"--output-dir out/both {SMALL}"),
+        ('SFTConfig("out", ', 'SFTConfig("out", use_cpu=True, bf16=False, report_to=[], max_steps=2, '),
     ],
     "docs/quantization.md": [("--output-dir out/int8", f"--output-dir out/int8 {SMALL}")],
     "docs/memory.md": [
@@ -103,6 +105,7 @@ def provided(page: str) -> dict[str, Any]:
             "model": model,
             "data": [batch] * 3,
             "loss_of": lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+            "rows": Dataset.from_list([{"text": row["sentence"]} for row in sst2(16)]),
         },
     }
     return given.get(page, {})

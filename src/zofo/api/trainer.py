@@ -52,7 +52,9 @@ class TrainerMixin:
 
     def training_step(self: Any, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """The loss of the step's batches, of which all but the last wait; its `optimizer.step()` moves theta."""
-        model.eval()  # the Trainer's loop has set it to train
+        for module in model.modules():  # the Trainer's loop has set them to train
+            module.training = False
+        model.training = True  # by which TRL tells its training's metrics from an evaluation's
         self._batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
