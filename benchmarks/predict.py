@@ -43,7 +43,7 @@ class Harness:
     """HFLM's log-likelihoods of both labels behind each text; the larger is the answer."""
 
     def __init__(self, model: str, texts: Sequence[str]) -> None:
-        HFLM = import_module("lm_eval.models.huggingface").HFLM  # noqa: N806 (their class)
+        HFLM = import_module("lm_eval.models.huggingface").HFLM
 
         seconds = {}
         for size in BATCHES:
@@ -55,7 +55,7 @@ class Harness:
         self.lm = HFLM(pretrained=model, batch_size=self.batch, device="cpu", dtype="float32")
 
     def _answers(self, lm: Any, texts: Sequence[str]) -> list[str]:
-        Instance = import_module("lm_eval.api.instance").Instance  # noqa: N806
+        Instance = import_module("lm_eval.api.instance").Instance
 
         requests = [
             Instance(request_type="loglikelihood", doc={}, arguments=(text, f" {label}"), idx=i)
