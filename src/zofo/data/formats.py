@@ -14,7 +14,8 @@ import re
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,10 @@ def listed(path: Path) -> bool:
 
 def _whole_row(row: Row) -> Row | RowFault:
     """The row, or what is wrong with a text in it."""
-    column = next((key for key in row if not _whole([key, row[key]])), None)
+    try:
+        column = next((key for key in row if not _whole([key, row[key]])), None)
+    except RecursionError:
+        return RowFault("bad JSON: lists or objects nested too deep to be read")
     if column is None:
         return row
     shown = printable(column, 60)
@@ -251,22 +255,39 @@ def _check_names(path: Path, names: list[str], delimiter: str) -> None:
             f"{path.name}:1: found {DELIMITERS[other]} between the columns' names; a {kind} between fields, is "
             f"expected: save it so{more}"
         )
-    twice = next((name for name in names if names.count(name) > 1), None)
+    check_twice(f"{path.name}:1", names)
+
+
+def check_twice(place: str, names: Sequence[str]) -> None:
+    """Raises InputError where two columns have one name: a row would lose one of them."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise InputError(f'{path.name}:1: two columns have the name "{printable(twice, 60)}"; rename or drop one')
+        raise InputError(f'{place}: two columns have the name "{printable(twice, 60)}"; rename or drop one')
 
 
 def _parquet(path: Path, head: Head | None) -> Numbered:
     import pyarrow.parquet
 
     with parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+        check_twice(path.name, file.schema_arrow.names)
         if head is not None:
             rows = [dict.fromkeys(file.schema_arrow.names)] * min(file.metadata.num_rows, 1)
             yield from enumerate(rows, 1)
             return
         number = itertools.count(1)
         for batch in file.iter_batches(PARQUET_ROWS):
-            yield from ((next(number), row) for row in batch.to_pylist())
+            yield from ((next(number), row) for row in python_rows(batch))
+
+
+def python_rows(batch: Any) -> list[Row]:
+    """An Arrow batch's rows. A column with what Python has no object for, such as a date in the year 10000, is None."""
+    columns = []
+    for column in batch.columns:
+        try:
+            columns.append(column.to_pylist())
+        except (OverflowError, ValueError, ImportError):
+            columns.append([None] * batch.num_rows)
+    return [dict(zip(batch.schema.names, cells)) for cells in zip(*columns)]
 
 
 @contextmanager
