@@ -1,4 +1,4 @@
-"""A file's answers as parts, each there whole or not at all, and joined in the end: what a kill left is gone on from."""
+"""A file's answers as parts, each there whole or not at all, joined in the end: what a kill left is gone on from."""
 
 from __future__ import annotations
 
