@@ -25,7 +25,7 @@ def overrides_of(task: dict[str, Any]) -> list[str]:
 
 
 def short_run(model: Path, folder: Path, rows: Sequence[Any], method: str = "zero-shot", **more: Any) -> Path:
-    """The directory of a run on rows of one's own, which is `folder`/run. more: adapter, changes of the task section."""
+    """The directory of a run on rows of one's own, `folder`/run. more: adapter, changes of the task section."""
     steps = {**SMALL, "max_steps": 0} if method == "zero-shot" else SMALL
     if adapter := more.pop("adapter", None):
         steps["adapter"] = adapter

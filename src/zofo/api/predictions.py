@@ -51,7 +51,7 @@ def check_own(path: Path, keys: set[str], what: str) -> None:
 
 
 def is_own(path: Path, keys: set[str]) -> bool:
-    """Whether a JSON file, or the first row of a file of rows, has these keys."""
+    """Whether a JSON object, or the first row of a file of rows, has these keys."""
     try:
         if data_suffix(path) == ".jsonl":
             with path.open(encoding="utf-8") as file:
@@ -59,8 +59,9 @@ def is_own(path: Path, keys: set[str]) -> bool:
             if not text.endswith("\n") and any(text.startswith(f'{{"{key}": ') for key in keys):
                 return True  # its first line, which a full disk cut
             content = json.loads(text)
-        elif path.name in KEYS:
+        elif data_suffix(path) == ".json":
             content = json.loads(path.read_text("utf-8"))
+            content = content[0] if isinstance(content, list) and content else content
         else:
             ((_, content),) = rows_of(path, Head(rows=1))
     except (OSError, ValueError, RecursionError, InputError):

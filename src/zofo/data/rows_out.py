@@ -16,8 +16,8 @@ from zofo.data.annotated import Style, kind_of
 def as_file(path: Path, rows: Sequence[Mapping[str, Any]]) -> bytes:
     """JSON lines, a JSON list, CSV, TSV or Parquet, as the path's name says; compressed where it ends in .gz.
 
-    A number that is not finite is null. Lists and mappings are JSON in a cell of a CSV; of Parquet a column is JSON text
-    where its rows have values of several types.
+    A number that is not finite is null. Lists and mappings are JSON in a CSV; a column of Parquet is JSON where
+    its rows have values of several types.
     """
     kind = kind_of(path)
     if kind == ".parquet":
