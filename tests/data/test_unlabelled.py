@@ -51,7 +51,7 @@ def test_every_task_s_templates(name: str) -> None:
 
 LAYOUTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], tuple[str, ...]]] = {
     "labels": ([{"text": "a film", "label": "bad"}, {"text": "b\n", "label": "good"}], {}, ("bad", "good")),
-    "choices": ([{"text": "a", "choices": ["x", "y z"], "label": 0}, {"text": "b", "choices": '["p", "q"]', "label": 1}],
+    "choices": ([{"text": "a", "choices": ["x", "y"], "label": 0}, {"text": "b", "choices": '["p", "q"]', "label": 1}],
                 {}, ()),
     "named": ([{"text": "a", "label": 0}, {"text": "b", "label": 1}], {"choices": ["no", "yes"]}, ()),
     "prompts": ([{"prompt": "a", "completion": " b"}, {"prompt": "c\n", "completion": "d"}], {}, ()),
