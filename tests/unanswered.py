@@ -24,9 +24,9 @@ def overrides_of(task: dict[str, Any]) -> list[str]:
     return [f"task.{key}={json.dumps(value)}" for key, value in task.items()]
 
 
-def short_run(model: Path, folder: Path, rows: Sequence[Any], method: str = "zero-shot", **more: Any) -> Path:
+def short_run(model: Path, folder: Path, rows: Sequence[Any], method: Any = "zero-shot", **more: Any) -> Path:
     """The directory of a run on rows of one's own, `folder`/run. more: adapter, changes of the task section."""
-    steps = {**SMALL, "max_steps": 0} if method == "zero-shot" else SMALL
+    steps = {**SMALL, **({"max_steps": 0} if method == "zero-shot" else {})}
     if adapter := more.pop("adapter", None):
         steps["adapter"] = adapter
     file = write_rows(folder / "train.jsonl", rows)
@@ -34,7 +34,7 @@ def short_run(model: Path, folder: Path, rows: Sequence[Any], method: str = "zer
     return run.path
 
 
-def sentiment_run(model: Path, folder: Path, method: str = "zero-shot", **more: Any) -> Path:
+def sentiment_run(model: Path, folder: Path, method: Any = "zero-shot", **more: Any) -> Path:
     return short_run(model, folder, sentiment_rows(60), method, **more)
 
 
