@@ -8,6 +8,7 @@ import decimal
 import gzip
 import io
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,25 @@ def test_a_row_that_cannot_be_read_is_named(body: str, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(body)
     with pytest.raises(InputError, match=r"^rows.csv:3: "):
         list(windows(tmp_path / "rows.csv", 2))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+def test_one_file_is_read_while_another_is_half_read(suffix: str, tmp_path: Path) -> None:
+    """As after Ctrl-C in a notebook, which keeps what was going on."""
+    bodies = {".json": '[{"text": "a"}, {"text": "b"}]', ".jsonl": '{"text": "a"}\n{"text": "b"}\n'}
+    for name in ("one", "two"):
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"]}), tmp_path / f"{name}{suffix}")
+        else:
+            (tmp_path / f"{name}{suffix}").write_text(bodies.get(suffix, "text\na\nb\n"))
+    half = windows(tmp_path / f"one{suffix}", 1)
+    next(half)
+    reading = threading.Thread(
+        target=lambda: sizes.extend(len(w.records) for w in windows(tmp_path / f"two{suffix}", 9))
+    )
+    sizes: list[int] = []
+    reading.daemon = True
+    reading.start()
+    reading.join(20)
+    assert sizes == [2]
+    assert len(next(half).records) == 1

@@ -52,8 +52,8 @@ def _files(kind: str, of_many: bool) -> str:
         return f"FILE is a directory with a folder for each task, with the columns of the training data. {measured}"
     new = "`prediction` and a probability for each label" if kind == "options" else "`text`"
     return (
-        "TEXT is a prompt as above. ROWS.jsonl (or .json, .csv, .tsv, .parquet; the output is of the same kind) has the "
-        "columns of the training data, but for the answer; `answered.jsonl` has its rows with "
+        "TEXT is a prompt as above. ROWS.jsonl (or .json, .csv, .tsv, .parquet; the output is of the same kind) has "
+        "the columns of the training data, but for the answer; `answered.jsonl` has its rows with "
         f"{new} beside them. FILE has the right answers too, to be measured by; {measured}"
     )
 

@@ -208,6 +208,16 @@ def _long_fields() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
+def _fields_of(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Nothing is held between two rows: whoever reads them may read another file meanwhile, or stop for good."""
+    while True:
+        with _long_fields():
+            fields = next(reader, None)
+        if fields is None:
+            return
+        yield fields
+
+
 def _csv(path: Path, head: Head | None) -> Numbered:
     return _separated(path, ",", head)
 
@@ -218,13 +228,14 @@ def _tsv(path: Path, head: Head | None) -> Numbered:
 
 def _separated(path: Path, delimiter: str, head: Head | None) -> Numbered:
     """Rows of named fields. Blank lines are none."""
-    with _open(path, newline="") as file, _long_fields():
+    with _open(path, newline="") as file:
         reader, line = csv.reader(head.lines(file) if head else file, delimiter=delimiter, strict=True), 1
         try:
-            names = next((fields for fields in reader if fields), [])
+            lines = _fields_of(reader)
+            names = next((fields for fields in lines if fields), [])
             _check_names(path, names, delimiter)
             line = reader.line_num + 1
-            for fields in reader:
+            for fields in lines:
                 if fields:
                     yield reader.line_num, _named(names, fields)
                 line = reader.line_num + 1
