@@ -13,6 +13,7 @@ import torch
 from tests.conftest import read_rows, sentiment_rows, write_rows
 from tests.small_runs import SMALL
 from zofo import evaluate, finetune, predict_file
+from zofo.data.formats import rows_of
 
 ROWS = [
     {"id": i, "text": f"film {i} is {('dull', 'warm', 'a story')[i % 3]}", "note": "é\n" * (i % 2)} for i in range(11)
@@ -84,6 +85,15 @@ def predicted(run: Path, folder: Path) -> bytes:
         small_parts(patch)
         predict_file(run, write_rows(folder / "rows.jsonl", ROWS), folder / "out.jsonl")
     return (folder / "out.jsonl").read_bytes()
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """Of a file of any kind; a faulty row is a failure."""
+    rows = []
+    for _, row in rows_of(path):
+        assert isinstance(row, dict), row
+        rows.append(row)
+    return rows
 
 
 def names(folder: Path) -> list[str]:

@@ -50,7 +50,9 @@ TARGETS = ["run", "run/checkpoint-8", "merged", "apart", "peft", "model"]
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_target(name: str, run: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     target = tiny_model_dir if name == "model" else run.parent / name
-    named = {} if name in ("run", "run/checkpoint-8", "merged", "apart") else {"task": str(run.parent / "train.jsonl")}
+    named: dict[str, Any] = (
+        {} if name in ("run", "run/checkpoint-8", "merged", "apart") else {"task": str(run.parent / "train.jsonl")}
+    )
     written = check_as_evaluated(target, ROWS, tmp_path, **named)
     in_memory = predict(target, [row["text"] for row in ROWS], **named)
     assert [row["prediction"] for row in in_memory] == [row["prediction"] for row in written]

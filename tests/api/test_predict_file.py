@@ -109,7 +109,7 @@ def test_rows_too_long_for_a_look_at_the_head(run: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("row", [{"text": ""}, {"text": 3}, {"other": "x"}, {"text": None}, {"text": "\\n"}])
 def test_a_row_that_cannot_be_used(row: dict[str, Any], run: Path, tmp_path: Path) -> None:
     """Far behind the first: refused before anything is written, or kept without an answer."""
-    rows = [{"text": f"film {i}"} for i in range(8)] + [row, {"text": "the last"}]
+    rows: list[dict[str, Any]] = [{"text": f"film {i}"} for i in range(8)] + [row, {"text": "the last"}]
     rows[8]["text"] = rows[8].get("text") if row.get("text") != "\\n" else " \n"
     file, out = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "out" / "out.jsonl"
     with pytest.raises(InputError, match=r"^rows.jsonl:9: "):

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import SST2, read_rows, write_rows
-from tests.unanswered import names, sentiment_run, short_run
+from tests.unanswered import names, rows_in, sentiment_run, short_run
 from zofo import InputError, evaluate
-from zofo.data.formats import rows_of
 
 CHOICES = [{"text": f"film {i}", "choices": [f"a {i}", "b", "c"][: 2 + i % 2], "label": i % 2} for i in range(8)]
 
@@ -21,9 +20,7 @@ def run(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sentiment_run(tiny_model_dir, tmp_path_factory.mktemp("predictions"))
 
 
-@pytest.mark.parametrize(
-    "name", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.parquet", "x.CSV", "x.csv.gz", "a/x.json"]
-)
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.parquet", "x.CSV", "x.csv.gz", "a/x.json"])
 def test_a_file_alone(name: str, run: Path, tmp_path: Path) -> None:
     evaluate(run, output=tmp_path / "all")
     expected = read_rows(tmp_path / "all" / "predictions.jsonl")
@@ -31,7 +28,7 @@ def test_a_file_alone(name: str, run: Path, tmp_path: Path) -> None:
     for _ in range(2):  # its own is overwritten
         evaluate(run, output=out)
         assert names(out.parent) == [out.name]
-    read = [row for _, row in rows_of(out)]
+    read = rows_in(out)
     for row, wanted in zip(read, expected, strict=True):
         assert list(row) == list(wanted)
         assert row["prediction"] == wanted["prediction"]

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unanswered import rows_in
 from zofo import InputError
 from zofo.data.annotated import Column, Style, join, kind_of, windows, write_part
 from zofo.data.formats import rows_of
@@ -40,7 +41,7 @@ def annotated(source: Path, size: int, out: Path) -> Path:
 
 def check(source: Path, size: int = 2) -> Path:
     out = annotated(source, size, source.with_name("out-" + source.name))
-    given, written = [row for _, row in rows_of(source)], [row for _, row in rows_of(out)]
+    given, written = rows_in(source), rows_in(out)
     listed = kind_of(source) in (".csv", ".tsv")
     new = ['é, "x"\n', "0.1", "[0.25, 0.75]"] if listed else CELLS
     assert written == [{**row, **dict(zip([c.name for c in COLUMNS], new))} for row in given]
