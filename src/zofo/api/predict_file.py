@@ -99,6 +99,8 @@ def _first(source: Path) -> list[Record]:
 def _check(source: Path, place: Path) -> None:
     """Raises InputError for two paths that cannot be a command's input and output."""
     kind, other = kind_of(source), kind_of(place)
+    if "\0" in str(place):
+        raise InputError(f"{printable(str(place), 300)}: is no path; choose another --output")
     if not source.is_file():
         raise InputError(f"{printable(str(source), 300)}: no such file")
     if not kind:
