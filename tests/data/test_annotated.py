@@ -178,6 +178,15 @@ def test_parquet_with_a_name_twice(tmp_path: Path) -> None:
             read(tmp_path / "rows.parquet")
 
 
+def test_parquet_that_is_not_utf8(tmp_path: Path) -> None:
+    """A text that cannot be read is an error, and no gap."""
+    bad = pyarrow.array([b"a", b"\xff"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": bad}), tmp_path / "rows.parquet")
+    for read in (lambda path: list(windows(path, 1)), rows_of):
+        with pytest.raises(InputError, match=r"rows.parquet: not UTF-8"):
+            read(tmp_path / "rows.parquet")
+
+
 @pytest.mark.parametrize("deep", [150, 400, 900, 20_000])
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_nested_too_deep_to_be_written(deep: int, suffix: str, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from typing import IO, Any, Literal
 
 from zofo.config.json_text import dumps
 from zofo.config.sections import data_suffix
+from zofo.data.arrow_rows import check_twice, parquet_errors, python_rows
 from zofo.data.files import Record
-from zofo.data.formats import RowFault, check_twice, listed, parquet_errors, python_rows, stream
+from zofo.data.formats import RowFault, listed, named_errors, stream
 from zofo.errors import InputError
 
 DEEPEST = 100  # lists and objects within each other
@@ -72,7 +73,7 @@ def _arrow_windows(path: Path, size: int) -> Generator[Window]:
     import pyarrow.parquet
 
     first = 1
-    with parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+    with named_errors(path), parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
         check_twice(path.name, file.schema_arrow.names)
         for batch in file.iter_batches(size):
             records = [record_of(path, number, row) for number, row in enumerate(python_rows(batch), first)]

@@ -14,14 +14,14 @@ import re
 import sys
 import threading
 import zlib
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zofo.config.sections import DATA_SUFFIXES, data_suffix
+from zofo.data.arrow_rows import check_twice, parquet_errors, python_rows
 from zofo.data.json_array import TwiceError, items, once
 from zofo.errors import InputError, printable
 
@@ -62,14 +62,14 @@ class Head:
 
 def rows_of(path: Path, head: Head | None = None) -> list[tuple[int, Row | RowFault]]:
     """All rows of a file, or those of its head. Raises InputError naming the file for what no row is at fault of."""
-    with _named_errors(path):
+    with named_errors(path):
         numbered = _reader(path)(path, head)
         return list(numbered) if head is None else _first(numbered, head)
 
 
 def stream(path: Path) -> Numbered:
     """The rows of a file, one after the other, in memory that does not grow with their number. As `rows_of`."""
-    with _named_errors(path):
+    with named_errors(path):
         yield from _reader(path)(path, None)
 
 
@@ -82,7 +82,8 @@ def _reader(path: Path) -> Callable[[Path, Head | None], Numbered]:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
+    """What the reading of a file raises, as an InputError that names it."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as e:  # the latter two of a .gz that was cut
@@ -269,13 +270,6 @@ def _check_names(path: Path, names: list[str], delimiter: str) -> None:
     check_twice(f"{path.name}:1", names)
 
 
-def check_twice(place: str, names: Sequence[str]) -> None:
-    """Raises InputError where two columns have one name: a row would lose one of them."""
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        raise InputError(f'{place}: two columns have the name "{printable(twice, 60)}"; rename or drop one')
-
-
 def _parquet(path: Path, head: Head | None) -> Numbered:
     import pyarrow.parquet
 
@@ -288,34 +282,6 @@ def _parquet(path: Path, head: Head | None) -> Numbered:
         number = itertools.count(1)
         for batch in file.iter_batches(PARQUET_ROWS):
             yield from ((next(number), row) for row in python_rows(batch))
-
-
-def python_rows(batch: Any) -> list[Row]:
-    """An Arrow batch's rows. A column with what Python has no object for, such as a date in the year 10000, is None."""
-    columns = []
-    for column in batch.columns:
-        try:
-            columns.append(column.to_pylist())
-        except (OverflowError, ValueError, ImportError):
-            columns.append([None] * batch.num_rows)
-    return [dict(zip(batch.schema.names, cells)) for cells in zip(*columns)]
-
-
-@contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Arrow's errors as InputErrors that name the file."""
-    import pyarrow
-
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError) as e:
-        reason = str(e).splitlines()[0].partition(": T")[0]  # without the class of Thrift's that it names
-        reason = re.sub("^Could not open Parquet input source '.*': ", "", reason)
-        raise InputError(
-            f"{path.name}: not a readable Parquet file ({reason}), as by a download that was cut; make it again"
-        ) from None
 
 
 _PLAIN: dict[str, Callable[[Path, Head | None], Numbered]] = {
