@@ -184,6 +184,8 @@ def test_off_a_terminal(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     small_parts(monkeypatch)
     write_rows(tmp_path / "rows.jsonl", ROWS)
     assert cli.run(args(run, tmp_path, "--batch-size", "2")) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("predicting rows.jsonl: ")]
+    shown = capsys.readouterr().err.splitlines()
+    lines = [line for line in shown if line.startswith("predicting rows.jsonl: ")]
+    assert "looking at rows.jsonl: 8" in shown, "all rows are looked at before the first is answered"
     assert 0 < len(lines) < 8
     assert all("/11, " in line and line.endswith(" left") for line in lines)

@@ -28,6 +28,7 @@ from zofo.eval.predictor import Predictor
 from zofo.models._transformers import unwrapped
 from zofo.models.sealed import sha256_of
 from zofo.train.lease import Lease
+from zofo.train.progress import counter
 
 HEAD = 100  # rows by whose columns a file is judged
 STAMPED = {".json", ".safetensors", ".bin", ".yaml", ".jinja", ".model", ".txt"}  # weights, words and settings
@@ -129,22 +130,29 @@ def _look_over(source: Path, predictor: Predictor, columns: Sequence[Column], ba
     """(how many rows there are, a digest of the first ones' prompts and options). Raises InputError for the first row
     that cannot be used: hours later would be too late."""
     count, first, names = 0, "", {column.name for column in columns}
-    for window in windows(source, ROWS):
-        for record in window.records:
-            if twice := names & record.row.keys():
-                raise InputError(
-                    f"{record.place}: has a column {min(twice)} already; --prefix TEXT puts something before the new "
-                    f"columns' names"
-                )
-        examples = list(examples_of(predictor, window.records, bad).values())
-        predictor.check(examples, bad)
-        bad.places.clear()  # no row comes twice
-        if not count:
-            asked = [(e.prompt, e.answers, e.null_prompt) for e in examples]
-            first = hashlib.sha256(dumps([asked, predictor.asking.labels]).encode()).hexdigest()
-        count += len(window.records)
+    with counter(f"looking at {source.name}", None) as (_, show):
+        for window in windows(source, ROWS):
+            _check_columns(window.records, names)
+            examples = list(examples_of(predictor, window.records, bad).values())
+            predictor.check(examples, bad)
+            bad.places.clear()  # no row comes twice
+            if not count:
+                asked = [(e.prompt, e.answers, e.null_prompt) for e in examples]
+                first = hashlib.sha256(dumps([asked, predictor.asking.labels]).encode()).hexdigest()
+            count += len(window.records)
+            show(count)
     bad.check(source.name, count, 0)
     return count, first
+
+
+def _check_columns(records: Sequence[Record], names: set[str]) -> None:
+    """Raises InputError for a row that has one of the new columns."""
+    for record in records:
+        if twice := names & record.row.keys():
+            raise InputError(
+                f"{record.place}: has a column {min(twice)} already; --prefix TEXT puts something before the new "
+                f"columns' names"
+            )
 
 
 def _stamps(target: str | Path, predictor: Predictor, place: Path) -> dict[str, Any]:
