@@ -228,4 +228,7 @@ def test_weights_that_are_nan(tiny_model_dir: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": "a"}] * 3)
     with pytest.raises(RunError, match=r"rows\.jsonl:1: the scores of all 3 rows"):
         predict_file(copied, rows, tmp_path / "out.jsonl", **settings)
+    for write in (predict, generate):
+        with pytest.raises(RunError, match="what it computes is NaN or infinite, so it writes nothing"):
+            write(copied, ["a film"], max_new_tokens=3)
     assert not (tmp_path / "out.jsonl").exists()

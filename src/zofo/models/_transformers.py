@@ -228,6 +228,13 @@ def way_to_write(model: Any, ids: Sequence[int]) -> dict[str, Any]:
     if model not in _ways:
         way = right_way(model, ids)
         if way is None:
+            if not torch.isfinite(
+                model(input_ids=torch.tensor([list(ids)[:PROMPT]], device=model.device)).logits
+            ).any():
+                raise RunError(
+                    f"{type(model).__name__}: what it computes is NaN or infinite, so it writes nothing: its weights are "
+                    f"not finite, or overflow in its dtype (try model.dtype=float32)"
+                )
             raise RunError(
                 f"{type(model).__name__}: `generate` computes other logits than the forward that was trained, with and "
                 f"without its cache, so its texts would not be this model's ({named('transformers', 'peft')}); take "
