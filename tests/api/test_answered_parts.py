@@ -242,6 +242,7 @@ def test_an_output_in_the_run_s_folder(run: Path, rows: Path, uncut: bytes, tmp_
     """What is written there makes no other target of it."""
     target = shutil.copytree(run, tmp_path / "copied")
     stopped(target, rows, target / "out.jsonl", lives)
+    (target / "other.json").write_text("[]")
     predict_file(target, rows, target / "out.jsonl")
     assert (target / "out.jsonl").read_bytes() == uncut
 

@@ -126,6 +126,7 @@ def test_skipped_rows_are_counted_once(run: Path, tmp_path: Path, caplog: pytest
     file = write_rows(tmp_path / "rows.jsonl", [{"text": ("a film", "")[i % 3 == 2]} for i in range(12)])
     summary = predict_file(run, file, tmp_path / "out.jsonl", overrides=["task.on_bad_row=skip"])
     assert sum(summary["predictions"].values()) == 8
+    assert summary["bad_rows"] == {'"text" is empty': 4}
     assert [r.getMessage() for r in caplog.records if "left out" in r.getMessage()] == [
         'rows.jsonl: 4 rows left out: "text" is empty (the first: rows.jsonl:3: "text" is empty; mend or drop the row)'
     ]

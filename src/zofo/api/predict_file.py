@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -31,7 +32,10 @@ from zofo.train.lease import Lease
 from zofo.train.progress import counter
 
 HEAD = 100  # rows by whose columns a file is judged
-STAMPED = {".json", ".safetensors", ".bin", ".yaml", ".jinja", ".model", ".txt"}  # weights, words and settings
+STAMPED = re.compile(  # weights, words and settings of a run, an export or a model, and nothing that lies beside them
+    r".*\.(safetensors|bin|jinja|model|yaml)|(.*config|tokenizer.*|vocab|added_tokens|special_tokens_map|manifest|run|"
+    r"zofo|state|chat_template|.*\.index)\.json|(vocab|merges)\.txt"
+)
 
 
 def predict_file(
@@ -57,7 +61,8 @@ def predict_file(
     new columns' names. overwrite: replace the output, and begin anew where another command stopped. For the others see
     `zofo.predict`. Memory does not grow with the file. The same command goes on from where one was stopped.
 
-    Returns {"rows": number, "output": path, "predictions": {label: rows}, ...}. Raises InputError, RunError.
+    Returns {"rows": number, "output": path, "predictions": {label: rows}}, and `bad_rows`, {reason: number}, where some
+    have no answer (task.on_bad_row=skip). Raises InputError, RunError.
     """
     asked = Asked(task, adapter, model, overrides, text_column, max_new_tokens, batch_size, seed)
     source, place = Path(file), Path(output)
@@ -71,7 +76,7 @@ def predict_file(
     plan = {
         "format": 1,
         "rows": {"n": rows, "sha256": sha256_of(source)},
-        "target": _stamps(target, predictor, place),
+        "target": _stamps(target, predictor),
         "settings": {"task": dataclasses.asdict(cfg), "prefix": prefix, "asked": _settings(asked, predictor)},
         "prompts": first,
     }
@@ -85,8 +90,8 @@ def predict_file(
         summary = parts.clear()
     with suppress(OSError):  # another command has begun there
         folder.rmdir()
-    bad.say(source.name)
-    return {"rows": rows, "output": str(place), **summary}
+    left_out = bad.say(source.name)
+    return {"rows": rows, "output": str(place), **summary, **({"bad_rows": left_out} if left_out else {})}
 
 
 def _first(source: Path) -> list[Record]:
@@ -155,12 +160,12 @@ def _check_columns(records: Sequence[Record], names: set[str]) -> None:
             )
 
 
-def _stamps(target: str | Path, predictor: Predictor, place: Path) -> dict[str, Any]:
+def _stamps(target: str | Path, predictor: Predictor) -> dict[str, Any]:
     """Of the files that the answers hang on, {path: [bytes, when it was changed]}; nothing of a hub's id."""
     base = str(getattr(unwrapped(predictor.loaded.model).config, "_name_or_path", ""))
     folders = {}
     for folder in dict.fromkeys(Path(each).resolve() for each in (target, base) if each and exists(each)):
-        files = [p for p in sorted(folder.rglob("*")) if p.suffix in STAMPED and p.is_file() and p != place.resolve()]
+        files = [p for p in sorted(folder.rglob("*")) if STAMPED.fullmatch(p.name) and p.is_file()]
         inside = {p.relative_to(folder): p for p in files}
         folders[str(folder)] = {str(name): stamp(path) for name, path in inside.items() if not _is_beside(name.parts)}
     return {"name": str(target) if not folders else "", "files": folders}
