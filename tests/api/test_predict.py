@@ -44,7 +44,13 @@ def chat_dir(tmp_path_factory: pytest.TempPathFactory, chat_tokenizer: Any, tiny
     return save_tiny(tmp_path_factory.mktemp("chat"), AutoConfig.from_pretrained(tiny_model_dir), chat_tokenizer)
 
 
-TARGETS = ["run", "run/checkpoint-8", "merged", "apart", "peft", "model"]
+SLOW = pytest.mark.slow
+TARGETS = [
+    "run",
+    "peft",
+    "model",
+    *(pytest.param(name, marks=SLOW) for name in ("run/checkpoint-8", "merged", "apart")),
+]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -63,7 +69,11 @@ def test_every_target(name: str, run: Path, tiny_model_dir: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("adapter", "scoring"),
-    latin([*registry.names("adapters"), None], ["mean", "sum", "characters", "calibrated", "pmi"]),
+    [
+        pytest.param(*each.values, marks=() if each.values[0] in ("lora", "prefix") else SLOW)
+        for each in latin([*registry.names("adapters"), None], ["mean", "sum", "characters", "calibrated", "pmi"])
+        if not each.marks
+    ],
 )
 def test_every_adapter_and_scoring(adapter: str | None, scoring: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     method: Any = "mezo" if adapter is None else {"name": "fo-peft", "lr": 1e-1}
@@ -79,10 +89,13 @@ def test_each_adapter_of_a_run(run: Path) -> None:
     assert predict(run, texts) == by_name[deployed] == Run(run, {}).predict(texts)
 
 
-@pytest.mark.parametrize(("how", "chat"), latin(["fixed", "random", "per-example"], [False, True]))
+@pytest.mark.parametrize(
+    ("how", "chat"),
+    [("random", True), *(pytest.param(how, chat, marks=SLOW) for how in ("fixed", "per-example") for chat in (0, 1))],
+)
 def test_demonstrations(how: str, chat: bool, chat_dir: Path, tmp_path: Path) -> None:
     """Those of the run's own training rows, as before its test rows."""
-    path = sentiment_run(chat_dir, tmp_path, apply_chat_template=chat, num_fewshot=2, fewshot=how)
+    path = sentiment_run(chat_dir, tmp_path, apply_chat_template=bool(chat), num_fewshot=2, fewshot=how)
     test = read_rows(path / "eval" / "predictions-theta.jsonl")
     numbers = [int(row["id"].rpartition(":")[2]) - 1 for row in test]
     rows = [{"text": row["text"]} for row in sentiment_rows(60)]
@@ -94,14 +107,14 @@ def test_demonstrations(how: str, chat: bool, chat_dir: Path, tmp_path: Path) ->
         assert [written[number][f"probability_{x}"] for x in ("great", "terrible")] == pytest.approx(shares, abs=1e-5)
 
 
-@pytest.mark.parametrize("scoring", [pytest.param("mean", marks=pytest.mark.slow), "pmi"])
+@pytest.mark.parametrize("scoring", [pytest.param("mean", marks=SLOW), "pmi"])
 def test_options_of_each_row(scoring: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     path = short_run(tiny_model_dir, tmp_path, CHOICES * 2)
     (first, *_) = check_as_evaluated(path, CHOICES, tmp_path, {"scoring": scoring})
     assert list(first) == ["text", "choices", "prediction", "probabilities"]
 
 
-@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.slow), {"system": "be kind"}], ids=str)
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=SLOW), {"system": "be kind"}], ids=str)
 def test_in_a_chat(changes: dict[str, Any], chat_dir: Path, tmp_path: Path) -> None:
     path = sentiment_run(chat_dir, tmp_path, apply_chat_template=True, **changes)
     check_as_evaluated(path, ROWS, tmp_path)
@@ -121,7 +134,9 @@ def test_known_tasks_with_options(task: str, rows: list[dict[str, Any]], tiny_mo
         assert list(answer["probability"].values()) == pytest.approx(shares, abs=1e-6)
 
 
-@pytest.mark.parametrize(("task", "rows"), [("squad", SQUAD), ("gsm8k", GSM)], ids=["squad", "gsm8k"])
+@pytest.mark.parametrize(
+    ("task", "rows"), [("squad", SQUAD), pytest.param("gsm8k", GSM, marks=SLOW)], ids=["squad", "gsm8k"]
+)
 def test_known_tasks_with_texts(task: str, rows: list[dict[str, Any]], tiny_model_dir: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "data" / "test.jsonl", rows)
     evaluate(tiny_model_dir, task=task, data=str(tmp_path / "data"), output=tmp_path / "x.jsonl", max_new_tokens=5)

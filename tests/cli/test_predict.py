@@ -50,7 +50,7 @@ def cut_with_small_parts(*given: str) -> None:
     ("sent", "call", "holding", "code"),
     [
         (signal.SIGKILL, "os:replace", "000001.jsonl", -9),
-        (signal.SIGKILL, "os:replace", ".joined", -9),
+        pytest.param(signal.SIGKILL, "os:replace", ".joined", -9, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "os:replace", "plan.json", -9, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "os:replace", "000002.counts", -9, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "os:replace", "000001.jsonl", -15, marks=pytest.mark.slow),

@@ -54,7 +54,10 @@ def test_beside_plain_forwards(tiny_model_dir: Path) -> None:
         assert sum(answer.probabilities) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("scoring", ["mean", "sum", "characters", "calibrated", "pmi"])
+@pytest.mark.parametrize(
+    "scoring",
+    ["calibrated", *(pytest.param(each, marks=pytest.mark.slow) for each in ("mean", "sum", "characters", "pmi"))],
+)
 def test_no_batch_and_no_part_matters(scoring: str, tiny_model_dir: Path) -> None:
     """A row alone, all rows at once, or one part after the other: the null prompts are scored once for all."""
     one, many = (predictor(tiny_model_dir, batch_size=size, scoring=scoring) for size in (1, 32))
