@@ -25,6 +25,7 @@ import zofo.cli.main
 LOADED = [
     *("peft", "transformers.models.llama.modeling_llama", "zofo.api.evaluate", "zofo.api.export", "zofo.api.finetune"),
     *("zofo.api.finish", "zofo.api.metatest.run", "zofo.api.restore", "zofo.eval.evaluator", "zofo.train.setup"),
+    *("zofo.api.predict_file", "pyarrow.parquet"),
     *("zofo.models.load", "zofo.models.adapters.lora", "zofo.models.adapters._bank", "zofo.train.loop"),
     *("zofo.methods.bilevel_zofo", "zofo.methods.mezo", "zofo.zo.estimators.spsa", "zofo.zo.kernels.cpu"),
 ]

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import sentiment_rows, write_rows
+from tests.unanswered import without_answers
 from zofo import finetune
 from zofo.cli import main as cli
 from zofo.config import registry
@@ -42,7 +43,7 @@ def commands(readme: str, **meant: str | Path) -> list[list[str]]:
     """The arguments of its commands, with what stands for its capitals."""
     (block,) = re.findall(r"```sh\n(.*?)```", readme, re.S)
     every = [shlex.split(line) for line in block.splitlines()]
-    assert [line[:2] for line in every] == [["zofo", "generate"], ["zofo", "eval"]]
+    assert [line[:2] for line in every] == [["zofo", "generate"], ["zofo", "predict"], ["zofo", "eval"]]
     return [[str(meant.get(word, word)) for word in line[1:]] for line in every]
 
 
@@ -56,15 +57,24 @@ def test_each_command_is_run_from_anywhere(
     run = finetune(str(tiny_model_dir), task, "mezo", output_dir=tmp_path / "run", **SMALL)
     out = run.export(tmp_path / "export")
     asked = write_rows(tmp_path / "asked.jsonl", rows[:3])
+    bare = write_rows(tmp_path / "bare.jsonl", without_answers(rows[:3]))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     for folder, word in ((run.path, "RUN"), (out, "HERE")):
         readme = (folder / "README.md").read_text("utf-8")
         assert word in readme.partition("## How to ask it")[0], "what it stands for"
-        write, measure = commands(readme, TEXT="film 3 was", FILE=asked, **{word: folder})
+        meant: dict[str, Any] = {word: folder, "ROWS.jsonl": bare}
+        write, answer, measure = commands(readme, TEXT="film 3 was", FILE=asked, **meant)
         capsys.readouterr()
         assert cli.run([*write, "--max-new-tokens", "3"]) == 0
         assert json.loads(capsys.readouterr().out)["prompt"] == "film 3 was"
+        assert cli.run([*answer, "--overwrite"]) == 0
+        answered = [json.loads(line) for line in Path("answered.jsonl").read_text().splitlines()]
+        assert [{k: row[k] for k in given} for row, given in zip(answered, without_answers(rows[:3]))] == [
+            *without_answers(rows[:3])
+        ]
+        assert all(("prediction" in row) == ("`prediction` and a probability" in readme) for row in answered)
+        assert all(("text" in row) == ("`text` beside" in readme) or "label" in rows[0] for row in answered)
         assert cli.run(measure) == 0
         answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
         assert len(answers) == 3

@@ -17,14 +17,15 @@ from zofo.errors import InputError
 from zofo.train.lease import Lease
 
 lease_module = sys.modules["zofo.train.lease"]  # zofo.train is the function
+ALONE = ["rows.jsonl", "rows.json", "rows.csv", "rows.TSV", "rows.parquet", "rows.csv.gz"]
 ROW = {"task": "a", "input": "b", "output": "c", "options": []}
 
 
-@pytest.mark.parametrize("name", ["predictions.jsonl", "results.json", "report.json", "rows.jsonl"])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "results.json", "report.json", *ALONE])
 @pytest.mark.parametrize("content", ["mine", '{"accuracy": 1}\n', "[1]", "\x00\x01", "[" * 100_000])
 def test_an_evaluation_overwrites_no_file_of_another(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    output = tmp_path / name if name == "rows.jsonl" else tmp_path
+    output = tmp_path / name if name in ALONE else tmp_path
     with pytest.raises(InputError, match=rf"{re.escape(name)}: is there already, and no evaluation of zofo wrote it"):
         check_output(output)
     assert (tmp_path / name).read_text() == content
@@ -42,8 +43,9 @@ def test_an_evaluation_overwrites_its_own_and_what_is_empty(tmp_path: Path) -> N
     check_own(tmp_path / "texts.jsonl", COMPLETION, "generate")
     with pytest.raises(InputError, match="no generate of zofo wrote it"):
         check_own(tmp_path / "results.json", COMPLETION, "generate")
+    (tmp_path / "results.txt").touch()
     with pytest.raises(InputError, match="is a file; give a directory"):
-        check_output(tmp_path / "results.json")
+        check_output(tmp_path / "results.txt")
 
 
 def test_a_meta_test_takes_away_what_measurements_wrote(tmp_path: Path) -> None:

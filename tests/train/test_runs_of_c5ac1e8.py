@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from tests.conftest import ROOT, read_rows
+from tests.conftest import ROOT, read_rows, write_rows
 from tests.fixtures.make_runs import RUNS, STILL
 from zofo.cli import main as cli
 from zofo.zo.journal import read_header, read_records
@@ -61,6 +62,18 @@ def assert_same_numbers(actual: Any, expected: Any, where: str = "") -> None:
         assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4), where
     else:
         assert actual == expected, where
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if RUNS[name][:2] == ["--task", "rows.jsonl"]][::3])
+def test_a_run_predicts_what_it_did(name: str, unpacked: Path, zofo: Callable[..., str], tmp_path: Path) -> None:
+    """Rows without labels, of runs that did not record theirs."""
+    old = read_rows(unpacked / "evals" / name / "predictions.jsonl")
+    write_rows(tmp_path / "rows.jsonl", [{"text": row["prompt"]} for row in old])
+    zofo("predict", f"runs/{name}", "--file", tmp_path / "rows.jsonl", "--output", tmp_path / "out.jsonl")
+    for row, before in zip(read_rows(tmp_path / "out.jsonl"), old, strict=True):
+        shares = torch.tensor(before["scores"]).softmax(0).tolist()
+        options = [answer.strip() for answer in before["answers"]]
+        assert [row[f"probability_{option}"] for option in options] == pytest.approx(shares, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -167,8 +167,8 @@ def evaluate(
     num_fewshot, scoring, max_new_tokens): where they are left out, those of the run or of the run that an export was
     made of. adapter: which of a run's ("p", "s", or "theta" for none). limit: only so many examples. seed: of the
     sample, the demonstrations and what is generated. output: a directory for predictions.jsonl, results.json and
-    report.json, or a .jsonl file for the predictions. model: where the base model is now. overrides: "task.key=value"
-    and "model.key=value". Raises InputError.
+    report.json, or a file (.jsonl, .json, .csv, .tsv, .parquet) for the predictions. model: where the base model is
+    now. overrides: "task.key=value" and "model.key=value". Raises InputError.
     """
     from zofo.api.evaluate import evaluate_target
     from zofo.api.predictions import check_output, write_files

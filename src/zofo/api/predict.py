@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,17 @@ from zofo.api.out_of_memory import smaller, with_options
 from zofo.api.restore import given_model
 from zofo.api.scored_rows import recorded_labels
 from zofo.api.targets import Opened, open_target
+from zofo.config.layers import brief
 from zofo.config.sections import TaskConfig, kind_of_task
 from zofo.data import Example, load_task
 from zofo.data.files import BadRows, Record
 from zofo.data.own_files import Answers
 from zofo.data.task import answers_of, settle, shown_of
 from zofo.data.unlabelled import asking
-from zofo.errors import InputError
+from zofo.errors import InputError, RunError
 from zofo.eval.predictor import Answer, Predictor
 
+log = logging.getLogger("zofo")
 OWN = "./rows.jsonl"  # the name of rows in memory, where no task is named
 
 
@@ -73,7 +76,27 @@ def predict(
     with with_options("the prediction", options(asked)):
         answers = answer(predictor, records, bad)
     bad.say("rows")
+    if predictor.nan and predictor.nan == sum(bool(each.options) for each in answers):
+        raise all_nan(records[0].place, predictor.nan)
+    warn("rows", {"cut": predictor.cut, "nan": predictor.nan}, len(records))
     return [as_mapping(each) for each in answers]
+
+
+def all_nan(place: str, rows: int) -> RunError:
+    return RunError(
+        f"{place}: the scores of all {rows} rows from here on are NaN, so there is no answer: the model's weights are "
+        f"not finite, or overflow in its dtype (try model.dtype=float32)"
+    )
+
+
+def warn(where: str | Path, facts: Mapping[str, int], rows: int) -> None:
+    """Of what became of some rows. facts: {"cut": how many, "nan": how many}."""
+    for key, what in (
+        ("cut", "rows were longer than the model takes and lost the beginning of their prompts"),
+        ("nan", "rows have scores that are NaN: no prediction"),
+    ):
+        if facts[key]:
+            log.warning("%s: %d of %d %s", where, facts[key], rows, what)
 
 
 def _row(row: Any, number: int) -> dict[str, Any]:
@@ -85,6 +108,19 @@ def _row(row: Any, number: int) -> dict[str, Any]:
     if isinstance(row, Sequence) and all(isinstance(turn, Mapping) for turn in row):
         return {"messages": [dict(turn) for turn in row]}
     raise InputError(f"row {number}: expected a text, a list of turns or a mapping, not {type(row).__name__}")
+
+
+def _check_numbers(asked: Asked) -> None:
+    for option, value, least in (
+        ("--batch-size", asked.batch_size, 1),
+        ("--max-new-tokens", asked.max_new_tokens, 1),
+        ("--seed", asked.seed, None),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            at_least = "" if least is None else f" that is at least {least}"
+            raise InputError(f"{option}: expected a whole number{at_least}, got {brief(value)}")
 
 
 def options(asked: Asked) -> list[str]:
@@ -101,6 +137,7 @@ def open_predictor(
 
     Raises InputError for everything that is wrong before a row is answered.
     """
+    _check_numbers(asked)
     given, rest = given_model(asked.model, asked.overrides, "predict")
     if asked.task is not None:
         task_config(None, asked.task, {}, rest, "predict")  # what is wrong with it is said before a model is loaded
@@ -121,14 +158,9 @@ def open_predictor(
     if asked.max_new_tokens is not None:
         if how.kind == "options":
             raise InputError("--max-new-tokens: an option is chosen here and nothing is written; leave it out")
-        how = dataclasses.replace(how, decoding=_shorter(how.decoding, asked.max_new_tokens))
+        decoding = dataclasses.replace(how.decoding, max_new_tokens=asked.max_new_tokens)
+        how = dataclasses.replace(how, decoding=decoding)
     return Predictor(opened.loaded, opened.model, how, cfg.scoring, batch_size or 32, seed), cfg
-
-
-def _shorter(decoding: Any, tokens: int) -> Any:
-    if tokens < 1:
-        raise InputError(f"--max-new-tokens: at least 1, got {tokens}")
-    return dataclasses.replace(decoding, max_new_tokens=tokens)
 
 
 def _answers(opened: Opened, cfg: TaskConfig, task: str | None) -> Answers:
@@ -150,13 +182,12 @@ def _pool(cfg: TaskConfig, seed: int, tokenizer: Any, answers: Answers) -> Seque
     if not cfg.num_fewshot:
         return ()
     known = settle(cfg)
-    if known is not None and cfg.fewshot == "fixed":
-        shown = shown_of(*known, Path(cfg.name).stem)
-        if len(shown) >= cfg.num_fewshot:
-            return shown
+    shown = [] if known is None else shown_of(*known, Path(cfg.name).stem)
+    if cfg.fewshot == "fixed" and len(shown) >= cfg.num_fewshot:
+        return shown
     plain = dataclasses.replace(cfg, num_fewshot=0, apply_chat_template=False)
     data = load_task(plain, seed, tokenizer, answers=answers)
-    return data.train or data.dev
+    return data.train or data.dev or shown
 
 
 def answer(predictor: Predictor, records: Sequence[Record], bad: BadRows, progress: Any = None) -> list[Answer]:

@@ -110,7 +110,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many examples.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Examples at once; 32, or the run's.")] = None,
     seed: Annotated[int | None, option("Seed of sample, demonstrations and texts; 0, or the run's.")] = None,
-    output: Annotated[str | None, option("A directory for predictions and results, or a .jsonl file.")] = None,
+    output: Annotated[str | None, option("A directory for all, or a .jsonl, .json, .csv, .tsv or .parquet.")] = None,
     run_generated_code: Annotated[
         bool, option("Run the programs the model writes, in a sandbox (pass@k).", "--run-generated-code")
     ] = False,

@@ -19,9 +19,14 @@ from typing import IO, Any, Literal
 
 from zofo.config.json_text import dumps
 from zofo.config.sections import data_suffix
+from zofo.data.arrow_rows import check_twice, parquet_errors, python_rows
 from zofo.data.files import Record
-from zofo.data.formats import RowFault, listed, parquet_errors, stream
+from zofo.data.formats import RowFault, listed, named_errors, stream
 from zofo.errors import InputError
+
+DEEPEST = 100  # lists and objects within each other
+ROW_GROUP = 2**15  # rows of a Parquet file that are together, at most, and
+GROUP_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,18 @@ def windows(path: Path, size: int) -> Generator[Window]:
 
 
 def record_of(path: Path, line: int, row: Any) -> Record:
-    """Raises InputError for what is no row: its columns could not be kept."""
+    """Raises InputError for what is no row, or cannot be written again: its columns could not be kept."""
     place = f"{path.name}:{line}"
     if isinstance(row, RowFault):
         raise InputError(f"{place}: {row}")
+    if _deeper(row, DEEPEST):
+        raise InputError(f"{place}: lists or objects nested more than {DEEPEST} deep; write them as a text")
     return Record(place, place, row)
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value
+    return not depth or any(_deeper(each, depth - 1) for each in inside if isinstance(each, dict | list))
 
 
 def _arrow_windows(path: Path, size: int) -> Generator[Window]:
@@ -61,12 +73,11 @@ def _arrow_windows(path: Path, size: int) -> Generator[Window]:
     import pyarrow.parquet
 
     first = 1
-    with parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+    with named_errors(path), parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+        check_twice(path.name, file.schema_arrow.names)
         for batch in file.iter_batches(size):
-            numbered = enumerate(batch.to_pylist(), first)
-            yield Window(
-                [record_of(path, number, row) for number, row in numbered], pyarrow.Table.from_batches([batch])
-            )
+            records = [record_of(path, number, row) for number, row in enumerate(python_rows(batch), first)]
+            yield Window(records, pyarrow.Table.from_batches([batch]))
             first += batch.num_rows
 
 
@@ -109,8 +120,12 @@ class Style:
         mark = "\ufeff" if line.startswith(b"\xef\xbb\xbf") else ""
         return Style(kind, tuple(row), mark, "\r\n" if line.endswith(b"\r\n") else "\n")
 
-    def writer(self, file: Any) -> Any:
-        return csv.writer(file, delimiter="\t" if self.kind == ".tsv" else ",", lineterminator=self.end)
+    def line(self, cells: Sequence[Any]) -> str:
+        """Of a .csv or .tsv, with its end."""
+        line = io.StringIO(newline="")
+        # the module quotes a line's end in a cell only where it is among these
+        csv.writer(line, delimiter="\t" if self.kind == ".tsv" else ",", lineterminator="\r\n").writerow(cells)
+        return line.getvalue()[:-2] + self.end
 
 
 def write_part(
@@ -126,7 +141,7 @@ def write_part(
         if style.kind in (".jsonl", ".json"):
             file.writelines(dumps(row, ensure_ascii=False) + "\n" for row in rows)
         else:
-            style.writer(file).writerows([_cell(value) for value in row.values()] for row in rows)
+            file.writelines(style.line([_cell(value) for value in row.values()]) for row in rows)
 
 
 def _cell(value: Any) -> Any:
@@ -156,9 +171,8 @@ def join(parts: Sequence[Path], output: Path, style: Style, columns: Sequence[Co
         return
     with _bytes_of(output, compressed) as file:
         if style.names:
-            header = io.StringIO(newline="")
-            style.writer(header).writerow([*style.names, *(column.name for column in columns)])
-            file.write((style.mark + header.getvalue()).encode())
+            header = style.line([*style.names, *(column.name for column in columns)])
+            file.write((style.mark + header).encode())
         if style.listed:
             _join_list(parts, file)
             return
@@ -188,10 +202,18 @@ def _join_list(parts: Sequence[Path], file: IO[bytes]) -> None:
 
 
 def _join_arrow(parts: Sequence[Path], output: Path) -> None:
+    import pyarrow
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(parts[0]) as first:
         schema = first.schema_arrow
     with pyarrow.parquet.ParquetWriter(output, schema) as writer:
+        group: list[Any] = []
         for part in parts:
-            writer.write_table(pyarrow.parquet.read_table(part).cast(schema))
+            with pyarrow.parquet.ParquetFile(part) as one:
+                group.append(one.read().cast(schema))
+            if sum(t.num_rows for t in group) >= ROW_GROUP or sum(t.nbytes for t in group) >= GROUP_BYTES:
+                writer.write_table(pyarrow.concat_tables(group))
+                group = []
+        if group:
+            writer.write_table(pyarrow.concat_tables(group))

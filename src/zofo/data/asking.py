@@ -36,19 +36,26 @@ def how_to_ask(cfg: TaskConfig, target: str, labels: Sequence[str], metric: str)
     parts = ["## How to ask it", _text(cfg, spec, kind, own, setting is not None)]
     if kind == "options":
         parts.append(_options(cfg, spec, labels))
-    commands = [] if setting is not None else [_generate(cfg, spec, target)]
+    commands = []
+    if setting is None:
+        commands = [_generate(cfg, spec, target), f"zofo predict {target} --file ROWS.jsonl --output answered.jsonl"]
     commands.append(f"zofo eval {target} {'--task' if own else '--data'} FILE --output answers.jsonl")
-    file = "a file (.jsonl, .json, .csv, .tsv, .parquet)"
-    what = "a directory with a folder for each task" if setting is not None else file
-    columns = f"{what}, with the columns that the training data had"
-    first = "TEXT is a prompt as above, and " if setting is None else ""
-    unknown = " Where the right answer is not known, any of the options stands for it." if kind == "options" else ""
     parts.append("```sh\n" + "\n".join(commands) + "\n```")
-    parts.append(
-        f"{first}FILE is {columns}. `answers.jsonl` then holds each row's prompt, what was predicted, and the scores."
-        f"{unknown}"
-    )
+    parts.append(_files(kind, setting is not None))
     return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _files(kind: str, of_many: bool) -> str:
+    """What the commands read and write."""
+    measured = "`answers.jsonl` then holds each row's prompt, what was predicted, and the scores."
+    if of_many:
+        return f"FILE is a directory with a folder for each task, with the columns of the training data. {measured}"
+    new = "`prediction` and a probability for each label" if kind == "options" else "`text`"
+    return (
+        "TEXT is a prompt as above. ROWS.jsonl (or .json, .csv, .tsv, .parquet; the output is of the same kind) has "
+        "the columns of the training data, but for the answer; `answered.jsonl` has its rows with "
+        f"{new} beside them. FILE has the right answers too, to be measured by; {measured}"
+    )
 
 
 def _text(cfg: TaskConfig, spec: TaskSpec | None, kind: str, own: bool, of_many: bool) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.sections import DATA_SUFFIXES, data_suffix
+from zofo.data.arrow_rows import check_twice, parquet_errors, python_rows
 from zofo.data.json_array import TwiceError, items, once
 from zofo.errors import InputError, printable
 
@@ -61,14 +62,14 @@ class Head:
 
 def rows_of(path: Path, head: Head | None = None) -> list[tuple[int, Row | RowFault]]:
     """All rows of a file, or those of its head. Raises InputError naming the file for what no row is at fault of."""
-    with _named_errors(path):
+    with named_errors(path):
         numbered = _reader(path)(path, head)
         return list(numbered) if head is None else _first(numbered, head)
 
 
 def stream(path: Path) -> Numbered:
     """The rows of a file, one after the other, in memory that does not grow with their number. As `rows_of`."""
-    with _named_errors(path):
+    with named_errors(path):
         yield from _reader(path)(path, None)
 
 
@@ -81,7 +82,8 @@ def _reader(path: Path) -> Callable[[Path, Head | None], Numbered]:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
+    """What the reading of a file raises, as an InputError that names it."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as e:  # the latter two of a .gz that was cut
@@ -172,7 +174,10 @@ def listed(path: Path) -> bool:
 
 def _whole_row(row: Row) -> Row | RowFault:
     """The row, or what is wrong with a text in it."""
-    column = next((key for key in row if not _whole([key, row[key]])), None)
+    try:
+        column = next((key for key in row if not _whole([key, row[key]])), None)
+    except RecursionError:
+        return RowFault("bad JSON: lists or objects nested too deep to be read")
     if column is None:
         return row
     shown = printable(column, 60)
@@ -204,6 +209,16 @@ def _long_fields() -> Iterator[None]:
             csv.field_size_limit(before)
 
 
+def _fields_of(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Nothing is held between two rows: whoever reads them may read another file meanwhile, or stop for good."""
+    while True:
+        with _long_fields():
+            fields = next(reader, None)
+        if fields is None:
+            return
+        yield fields
+
+
 def _csv(path: Path, head: Head | None) -> Numbered:
     return _separated(path, ",", head)
 
@@ -214,13 +229,14 @@ def _tsv(path: Path, head: Head | None) -> Numbered:
 
 def _separated(path: Path, delimiter: str, head: Head | None) -> Numbered:
     """Rows of named fields. Blank lines are none."""
-    with _open(path, newline="") as file, _long_fields():
+    with _open(path, newline="") as file:
         reader, line = csv.reader(head.lines(file) if head else file, delimiter=delimiter, strict=True), 1
         try:
-            names = next((fields for fields in reader if fields), [])
+            lines = _fields_of(reader)
+            names = next((fields for fields in lines if fields), [])
             _check_names(path, names, delimiter)
             line = reader.line_num + 1
-            for fields in reader:
+            for fields in lines:
                 if fields:
                     yield reader.line_num, _named(names, fields)
                 line = reader.line_num + 1
@@ -251,39 +267,21 @@ def _check_names(path: Path, names: list[str], delimiter: str) -> None:
             f"{path.name}:1: found {DELIMITERS[other]} between the columns' names; a {kind} between fields, is "
             f"expected: save it so{more}"
         )
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f'{path.name}:1: two columns have the name "{printable(twice, 60)}"; rename or drop one')
+    check_twice(f"{path.name}:1", names)
 
 
 def _parquet(path: Path, head: Head | None) -> Numbered:
     import pyarrow.parquet
 
     with parquet_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+        check_twice(path.name, file.schema_arrow.names)
         if head is not None:
             rows = [dict.fromkeys(file.schema_arrow.names)] * min(file.metadata.num_rows, 1)
             yield from enumerate(rows, 1)
             return
         number = itertools.count(1)
         for batch in file.iter_batches(PARQUET_ROWS):
-            yield from ((next(number), row) for row in batch.to_pylist())
-
-
-@contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Arrow's errors as InputErrors that name the file."""
-    import pyarrow
-
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError) as e:
-        reason = str(e).splitlines()[0].partition(": T")[0]  # without the class of Thrift's that it names
-        reason = re.sub("^Could not open Parquet input source '.*': ", "", reason)
-        raise InputError(
-            f"{path.name}: not a readable Parquet file ({reason}), as by a download that was cut; make it again"
-        ) from None
+            yield from ((next(number), row) for row in python_rows(batch))
 
 
 _PLAIN: dict[str, Callable[[Path, Head | None], Numbered]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from zofo.errors import InputError, printable
 
 CHUNK = 2**16  # characters that are read at once; more where an item is longer
 LONGEST = 2**26  # characters of an item
+WORD = 16  # more characters than a number's sign, an escape or a word such as -Infinity needs to be told from damage
 
 
 class TwiceError(Exception):
@@ -21,8 +23,8 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For json's `object_pairs_hook`: what has a key twice is no object."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise TwiceError(next(key for key in keys if keys.count(key) > 1))
+        counts = Counter(key for key, _ in pairs)
+        raise TwiceError(next(key for key in counts if counts[key] > 1))
     return row
 
 
@@ -33,7 +35,9 @@ class _Window:
         self.pieces, self.name, self.text, self.at, self.ended = pieces, name, "", 0, False
 
     def more(self) -> bool:
-        """Read on. False at the end of the file."""
+        """Read on. False where the end of the file was reached before."""
+        if self.ended:
+            return False
         self.text, self.at = self.text[self.at :], 0
         if len(self.text) > LONGEST:
             raise InputError(f"{self.name}: an item of more than {LONGEST} characters; write JSON lines instead")
@@ -42,7 +46,7 @@ class _Window:
             piece = next(self.pieces, "")
             self.ended = not piece
             self.text, wanted = self.text + piece, wanted - len(piece)
-        return not self.ended
+        return True
 
     def sign(self) -> str:
         """The next character that is no blank, not taken; "" at the end."""
@@ -108,7 +112,8 @@ def _item(window: _Window, number: int) -> tuple[Any, str]:
         try:
             return _decoded(window)
         except json.JSONDecodeError as error:
-            if window.more():
+            may_go_on = "Unterminated" in error.msg or error.pos + WORD > len(window.text)
+            if may_go_on and window.more():
                 continue
             if error.pos >= len(window.text.rstrip()) or "Unterminated" in error.msg:
                 raise InputError(f"{window.name}: item {number}: bad JSON: the file ends within it") from None
@@ -129,7 +134,7 @@ def _decoded(window: _Window) -> tuple[Any, str]:
         item, fault = None, f'bad JSON: the key "{printable(str(error), 60)}" is given twice; keep one'
     else:
         fault = "" if isinstance(item, dict) else f"expected a JSON object, found a {type(item).__name__}"
-    if end == len(window.text) and not window.ended:  # a number may go on
+    if not window.ended and end + WORD > len(window.text) and isinstance(item, (int, float)):  # a number may go on
         raise json.JSONDecodeError("cut", window.text, end)
     window.at = end
     return item, fault

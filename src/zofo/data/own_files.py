@@ -68,12 +68,7 @@ def own_task(
 
 def check_layout(tables: Tables, template: str, choices: Sequence[str] | None) -> tuple[Records, str]:
     """(the rows that decide, which of LAYOUTS they have). Raises InputError for what the columns alone show."""
-    if template not in ("default", "plain"):
-        near = did_you_mean(template, ("default", "plain"))
-        raise InputError(
-            f'task.template: own files have "default" and "plain", not "{template}"{near}; '
-            "for others write a task file (.yaml)"
-        )
+    check_template(template)
     rows = tables.get("train") or next(iter(tables.values()))
     layout = _layout(rows)
     for records in tables.values():
@@ -83,6 +78,16 @@ def check_layout(tables: Tables, template: str, choices: Sequence[str] | None) -
     if layout != "options" and choices is not None:
         raise InputError(f"task.choices: {file_of(rows)} has completions; choices are for text + label")
     return rows, layout
+
+
+def check_template(template: str) -> None:
+    """Raises InputError for one that rows of one's own do not have."""
+    if template not in ("default", "plain"):
+        near = did_you_mean(template, ("default", "plain"))
+        raise InputError(
+            f'task.template: own files have "default" and "plain", not "{template}"{near}; '
+            "for others write a task file (.yaml)"
+        )
 
 
 def _layout(records: Records) -> str:

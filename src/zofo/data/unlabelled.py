@@ -12,10 +12,12 @@ from zofo.data.example import Decoding, Example
 from zofo.data.fewshot import demonstrate
 from zofo.data.files import Record, Records, columns_of, file_of, missing_column
 from zofo.data.multitask.setting import find_setting
-from zofo.data.own_files import from_choices, option_texts, text_of, turns_of
+from zofo.data.own_files import check_template, from_choices, option_texts, text_of, turns_of
 from zofo.data.spec import TaskSpec, maker, used_columns
 from zofo.data.task import decoding_of, settle
 from zofo.errors import InputError, printable
+
+TEXT_ALONE = {"text", "prompt"}  # the columns of a row that is a text without columns, whichever is read
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,27 @@ def asking(
 
 
 def _known(cfg: TaskConfig, spec: TaskSpec, records: Records, text_column: str | None) -> Asking:
-    columns = _columns(spec, cfg.template)
+    columns, has = _columns(spec, cfg.template), columns_of(records)
     if text_column is not None:
-        raise InputError(
-            f"--text-column: is for files of one's own; {spec.file} reads {', '.join(columns)}; rename the column"
-        )
-    has = columns_of(records)
-    for name in columns:
-        if name not in has:
-            raise missing_column(name, records, f'{spec.file}: template "{cfg.template}"', spec.columns)
-    make = maker(spec, cfg.template, answered=False)
+        if len(columns) != 1:
+            raise InputError(
+                f"--text-column: {spec.file} reads more than one column: {', '.join(columns)}; rename the file's"
+            )
+        if text_column not in has:
+            raise missing_column(text_column, records, "--text-column")
+        renames = text_column
+    else:
+        renames = "text" if len(columns) == 1 and columns[0] not in has and set(has) == TEXT_ALONE else None
+        for name in columns if renames is None else ():
+            if name not in has:
+                raise missing_column(name, records, f'{spec.file}: template "{cfg.template}"', spec.columns)
+    plain = maker(spec, cfg.template, answered=False)
+
+    def make(record: Record) -> Example:
+        if renames is None:
+            return plain(record)
+        return plain(replace(record, row={**record.row, columns[0]: record.row.get(renames)}))
+
     if spec.kind == "options":
         return Asking(make, "options", tuple(spec.labels))
     return Asking(make, "text", (), replace(decoding_of(spec, cfg), samples=1))
@@ -98,6 +111,7 @@ def _columns(spec: TaskSpec, template: str) -> list[str]:
 
 def _own(cfg: TaskConfig, records: Records, labels: tuple[str, ...], chat: Chat, text_column: str | None) -> Asking:
     has, file = columns_of(records), file_of(records)
+    check_template(cfg.template)
     if text_column is not None and text_column not in has:
         raise missing_column(text_column, records, "--text-column")
     column = text_column or ("text" if labels or "choices" in has else "prompt")
@@ -107,14 +121,21 @@ def _own(cfg: TaskConfig, records: Records, labels: tuple[str, ...], chat: Chat,
         return Asking(lambda record: _with_options(record, column, labels), "options", labels)
     if "choices" in has and column in has:
         return Asking(lambda record: from_choices(record, column, answered=False), "options")
+    decoding = own_decoding(cfg)
     if text_column is None and "messages" in has:
-        return Asking(lambda record: _conversation(record, "messages", chat), "text")
+        return Asking(lambda record: _either(record, column, chat), "text", (), decoding)
     if column not in has:
         raise InputError(
             f"{file}: needs a column prompt or messages, to which texts are written (to choose among labels give "
             f"task.choices=[...]); has: {printable(', '.join(has), 300)}; --text-column NAME takes another one"
         )
-    return Asking(lambda record: _prompt(record, column, chat), "text")
+    return Asking(lambda record: _prompt(record, column, chat), "text", (), decoding)
+
+
+def own_decoding(cfg: TaskConfig) -> Decoding:
+    """How a text is written where no task file says it."""
+    given = {n: v for n in ("max_new_tokens", "temperature", "top_p") if (v := getattr(cfg, n)) is not None}
+    return Decoding(**given)
 
 
 def _without(column: str, records: Records) -> InputError:
@@ -124,6 +145,13 @@ def _without(column: str, records: Records) -> InputError:
 def _with_options(record: Record, column: str, labels: tuple[str, ...]) -> Example:
     prompt = text_of(record, column)
     return Example(record.id, prompt, option_texts(prompt, labels), (0,), place=record.place)
+
+
+def _either(record: Record, column: str, chat: Chat) -> Example:
+    """A row that has no conversation may have a text in its place."""
+    if record.row.get("messages") is None and record.row.get(column) is not None:
+        return _prompt(record, column, chat)
+    return _conversation(record, "messages", chat)
 
 
 def _prompt(record: Record, column: str, chat: Chat) -> Example:

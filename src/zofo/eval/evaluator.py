@@ -53,7 +53,7 @@ class Evaluator:
         one_answer = all(len({e.example.answers[i] for i in e.gold}) == 1 for e in encoded)
         labels = self.data.labels if one_answer else ()
         evaluation = evaluate(self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null)
-        evaluation.named(self.data.name)
+        evaluation = replace(evaluation.named(self.data.name), labels=tuple(self.data.labels))
         if self.data.groups:
             return by_task(evaluation, encoded, self.data.groups)
         if self.data.kind != "generation" or not generate:

@@ -49,11 +49,13 @@ class Evaluation:
     An example without a prediction is wrong in each metric, and `values["unpredicted"]` counts them, if there are any.
     A mean of losses with a NaN in it is NaN, which `train.selection` never takes.
     report: precision, recall and F1 of each class and the confusion matrix, where all examples share their options.
+    labels: the options' names then, whatever their texts are.
     """
 
     values: dict[str, float]
     predictions: list[Prediction]
     report: dict[str, Any] | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -213,14 +215,17 @@ def null_scores(
 
 
 def as_rows(evaluation: Evaluation, encoded: Sequence[Encoded]) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl. `predicted` is None for an example without a prediction."""
+    """The lines of predictions.jsonl. `prediction` is the label's name, or the option's text where rows have options of
+    their own; it and `predicted`, its place, are None for an example without a prediction."""
     rows = []
     for prediction, example in zip(evaluation.predictions, (e.example for e in encoded)):
         predicted, gold = prediction.predicted, prediction.gold
         row = {"id": prediction.id, "prompt": example.prompt, "answers": list(example.answers), "gold": list(gold)}
         if example.reference is None:
             option = None if predicted == NONE else predicted
-            row |= {"predicted": option, "correct": predicted in gold, "scores": list(prediction.scores)}
+            names = evaluation.labels if len(evaluation.labels) == len(example.answers) else example.answers
+            row |= {"predicted": option, "prediction": None if option is None else names[option].strip()}
+            row |= {"correct": predicted in gold, "scores": list(prediction.scores)}
         else:
             row |= {"reference": example.reference, "generated": list(prediction.texts), **(prediction.measures or {})}
         rows.append(row | {"loss": prediction.loss})

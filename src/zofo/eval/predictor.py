@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zofo.data.calibration import NULLED, NullKey, null_key
-from zofo.data.checks import check_words, refuse_words
+from zofo.data.checks import check_scoring, check_words, refuse_words
 from zofo.data.example import Example, Scoring
 from zofo.data.files import BadRows
 from zofo.data.metrics import NONE
@@ -22,6 +22,8 @@ from zofo.models.backbone import Loaded
 from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import Sharing
 from zofo.zo.keys import derive
+
+NULLS = 2**12  # prompts without their input whose scores are kept
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class Predictor:
         self._scorer: Scorer = self.loaded.scorer(self.model)
         self._share = Sharing(self._scorer, self.loaded.max_length)
 
+    def check(self, examples: Sequence[Example], bad: BadRows) -> None:
+        """Raises InputError for what cannot be asked, naming the row; hours later would be too late. bad: see there."""
+        if self.asking.kind == "text":
+            self._requests(examples, bad)
+            return
+        loaded, encoded = self.loaded, self._encoded(examples, bad)
+        check_scoring([e.example for e in encoded], self.scoring, loaded.tokenizer, loaded.max_length, loaded.beyond)
+
     @torch.no_grad()
     def __call__(
         self, examples: Sequence[Example], bad: BadRows, progress: Callable[[int], None] | None = None
@@ -66,7 +76,10 @@ class Predictor:
         if self.asking.kind == "text":
             return self._texts(examples, bad, progress)
         encoded = self._encoded(examples, bad)
+        self.cut += sum(e.cut for e in encoded)
         if self.scoring in NULLED:
+            if len(self._null) > NULLS:  # rows with options of their own have nulls of their own
+                self._null.clear()
             new = [e.example for e in encoded if null_key(e.example) not in self._null]
             if new:
                 tokenizer, length = self.loaded.tokenizer, self.loaded.max_length
@@ -77,11 +90,15 @@ class Predictor:
         return [answers.get(example.id, Answer()) for example in examples]
 
     def _encoded(self, examples: Sequence[Example], bad: BadRows) -> list[Encoded]:
-        limit = self.loaded.max_length
-        encoded = tokenize_all(self.loaded.tokenizer, examples, limit, "options", False, True, "", bad, says=False)
-        self.cut += sum(e.cut for e in encoded)
-        check_words(encoded, self.loaded.beyond)
-        return encoded
+        limit, usable = self.loaded.max_length, []
+        for each in tokenize_all(self.loaded.tokenizer, examples, limit, "options", False, True, "", bad, says=False):
+            try:
+                check_words([each], self.loaded.beyond)
+            except InputError as error:
+                bad.refuse(error, each.example.where)
+            else:
+                usable.append(each)
+        return usable
 
     def _choice(self, example: Example, scores: torch.Tensor) -> Answer:
         names = self.asking.labels or tuple(answer.strip() for answer in example.answers)
@@ -91,10 +108,11 @@ class Predictor:
             return Answer(options=names)
         return Answer(names[index], names, tuple(scores.softmax(0).tolist()))
 
-    def _texts(self, examples: Sequence[Example], bad: BadRows, progress: Callable[[int], None] | None) -> list[Answer]:
-        decoding, loaded = self.asking.decoding, self.loaded
-        room = None if loaded.max_length is None else loaded.max_length - decoding.max_new_tokens + 1
-        requests: dict[str, Request] = {}
+    def _requests(self, examples: Sequence[Example], bad: BadRows) -> dict[str, tuple[Request, bool]]:
+        """{example's id: (what is written to, whether its prompt lost its beginning)} of those that can be used."""
+        loaded, new = self.loaded, self.asking.decoding.max_new_tokens
+        room = None if loaded.max_length is None else max(0, loaded.max_length - new + 1)
+        requests = {}
         for example in examples:
             try:
                 ids = tokenize_prompt(loaded.tokenizer, example, room)
@@ -102,9 +120,14 @@ class Predictor:
             except InputError as error:
                 bad.refuse(error, example.where)
                 continue
+            cut = len(ids) == room and len(tokenize_prompt(loaded.tokenizer, example, None)) > len(ids)
             key = derive(self.seed, f"write/{example.id}", 0)
-            requests[example.id] = Request(ids, decoding.max_new_tokens, key, example.cuttable is not None)
-        done = 0
+            requests[example.id] = Request(ids, new, key, example.cuttable is not None), cut
+        return requests
+
+    def _texts(self, examples: Sequence[Example], bad: BadRows, progress: Callable[[int], None] | None) -> list[Answer]:
+        requests, loaded, done = self._requests(examples, bad), self.loaded, 0
+        self.cut += sum(cut for _, cut in requests.values())
 
         def count(number: int, text: str) -> None:
             nonlocal done
@@ -112,8 +135,7 @@ class Predictor:
             if progress is not None:
                 progress(done)
 
-        texts = decode(
-            self.model, loaded.tokenizer, list(requests.values()), decoding, loaded.pad_id, self.batch_size, count
-        )
+        asked, decoding = [request for request, _ in requests.values()], self.asking.decoding
+        texts = decode(self.model, loaded.tokenizer, asked, decoding, loaded.pad_id, self.batch_size, count)
         written = dict(zip(requests, texts))
         return [Answer(text=written.get(example.id)) for example in examples]

@@ -228,6 +228,7 @@ def way_to_write(model: Any, ids: Sequence[int]) -> dict[str, Any]:
     if model not in _ways:
         way = right_way(model, ids)
         if way is None:
+            _check_finite(model, ids)
             raise RunError(
                 f"{type(model).__name__}: `generate` computes other logits than the forward that was trained, with and "
                 f"without its cache, so its texts would not be this model's ({named('transformers', 'peft')}); take "
@@ -241,6 +242,17 @@ def way_to_write(model: Any, ids: Sequence[int]) -> dict[str, Any]:
             )
         _ways[model] = way
     return _ways[model]
+
+
+@torch.no_grad()
+def _check_finite(model: Any, ids: Sequence[int]) -> None:
+    """Raises RunError for a model whose logits are none, which no version of a library is to blame for."""
+    row = torch.tensor([list(ids)[:PROMPT]], device=model.device)
+    if not torch.isfinite(model(input_ids=row).logits).any():
+        raise RunError(
+            f"{type(model).__name__}: what it computes is NaN or infinite, so it writes nothing: its weights are not "
+            f"finite, or overflow in its dtype (try model.dtype=float32)"
+        )
 
 
 @torch.no_grad()

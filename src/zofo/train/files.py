@@ -52,11 +52,16 @@ def make_directory(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8. A reader, or the next start after a kill, sees the old file or the new one. OSErrors name the file."""
+    """UTF-8. As `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A reader, or the next start after a kill, sees the old file or the new one. OSErrors name the file."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with naming(path), temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with naming(path), temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -149,9 +149,12 @@ class Skips:
 
 
 @contextmanager
-def counter(what: str, total: int, before: int = 0) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+def counter(
+    what: str, total: int | None, before: int = 0
+) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """(says a line that stays; shows how many of `total` are done, and the time left: a bar on a terminal, else a line
-    every half minute). before: how many were done before this command, which took no time of it."""
+    every half minute). total: None where nobody knows. before: how many were done before this command, which took no
+    time of it."""
     shown_on, what = console(sys.stderr), printable(what)
     start = last = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -166,7 +169,10 @@ def counter(what: str, total: int, before: int = 0) -> Iterator[tuple[Callable[[
                 bar.update(row, completed=done)
             elif now - last > 30:
                 last = now
-                left = duration((now - start) / max(done - before, 1) * (total - done))
-                shown_on.print(f"{what}: {done}/{total}, {left} left", markup=False)
+                if total is None:
+                    shown_on.print(f"{what}: {done}", markup=False)
+                else:
+                    left = duration((now - start) / max(done - before, 1) * (total - done))
+                    shown_on.print(f"{what}: {done}/{total}, {left} left", markup=False)
 
         yield (lambda text: shown_on.print(printable(text, plain="\n\t"), markup=False)), show
