@@ -177,10 +177,14 @@ def test_a_position_that_is_no_records_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "not a zofo journal"),
+        (b"", "j: empty, and the header alone"),
+        (b"ZOF", "j: ends after 3 bytes, within its header"),
+        (b"ZOFOJ\x00\r\n\x02\0", "j: ends after 10 bytes, within its header"),
         (b"PK\x03\x04 something else", "not a zofo journal"),
-        (b"ZOFOJ\x00\r\n", "header is damaged"),
-        (b"ZOFOJ\x00\r\n\x05\0\0\0{}", "header is damaged"),
+        (b"ZOFOJ\x00\r\n", "j: ends after 8 bytes, within its header"),
+        (b"ZOFOJ\x00\r\n\x05\0\0\0{", "j: ends after 13 bytes, and its header alone has 21"),
+        (b"ZOFOJ\x00\r\n\x05\0\0\0{}", "header is damaged"),  # the length is wrong
+        (b"ZOFOJ\x00\r\n\x02\0\0\0{}\0\0\0\0", "header is damaged"),
         (b"ZOFOJ\x00\n\x02\0\0\0{}", "not a zofo journal"),  # line ends that a text transfer changed
     ],
 )
@@ -188,6 +192,21 @@ def test_no_header(tmp_path: Path, raw: bytes, message: str) -> None:
     (tmp_path / "j").write_bytes(raw)
     with pytest.raises(JournalError, match=message):
         Journal.open(tmp_path / "j")
+
+
+def test_a_header_that_was_cut_at_any_byte_is_told_from_wrong_bytes(tmp_path: Path) -> None:
+    """And one with a bit flipped, or zeroed, is not called cut, but where it is the length that was flipped."""
+    Journal.create(path := tmp_path / "j", {"seed": 3, "tensors": []}).close()
+    raw = path.read_bytes()
+    for size in range(len(raw)):
+        path.write_bytes(raw[:size])
+        words = "empty" if not size else f"ends after {size} bytes, "
+        with pytest.raises(JournalError, match=rf"j: {words}.*; put back a copy"):
+            read_header(path)
+    for at in range(len(raw)):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        with pytest.raises(JournalError, match="not a zofo journal" if at < 8 else "header is damaged"):
+            read_header(path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.restore import Given, given_model, restore, with_given
+from zofo.api.standing import warn_of_the_export
 from zofo.api.states import is_state
 from zofo.config.json_text import read_json
 from zofo.config.layers import brief
@@ -69,6 +70,7 @@ def open_target(target: str | Path, adapter: str | None = None, given: Given | N
     if adapter is not None:
         raise InputError(f"{path} is no run, so it has no adapters to choose from: leave out --adapter")
     config, info = recorded(path), export_info(path)
+    warn_of_the_export(path, info)
     loaded, model = load_export(path, config, given)
     inputs = info.get("inputs") or {}
     if config is not None and "tokenizer" in inputs:
