@@ -100,7 +100,7 @@ def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: P
     restored.loaded.tokenizer.save_pretrained(target)
     info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
     dev = restored.info.get("dev", {}).get(restored.adapter, {}) if not any(info["test"].values()) else None
-    info |= {"outcome": restored.info.get("outcome"), "dev": dev}
+    info |= {"outcome": restored.info.get("outcome"), "dev": dev, "checkpoint": restored.info.get("checkpoint")}
     info |= {"tasks": restored.info.get("tasks"), "adapter": restored.adapter, "merged": merged}
     config = restored.config.absolute()
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir="."))
@@ -194,10 +194,15 @@ def _readme(info: dict[str, Any], apart: bool, ours: bool) -> str:
     measured = f"Test: {_numbers(test) or 'not measured'}."
     if info["dev"]:
         measured += f" Dev, at step {info['best_step']}: {_numbers(info['dev'])}."
+    ending, here = Ending.read(info["outcome"]), ""
+    if info["checkpoint"]:
+        here = f"What is here is {info['checkpoint']} of the run.\n\n"
+    elif not test and ending.kind != "finished":
+        here = f"What is here is the best of its evaluations until then, that of step {info['best_step']}.\n\n"
     return (
         f"# {info['method']} on {info['task']}: {what}\n\n"
         f"Trained from {base} with zofo, seed {info['seed']}. {measured}\n\n"
-        f"{in_the_readme(Ending.read(info['outcome']))}"
+        f"{in_the_readme(ending)}{here}"
         f"HERE is the path of this folder, which can be moved:\n\n```python\n{code}```\n\n"
         f"`zofo eval HERE` measures it, `zofo generate HERE --prompt TEXT` writes with it.\n"
     )
