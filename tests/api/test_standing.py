@@ -116,7 +116,7 @@ def test_whoever_opens_it_is_told_once(name: str, run_of: Callable[[str], Path],
             assert f"**The run {WORDS[name]}" in (place / "README.md").read_text()
     code, lines = say("validate", run)
     assert code == (0 if name == "interrupted" else 1)
-    assert [line for line in lines if line.startswith(f"outcome: the run {WORDS[name]}")]
+    assert len([line for line in lines if WORDS[name] in line]) == 1
 
 
 @pytest.mark.parametrize("name", PASSED_ON)
@@ -199,7 +199,6 @@ def test_a_live_run_is_not_called_unfinished(run_of: Callable[[str], Path], tmp_
             assert not [line for line in lines if "resume" in line or "not finish" in line]
         code, lines = say("validate", run)
         assert code == 0
-        assert f"outcome: {words}" in "\n".join(lines)
         assert lines[-1].startswith("the run is whole, and is still going")
         (run / "metrics.jsonl").unlink()
         code, lines = say("validate", run)
@@ -264,7 +263,7 @@ def test_what_stands_in_the_way_of_a_new_run_failed(run_of: Callable[[str], Path
     assert code == 2
     assert f"holds this run already, which {WORDS['ruined']}" in lines[0]
     assert lines[0].endswith("; choose another directory, or replace it (--overwrite)")
-    code, lines = say("train", "--resume", "latest", "--output-dir", run)
+    code, lines = say("train", "--resume", "latest", "--output-dir", run, "--max-steps", 10)
     assert code == 1
     assert [line for line in lines if line.startswith(f"{run}: goes on with a run that {WORDS['ruined']}")]
     run = run_of("nan")

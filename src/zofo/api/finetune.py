@@ -138,7 +138,7 @@ def _train(
     loop, before = Loop(session, run, callbacks), None if resume_from is None else ended_before(run)
     if resume_from is not None:
         loop.resume(resume_from)  # may be refused, and must leave the run as it was then
-    if before is not None and before.failed:
+    if before is not None and before.failed and not loop.trained:  # else the same is said in the end
         log.warning("%s: goes on with a run that %s", run.root, before.words())
     note(run, None)
     launched = dataclasses.replace(config.train, output_dir=".", resume=None, overwrite=False)

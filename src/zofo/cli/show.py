@@ -77,13 +77,16 @@ def print_checks(path: str, model: str | None, overrides: Sequence[str], data: s
             [f"{path}: in use by {who}, who may have written since: wait for it to end, and look again"] if who else []
         )
         raise InputError("\n".join([*live, *faults]))
+    ending = standing(run)
     for what, _ in results:
-        print(what if "not checked" in what or what.startswith("outcome: ") else f"{what}: yes")
+        if not what.startswith("outcome: "):
+            print(what if "not checked" in what else f"{what}: yes")
+        elif not ending.words():  # else the last line says it
+            print(what)
     gone = any("is not a place here" in what for what, _ in results)
     places = f" --model {model}" if model else ""
     places += f" --data {data or 'FILE'}" if data or gone else ""
     some = ", as far as it was checked" if any("not checked" in what for what, _ in results) else ""
-    ending = standing(run)
     if ending.failed:
         fix = ending.fix or (f"`{going_on(run.root)}{places}` goes on" if run.checkpoints() else "start it again")
         raise RunError(f"{path}: its files are whole{some}, and the run {ending.words()}; {fix}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from zofo.train.selection import Selection
 from zofo.train.setup import Session
 from zofo.train.signals import Interrupted, caught
 from zofo.train.weights import advice, blown_up, broken, largest
-from zofo.train.whole import going_on
+from zofo.train.whole import in_both, left_by_a_stop
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -71,6 +70,11 @@ class Loop:
         """Updates so far, lower and upper."""
         return self.at.k * self.session.counted_per_step
 
+    @property
+    def trained(self) -> bool:
+        """Whether no further step fits into max_steps."""
+        return self.count + max(1, self.session.counted_per_step) > self.config.max_steps
+
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
         self.at, self.callbacks.state = self.checkpoints.resume(checkpoint)
@@ -97,8 +101,9 @@ class Loop:
         except OSError as error:
             if error.errno not in FULL:
                 raise
+            way = left_by_a_stop(self.run, self.session.config.model.trust_remote_code)[1]
             raise RunError(
-                f"no space left on device: {error.filename or self.run.root}; free some, then {self._left()[1]}"
+                f"no space left on device: {error.filename or self.run.root}; free some, then {way}"
             ) from error
         finally:
             self.checkpoints.close()
@@ -137,7 +142,7 @@ class Loop:
             self.progress.say(line)
         per_step = self.session.counted_per_step
         if self.resumed is not None:
-            done = "all is trained" if self.count + max(1, per_step) > self.config.max_steps else "training goes on"
+            done = "all is trained" if self.trained else "training goes on"
             self.progress.say(f"from {self.resumed}, step {self.count} of {self.config.max_steps}: {done}")
         left = self.config.max_steps % per_step if per_step else 0
         if left:
@@ -159,7 +164,7 @@ class Loop:
             self.progress.say(saved)
             raise Interrupted(saved, self._interrupt or signal.SIGINT) from None
         self._save()
-        if skipped := self.skips.words(self.updates):
+        if (skipped := self.skips.words(self.updates)) and not self.skips.mostly(self.updates):  # else it is an error
             self.progress.say(f"warning: {skipped} (train.on_nonfinite={self.config.on_nonfinite})")
 
     def _train(self) -> None:
@@ -283,7 +288,7 @@ class Loop:
 
     def _stop(self, number: int) -> None:
         """The first signal lets this round end, and saves; a second one stops at once."""
-        kept, way = self._left()
+        kept, way = left_by_a_stop(self.run, self.session.config.model.trust_remote_code)
         if self._interrupt:
             now = f"stopped at once, at step {self.count} of {self.config.max_steps}, with {kept}; {way}"
             self.progress.say(now)
@@ -296,20 +301,8 @@ class Loop:
         )
 
     @property
-    def _code(self) -> bool:
-        return self.session.config.model.trust_remote_code
-
-    @property
     def _go_on(self) -> str:
-        return f"go on with `{going_on(self.run.root, code=self._code)}`, or resume='latest' in Python"
-
-    def _left(self) -> tuple[str, str]:
-        """(what a stop at once keeps, how it is gone on from)"""
-        if present := self.run.checkpoints():
-            return f"what {present[-1].name} holds", self._go_on
-        trust = " model.trust_remote_code=true" * self._code
-        again = f"zofo train {shlex.quote(str(self.run.config))} --overwrite{trust}"
-        return "nothing kept, since there is no checkpoint yet", f"start again with `{again}`"
+        return in_both(self.run.root, self.session.config.model.trust_remote_code)
 
 
 def _line(name: str, values: dict[str, float]) -> str:

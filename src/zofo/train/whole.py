@@ -19,6 +19,20 @@ def going_on(run: Path, checkpoint: str | Path = "latest", code: bool = False) -
     return f"zofo train --resume {shlex.quote(str(checkpoint))} --output-dir {shlex.quote(str(run))}{trust}"
 
 
+def in_both(run: Path, code: bool) -> str:
+    """From the shell and from Python."""
+    return f"go on with `{going_on(run, code=code)}`, or resume='latest' in Python"
+
+
+def left_by_a_stop(run: RunDir, code: bool) -> tuple[str, str]:
+    """(what a stop at this moment keeps, how it is gone on from)"""
+    if present := run.checkpoints():
+        return f"what {present[-1].name} holds", in_both(run.root, code)
+    trust = " model.trust_remote_code=true" if code else ""
+    again = f"zofo train {shlex.quote(str(run.config))} --overwrite{trust}"
+    return "nothing kept, since there is no checkpoint yet", f"start again with `{again}`"
+
+
 def newest_whole(run: RunDir, present: list[Path]) -> Path:
     """The newest checkpoint that is not damaged; what is passed over is said. Raises InputError where all are."""
     for path in reversed(present):
