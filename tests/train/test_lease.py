@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -22,8 +23,9 @@ from tests.setting_files import as_task
 from zofo import InputError, export, finetune, meta_test
 from zofo.api.convert import convert
 from zofo.errors import RunError
+from zofo.models.sealed import check_export
 from zofo.train import lease
-from zofo.train.lease import NAME, Lease
+from zofo.train.lease import NAME, Lease, refuse_in_use
 
 HOLD = """
 import sys, time
@@ -201,3 +203,59 @@ def test_a_process_that_slept_while_another_took_over_writes_nothing_more(
     with pytest.raises(RunError, match=r"process 3 on elsewhere since .* has taken over this directory"):
         train(tiny_model_dir, sentiment_file, out, save_steps=4, callbacks=[callback])
     assert {path.name for path in out.iterdir()} == callback.before
+
+
+@pytest.mark.parametrize("over_another", [False, True])
+def test_a_second_export_is_told_of_the_first_and_brings_nothing_back(
+    over_another: bool, tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not sent to --overwrite; and what the first one is in the middle of is left alone, not taken for a dead one's."""
+    module = importlib.import_module("zofo.api.export")
+    out = tmp_path / "out"
+    run = train(tiny_model_dir, sentiment_file, tmp_path / "run")
+    if over_another:
+        run.export(out)
+    real, seen = module._write, list[str]()
+
+    def write(restored: Any, inputs: Any, directory: Path, *more: Any) -> None:
+        real(restored, inputs, directory, *more)
+        files = set(tmp_path.rglob("*"))
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match=rf"^{out}: in use by process {os.getpid()} on ") as refusal:
+                export(run.path, out, overwrite=overwrite)
+            seen.append(str(refusal.value))
+        assert set(tmp_path.rglob("*")) == files
+
+    monkeypatch.setattr(module, "_write", write)
+    export(run.path, out, overwrite=over_another)
+    assert len(seen) == 2
+    assert not [line for line in seen if "overwrite" in line]
+    check_export(out)
+
+
+def test_who_is_at_it_is_told_at_once(tmp_path: Path) -> None:
+    """A live process of this machine; another machine's that was touched just now; none that is dead, or no lock."""
+    assert lease.holder(tmp_path) is None
+    with Lease(tmp_path):
+        assert f"process {os.getpid()} on {socket.gethostname()} since 20" in str(lease.holder(tmp_path))
+        assert lease.holder(tmp_path, here=True)
+        with pytest.raises(InputError, match="in use by process"):
+            refuse_in_use(tmp_path)
+    assert lease.holder(tmp_path) is None
+    start = time.monotonic()
+    content = {"token": "x", "host": "elsewhere", "pid": 7, "since": 1e9}
+    (tmp_path / NAME).write_text(json.dumps(content))
+    assert "process 7 on elsewhere since 2001-" in str(lease.holder(tmp_path))
+    assert lease.holder(tmp_path, here=True) is None, "not certain"
+    os.utime(tmp_path / NAME, (1e9, 1e9))
+    assert lease.holder(tmp_path) is None
+    (tmp_path / NAME).write_text(json.dumps({**content, "host": socket.gethostname(), "pid": os.getpid(), "born": 1.0}))
+    assert lease.holder(tmp_path) is None, "another process's number"
+    for torn in ("", "{", "[]", "\0\0"):
+        (tmp_path / NAME).write_text(torn)
+        assert lease.holder(tmp_path) is None
+    (tmp_path / "in").mkdir()
+    with Lease(tmp_path / "new", inside=False):
+        assert lease.holder(tmp_path / "new", inside=False)
+        assert lease.holder(tmp_path / "in", inside=False) is None
+    assert time.monotonic() - start < 5, "nothing is waited for"
