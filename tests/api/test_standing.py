@@ -16,9 +16,8 @@ from transformers import TrainerCallback
 
 from tests.conftest import sentiment_rows, write_rows
 from tests.small_runs import SMALL
-from zofo import InputError, RunError, evaluate, finetune, generate
+from zofo import RunError, evaluate, finetune, generate
 from zofo.cli.main import run as command_line
-from zofo.train.ending import Ending, well_formed
 from zofo.train.lease import Lease
 
 Say = Callable[..., tuple[int, list[str]]]
@@ -256,6 +255,32 @@ def test_a_run_that_was_at_its_end_and_is_gone_on_with(
     assert not [line for line in lines if "the run" in line], "at its end again"
 
 
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_the_best_of_an_end_that_was_gone_on_from_may_be_gone(
+    how: str, tmp_path: Path, tiny_model_dir: Path, say: Say, made: Path
+) -> None:
+    """Pruned for a better one, of a method whose theta is in it: then the better one is what is opened."""
+    full, run = {"name": "fo-ft", "lr": 2e-5}, tmp_path / "run"
+    options: dict[str, Any] = {**SMALL, "eval_steps": 2, "save_steps": 2, "save_total_limit": 1, "output_dir": run}
+    finetune(str(tiny_model_dir), str(made / "rows.jsonl"), full, **options)
+    then = json.loads((run / "run.json").read_text())["best_step"]
+    more = {**options, "max_steps": 16, "resume": "latest", "callbacks": [Stop(14, KeyboardInterrupt())]}
+    with pytest.raises(KeyboardInterrupt):
+        finetune(str(tiny_model_dir), str(made / "rows.jsonl"), full, **more)
+    assert not (run / f"best-{then}").exists()
+    if how == "killed":
+        forget(run)
+    words = "is not finished" if how == "killed" else "was interrupted at step 14 of 16"
+    for verb, args in verbs(run, tmp_path / "out").items():
+        code, lines = say(*args)
+        assert (code, len([line for line in lines if f"{run}: the run {words}; this is the best" in line])) == (0, 1), (
+            verb
+        )
+    code, lines = say("validate", run)
+    assert code == 0
+    assert lines[-1].startswith(f"the run is whole, and {words}: `zofo train --resume latest")
+
+
 def test_what_stands_in_the_way_of_a_new_run_failed(run_of: Callable[[str], Path], say: Say, made: Path) -> None:
     """Going on is no advice then; going on for all that says what with."""
     run = run_of("ruined")
@@ -272,7 +297,7 @@ def test_what_stands_in_the_way_of_a_new_run_failed(run_of: Callable[[str], Path
     assert code == 0
     assert [line for line in lines if line == f"{run}: goes on with a run that {WORDS['nan']}"]
     assert "outcome" not in json.loads((run / "manifest.json").read_text()), "it came to its end"
-    assert json.loads((run / "run.json").read_text())["outcome"] == {"kind": "finished"}
+    assert json.loads((run / "run.json").read_text())["outcome"]["kind"] == "finished"
 
 
 def test_a_run_of_before_is_of_unknown_outcome(run_of: Callable[[str], Path], say: Say, caplog: Any) -> None:
@@ -288,19 +313,3 @@ def test_a_run_of_before_is_of_unknown_outcome(run_of: Callable[[str], Path], sa
     assert not caplog.records
     code, lines = say("validate", run)
     assert (code, "outcome: not known, of a version that kept none" in lines) == (0, True)
-
-
-@pytest.mark.parametrize("stored", [3, [], {}, {"kind": "fine"}, {"kind": "failed", "reason": 3}, {"kind": "going"}])
-@pytest.mark.parametrize("name", ["run.json", "manifest.json"])
-def test_an_outcome_that_no_zofo_wrote(stored: Any, name: str, run_of: Callable[[str], Path]) -> None:
-    run = run_of("finished")
-    (run / name).write_text(json.dumps({**json.loads((run / name).read_text()), "outcome": stored}))
-    with pytest.raises(InputError, match=rf"{name}: damaged"):
-        evaluate(run)
-    assert not well_formed(stored)
-
-
-def test_what_is_stored_is_read_back() -> None:
-    for ending in (Ending("finished"), Ending("failed", "a", "b", "c", 3, 4), Ending("interrupted", step=0, of=8)):
-        assert Ending.read(json.loads(json.dumps(ending.to_dict()))) == ending
-        assert well_formed(ending.to_dict())

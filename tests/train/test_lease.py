@@ -74,7 +74,7 @@ def test_a_second_process_is_refused_and_told_of_the_first(
     assert holder.poll() is None
 
 
-@pytest.mark.parametrize("verb", ["export", "export over another", "meta-test", "data meta"])
+@pytest.mark.parametrize("verb", ["export", "export over another", "meta-test", "data meta", "data meta over another"])
 def test_other_verbs_that_write_a_directory(
     verb: str, tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path, small_setting: Path
 ) -> None:
@@ -90,6 +90,8 @@ def test_other_verbs_that_write_a_directory(
     else:
         write_rows(tmp_path / "sst2" / "train.jsonl", SST2)
         act = partial(convert, ["sst2"], out, tmp_path / "sst2")
+        if verb != "data meta":
+            act()
     lock = Lease(out, inside=verb != "export")
     with lock:
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != lock.path}
@@ -99,6 +101,8 @@ def test_other_verbs_that_write_a_directory(
             act()
         after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != lock.path}
         assert after == before
+    if verb == "data meta over another":
+        act = partial(convert, ["sst2"], out, tmp_path / "sst2", overwrite=True)
     act()
     assert any(path.is_file() for path in out.rglob("*"))
     assert not list(tmp_path.rglob(f"*{NAME}"))

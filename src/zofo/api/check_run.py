@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.restore import given_model, with_given
-from zofo.api.standing import standing
+from zofo.api.standing import gone_on, standing
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
@@ -19,6 +19,7 @@ from zofo.config.sections import exists, field_of_rows
 from zofo.errors import InputError
 from zofo.models.sealed import verify_tree
 from zofo.train import checkpoint
+from zofo.train.ending import Ending
 from zofo.train.files import looks_like_run
 from zofo.train.ownership import BEST, CHECKPOINT
 from zofo.train.run_dir import RunDir
@@ -203,7 +204,8 @@ class _Check:
     def _referred(self) -> None:
         """The bests that run.json and the checkpoints need are there."""
         named = self._directories(BEST)
-        counts = {self.run.info: self.info.get("best_step")}
+        then = Ending.read(self.info.get("outcome"))
+        counts = {} if gone_on(self.run, then) else {self.run.info: self.info.get("best_step")}
         counts |= {directory: state["best"]["count"] for directory, state in self.states.items() if state["best"]}
         with self._one("what run.json and checkpoints refer to is there") as fault:
             for path, count in counts.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from zofo.api.standing import in_the_readme
@@ -31,6 +32,7 @@ def finish(loop: Loop) -> dict[str, Any]:
         if result.report is not None:
             run.write_json(f"eval/report-{name}.json", result.report)
     ending = outcome_of(session, run.journal, loop.updates, loop.skips, loop.loss, sizes)
+    ending = replace(ending, step=loop.count, of=session.config.train.max_steps)
     if not ending.failed and (words := blown_up(sizes.before, sizes.deployed)):
         loop.progress.say(
             f"warning: {words}, in what dev chose; look at what it says, and start again with lower rates"

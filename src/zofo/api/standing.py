@@ -22,7 +22,16 @@ def standing(run: RunDir) -> Ending:
         return replace(_last(run, "going"), reason=who)
     if (stored := run.manifest.get("outcome")) is not None:
         return Ending.read(stored)
-    return Ending.read(run.read_info().get("outcome")) if run.finished else _last(run, "cut")
+    if not run.finished:
+        return _last(run, "cut")
+    ending = Ending.read(run.read_info().get("outcome"))
+    return _last(run, "cut") if gone_on(run, ending) else ending
+
+
+def gone_on(run: RunDir, ending: Ending) -> bool:
+    """Whether the run has a checkpoint of after the end that its run.json is of."""
+    step = _last(run, "cut").step
+    return step is not None and ending.step is not None and step > ending.step
 
 
 def ended_before(run: RunDir) -> Ending:
@@ -35,9 +44,8 @@ def ended_before(run: RunDir) -> Ending:
 
 def _last(run: RunDir, kind: str) -> Ending:
     """At its last checkpoint."""
-    present = run.checkpoints()
     try:
-        return Ending(kind, step=number_of(present[-1]), of=run.read_config().train.max_steps)
+        return Ending(kind, step=number_of(run.checkpoints()[-1]), of=run.read_config().train.max_steps)
     except (IndexError, InputError):
         return Ending(kind)
 

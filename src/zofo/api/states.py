@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zofo.api.standing import standing, warn_of_the_end
+from zofo.api.standing import gone_on, standing, warn_of_the_end
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import read_json
 from zofo.errors import InputError
@@ -77,7 +77,7 @@ def state_of(path: Path) -> State:
     if _is_checkpoint(path):
         return _checkpoint(RunDir(path.parent), path)
     run = RunDir(path)
-    if run.finished:
+    if run.finished and not _overtaken(run):
         return _finished(run)
     if not run.config.is_file() or not run.checkpoints():
         raise finished_only(path)
@@ -100,6 +100,12 @@ def info_of(run: RunDir) -> dict[str, Any]:
             f"writes it anew"
         )
     return info
+
+
+def _overtaken(run: RunDir) -> bool:
+    """Whether a run was gone on with since it was at its end, and the best of then has given way to a better one."""
+    info = info_of(run)
+    return not run.best(info["best_step"]).is_dir() and gone_on(run, Ending.read(info.get("outcome")))
 
 
 def _finished(run: RunDir) -> State:

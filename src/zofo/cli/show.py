@@ -92,7 +92,7 @@ def print_checks(path: str, model: str | None, overrides: Sequence[str], data: s
         raise RunError(f"{path}: its files are whole{some}, and the run {ending.words()}; {fix}")
     if who:
         print(f"the run is whole{some}, and {ending.words()}: wait for its end")
-    elif run.info.exists():
+    elif run.info.exists() and not ending.words():
         print(
             f"the run is whole{some}: `zofo eval {path}{places}` measures it, `zofo export {path} OUT` writes its model"
         )

@@ -47,7 +47,7 @@ class Ending:
 
         private: who is at it, too, which a file that is passed on does not tell.
         """
-        at = "" if self.step is None else f" at step {self.step} of {self.of}"
+        at = "" if self.step is None or self.weights else f" at step {self.step} of {self.of}"
         if self.kind == "failed":
             why = "; ".join(part for part in (self.reason, self.weights and f"its weights are {self.weights}") if part)
             return f"failed{at}: {why}"
