@@ -19,6 +19,7 @@ from tests.small_runs import SMALL
 from zofo import RunError, evaluate, finetune, generate
 from zofo.cli.main import run as command_line
 from zofo.train.lease import Lease
+from zofo.train.selection import Selection
 
 Say = Callable[..., tuple[int, list[str]]]
 SLOW: dict[str, Any] = {"name": "mezo", "lr": 1e-4}
@@ -257,10 +258,12 @@ def test_a_run_that_was_at_its_end_and_is_gone_on_with(
 
 @pytest.mark.parametrize("how", ["interrupted", "killed"])
 def test_the_best_of_an_end_that_was_gone_on_from_may_be_gone(
-    how: str, tmp_path: Path, tiny_model_dir: Path, say: Say, made: Path
+    how: str, tmp_path: Path, tiny_model_dir: Path, say: Say, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pruned for a better one, of a method whose theta is in it: then the better one is what is opened."""
-    full, run = {"name": "fo-ft", "lr": 2e-5}, tmp_path / "run"
+    better = Selection.better  # each evaluation, than the one before
+    monkeypatch.setattr(Selection, "better", lambda self, values, best, *at: better(self, values, None, *at))
+    full, run = {"name": "fo-ft", "lr": 1e-4}, tmp_path / "run"
     options: dict[str, Any] = {**SMALL, "eval_steps": 2, "save_steps": 2, "save_total_limit": 1, "output_dir": run}
     finetune(str(tiny_model_dir), str(made / "rows.jsonl"), full, **options)
     then = json.loads((run / "run.json").read_text())["best_step"]
