@@ -20,11 +20,11 @@ import pytest
 
 from tests.conftest import SST2, write_rows
 from tests.setting_files import as_task
-from zofo import InputError, export, finetune, meta_test
+from zofo import InputError, evaluate, export, finetune, generate, meta_test
 from zofo.api.convert import convert
 from zofo.errors import RunError
 from zofo.models.sealed import check_export
-from zofo.train import lease
+from zofo.train import lease, trees
 from zofo.train.lease import NAME, Lease, refuse_in_use
 
 HOLD = """
@@ -230,9 +230,19 @@ def test_a_second_export_is_told_of_the_first_and_brings_nothing_back(
             seen.append(str(refusal.value))
         assert set(tmp_path.rglob("*")) == files
 
+    def moved(*args: Any) -> None:
+        """Over another: in between there is no whole export; one that is not there yet is not missing."""
+        for read in (partial(evaluate, out), partial(generate, out, ["a"], max_new_tokens=1)):
+            with pytest.raises(InputError, match=rf"^{out}: in use by process {os.getpid()} on ") as refusal:
+                read()
+            seen.append(str(refusal.value))
+        real_move(*args)
+
+    real_move = trees._move
     monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(trees, "_move", lambda *args: (moved if args[-1] == "zofo.json" else real_move)(*args))
     export(run.path, out, overwrite=over_another)
-    assert len(seen) == 2
+    assert len(seen) == (6 if over_another else 2)
     assert not [line for line in seen if "overwrite" in line]
     check_export(out)
 
