@@ -199,7 +199,7 @@ class Loop:
         mask = self.session.problem.mask
         if mask is not None and (words := mask.words()):
             self.progress.say(words)
-        warning = self.divergence.check(values["c"]) if "c" in values else None
+        warning = self.divergence.check(values["c"], self._ruined) if "c" in values else None
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")
         if skips := self.skips.check(self.updates):
@@ -280,11 +280,15 @@ class Loop:
         if self.saved == self.count and self.count:
             return
         self.saved, names = self.count, broken(self.session)
-        sound = not names and not blown_up(self.before, largest(self.session))
+        sound = not names and not self._ruined()
         self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=sound)
         if names:
             self.progress.say(f"warning: step {self.count}: saved with NaN or infinite weights, in {names[0]}")
         self.callbacks.call("on_save")
+
+    def _ruined(self) -> str:
+        """See `weights.blown_up`; "" where no weight is."""
+        return blown_up(self.before, largest(self.session))
 
     def _stop(self, number: int) -> None:
         """The first signal lets this round end, and saves; a second one stops at once."""
