@@ -273,3 +273,25 @@ def test_who_is_at_it_is_told_at_once(tmp_path: Path) -> None:
         assert lease.holder(tmp_path / "new", inside=False)
         assert lease.holder(tmp_path / "in", inside=False) is None
     assert time.monotonic() - start < 5, "nothing is waited for"
+
+
+@pytest.mark.parametrize("verb", ["export over another", "meta-test"])
+def test_a_draft_of_a_lock_that_was_left_is_nobodys_file(
+    verb: str, tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path, small_setting: Path, caplog: Any
+) -> None:
+    """As where the disk broke while the lock was written, so that it could not be taken away either."""
+    draft = tmp_path / "out" / f"{NAME}.{'0' * 31}f"
+    if verb == "meta-test":
+        draft.parent.mkdir()
+        draft.write_text("{")
+        meta_test(str(tiny_model_dir), **as_task(small_setting), ways=["zero-shot"], output=tmp_path / "out")
+    else:
+        run = train(tiny_model_dir, sentiment_file, tmp_path / "run")
+        run.export(tmp_path / "out")
+        draft.write_text("{")
+        export(run.path, tmp_path / "out", overwrite=True)
+    assert not draft.exists()
+    assert "not zofo's" not in caplog.text
+    for name in (f"{NAME}.mine", f"{NAME}x", f"x{NAME}", f"{NAME}.{'0' * 33}"):
+        assert not lease.of_a_lock(name)
+    assert all(map(lease.of_a_lock, (NAME, draft.name, f".out{NAME}", f".out{NAME}.{'a' * 32}")))

@@ -24,8 +24,7 @@ from zofo.models.sealed import EXPORT, MANIFEST
 from zofo.models.versions import named
 from zofo.train.ending import Ending
 from zofo.train.files import make_directory, write_json, write_text
-from zofo.train.lease import NAME as LOCK
-from zofo.train.lease import Lease, refuse_in_use
+from zofo.train.lease import Lease, of_a_lock, refuse_in_use
 from zofo.train.trees import listed, names_of, recover, write_tree
 
 log = logging.getLogger("zofo")
@@ -59,7 +58,7 @@ def export(
     make_directory(out.parent)
     with Lease(out, inside=out.is_dir()):
         stays = write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge))
-    if stays := [name for name in stays if name != LOCK]:
+    if stays := [name for name in stays if not of_a_lock(name)]:
         log.warning("%s: not zofo's, and left there: %s", out, listed(stays))
     return out
 

@@ -120,7 +120,7 @@ class Lease:
                 self.path.unlink(missing_ok=True)
                 drafts = self.directory.glob(f"{glob.escape(self.path.name)}.*")
                 for draft in drafts:  # of a process that died as it asked
-                    if re.fullmatch("[0-9a-f]{32}", draft.suffix[1:]):
+                    if of_a_lock(draft.name):
                         draft.unlink(missing_ok=True)
 
     def _beat(self) -> None:
@@ -128,6 +128,11 @@ class Lease:
             with suppress(OSError):
                 if self.held:
                     os.utime(self.path)
+
+
+def of_a_lock(name: str) -> bool:
+    """Whether a file of this name is a lock, or the draft that a process left which died, or lost its disk, with it."""
+    return re.fullmatch(rf"(\..+)?{re.escape(NAME)}(\.[0-9a-f]{{32}})?", name) is not None
 
 
 def holder(directory: Path, inside: bool = True, here: bool = False) -> str | None:
