@@ -92,9 +92,9 @@ def test_of_a_run_that_ends_well(say: Say, start: list[object], tmp_path: Path) 
     "more",
     [
         ["--method", "mezo", "method.lr=1e30"],
-        ["--method", "mezo", "estimator.eps=1e-30"],
+        pytest.param(["--method", "mezo", "estimator.eps=1e-30"], marks=pytest.mark.slow),
         ["--method", "mezo", "method.lr=1e30", "--adapter", "lora", "train.on_nonfinite=skip"],
-        ["--method", "fo-peft", "train.on_nonfinite=skip"],
+        pytest.param(["--method", "fo-peft", "train.on_nonfinite=skip"], marks=pytest.mark.slow),
         ["--method", "bilevel-zofo", "method.inner_steps=1", "train.on_nonfinite=halve"],
     ],
     ids=["ruined", "lost", "broken", "skipped", "halved"],

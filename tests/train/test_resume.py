@@ -147,8 +147,14 @@ def test_what_a_process_ignores_stays_ignored(tmp_path, tiny_model_dir, module_s
     assert traces(out)["run"] == traces(uncut("bilevel-zofo"))["run"]
 
 
-@pytest.mark.parametrize("at", [3, 24])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("sent", "at"),
+    [
+        (signal.SIGINT, 24),
+        (signal.SIGTERM, 3),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((signal.SIGINT, 3), (signal.SIGTERM, 24))),
+    ],
+)
 def test_both_lines_of_an_interrupt_say_what_is_kept_and_what_goes_on(
     sent, at, tmp_path, tiny_model_dir, module_sentiment_file, monkeypatch
 ):

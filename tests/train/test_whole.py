@@ -26,7 +26,9 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module", params=["mezo", "bilevel-zofo", pytest.param("fo-ft", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name != "bilevel-zofo")) for name in METHODS]
+)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
     """A run with checkpoints at 4, 8 and 12."""
     root = tmp_path_factory.mktemp(request.param)
