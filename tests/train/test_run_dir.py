@@ -151,7 +151,7 @@ def test_what_a_person_put_into_a_checkpoint_stays_and_is_named(
     train(resume=str(out / "checkpoint-10"), max_steps=12)
     train(overwrite=True)
     assert all(path.read_text() == "mine" for path in notes)
-    assert RunDir(out).verify(out / "checkpoint-8") is None, "written beside the notes"
+    RunDir(out).verify_checkpoint(out / "checkpoint-8")  # written beside the notes
     assert not list(out.glob(".*"))
 
 

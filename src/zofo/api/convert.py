@@ -23,7 +23,7 @@ from zofo.data.samples import carved
 from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
 from zofo.data.task import find_spec, local_tables
 from zofo.errors import InputError, did_you_mean
-from zofo.train.lease import Lease
+from zofo.train.lease import Lease, refuse_in_use
 
 FILES = {"train": "train.jsonl", "dev": "validation.jsonl", "test": "test.jsonl"}
 # Meta-training keeps 254 tokens of input and output together, and cuts the input for it. Without a model's tokenizer
@@ -84,6 +84,7 @@ def convert(
     out, limits = Path(output_dir), examples or {}
     sources = [_source(name, _data_of(name, data, len(tasks) > 1), template, seed) for name in tasks]
     _distinct(source.name for source in sources)
+    refuse_in_use(out)  # first: that a task is there already is its doing
     for source in sources:
         _check_target(out, source, overwrite)
     results = []

@@ -11,7 +11,7 @@ from zofo.api.configure import named_files
 from zofo.api.restore import Given
 from zofo.api.scored_rows import load_rows
 from zofo.api.states import is_state
-from zofo.api.targets import open_target, recorded
+from zofo.api.targets import open_target, recorded, refuse_half_written
 from zofo.config.layers import Layer
 from zofo.config.resolve import Config
 from zofo.config.sections import TaskConfig, exists, field_of_rows, kind_of_task
@@ -90,6 +90,7 @@ def evaluate_target(
 
 def _without_a_task(target: Path) -> InputError:
     """What to say where no task is known. Raises InputError for an export that would name one, were it whole."""
+    refuse_half_written(target)
     if not target.exists():
         return InputError(f"{target}: no such directory; a model on the hub needs --task")
     check_export(target)

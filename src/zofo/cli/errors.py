@@ -39,7 +39,8 @@ def _failure(error: BaseException) -> tuple[list[str], int]:
         return str(error).split("\n"), error.exit_code
     for link in chain:  # safetensors and torch wrap ENOSPC in errors of their own
         if getattr(link, "errno", None) == errno.ENOSPC or "no space left on device" in str(link).lower():
-            return [f"no space left on device: {_place(link)}, free some and use --resume latest"], RunError.exit_code
+            again = "free some and give the same command again, to a training with a checkpoint with --resume latest"
+            return [f"no space left on device: {_place(link)}; {again}"], RunError.exit_code
     if isinstance(error, _click_exception()):
         if option := getattr(error, "option_name", None):  # worded anew in many a version of click and typer
             options = [each for each in getattr(error, "possibilities", None) or () if each != "--help"]

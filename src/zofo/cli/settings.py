@@ -12,6 +12,7 @@ from zofo.config.resolve import load as load_config
 from zofo.config.sections import exists, field_of_rows
 from zofo.errors import InputError
 from zofo.train.files import looks_like_run
+from zofo.train.lease import refuse_in_use
 from zofo.train.run_dir import RunDir
 
 DATA = "task.data="  # what --data is, see `cli.options.with_data`
@@ -88,6 +89,7 @@ def _saved(train: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         run, train = resume, {**train, "resume": "latest"}
     else:
         run = resume.parent
+    refuse_in_use(run, here=True)
     if not (run / "config.yaml").is_file():
         raise InputError(f"--resume: {run} holds no config.yaml, so no run to go on with; check --output-dir")
     RunDir(run).check_config()

@@ -11,6 +11,7 @@ from zofo.config.json_text import read_json
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError
 from zofo.models.sealed import MANIFEST, README
+from zofo.train.ending import well_formed
 from zofo.train.trees import listed, names_of, remove_tree
 
 log = logging.getLogger("zofo")
@@ -49,7 +50,8 @@ def _well_formed(manifest: Mapping[str, Any]) -> bool:
     files, inputs = manifest.get("files"), manifest.get("inputs")
     inside = _texts(files) and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
     digests = all(_texts(manifest.get(key, [])) for key in ("config", "info", "readme"))
-    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict) and digests
+    ending = well_formed(manifest.get("outcome"))
+    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict) and digests and ending
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def read_info(path: Path) -> dict[str, Any]:
     for key, kind in needed.items():
         if not isinstance(info.get(key), kind):
             raise InputError(f"{path}: damaged, {key} is {info.get(key)!r:.60}; {again}")
+    if not well_formed(info.get("outcome")):
+        raise InputError(f"{path}: damaged, outcome is {info['outcome']!r:.60}; {again}")
     return info
 
 
