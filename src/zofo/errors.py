@@ -98,10 +98,10 @@ def plain_record(record: logging.LogRecord) -> bool:
     return True
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be; None where none is near."""
+def nearest(word: str, choices: Iterable[str], least: float = 0.6) -> str | None:
+    """The choice that `word` was probably meant to be; None where none is near. least: of difflib's ratio."""
     by_lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=least)
     return by_lower[near[0]] if near else None
 
 

@@ -35,7 +35,7 @@ def run(app: typer.Typer, args: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        lines, code = failure(error)
+        lines, code = failure(error, args)
         for line in lines:
             typer.echo(f"error: {line}", err=True)
         return code

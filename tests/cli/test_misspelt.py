@@ -1,0 +1,96 @@
+"""A misspelt option of any verb is answered with the one that was meant."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import typer.main
+
+from zofo.cli import main as cli
+from zofo.config.places import every_place
+
+ROOT: Any = typer.main.get_command(cli.app)
+
+
+def verbs(group: Any = ROOT, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    found: dict[tuple[str, ...], Any] = {}
+    for name, command in group.commands.items():
+        found |= verbs(command, (*path, name)) if getattr(command, "commands", None) else {(*path, name): command}
+    return found
+
+
+VERBS = verbs()
+
+
+def options(command: Any) -> list[str]:
+    each = [name for param in command.params for name in (*param.opts, *param.secondary_opts)]
+    return [name for name in each if name.startswith("--") and name != "--help"]
+
+
+def misspelt(option: str) -> set[str]:
+    """Without its dashes, with underscores, with one dash, a letter twice, left out or changed, two of them swapped."""
+    word = option.removeprefix("--")
+    middle = len(word) // 2
+    slips = {word.replace("-", ""), word.replace("-", "_"), word.upper()}
+    if len(word) > 4:
+        slips |= {word[:middle] + word[middle] + word[middle:], word[:middle] + word[middle + 1 :], word + "s"}
+        slips |= {f"{word[: middle - 1]}{word[middle]}{word[middle - 1]}{word[middle + 1 :]}"}
+    return {f"--{slip}" for slip in slips} | {f"-{word}"}
+
+
+def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.run(args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_option_of_every_verb(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    named = options(VERBS[verb])
+    settings = {f"--{place.name}" for place in every_place()}  # such as method.adapters, which is meant then
+    for option in named:
+        for slip in sorted(misspelt(option) - set(named)):
+            if slip in settings and "_" not in slip:
+                continue
+            line = refusal([*verb, slip, "1"], capsys)
+            assert line == f'error: No such option: {slip}; did you mean "{option}"?', (verb, slip)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_an_option_of_another_verb(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Is a setting here, is nearly one of this verb, or is said to be the other's."""
+    others = {option for command in VERBS.values() for option in options(command)}
+    for option in sorted(others - set(options(VERBS[verb]))):
+        line = refusal([*verb, option, "1"], capsys)
+        assert re.fullmatch(
+            rf'error: No such option: {option}; (did you mean "--[a-z-]+"\?|settings have no dashes: \S.*|'
+            rf"zofo [a-z -]+ has {option}, {' '.join(verb)} has not)",
+            line,
+        ), line
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("validate CONFIG --maxsteps 3", 'No such option: --maxsteps; did you mean "--max-steps"?'),
+        ("train --max_steps=3", 'No such option: --max_steps; did you mean "--max-steps"?'),
+        ("train -output-dir out", 'No such option: -output-dir; did you mean "--output-dir"?'),
+        ("eval RUN --maxsteps 3", "No such option: --maxsteps; zofo train has --max-steps, eval has not"),
+        ("ls -h", 'No such option: -h; did you mean "--help"?'),
+        ("train --method", "Option '--method' requires an argument."),
+        ("memory --florble 1", "No such option: --florble"),
+    ],
+)
+def test_what_is_said(args: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(args.split(), capsys) == f"error: {said}"
+
+
+def test_validate_takes_the_options_that_say_how_long_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that a command line is checked by changing its verb."""
+    common = ["--model", "m", "--task", "sst2", "--method", "mezo", "--output-dir", "out"]
+    assert cli.run(["validate", *common, "--max-steps", "7", "--seed", "3", "--threads", "2"]) == 0
+    shown = capsys.readouterr().out
+    for field, value in {"max_steps": 7, "seed": 3, "threads": 2}.items():
+        assert re.search(rf"^  {field}: {value} +# command line$", shown, re.MULTILINE)
