@@ -36,9 +36,7 @@ def check_run(
     model, data: where the base model and the rows are now. overrides: "model.key=value". Nothing is written. Raises
     InputError where no run is, and for an override that is none.
     """
-    given, rest = given_model(model, overrides, "validate")
-    if rest:
-        raise InputError(f"{rest[0]}: of a run validate takes model.key=value alone")
+    given, _ = given_model(model, overrides, "of a run validate")
     if data is not None and not exists(data):
         raise InputError(f"--data: no such file or directory: {data}")
     if not looks_like_run(Path(path)):

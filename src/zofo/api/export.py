@@ -49,9 +49,7 @@ def export(
     `zofo.load` alone. Raises InputError.
     """
     run_dir, out = as_path(run_dir), Path(output_dir)
-    given, rest = given_model(model, overrides, "export")
-    if rest:
-        raise InputError(f"{rest[0]}: export takes model.key=value alone")
+    given, _ = given_model(model, overrides, "export")
     _check_target(out, overwrite)
     restored = restore(run_dir, adapter, given)
     make_directory(out.parent)

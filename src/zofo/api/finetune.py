@@ -167,9 +167,9 @@ def evaluate(
     from zofo.api.evaluate import evaluate_target
     from zofo.api.predictions import check_output, write_files
 
+    given, overrides = given_model(model, overrides, "an evaluation", tasks=True)
     if output is not None:
         check_output(Path(output))
-    given, overrides = given_model(model, overrides, "an evaluation")
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
     fewer = f"--batch-size {max(1, (batch_size or 32) // 4)}" if batch_size != 1 else ""
     with with_options("the evaluation", [fewer, *smaller(given)]):

@@ -12,6 +12,8 @@ import typer
 
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
 from zofo.config.json_text import dumps
+from zofo.config.sections import ModelConfig
+from zofo.config.words import check_words
 from zofo.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def unescaped(text: str) -> str:
 
 def run(target: str, texts: Sequence[str], file: str | None, output: str | None, **options: Any) -> None:
     """Write completions as they are done: plain text on a terminal, JSON lines elsewhere and in `output`."""
+    check_words(options["overrides"], {"model": ModelConfig}, "generate")
     prompts = read_prompts(texts, file)
     from zofo.api.generate import Prompt
     from zofo.api.generate import generate as complete
