@@ -1,8 +1,9 @@
-"""A misspelt option of any verb is answered with the one that was meant."""
+"""A misspelt option or setting of any verb is answered with the one that was meant, before files are looked for."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,3 +95,54 @@ def test_validate_takes_the_options_that_say_how_long_a_run_is(capsys: pytest.Ca
     shown = capsys.readouterr().out
     for field, value in {"max_steps": 7, "seed": 3, "threads": 2}.items():
         assert re.search(rf"^  {field}: {value} +# command line$", shown, re.MULTILINE)
+
+
+# ------------------------------------------------------------------------------------------- words before files
+
+OF_TWO = "modle.dtype=half", 'modle.dtype: unknown section; did you mean "model.dtype"?'
+OF_ALL = "trian.max_steps=3", 'trian.max_steps: unknown section; did you mean "train.max_steps"?'
+FIELD = "train.sav_steps=3", 'train.sav_steps: unknown field; did you mean "train.save_steps"?'
+BEFORE: dict[str, list[tuple[str, str]]] = {  # {a command line, of which a file is missing: words and what is said}
+    "eval nowhere": [OF_TWO, ("task.scorin=sum", 'task.scorin: unknown field; did you mean "scoring"?')],
+    "eval run": [OF_TWO, ("task.num_fewshot=x", 'task.num_fewshot: expected an integer, got "x"')],
+    "eval model --task nowhere.jsonl": [OF_TWO],
+    "generate nowhere --file nowhere.jsonl": [OF_TWO],
+    "export nowhere out": [OF_TWO],
+    "meta-test nowhere": [OF_TWO],
+    "validate run --data nowhere": [OF_TWO],
+    "validate nowhere.yaml": [OF_ALL, FIELD],
+    "memory nowhere.yaml": [OF_ALL, FIELD],
+    "train nowhere.yaml": [OF_ALL, FIELD],
+    "train broken.yaml": [OF_ALL, FIELD],
+    "train other.yaml another.yaml": [OF_ALL],
+    "train --resume latest --output-dir nowhere": [OF_ALL, FIELD],
+    "train --model m --task nowhere.jsonl --method mezo --output-dir out": [OF_ALL],
+}
+
+
+@pytest.mark.parametrize("line", BEFORE)
+def test_every_word_is_said_before_or_with_what_is_missing(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.yaml").write_text("model: [\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("model: nowhere\ntask: nowhere.jsonl\nmethod: mezo\n")
+    verb, *rest = line.split()
+    assert cli.run([verb, *rest, *(word for word, _ in BEFORE[line])]) == 2
+    said = capsys.readouterr().err
+    for _, fault in BEFORE[line]:
+        assert f"error: {fault}" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--ways tunde", '--ways: unknown "tunde"; did you mean "tuned"? known: '),
+        ("--rates 0", "--rates: each is more than 0, got 0.0"),
+        ("task.num_fewshot=3", "task.num_fewshot: give --num-fewshot"),
+    ],
+)
+def test_a_plan_of_a_meta_test(more: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(["meta-test", "nowhere", *more.split()], capsys).startswith(f"error: {said}")
