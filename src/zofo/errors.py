@@ -92,6 +92,14 @@ def printable(text: str, most: int | None = None, plain: str = "") -> str:
     return _SHOWN.sub(escaped, text)
 
 
+def first_few(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
+    """For a line: the first of a list and how many more there are; one more is named too."""
+    names = list(names)
+    if len(names) <= most + 1:
+        return between.join(names)
+    return f"{between.join(names[:most])} and {len(names) - most} more"
+
+
 def plain_record(record: logging.LogRecord) -> bool:
     """A filter of a logger: its words steer no terminal, whatever data they quote."""
     record.msg, record.args = printable(record.getMessage(), plain="\n\t"), ()

@@ -16,7 +16,7 @@ from zofo.api.restore import Restored, given_model, restore
 from zofo.api.targets import as_path
 from zofo.data import ending
 from zofo.data.asking import how_to_ask
-from zofo.errors import InputError
+from zofo.errors import InputError, first_few
 from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
 from zofo.models.sealed import EXPORT, MANIFEST
@@ -24,7 +24,7 @@ from zofo.models.versions import named
 from zofo.train.files import make_directory, write_json, write_text
 from zofo.train.lease import NAME as LOCK
 from zofo.train.lease import Lease
-from zofo.train.trees import listed, names_of, recover, write_tree
+from zofo.train.trees import names_of, recover, write_tree
 
 log = logging.getLogger("zofo")
 TEXT = "The answer is"  # on which an export is tried
@@ -56,7 +56,7 @@ def export(
     with Lease(out, inside=out.is_dir()):
         stays = write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge))
     if stays := [name for name in stays if name != LOCK]:
-        log.warning("%s: not zofo's, and left there: %s", out, listed(stays))
+        log.warning("%s: not zofo's, and left there: %s", out, first_few(stays))
     return out
 
 

@@ -31,7 +31,8 @@ def say_slips(counts: Counter[str], places: Mapping[str, str], file: str) -> Non
             continue
         if (usual := _meant(name, counts)) is not None:
             slips[name] = (usual, "is spelt nearly as it")
-    for name, (usual, how) in list(slips.items())[:SAID]:
+    said = SAID + (len(slips) == SAID + 1)  # one more is named too
+    for name, (usual, how) in list(slips.items())[:said]:
         log.warning(
             '%s: the label "%s" (%s) is a class of its own beside "%s" (%s), and %s; if it is a mistake, write "%s" '
             "there, else name the answers: task.choices=[...]",
@@ -43,8 +44,8 @@ def say_slips(counts: Counter[str], places: Mapping[str, str], file: str) -> Non
             how,
             printable(usual, 60),
         )
-    if len(slips) > SAID:
-        log.warning("%s: %d more labels are near another one", file, len(slips) - SAID)
+    if len(slips) > said:
+        log.warning("%s: %d more labels are near another one", file, len(slips) - said)
     if counts.total() >= 10 * len(counts):
         for name in sorted(name for name, count in counts.items() if count == 1 and name not in slips):
             log.warning(

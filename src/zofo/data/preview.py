@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from zofo.config.sections import TaskConfig
 from zofo.data import Example, TaskData
 from zofo.data.tokenization import Encoded
-from zofo.errors import printable
+from zofo.errors import first_few, printable
 
 SPLITS = ("train", "dev", "test")
 FILES = {"train": "train", "dev": "validation", "test": "test"}
@@ -93,11 +93,8 @@ def shown(example: Example) -> Iterator[str]:
         text = f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
     yield f"--- {printable(str(example.id))}"
     yield printable(text, plain="\n\t")
-    answers = " | ".join(
-        f"{'*' if i in example.gold else ''}{printable(repr(a), SHOWN)}" for i, a in enumerate(example.answers[:10])
-    )
-    more = f" and {len(example.answers) - 10} more" if len(example.answers) > 10 else ""
-    yield f"    answer{'s' * (len(example.answers) > 1)}: {answers}{more}"
+    answers = [f"{'*' if i in example.gold else ''}{printable(repr(a), SHOWN)}" for i, a in enumerate(example.answers)]
+    yield f"    answer{'s' * (len(answers) > 1)}: {first_few(answers, 10, ' | ')}"
     if example.reference is not None:
         text = repr(example.reference)
         yield f"    compared with: {printable(text if len(text) <= SHOWN // 2 else text[: SHOWN // 2] + ' ...')}"

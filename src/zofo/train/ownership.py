@@ -9,9 +9,9 @@ from typing import Any
 
 from zofo.config.json_text import read_json
 from zofo.config.resolve import load as load_config
-from zofo.errors import InputError
+from zofo.errors import InputError, first_few
 from zofo.models.sealed import MANIFEST, README
-from zofo.train.trees import listed, names_of, remove_tree
+from zofo.train.trees import names_of, remove_tree
 
 log = logging.getLogger("zofo")
 
@@ -109,7 +109,7 @@ def say_what_stays(root: Path, but: Sequence[str]) -> None:
     """After what is zofo's has gone from a directory. but: names that say nothing to anybody."""
     stays = sorted(path.name + "/" * path.is_dir() for path in root.iterdir() if path.name not in but)
     if stays:
-        log.warning("%s: not the run's, and left there: %s", root, listed(stays))
+        log.warning("%s: not the run's, and left there: %s", root, first_few(stays))
 
 
 def remove(path: Path, named: Path | None = None) -> list[str]:
@@ -118,5 +118,5 @@ def remove(path: Path, named: Path | None = None) -> list[str]:
         path.unlink(missing_ok=True)
         return []
     if stays := remove_tree(path, SET_ASIDE if (named or path).name == SUPERSEDED else ()):
-        log.warning("%s: not zofo's, and left there: %s", named or path, listed(stays))
+        log.warning("%s: not zofo's, and left there: %s", named or path, first_few(stays))
     return stays
