@@ -19,6 +19,7 @@ from zofo.config.resolve import Config
 from zofo.train.callbacks import check_callbacks
 from zofo.train.lease import Lease
 from zofo.train.loop import Loop
+from zofo.train.ownership import refuse_what_is_in_the_way
 from zofo.train.run_dir import RunDir
 from zofo.train.setup import Session, audit, build
 
@@ -103,6 +104,8 @@ def _run(config: Config, dry_run: bool, callbacks: Sequence[TrainerCallback | ty
 
         return Run(run.root, rehearse(config))
     check_callbacks(config.train.report_to, callbacks)
+    if config.train.resume is None and run.root.is_dir():
+        refuse_what_is_in_the_way(run.root, run.foreign(), run.id)
     check_directory(config, run)
     session = build(config)
     if session.journals:
