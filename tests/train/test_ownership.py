@@ -91,23 +91,17 @@ def test_whose_it_is_and_that_it_stays(what: str, out: Path, made: Path, again: 
 def test_in_a_directory_without_a_run(made: Path, tmp_path: Path, again: Callable[..., Any]) -> None:
     (tmp_path / "out").mkdir()
     of_another_run(tmp_path / "out", made)
-    with pytest.raises(
-        InputError, match=r"checkpoint-60 \(a checkpoint of another run of zofo, of step 8\); nothing of"
-    ):
+    with pytest.raises(InputError, match=r"another run of zofo, of step 8\); nothing of it"):
         again(tmp_path / "out")
     (tmp_path / "out" / "checkpoint-60" / "state.json").write_text("{")
-    with pytest.raises(
-        InputError, match=r"checkpoint-60 \(a checkpoint of zofo, of step 8, of which run is not known\)"
-    ):
+    with pytest.raises(InputError, match=r"of zofo, of step 8, of which run is not known\)"):
         again(tmp_path / "out")
 
 
 def test_many_are_counted(out: Path, made: Path, again: Callable[..., Any]) -> None:
     for number in range(60, 66):
         shutil.copytree(out / "checkpoint-8", out / f"checkpoint-{number}")
-    with pytest.raises(
-        InputError, match=r"checkpoint-62 \(this run's checkpoint-8, copied or renamed\) and 3 more; no"
-    ):
+    with pytest.raises(InputError, match=r"checkpoint-62 \(this run.s checkpoint-8, .*\) and 3 more; no"):
         again(out, overwrite=True)
 
 

@@ -143,7 +143,7 @@ def task_config(
     if errors or cfg is None:
         kind = kind_of_task(config.task.name) if config is not None else "known"
         option = {"rows": "--data FILE", "file": "task.name=FILE"}.get(kind, "--data DIR")
-        fix = f"; {option} is its place now, --task names other data"
+        fix = f"; give where it is as {option}, or other data with --task"
         absent = ("task.name: no such", "task.data: no such")
         fix = fix if config is not None and task is None and not gone else ""
         lines = [f"{e}{fix}" if e.startswith(absent) else e for e in errors]
