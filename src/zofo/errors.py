@@ -106,6 +106,36 @@ def plain_record(record: logging.LogRecord) -> bool:
     return True
 
 
+@contextmanager
+def said_once() -> Iterator[None]:
+    """What is logged inside is said once, however often the rows that it is of are read."""
+    said: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        again = line in said
+        said.add(line)
+        return not again
+
+    log = logging.getLogger("zofo")
+    log.addFilter(new)
+    try:
+        yield
+    finally:
+        log.removeFilter(new)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What is odd about rows that are read inside was said, or will be, or is none of the reader's business."""
+    log = logging.getLogger("zofo")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def nearest(word: str, choices: Iterable[str], least: float = 0.6) -> str | None:
     """The choice that `word` was probably meant to be; None where none is near. least: of difflib's ratio."""
     by_lower = {choice.lower(): choice for choice in choices}

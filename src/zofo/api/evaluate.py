@@ -82,7 +82,7 @@ def evaluate_target(
     how = f", {cfg.scoring} scores" if data.kind == "options" else ""
     rows = f"{len(encoded)} of {len(getattr(data, split))}" if limit else f"{len(encoded)}"
     with counter(f"evaluating {data.name} ({split})", len(encoded)) as (say, progress):
-        for line in (*unused(data, cfg, (split,)), *few(data, cfg, (split,))) if limit is None else ():
+        for line in (*unused(data, cfg, (split,)), *few(data, cfg, (split,), trains=False)) if limit is None else ():
             say(line)
         say(f"{data.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")
         return evaluator(encoded, progress).checked(f"task {data.name}, {split}"), encoded, facts
