@@ -74,9 +74,8 @@ def few(
             cut.append(FILES[split])
         words.setdefault(fix, []).append(f"{split}: {what}")
     own = f"a {cut[0]} file of its own" if len(cut) == 1 else f"{' and '.join(cut)} files of their own"
-    of_cut = (
-        f"give more rows, {own}, or a smaller task.train_examples" if trains else "score more rows with --task FILE"
-    )
+    of_cut = f"give more rows, {own}, or a smaller task.train_examples"
+    of_cut = of_cut if trains else "score more rows with --task FILE"
     for fix, whats in words.items():
         yield f"warning: {'; '.join(whats)}; {of_cut if fix == 'cut' else fix}"
 
