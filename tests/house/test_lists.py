@@ -13,7 +13,7 @@ import zofo
 from zofo.config.sections import TaskConfig
 from zofo.data.asking import LISTED, how_to_ask
 from zofo.data.example import Example
-from zofo.data.labels import SAID, say_slips
+from zofo.data.labels import SAID, Seen, say_slips
 from zofo.data.preview import shown
 from zofo.errors import first_few
 from zofo.models.adapters._open import _left_over
@@ -75,7 +75,7 @@ def words_of(what: str, size: int, folder: Path, caplog: pytest.LogCaptureFixtur
     if what == "slips of a label":
         slips = [f"wonder{'x' * i}ful" for i in range(1, size + 1)]
         counts = Counter({"wonderful": 400, "bad": 300} | dict.fromkeys(slips, 1))
-        say_slips(counts, dict.fromkeys(counts, "rows.csv:2"), "rows.csv")
+        say_slips(Seen(counts, dict.fromkeys(counts, "rows.csv:2")), "rows.csv")
     return "\n".join(caplog.messages)
 
 

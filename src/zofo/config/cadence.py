@@ -34,13 +34,14 @@ def rounded(train: TrainConfig, per_step: int) -> list[str]:
     kinds: dict[tuple[int, ...], list[str]] = {}
     for field, what in KINDS.items():
         every = getattr(train, field)
-        at = reached(every, step, total, SHOWN + 1)
+        at = reached(every, step, total, SHOWN + 2)
         if at and every % step:
             kinds.setdefault(tuple(at), []).append(f"{what} (train.{field}={every})")
     parts = []
     for at, whats in kinds.items():
-        steps = ", ".join(map(str, at[:SHOWN])) + (", ..." if len(at) > SHOWN else "")
-        parts.append(f"{' and '.join(whats)} at {steps}")
+        steps = list(map(str, at))
+        steps = steps if len(at) <= SHOWN + 1 else [*steps[:SHOWN], "..."]
+        parts.append(f"{' and '.join(whats)} at {', '.join(steps)}")
     lines = [f"after whole iterations of {step} counted steps: {'; '.join(parts)}"] if parts else []
     if left := total % step:
         lines.append(f"train.max_steps {total}: the last {left} make no iteration of {step}: not run")

@@ -16,7 +16,7 @@ from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
 from zofo.data.files import BadRows, Record, Tables, hub_tables, no_train, read_tables
 from zofo.data.hub import from_hub
-from zofo.data.labels import say_untrained
+from zofo.data.labels import say_labels, say_slips
 from zofo.data.multitask.setting import find_setting, load_setting
 from zofo.data.own_files import Answers, own_task, say_what_runs_together
 from zofo.data.samples import carved, sample
@@ -62,7 +62,7 @@ def load_task(
     decoding, metrics = _decoding(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
     if only is None and answers is None and spec.kind == "options":
-        say_untrained(examples, spec.labels, name)
+        say_labels(examples, spec.labels, name, None)
     _say(examples, spec, cfg, decoding, tokenizer)
     examples = _dressed(examples, cfg, seed, objective, spec.kind, tokenizer, shown)
     return TaskData(
@@ -238,7 +238,9 @@ def _own_files(
     make = chat.checked(task.make) if cfg.apply_chat_template else task.make
     examples = sample(tables, make, cfg, seed, only, bad=bad)
     if only is None and not answers.labels:
-        say_untrained(examples, task.labels, path.name)
+        say_labels(examples, task.labels, path.name, task.seen)
+    elif task.seen is not None:
+        say_slips(task.seen, path.name)
     say_what_runs_together(examples, path.name)
     repeated = _repeated(examples)
     check_choices(examples)
