@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
-from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column, renamed
+from zofo.data.files import BadRows, Record, Records, Tables, columns_of, file_of, missing_column, renamed
 from zofo.data.labels import Seen
 from zofo.errors import InputError, did_you_mean, printable
 
@@ -45,12 +45,12 @@ def own_task(
     choices: Sequence[str] | None,
     chat: Chat,
     answers: Answers = Answers(),  # noqa: B008 (immutable)
-    skips: bool = False,
+    bad: BadRows | None = None,
 ) -> OwnTask:
     """How the rows of one's own files become examples. Raises InputError naming file, line and fix.
 
-    answers: of the run that is evaluated, where there is one: rows must have one of them. skips: rows that cannot
-    be used are left out, and decide no label.
+    answers: of the run that is evaluated, where there is one: rows must have one of them. bad: what is done with rows
+    that cannot be used; they decide no label.
     """
     rows, layout = check_layout(tables, template, choices)
     if layout == "messages":
@@ -59,7 +59,7 @@ def own_task(
         return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
     if choices is None and "choices" in columns_of(rows):
         return OwnTask(_from_choices, "options", ())
-    seen = None if choices or answers.labels else _labels(rows, skips)
+    seen = None if choices or answers.labels else _labels(rows, bad or BadRows())
     known = tuple(choices or answers.labels) if seen is None else _in_order(seen.counts)
     if len(set(known)) < len(known) or len(known) < 2:
         raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(known)}")
@@ -139,8 +139,8 @@ def _brief(value: Any) -> str:
     return printable(repr(value), 80)
 
 
-def _labels(records: Records, skips: bool) -> Seen:
-    """Of all records. skips: a record without a label is none of theirs."""
+def _labels(records: Records, bad: BadRows) -> Seen:
+    """Of all records; one without a label is none of theirs, and left out where it is drawn."""
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
     for record in records:
@@ -148,9 +148,11 @@ def _labels(records: Records, skips: bool) -> Seen:
             name = _label_name(record)
             counts[name] += 1
             places.setdefault(name, record.place)
-        except InputError:
-            if not skips:
-                raise
+        except InputError as error:
+            if not bad.skip:
+                bad.refuse(error, record.place)
+    if bad.faults:
+        bad.check(file_of(records), len(records), bad.counts.total())
     if not counts:
         raise InputError(f"{file_of(records)}: no row has a label")
     names = set(counts)

@@ -51,13 +51,14 @@ def load_task(
         return _own_files(cfg, seed, tokenizer, only, bad, answers or Answers())
     spec, make = known
     name = Path(cfg.name).stem.replace("_", "-")
-    tables = local_tables(Path(cfg.data), spec, name, only, bad) if cfg.data else from_hub(spec, name, only)
-    check_columns(spec, cfg.template, tables)
-    shown = shown_of(spec, make, name)
-    tables = carved(tables, spec, seed, only, name)
-    objective = _objective(cfg, spec.objective)
-    make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
-    examples = sample(tables, make, cfg, seed, only, spec.dev_rows, bad)
+    with bad.gathered():
+        tables = local_tables(Path(cfg.data), spec, name, only, bad) if cfg.data else from_hub(spec, name, only)
+        check_columns(spec, cfg.template, tables)
+        shown = shown_of(spec, make, name)
+        tables = carved(tables, spec, seed, only, name)
+        objective = _objective(cfg, spec.objective)
+        make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
+        examples = sample(tables, make, cfg, seed, only, spec.dev_rows, bad)
     repeated = _repeated(examples)
     decoding, metrics = _decoding(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
@@ -229,14 +230,15 @@ def _own_files(
     cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None, bad: BadRows, answers: Answers
 ) -> TaskData:
     path = Path(cfg.name)
-    tables = read_tables(path, alone=only or "train", bad=bad)
-    if "train" not in tables and only not in tables:
-        raise no_train(path)
-    chat = Chat(tokenizer, cfg.system)
-    task = own_task(tables, cfg.template, cfg.choices, chat, answers, bad.skip)
-    objective, metrics = measures(cfg, task.kind)
-    make = chat.checked(task.make) if cfg.apply_chat_template else task.make
-    examples = sample(tables, make, cfg, seed, only, bad=bad)
+    with bad.gathered():
+        tables = read_tables(path, alone=only or "train", bad=bad)
+        if "train" not in tables and only not in tables:
+            raise no_train(path)
+        chat = Chat(tokenizer, cfg.system)
+        task = own_task(tables, cfg.template, cfg.choices, chat, answers, bad)
+        objective, metrics = measures(cfg, task.kind)
+        make = chat.checked(task.make) if cfg.apply_chat_template else task.make
+        examples = sample(tables, make, cfg, seed, only, bad=bad)
     if only is None and not answers.labels:
         say_labels(examples, task.labels, path.name, task.seen)
     elif task.seen is not None:
