@@ -18,10 +18,11 @@ from zofo.config.sections import TaskConfig, exists, field_of_rows, kind_of_task
 from zofo.config.typed import build
 from zofo.data.checks import check_scoring, check_words
 from zofo.data.files import BadRows
+from zofo.data.heads import check_rows
 from zofo.data.loader import shorter
 from zofo.data.preview import few, unused
 from zofo.data.tokenization import Encoded, tokenize_all
-from zofo.errors import InputError, printable
+from zofo.errors import InputError, printable, unheard
 from zofo.eval.evaluator import make_evaluator
 from zofo.eval.likelihood import Evaluation
 from zofo.models.sealed import check_export
@@ -52,7 +53,7 @@ def evaluate_target(
         raise InputError(f"split: unknown {split!r}; known: {', '.join(SPLITS)}")
     if task is None and not (is_state(target) or recorded(target)):
         raise _without_a_task(target)
-    _check_sections(target, task, changes, overrides, given or {})
+    _check_sections(target, task, changes, overrides, given or {}, seed, split)
     opened = open_target(target, adapter, given)
     loaded, config = opened.loaded, opened.config
     cfg = task_config(config, task, changes, overrides)
@@ -89,7 +90,13 @@ def evaluate_target(
 
 
 def _check_sections(
-    target: Path, task: str | None, changes: Mapping[str, Any], overrides: Sequence[str], given: Given
+    target: Path,
+    task: str | None,
+    changes: Mapping[str, Any],
+    overrides: Sequence[str],
+    given: Given,
+    seed: int | None,
+    split: str,
 ) -> None:
     """Before a model is loaded: the task, and of a run the place of its model. Raises InputError with all faults."""
     config = None
@@ -104,7 +111,10 @@ def _check_sections(
     except InputError as error:
         faults.append(str(error))
     try:
-        task_config(config if task is None else None, task, changes, overrides)
+        cfg = task_config(config if task is None else None, task, changes, overrides)
+        if task is not None and not is_state(target) and recorded(target) is None:  # else the run's labels decide
+            with unheard():
+                check_rows(cfg, seed or 0, split)
     except InputError as error:
         faults.append(str(error))
     if faults:

@@ -231,11 +231,13 @@ def validate(
 
         return print_checks(run_given[0], model, run_given[1], data)
     sections = {"model": model, "task": task, "method": method, "adapter": adapter}
+    from zofo.api.configure import rows_looked_at
     from zofo.config.cadence import rounded
     from zofo.config.instantiate import make_method
 
     config = train_config(with_data(settings, data), preset, sections, train)
-    _print_notes((*config.notes, *rounded(config.train, make_method(config).per_step)))
+    notes = [*config.notes, *rounded(config.train, make_method(config).per_step), rows_looked_at(config)]
+    _print_notes([note for note in notes if note])
     typer.echo(config.to_yaml(reasons=True), nl=False)
 
 

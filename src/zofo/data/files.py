@@ -101,7 +101,7 @@ class BadRows:
             return InputError(faults[0] + (f"{gap}or leave out such rows: task.on_bad_row=skip" if skip else ""))
         if len(faults) == total and len(self.counts) == 1:
             return InputError(f"{faults[0]} (and so are all of the {total} rows)")
-        brief = first_few([printable(fault.removesuffix(MEND), 180) for fault in faults], between="; ")
+        brief = first_few([printable(MEND.sub("", fault), 180) for fault in faults], between="; ")
         helps = ", or leave them out: task.on_bad_row=skip" if skip else ""
         return InputError(f"{len(faults)} rows cannot be used: {brief}; mend or drop them{helps}")
 
@@ -119,7 +119,7 @@ class BadRows:
         ]
 
 
-MEND = "; mend or drop the row"
+MEND = re.compile("; (mend or drop the row|drop the row|drop it)$")  # said once for several
 
 
 def _line_of(fault: str) -> tuple[str, int]:

@@ -130,6 +130,8 @@ def _label_name(record: Record) -> str:
         value = int(value)
     if (isinstance(value, int) and abs(value) < 1e15) or (isinstance(value, str) and value.strip()):
         return str(value).strip()
+    if isinstance(value, str):
+        raise InputError(f'{record.place}: "label" is empty; mend or drop the row')
     raise InputError(
         f'{record.place}: "label" must be a word, an integer or true/false, not {_brief(value)}; mend or drop the row'
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from zofo.config import registry
 from zofo.config.sections import TaskConfig, kind_of_task
-from zofo.data.chat import Chat, Make
+from zofo.data.chat import Chat, Make, NoTokenizerYet
 from zofo.data.checks import check_choices, check_metrics, say_borders, say_cut_answers, say_what_repeats
 from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
@@ -133,7 +133,12 @@ def _say(
         say_cut_answers(examples, decoding, where)
     say_what_repeats(examples, where)
     if Path(cfg.name).suffix in (".yaml", ".yml"):
-        say_borders(examples, where, None if cfg.apply_chat_template else tokenizer)
+        say_borders(examples, where, _of_plain_texts(cfg, tokenizer))
+
+
+def _of_plain_texts(cfg: TaskConfig, tokenizer: Any) -> Any:
+    """The tokenizer, where it reads prompts and answers as they are."""
+    return None if cfg.apply_chat_template or isinstance(tokenizer, NoTokenizerYet) else tokenizer
 
 
 def _repeated(examples: dict[str, list[Example]]) -> dict[str, int]:
@@ -246,7 +251,7 @@ def _own_files(
     say_what_runs_together(examples, path.name)
     repeated = _repeated(examples)
     check_choices(examples)
-    say_borders(examples, path.name, None if cfg.apply_chat_template else tokenizer)
+    say_borders(examples, path.name, _of_plain_texts(cfg, tokenizer))
     examples = _dressed(examples, cfg, seed, objective, task.kind, tokenizer, [])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], path.stem)
     return TaskData(
