@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_a_run_says_it_once_and_does_so(
     sentiment_file: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = {"max_steps": 12, "eval_steps": 5, "save_steps": 5, "logging_steps": 1, "batch_size": 4}
+    options: dict[str, Any] = {"max_steps": 12, "eval_steps": 5, "save_steps": 5, "logging_steps": 1, "batch_size": 4}
     run = finetune(
         str(tiny_model_dir), str(sentiment_file), method, output_dir=tmp_path / "out", save_total_limit=9, **options
     )

@@ -149,7 +149,7 @@ def task_config(
         layer.add({"task": {"name": place.value, "data": None}}, errors)
     cfg = build("task.", TaskConfig, layer.sections["task"], errors, None if gone else named_files)
     if gone and place is not None:
-        errors.append(f"task.data: no such file or directory: {printable(place.value, 300)}")
+        errors.append(f"task.data: no such file or directory: {printable(str(place.value), 300)}")
     if errors or cfg is None:
         kind = kind_of_task(config.task.name) if config is not None else "known"
         option = {"rows": "--data FILE", "file": "task.name=FILE"}.get(kind, "--data DIR")

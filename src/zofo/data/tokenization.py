@@ -112,8 +112,7 @@ def tokenize_all(
     texts = [[_text(e, i) for i in (range(len(e.answers)) if every else e.gold[:1])] for e in examples]
     tokens = iter(_tokenize(tokenizer, list(chain.from_iterable(texts))))
     eos = trained_id(tokenizer) if add_eos else None
-    encoded, cut = [], []
-    refused = bad or BadRows()
+    encoded, cut, refused = [], [], bad or BadRows()
     for example, answers in zip(examples, texts):
         options = [next(tokens) for _ in answers]
         try:
