@@ -12,8 +12,6 @@ import typer
 
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
 from zofo.config.json_text import dumps
-from zofo.config.sections import ModelConfig
-from zofo.config.words import check_words
 from zofo.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -119,6 +117,9 @@ def unescaped(text: str) -> str:
 
 def run(target: str, texts: Sequence[str], file: str | None, output: str | None, **options: Any) -> None:
     """Write completions as they are done: plain text on a terminal, JSON lines elsewhere and in `output`."""
+    from zofo.config.sections import ModelConfig
+    from zofo.config.words import check_words
+
     check_words(options["overrides"], {"model": ModelConfig}, "generate")
     prompts = read_prompts(texts, file)
     from zofo.api.generate import Prompt
