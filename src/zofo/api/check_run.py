@@ -21,7 +21,7 @@ from zofo.models.sealed import verify_tree
 from zofo.train import checkpoint
 from zofo.train.ending import Ending
 from zofo.train.files import looks_like_run
-from zofo.train.ownership import BEST, CHECKPOINT
+from zofo.train.ownership import BEST, CHECKPOINT, step_of
 from zofo.train.run_dir import RunDir
 from zofo.train.whole import going_on, instead_of, whole_ones
 from zofo.zo.journal import JournalError, read_header, scan
@@ -40,9 +40,7 @@ def check_run(
     model, data: where the base model and the rows are now. overrides: "model.key=value". Nothing is written. Raises
     InputError where no run is, and for an override that is none.
     """
-    given, rest = given_model(model, overrides, "validate")
-    if rest:
-        raise InputError(f"{rest[0]}: of a run validate takes model.key=value alone")
+    given, _ = given_model(model, overrides, "of a run validate")
     if data is not None and not exists(data):
         raise InputError(f"--data: no such file or directory: {data}")
     if not looks_like_run(Path(path)):
@@ -195,10 +193,17 @@ class _Check:
             self.states[directory] = state
 
     def _unnamed(self) -> None:
-        """A checkpoint of this run that manifest.json does not name would be taken for somebody else's."""
-        for path in self.run.root.glob(f"{CHECKPOINT}-*/state.json") if self.whole_manifest and self.run.id else ():
+        """A checkpoint of this run that manifest.json does not name would be taken for somebody else's. Under another
+        name than its step's it is a copy, which is no fault of the manifest's."""
+        faulty, paths = self.faulty, sorted(self.run.root.glob(f"{CHECKPOINT}-*/state.json"))
+        for path in paths if self.whole_manifest and self.run.id else ():
             with self._one(f"{path.parent.name}: named in manifest.json") as fault:
-                if path.parent not in self.states and _id_in(path) == self.run.id and not self.faulty:
+                if path.parent in self.states or _id_in(path) != self.run.id or faulty:
+                    continue
+                if (step := step_of(path.parent)) is not None and path.parent.name != f"{CHECKPOINT}-{step}":
+                    words = f"this run's {CHECKPOINT}-{step}, copied or renamed, so no verb goes on from it"
+                    fault(path.parent, f"{words}; move it away, or back to its name")
+                else:
                     fault(self.run.root / "manifest.json", f"damaged, it does not name {path.parent.name}; {COPY}")
 
     def _referred(self) -> None:

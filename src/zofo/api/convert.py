@@ -18,6 +18,7 @@ from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
 from zofo.data.files import Record, Tables, file_of, read_tables
 from zofo.data.hub import from_hub
+from zofo.data.labels import say_slips
 from zofo.data.own_files import own_task
 from zofo.data.samples import carved
 from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
@@ -142,6 +143,8 @@ def _source(name: str, data: Path | None, template: str | None, seed: int) -> So
 def _own_source(path: Path, template: str | None) -> Source:
     tables = read_tables(path)
     task = own_task(tables, template or "plain", None, Chat(None))
+    if task.seen is not None:
+        say_slips(task.seen, path.name)
     name = path.resolve().name  # of "." too
     return Source(name.partition(".")[0] or name, tables, task.make, template or "plain", path=path)
 

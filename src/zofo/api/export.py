@@ -17,7 +17,7 @@ from zofo.api.standing import in_the_readme
 from zofo.api.targets import as_path
 from zofo.data import ending
 from zofo.data.asking import how_to_ask
-from zofo.errors import InputError
+from zofo.errors import InputError, first_few
 from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
 from zofo.models.sealed import EXPORT, MANIFEST
@@ -25,7 +25,7 @@ from zofo.models.versions import named
 from zofo.train.ending import Ending
 from zofo.train.files import make_directory, write_json, write_text
 from zofo.train.lease import Lease, of_a_lock, refuse_in_use
-from zofo.train.trees import listed, names_of, recover, write_tree
+from zofo.train.trees import names_of, recover, write_tree
 
 log = logging.getLogger("zofo")
 TEXT = "The answer is"  # on which an export is tried
@@ -50,16 +50,14 @@ def export(
     `zofo.load` alone. Raises InputError.
     """
     run_dir, out = as_path(run_dir), Path(output_dir)
-    given, rest = given_model(model, overrides, "export")
-    if rest:
-        raise InputError(f"{rest[0]}: export takes model.key=value alone")
+    given, _ = given_model(model, overrides, "export")
     _check_target(out, overwrite)
     restored = restore(run_dir, adapter, given)
     make_directory(out.parent)
     with Lease(out, inside=out.is_dir()):
         stays = write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge))
     if stays := [name for name in stays if not of_a_lock(name)]:
-        log.warning("%s: not zofo's, and left there: %s", out, listed(stays))
+        log.warning("%s: not zofo's, and left there: %s", out, first_few(stays))
     return out
 
 

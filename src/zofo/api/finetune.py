@@ -24,6 +24,7 @@ from zofo.train.ending import Ending
 from zofo.train.lease import Lease, refuse_in_use
 from zofo.train.loop import Loop
 from zofo.train.outcome import note, stopped_by
+from zofo.train.ownership import refuse_what_is_in_the_way
 from zofo.train.run_dir import RunDir
 from zofo.train.setup import Session, audit, build
 
@@ -111,6 +112,8 @@ def _run(config: Config, dry_run: bool, callbacks: Sequence[TrainerCallback | ty
     check_callbacks(config.train.report_to, callbacks)
     refuse_in_use(run.root, here=True)
     try:
+        if config.train.resume is None and run.root.is_dir():
+            refuse_what_is_in_the_way(run.root, run.foreign(), run.id)
         check_directory(config, run)
     except InputError:
         refuse_in_use(run.root)  # then what helps is to wait
@@ -189,9 +192,9 @@ def evaluate(
     from zofo.api.evaluate import evaluate_target
     from zofo.api.predictions import check_output, write_files
 
+    given, overrides = given_model(model, overrides, "an evaluation", tasks=True)
     if output is not None:
         check_output(Path(output))
-    given, overrides = given_model(model, overrides, "an evaluation")
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
     fewer = f"--batch-size {max(1, (batch_size or 32) // 4)}" if batch_size != 1 else ""
     with with_options("the evaluation", [fewer, *smaller(given)]):

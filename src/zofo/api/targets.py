@@ -36,9 +36,7 @@ def load(
     adapter: which of a run's ("p", "s", "theta"); the deployed one if left out. model: where the base model is now.
     overrides: "model.key=value", such as model.device=cpu. Raises InputError.
     """
-    given, rest = given_model(model, overrides, "load")
-    if rest:
-        raise InputError(f"{rest[0]}: load takes model.key=value alone")
+    given, _ = given_model(model, overrides, "load")
     opened = open_target(path, adapter, given)
     ending.tell(unwrapped(opened.model), opened.loaded.tokenizer)
     return opened.model, opened.loaded.tokenizer

@@ -33,6 +33,7 @@ class RowFault(str):
     """In place of a row: what is wrong with it."""
 
 
+EMPTY = RowFault("the row is empty; drop it")
 Numbered = Generator[tuple[int, Row | RowFault]]  # with the number of the line
 
 
@@ -128,12 +129,20 @@ def _object(line: str) -> Row | RowFault:
         return RowFault("bad JSON: a number of more than 4300 digits; write it as text")
     if not isinstance(row, dict):
         return RowFault(f"expected one JSON object a line, found a {type(row).__name__}")
+    if _is_empty(row):
+        return EMPTY
     if SURROGATE.search(line) and (column := next((key for key in row if not _whole([key, row[key]])), None)):
         shown = printable(column, 60)
         return RowFault(
             f'"{shown}" holds a lone surrogate, half a character (\\ud800 to \\udfff); mend or drop the row'
         )
     return row
+
+
+def _is_empty(row: Row) -> bool:
+    """Without a value in any column; a text alone in its row may be "", as a prompt to go on from."""
+    blank = [value is None or (isinstance(value, str) and len(row) > 1 and not value.strip()) for value in row.values()]
+    return all(blank)
 
 
 class _TwiceError(Exception):
@@ -203,6 +212,8 @@ def _separated(path: Path, delimiter: str, head: Head | None) -> Numbered:
 
 
 def _named(names: list[str], fields: list[str]) -> Row | RowFault:
+    if len(names) > 1 and not any(field.strip() for field in fields):
+        return EMPTY
     if len(fields) != len(names):
         return RowFault(f"{'more' if len(fields) > len(names) else 'fewer'} fields than the header's {len(names)}")
     if fields == names:
@@ -243,7 +254,8 @@ def _parquet(path: Path, head: Head | None) -> Numbered:
         raise InputError(
             f"{path.name}: not a readable Parquet file ({reason}), as by a download that was cut; make it again"
         ) from None
-    yield from enumerate(rows, 1)
+    for number, row in enumerate(rows, 1):
+        yield number, EMPTY if head is None and _is_empty(row) else row
 
 
 _PLAIN: dict[str, Callable[[Path, Head | None], Numbered]] = {

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zofo.config.cadence import rounded
 from zofo.data.preview import preview, sizes
 from zofo.errors import NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
@@ -140,15 +141,11 @@ class Loop:
             self.progress.say(line)
         for line in self.session.extra_memory():
             self.progress.say(line)
-        per_step = self.session.counted_per_step
         if self.resumed is not None:
             done = "all is trained" if self.trained else "training goes on"
             self.progress.say(f"from {self.resumed}, step {self.count} of {self.config.max_steps}: {done}")
-        left = self.config.max_steps % per_step if per_step else 0
-        if left:
-            self.progress.say(
-                f"train.max_steps {self.config.max_steps}: the last {left} make no iteration of {per_step}: not run"
-            )
+        for line in rounded(self.config, self.session.method.per_step):
+            self.progress.say(line)
 
     def _run(self) -> None:
         try:

@@ -16,7 +16,7 @@ from typing import Any
 from zofo.config.json_text import dumps, read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
-from zofo.errors import InputError
+from zofo.errors import InputError, first_few
 from zofo.models.sealed import MANIFEST, README, sha256_of, verify_tree
 from zofo.train.files import delete_tree, make_directory, naming, sync, write_json, write_text
 from zofo.train.lease import NAME as LOCK
@@ -33,7 +33,7 @@ from zofo.train.ownership import (
     remove,
     say_what_stays,
 )
-from zofo.train.trees import keep_edited, listed, recover, write_tree
+from zofo.train.trees import keep_edited, recover, write_tree
 
 log = logging.getLogger("zofo")
 
@@ -279,7 +279,7 @@ class RunDir:
         self._check()
         ours = self._claimed(directory)
         if stays := write_tree(self.claim(directory), write, ours):
-            log.warning("%s: not zofo's, and left there: %s", directory, listed(stays))
+            log.warning("%s: not zofo's, and left there: %s", directory, first_few(stays))
 
     def read_info(self) -> dict[str, Any]:
         """run.json. Raises InputError where it is missing or damaged."""
