@@ -114,6 +114,6 @@ def _same_run(config: Config, run: RunDir) -> None:
                     *(key, before.get(key), here.get(key)),
                 )
             else:
-                changed.append(f"{section}.{key}: the run has {before.get(key)!r}, now {here.get(key)!r}")
+                changed.append(f"{section}.{key}: the run has {before.get(key)!r}, this command {here.get(key)!r}")
     if changed:
         raise InputError("cannot resume with other settings:\n" + "\n".join(changed))
