@@ -100,7 +100,9 @@ def _train(plan: Plan, row: str, model: str, name: str, data: str, out: Path) ->
     from zofo.config.resolve import from_dict
 
     if (out / "run.json").is_file():
-        return _kept(json.loads((out / "run.json").read_text()))
+        info = json.loads((out / "run.json").read_text())
+        if info.get("outcome", {}).get("kind") != "failed":
+            return _kept(info)
     nested: dict[str, Any] = {"model": {"name": model, **plan.data["model"]}, "task": {"name": name, "data": data}}
     for key, value in plan.training(row).items():
         section, _, field = key.partition(".")

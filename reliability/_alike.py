@@ -9,6 +9,7 @@ from typing import Any
 
 from zofo.config.json_text import dumps
 from zofo.models.sealed import WORK
+from zofo.train.lease import NAME as LOCK
 
 # Not compared, by name: times and memory; the run's id; the position in metrics.jsonl, whose lines have times; the
 # digests of files that hold one of these. What a run says of the machine, and the digest of a configuration with
@@ -95,13 +96,15 @@ def _where(ours: Any, theirs: Any) -> str:
 
 def torn(piece: str, now: dict[str, Any], before: dict[str, Any], after: dict[str, Any], export: bool) -> str:
     """What a cut has left of a file or folder that must be as it was, or whole and new, or not there; "" where it is.
+    Locks, and what they are made of, are no part of it: the next start takes a dead process's away.
 
     export: without its manifest it is known as unfinished, and no verb takes it for a whole one.
     """
 
     def below(held: dict[str, Any]) -> dict[str, Any]:
         inside = {name: value for name, value in held.items() if name == piece or name.startswith(f"{piece}/")}
-        return {name: value for name, value in inside.items() if not name.startswith(f"{piece}/{WORK}/")}
+        inside = {name: value for name, value in inside.items() if not name.startswith(f"{piece}/{WORK}/")}
+        return {name: value for name, value in inside.items() if not Path(name).name.startswith(LOCK)}
 
     left = below(now)
     if left in ({}, below(before), below(after)) or (export and f"{piece}/manifest.json" not in left):

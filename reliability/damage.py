@@ -153,7 +153,11 @@ def result(verb: str, path: Path, out: Path, spoilt: str = "") -> object:
             if spoilt != "metrics.jsonl"
             else {k: v for k, v in safe_traces(path).items() if k != "metrics"}
         )
-        return {**{k: v for k, v in held.items() if k != spoilt}, "files": files_of(path) - {spoilt}}
+        kept = {"README.edited.md"} if spoilt == "README.md" else set()  # as a person's edit is, and it is said
+        return {
+            **{k: v for k, v in held.items() if k not in {spoilt, *kept}},
+            "files": files_of(path) - {spoilt} - kept,
+        }
     if verb == "train":
         return (out / "run" / "eval" / "predictions-theta.jsonl").read_bytes()
     return {name: (out / name).read_bytes() for name in files_of(out) if Path(name).name not in ("README.md",)}

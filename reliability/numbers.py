@@ -285,7 +285,7 @@ def overflow(sections: dict[str, Any], settings: list[str], out: Path, save: int
     if named is None:
         faults.append(f"no checkpoint is named: {words}")
     else:
-        RunDir(out).verify(Path(named[1]))  # raises where it is not whole
+        RunDir(out).verify_checkpoint(Path(named[1]))  # raises where it is not whole
     return faults
 
 

@@ -92,16 +92,54 @@ def printable(text: str, most: int | None = None, plain: str = "") -> str:
     return _SHOWN.sub(escaped, text)
 
 
+def first_few(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
+    """For a line: the first of a list and how many more there are; one more is named too."""
+    names = list(names)
+    if len(names) <= most + 1:
+        return between.join(names)
+    return f"{between.join(names[:most])} and {len(names) - most} more"
+
+
 def plain_record(record: logging.LogRecord) -> bool:
     """A filter of a logger: its words steer no terminal, whatever data they quote."""
     record.msg, record.args = printable(record.getMessage(), plain="\n\t"), ()
     return True
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be; None where none is near."""
+@contextmanager
+def said_once() -> Iterator[None]:
+    """What is logged inside is said once, however often the rows that it is of are read."""
+    said: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        again = line in said
+        said.add(line)
+        return not again
+
+    log = logging.getLogger("zofo")
+    log.addFilter(new)
+    try:
+        yield
+    finally:
+        log.removeFilter(new)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What is odd about rows that are read inside was said, or will be, or is none of the reader's business."""
+    log = logging.getLogger("zofo")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def nearest(word: str, choices: Iterable[str], least: float = 0.6) -> str | None:
+    """The choice that `word` was probably meant to be; None where none is near. least: of difflib's ratio."""
     by_lower = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=least)
     return by_lower[near[0]] if near else None
 
 

@@ -225,7 +225,8 @@ def test_the_run_prints_real_sizes_and_a_label_that_occurs_once(tmp_path, tiny_m
     arguments: dict[str, Any] = {"model": str(tiny_model_dir), "task": str(path), "method": METHODS["zero-shot"]}
     finetune(**arguments, output_dir=tmp_path / "out", overrides=overrides, **SMALL)
     assert "examples: train 30, dev 20, test 5" in capsys.readouterr().err
-    assert 'rows.jsonl:61: the label "graet" (1 row) is a class of its own beside "great" (30 rows), ' in caplog.text
+    where = "(1 row, in test and in no training row)"
+    assert f'rows.jsonl:61: the label "graet" {where} is a class of its own beside "great" (30 rows), ' in caplog.text
     finetune(**arguments, output_dir=tmp_path / "all", **SMALL)
     assert "of 1000 asked for" in capsys.readouterr().err
 

@@ -124,11 +124,11 @@ def test_a_run_says_where_and_what_helps(
     assert len(line) <= 800
     present = RunDir(out).checkpoints()
     if present:
-        RunDir(out).verify(present[-1])
-        go_on = re.search(r"(checkpoint-\d+) is kept: go on with --resume latest", line)
+        RunDir(out).verify_checkpoint(present[-1])
+        go_on = re.search(rf"(checkpoint-\d+) is kept: go on with `zofo train --resume latest --output-dir {out}", line)
         assert go_on is not None
         assert go_on[1] == present[-1].name
-        changed = re.search(r"--resume latest (train\S+)", line)
+        changed = re.search(r"--output-dir \S+ (train\S+?)`", line)
         capsys.readouterr()
         assert train(world, out, settings, "--resume", "latest", *([changed[1]] if changed else [])) == 0
     else:
@@ -201,7 +201,7 @@ def test_a_resume(
         assert calls
     line = the_line(capsys.readouterr().err)
     assert line.startswith(f"error: out of memory in {part}")
-    assert "checkpoint-8 is kept: go on with --resume latest" in line
+    assert "checkpoint-8 is kept: go on with `zofo train --resume latest --output-dir" in line
     assert train(world, out, "--method mezo", *more.split(), "--resume", "latest") == 0
     assert json.loads((out / "run.json").read_text())["test"] == numbers
 

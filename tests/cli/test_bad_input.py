@@ -281,7 +281,8 @@ def test_an_interrupt_while_the_test_set_is_measured(
     with monkeypatch.context() as patch:
         patch.setattr(finetune, "finish", stopped)
         assert cli.run([*fixed, "--output-dir", str(tmp_path / "cut")]) == 128 + signal.SIGTERM
-    assert "the test set is not measured; go on with --resume latest" in capsys.readouterr().err
+    command = f"zofo train --resume latest --output-dir {tmp_path / 'cut'}"
+    assert f"the test set is not measured; go on with `{command}`, or" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "run.json").exists()
     assert cli.run(["train", "--output-dir", str(tmp_path / "cut"), "--resume", "latest"]) == 0
     one, other = (json.loads((tmp_path / name / "run.json").read_text())["test"] for name in ("whole", "cut"))

@@ -53,6 +53,8 @@ def test_debug_shows_the_traceback_anywhere_on_the_line() -> None:
 
 # ---- in this process
 
+FREE = "free some and give the same command again, to a training with a checkpoint with --resume latest"
+
 
 @pytest.mark.parametrize(
     ("args", "line"),
@@ -89,12 +91,12 @@ def test_usage_errors_are_one_line_and_exit_2(args: list[str], line: str, capsys
         (
             OSError(errno.ENOSPC, "No space left on device", "out/x"),
             1,
-            "error: no space left on device: out/x, free some and use --resume latest",
+            f"error: no space left on device: out/x; {FREE}",
         ),
         (
             RuntimeError("I/O error: No space left on device (os error 28)"),
             1,
-            "error: no space left on device: the output directory's disk is full, free some and use --resume latest",
+            f"error: no space left on device: the output directory's disk is full; {FREE}",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "error: /x: permission denied"),
         (ValueError("odd"), 1, "error: ValueError: odd (this is a bug or a missing check: --debug shows where)"),
@@ -119,7 +121,7 @@ def test_no_space_is_recognised_inside_another_error(
 
     fake_module("zofo.api.finetune", monkeypatch, train=train)
     assert cli.run(TRAIN) == 1
-    assert "error: no space left on device: out/checkpoint-5, free some" in capsys.readouterr().err
+    assert "error: no space left on device: out/checkpoint-5; free some" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_an_export_knows_its_task(run: Path, tmp_path: Path, sentiment_file: Pat
     ]
     sentiment_file.unlink()
     assert refused(capsys, "eval", str(out)) == [
-        f"task.name: no such file: {sentiment_file}; --data FILE is its place now, --task names other data"
+        f"task.name: no such file: {sentiment_file}; give where it is as --data FILE, or other data with --task"
     ]
     for name in ("manifest.json", "zofo.json"):  # as one who changes an export is told to
         (out / name).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,26 @@ def test_a_run_that_did_not_finish(run_of: Any, tmp_path: Path, capsys: pytest.C
     (unfinished / "run.json").unlink()
     assert cli.run(["meta-test", str(unfinished), "--ways", "zero-shot"]) == 2
     assert "--resume latest" in capsys.readouterr().err
+
+
+def test_a_run_that_failed(
+    run_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is measured, and said to have failed, once; what was exported of it, too."""
+    failed = shutil.copytree(run_of("shared"), tmp_path / "failed")
+    for name in ("run.json", "manifest.json"):
+        content = json.loads((failed / name).read_text())
+        content.pop("info", None)
+        if name == "run.json":
+            content["outcome"] = {"kind": "failed", "reason": "5 of 8 updates skipped", "weights": "hardly trained"}
+        (failed / name).write_text(json.dumps(content))
+    words = "failed: 5 of 8 updates skipped; its weights are hardly trained"
+    assert cli.run(["export", str(failed), str(tmp_path / "out"), "--adapter", "theta"]) == 0
+    for target, start in ((failed, "the run"), (tmp_path / "out", "the run that it was exported from")):
+        caplog.clear()
+        assert cli.run(["meta-test", str(target), "--ways", "zero-shot", "--test-examples", "2"]) == 0
+        assert [m for m in caplog.messages if "failed" in m] == [f"{target}: {start} {words}"]
+    capsys.readouterr()
 
 
 def test_what_is_printed(

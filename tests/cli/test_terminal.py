@@ -82,7 +82,7 @@ def folder(tmp_path: Path, tiny_model_dir: Path) -> Path:
     named = EVIL.replace("/", "")
     (tmp_path / f"rows{named}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(24)))
     (tmp_path / "broken.jsonl").write_text(
-        json.dumps({"text": "a", "label": EVIL, EVIL: EVIL}) + "\n" + '{"text": 1}\n'
+        json.dumps({"text": "a", "label": EVIL, EVIL: EVIL}) + "\n" + json.dumps({"text": "a", "label": [EVIL]}) + "\n"
     )
     (tmp_path / f"prompts{named}.txt").write_text("one film\nanother film\n")
     numbered = [{**row, "label": i % 2} for i, row in enumerate(rows(4))]

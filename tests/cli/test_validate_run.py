@@ -59,31 +59,38 @@ def test_a_whole_run(
     (run / "manifest.json").write_text(json.dumps(left))
     code, lines, errors = validate(run)
     assert (code, errors) == (0, [])
-    assert lines[-1].startswith("the run has no checkpoint yet: where no process is at it any more"), (
-        "killed before one"
-    )
+    assert lines[-1].startswith("the run has no checkpoint yet, and no process is at it"), "killed before one"
 
 
+@pytest.mark.parametrize("how", [KeyboardInterrupt("enough"), RunError("stopped before the end; a fix")])
 def test_a_run_that_was_stopped(
+    how: BaseException,
     tiny_model_dir: Path,
     sentiment_file: Path,
     tmp_path: Path,
     validate: Callable[..., tuple[int, list[str], list[str]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The last line is the command that goes on, and it does."""
+    """The last line is the command that goes on, and it does. One that failed is a finding: exit code 1."""
 
     def stop(*_: object) -> None:
-        raise RunError("stopped before the end")
+        raise how
 
     with monkeypatch.context() as patch:
         patch.setattr("zofo.api.finetune.finish", stop)
-        with pytest.raises(RunError, match="stopped"):
+        with pytest.raises(type(how)):
             finetune(str(tiny_model_dir), str(sentiment_file), "mezo", output_dir=tmp_path / "run", **SMALL)
     code, lines, errors = validate(tmp_path / "run")
-    assert (code, errors) == (0, [])
-    start, _, command = lines[-1].partition("`")
-    assert start == "the run is whole, and not finished: "
+    if isinstance(how, RunError):
+        words = "failed at step 4 of 4: stopped before the end"
+        assert (code, len(errors)) == (1, 1)
+        start, _, command = errors[0].partition("`")
+        assert start == f"error: {tmp_path / 'run'}: its files are whole, and the run {words}; "
+    else:
+        words = "was interrupted at step 4 of 4, before the test set was measured"
+        assert (code, errors) == (0, [])
+        start, _, command = lines[-1].partition("`")
+        assert start == f"the run is whole, and {words}: "
     assert cli.run(command.partition("`")[0].split()[1:]) == 0
     assert (tmp_path / "run" / "run.json").is_file()
 

@@ -75,12 +75,12 @@ def test_one_rate_for_theta_and_p(method: str) -> None:
     config = resolved({"name": method, "tie_upper": True, "lr_theta": 1e-4})
     assert config.names["method"] == method
     assert config.method.lr_p == "lr_theta"
-    assert config.notes == ("method.tie_upper=true is method.lr_p=lr_theta now",)
+    assert config.notes == ("method.tie_upper=true, of an earlier version, is read as method.lr_p=lr_theta",)
     assert from_dict(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(("settings", "line"), [
-    ({"tie_upper": True, "lr_p": 1e-3}, "method.tie_upper: is lr_p=lr_theta now, and lr_p has another value"),
+    ({"tie_upper": True, "lr_p": 1e-3}, "method.tie_upper: means lr_p=lr_theta, and lr_p has another value"),
     ({"tie_upper": "yes"}, "method.tie_upper: unknown field"),
 ])  # fmt: skip  # a table
 def test_a_rate_that_contradicts_it_or_is_none_is_refused(settings: dict[str, Any], line: str) -> None:

@@ -43,12 +43,12 @@ SELECTED = "the checkpoint is selected by 6 examples, and another few would sele
 
 
 def test_few_examples_to_measure_on(tmp_path: Path) -> None:
-    """A line for each split, with what to do where it is: a setting, more rows, a file. 30 are enough."""
+    """A line for what is cut, and one for each other split, with what to do where it is: a setting, more rows, a file.
+    30 are enough."""
     path = write_rows(tmp_path / "rows.jsonl", sentiment_rows(60))
     assert lines(path)[1:] == [
-        f"warning: dev: {SELECTED}; give more rows, a validation file of its own, or a smaller task.train_examples",
-        "warning: test: a number from 6 examples moves by 0.17 when one answer changes; give more rows, a test file of "
-        "its own, or a smaller task.train_examples",
+        f"warning: dev: {SELECTED}; test: a number from 6 examples moves by 0.17 when one answer changes; give "
+        "more rows, validation and test files of their own, or a smaller task.train_examples",
     ]
     moves = "a number from 9 examples moves by 0.11 when one answer changes"
     enough = {"train_examples": 10, "dev_examples": 30}
@@ -61,9 +61,9 @@ def test_few_examples_to_measure_on(tmp_path: Path) -> None:
     write_rows(tmp_path / "own" / "test.jsonl", sentiment_rows(30))
     assert lines(tmp_path / "own")[1:] == []
     texts = [{"prompt": f"{i} and one", "completion": f" {i + 1}"} for i in range(60)]
-    (_, _, test) = lines(write_rows(tmp_path / "texts.jsonl", texts))
-    more = "more rows, a test file of its own, or a smaller task.train_examples"
-    assert test == f"warning: test: a mean over 6 examples is rough; give {more}"
+    (_, said) = lines(write_rows(tmp_path / "texts.jsonl", texts))
+    more = "more rows, validation and test files of their own, or a smaller task.train_examples"
+    assert said == f"warning: dev: {SELECTED}; test: a mean over 6 examples is rough; give {more}"
 
 
 def test_few_of_what_is_not_selected(tmp_path: Path) -> None:
@@ -73,6 +73,10 @@ def test_few_of_what_is_not_selected(tmp_path: Path) -> None:
     assert [line for line in sizes(data, cfg, selects=False) if "warning" in line] == []
     (line,) = few(data, cfg, ("dev",))
     assert line.startswith("warning: dev: a number from ")
+    (line,) = few(load_task(task(path), 0), task(path), ("test",))
+    assert line.endswith("; give more rows, a test file of its own, or a smaller task.train_examples")
+    (line,) = few(load_task(task(path), 0), task(path), ("test",), trains=False)
+    assert line.endswith(" when one answer changes; score more rows with --task FILE"), "of a run that is measured"
 
 
 def test_a_setting(tmp_path: Path) -> None:
@@ -103,3 +107,35 @@ def test_train_and_eval_say_it(tmp_path: Path, tiny_model_dir: Path, capsys: pyt
     assert cli.run([*args, "task.train_examples=10", "task.dev_examples=5", "--dry-run"]) == 0
     printed = capsys.readouterr()
     assert [text.count("warning: dev: the checkpoint is selected by 5") for text in printed] == [1, 0]
+
+
+ODD = [{"text": f"film {i} was ", "label": "ab"[i % 2] * 3} for i in range(60)]
+ODD[7]["label"], ODD[9]["text"] = "aab", ""
+
+
+def test_no_verb_says_a_thing_twice(tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows with a slip of a label, blanks, one that cannot be used, and few of them, however often they are read."""
+    model, path, out = str(tiny_model_dir), str(write_rows(tmp_path / "rows.jsonl", ODD)), str(tmp_path / "out")
+    rows = ["--model", model, "--task", path, "task.on_bad_row=skip"]
+    steps = ["train.batch_size=4", "--output-dir", out]
+    commands = {
+        "memory": ["memory", *rows],  # five methods, and each reads the rows
+        "validate": ["validate", *rows, "--method", "mezo", *steps],
+        "a dry run": ["train", *rows, "--method", "mezo", *steps, "--max-steps", "4", "--dry-run"],
+        "train": ["train", *rows, "--method", "mezo", *steps, "--max-steps", "4"],
+        "a resume": ["train", "--resume", "latest", "--output-dir", out, "--max-steps", "6"],
+        "eval": ["eval", out],
+        "other prompts": ["eval", out, "--num-fewshot", "1"],
+        "the rows by name": ["eval", out, "--data", path],
+        "as other rows": ["eval", out, "--task", path, "task.on_bad_row=skip"],
+        "a check": ["validate", out],
+        "a plain model": ["eval", model, *rows[2:]],
+    }
+    words = ("left out", "is a class of its own", "end in a blank", "when one answer changes", "another few")
+    for what, args in commands.items():
+        capsys.readouterr()
+        assert cli.run(args) == 0, what
+        said = [line for line in "".join(capsys.readouterr()).splitlines() if any(word in line for word in words)]
+        assert len(said) == len(set(said)), (what, said)
+        few_rows = [line for line in said if "when one answer changes" in line or "another few" in line]
+        assert len(few_rows) == (what not in ("memory", "validate", "a check", "a plain model")), what

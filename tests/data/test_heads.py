@@ -166,7 +166,9 @@ def test_no_more_is_read_than_the_head(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_text("".join(lines) + "[broken\n" * 10)
     assert missing_files(task(path)) == []
     path.write_text("".join(lines[:99]) + "[broken\n")
-    assert missing_files(task(path)) == ["name: rows.jsonl:100: bad JSON: Expecting value at column 2"]
+    assert missing_files(task(path)) == [
+        "name: rows.jsonl:100: bad JSON: Expecting value at column 2; or leave out such rows: task.on_bad_row=skip"
+    ]
     table = tmp_path / "rows.csv"
     table.write_text("text,label\n" + "a,b\n" * 100 + '"never closed,b\n' + "c,d\n" * 1000)
     assert missing_files(task(table)) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_rows
-from tests.loading import task
+from tests.loading import error, task
 from zofo.data import load_task
 
 TRAIN_ALL = {"train_examples": 10_000}
@@ -20,7 +20,7 @@ def said(caplog: pytest.LogCaptureFixture, folder: Path, counts: Mapping[str, in
     rows = [{"text": f"film {i}: it was", "label": label} for i, label in enumerate(labels)]
     caplog.clear()
     load_task(task(write_rows(folder / "rows.jsonl", rows), **changes), 0)
-    return [message for message in caplog.messages if "no training row" not in message]
+    return [message for message in caplog.messages if "no training row has" not in message]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_how_much_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 
 def untrained(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [message for message in caplog.messages if "no training row" in message]
+    return [message for message in caplog.messages if "no training row has" in message]
 
 
 def test_a_label_of_dev_and_test_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,3 +150,75 @@ def test_a_known_task(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     load_task(task("sst2", data=str(tmp_path)), 0, only="test")
     assert untrained(caplog) == []
+
+
+# ------------------------------------------------------------------------------- a slip of what is measured alone
+
+
+def where_of(path: Path, label: str, split: str, **changes: object) -> int:
+    """A seed with which the rows of this label are in that split."""
+    for seed in range(200):
+        data = load_task(task(path, **changes), seed)
+        index = data.labels.index(label)
+        if all(any(index in e.gold for e in getattr(data, s)) == (s == split) for s in ("train", "dev", "test")):
+            return seed
+    raise AssertionError(split)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(
+    ("slip", "usual"), [("postive", "positive"), ("Negative", "negative"), ("postive.", "positive")]
+)
+def test_a_slip_of_dev_or_test_names_the_row_and_the_training_label(
+    split: str, slip: str, usual: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": f"film {i}", "label": ("positive", "negative")[i % 2]} for i in range(60)]
+    rows[11] = {"text": "film x", "label": slip}
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    seed = where_of(path, slip, split)
+    caplog.clear()
+    load_task(task(path), seed)
+    (message,) = caplog.messages
+    assert message.startswith(
+        f'rows.jsonl:12: the label "{slip}" (1 row, in {split} and in no training row) is a class of its own beside '
+        f'"{usual}"'
+    )
+    assert "give more rows" not in message
+
+
+def test_a_slip_that_several_rows_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not rare enough to be one by itself, and yet no training row has it."""
+    rows = [{"text": f"film {i}", "label": ("positive", "negative")[i % 2]} for i in range(20)]
+    rows[3]["label"] = rows[4]["label"] = "postive"
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    seed = where_of(path, "postive", "dev", train_examples=8)
+    caplog.clear()
+    load_task(task(path, train_examples=8), seed)
+    (message,) = caplog.messages
+    assert message.partition(": ")[2] == (
+        'the label "postive" (2 rows, in dev) is not among those of the training rows; did you mean "positive"? mend '
+        "it, or name the answers: task.choices=[...]"
+    )
+    assert message.startswith(("rows.jsonl:4: ", "rows.jsonl:5: "))
+    caplog.clear()
+    load_task(task(path, choices=["positive", "negative", "postive"], train_examples=8), seed)
+    (message,) = caplog.messages
+    assert "give more rows of it" in message, "where the answers are named, it is meant"
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "dev.csv", "validation.tsv"])
+def test_a_slip_in_a_file_of_its_own_is_refused(name: str, tmp_path: Path) -> None:
+    good = [{"text": f"film {i}", "label": ("positive", "negative")[i % 2]} for i in range(30)]
+    write_rows(tmp_path / "train.jsonl", good)
+    sign = {"csv": ",", "tsv": "\t"}.get(name.partition(".")[2], "")
+    rows = [*good[:11], {"text": "film x", "label": "postive"}]
+    if sign:
+        lines = [sign.join(("text", "label")), *(sign.join(row.values()) for row in rows)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    else:
+        write_rows(tmp_path / name, rows)
+    line = 12 + bool(sign)
+    told = error(task(tmp_path), 0)
+    assert told.startswith(
+        f'{name}:{line}: unknown label "postive"; known: negative, positive; did you mean "positive"?'
+    )

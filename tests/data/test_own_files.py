@@ -212,7 +212,10 @@ def test_unknown_label_in_another_split(write_jsonl: Write, sentiment_file: Path
     write_jsonl("own/train.jsonl", rows)
     write_jsonl("own/validation.jsonl", [*rows[:4], {"text": "x", "label": "graet"}])
     text = error(task(tmp_path / "own"), 0)
-    assert text == 'validation.jsonl:5: unknown label "graet"; known: great, terrible; did you mean "great"?'
+    assert text == (
+        'validation.jsonl:5: unknown label "graet"; known: great, terrible; did you mean "great"? or leave out such '
+        "rows: task.on_bad_row=skip"
+    )
 
 
 def test_a_column_missing_in_another_split(write_jsonl: Write, sentiment_file: Path, tmp_path: Path) -> None:

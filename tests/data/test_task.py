@@ -140,7 +140,8 @@ def test_unknown_label_of_a_known_task(write_jsonl: Write, sst2: Path) -> None:
     write_jsonl("sst2/test.jsonl", rows)
     assert (
         error(task("sst2", data=str(sst2)), 0)
-        == "test.jsonl:4: sst2.yaml: unknown label 7; known: 0 negative, 1 positive"
+        == "test.jsonl:4: sst2.yaml: unknown label 7; known: 0 negative, 1 positive; or leave out such rows: "
+        "task.on_bad_row=skip"
     )
 
 

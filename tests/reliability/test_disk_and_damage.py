@@ -58,7 +58,7 @@ def test_it_sees_another_result_and_a_raw_error(
         subject,
         "model.safetensors",
         "a bit flipped",
-        raw[:at] + b"\x7f\x7f\x7f\x7f" * 8 + raw[at + 32 :],
+        raw[:at] + b"\x00\x00\x80\x40" * 8 + raw[at + 32 :],
         "eval",
     )
     monkeypatch.setattr("zofo.models.files.check_export", lambda directory: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -19,11 +20,12 @@ import pytest
 
 from tests.conftest import SST2, write_rows
 from tests.setting_files import as_task
-from zofo import InputError, export, finetune, meta_test
+from zofo import InputError, evaluate, export, finetune, generate, meta_test
 from zofo.api.convert import convert
 from zofo.errors import RunError
-from zofo.train import lease
-from zofo.train.lease import NAME, Lease
+from zofo.models.sealed import check_export
+from zofo.train import lease, trees
+from zofo.train.lease import NAME, Lease, refuse_in_use
 
 HOLD = """
 import sys, time
@@ -72,7 +74,7 @@ def test_a_second_process_is_refused_and_told_of_the_first(
     assert holder.poll() is None
 
 
-@pytest.mark.parametrize("verb", ["export", "export over another", "meta-test", "data meta"])
+@pytest.mark.parametrize("verb", ["export", "export over another", "meta-test", "data meta", "data meta over another"])
 def test_other_verbs_that_write_a_directory(
     verb: str, tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path, small_setting: Path
 ) -> None:
@@ -88,6 +90,8 @@ def test_other_verbs_that_write_a_directory(
     else:
         write_rows(tmp_path / "sst2" / "train.jsonl", SST2)
         act = partial(convert, ["sst2"], out, tmp_path / "sst2")
+        if verb != "data meta":
+            act()
     lock = Lease(out, inside=verb != "export")
     with lock:
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != lock.path}
@@ -97,6 +101,8 @@ def test_other_verbs_that_write_a_directory(
             act()
         after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != lock.path}
         assert after == before
+    if verb == "data meta over another":
+        act = partial(convert, ["sst2"], out, tmp_path / "sst2", overwrite=True)
     act()
     assert any(path.is_file() for path in out.rglob("*"))
     assert not list(tmp_path.rglob(f"*{NAME}"))
@@ -201,3 +207,91 @@ def test_a_process_that_slept_while_another_took_over_writes_nothing_more(
     with pytest.raises(RunError, match=r"process 3 on elsewhere since .* has taken over this directory"):
         train(tiny_model_dir, sentiment_file, out, save_steps=4, callbacks=[callback])
     assert {path.name for path in out.iterdir()} == callback.before
+
+
+@pytest.mark.parametrize("over_another", [False, True])
+def test_a_second_export_is_told_of_the_first_and_brings_nothing_back(
+    over_another: bool, tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not sent to --overwrite; and what the first one is in the middle of is left alone, not taken for a dead one's."""
+    module = importlib.import_module("zofo.api.export")
+    out = tmp_path / "out"
+    run = train(tiny_model_dir, sentiment_file, tmp_path / "run")
+    if over_another:
+        run.export(out)
+    real, seen = module._write, list[str]()
+
+    def write(restored: Any, inputs: Any, directory: Path, *more: Any) -> None:
+        real(restored, inputs, directory, *more)
+        files = set(tmp_path.rglob("*"))
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match=rf"^{out}: in use by process {os.getpid()} on ") as refusal:
+                export(run.path, out, overwrite=overwrite)
+            seen.append(str(refusal.value))
+        assert set(tmp_path.rglob("*")) == files
+
+    def moved(*args: Any) -> None:
+        """Over another: in between there is no whole export; one that is not there yet is not missing."""
+        for read in (partial(evaluate, out), partial(generate, out, ["a"], max_new_tokens=1)):
+            with pytest.raises(InputError, match=rf"^{out}: in use by process {os.getpid()} on ") as refusal:
+                read()
+            seen.append(str(refusal.value))
+        real_move(*args)
+
+    real_move = trees._move
+    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(trees, "_move", lambda *args: (moved if args[-1] == "zofo.json" else real_move)(*args))
+    export(run.path, out, overwrite=over_another)
+    assert len(seen) == (6 if over_another else 2)
+    assert not [line for line in seen if "overwrite" in line]
+    check_export(out)
+
+
+def test_who_is_at_it_is_told_at_once(tmp_path: Path) -> None:
+    """A live process of this machine; another machine's that was touched just now; none that is dead, or no lock."""
+    assert lease.holder(tmp_path) is None
+    with Lease(tmp_path):
+        assert f"process {os.getpid()} on {socket.gethostname()} since 20" in str(lease.holder(tmp_path))
+        assert lease.holder(tmp_path, here=True)
+        with pytest.raises(InputError, match="in use by process"):
+            refuse_in_use(tmp_path)
+    assert lease.holder(tmp_path) is None
+    start = time.monotonic()
+    content = {"token": "x", "host": "elsewhere", "pid": 7, "since": 1e9}
+    (tmp_path / NAME).write_text(json.dumps(content))
+    assert "process 7 on elsewhere since 2001-" in str(lease.holder(tmp_path))
+    assert lease.holder(tmp_path, here=True) is None, "not certain"
+    os.utime(tmp_path / NAME, (1e9, 1e9))
+    assert lease.holder(tmp_path) is None
+    (tmp_path / NAME).write_text(json.dumps({**content, "host": socket.gethostname(), "pid": os.getpid(), "born": 1.0}))
+    assert lease.holder(tmp_path) is None, "another process's number"
+    for torn in ("", "{", "[]", "\0\0"):
+        (tmp_path / NAME).write_text(torn)
+        assert lease.holder(tmp_path) is None
+    (tmp_path / "in").mkdir()
+    with Lease(tmp_path / "new", inside=False):
+        assert lease.holder(tmp_path / "new", inside=False)
+        assert lease.holder(tmp_path / "in", inside=False) is None
+    assert time.monotonic() - start < 5, "nothing is waited for"
+
+
+@pytest.mark.parametrize("verb", ["export over another", "meta-test"])
+def test_a_draft_of_a_lock_that_was_left_is_nobodys_file(
+    verb: str, tmp_path: Path, tiny_model_dir: Path, sentiment_file: Path, small_setting: Path, caplog: Any
+) -> None:
+    """As where the disk broke while the lock was written, so that it could not be taken away either."""
+    draft = tmp_path / "out" / f"{NAME}.{'0' * 31}f"
+    if verb == "meta-test":
+        draft.parent.mkdir()
+        draft.write_text("{")
+        meta_test(str(tiny_model_dir), **as_task(small_setting), ways=["zero-shot"], output=tmp_path / "out")
+    else:
+        run = train(tiny_model_dir, sentiment_file, tmp_path / "run")
+        run.export(tmp_path / "out")
+        draft.write_text("{")
+        export(run.path, tmp_path / "out", overwrite=True)
+    assert not draft.exists()
+    assert "not zofo's" not in caplog.text
+    for name in (f"{NAME}.mine", f"{NAME}x", f"x{NAME}", f"{NAME}.{'0' * 33}"):
+        assert not lease.of_a_lock(name)
+    assert all(map(lease.of_a_lock, (NAME, draft.name, f".out{NAME}", f".out{NAME}.{'a' * 32}")))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from tests.conftest import sentiment_rows, write_rows
 from tests.cut import cut
 from tests.traces import traces
 from zofo.cli import main as cli
+from zofo.train.loop import Loop
 
 METHODS = {
     "bilevel-zofo": ["method.inner_steps=3", "method.lr_s=1e-2", "method.lr_theta=1e-5", "train.max_steps=80"],
@@ -141,6 +145,51 @@ def test_what_a_process_ignores_stays_ignored(tmp_path, tiny_model_dir, module_s
     done = forked.run(cut, str(int(signal.SIGHUP)), call, "", "8", "train", *args, ignored=[signal.SIGHUP])
     assert done.returncode == 0, done.stderr
     assert traces(out)["run"] == traces(uncut("bilevel-zofo"))["run"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "at"),
+    [
+        (signal.SIGINT, 24),
+        (signal.SIGTERM, 3),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((signal.SIGINT, 3), (signal.SIGTERM, 24))),
+    ],
+)
+def test_both_lines_of_an_interrupt_say_what_is_kept_and_what_goes_on(
+    sent, at, tmp_path, tiny_model_dir, module_sentiment_file, monkeypatch
+):
+    """Before the first checkpoint and after it, one signal and two at once; each command that is offered works."""
+    out = tmp_path / "a run"
+    args = arguments(tiny_model_dir, module_sentiment_file, out, "mezo", "train.max_steps=30")
+    for number in (1, 2):
+        real, calls = Loop._step, [0]
+
+        def step(self, number=number, real=real, calls=calls):
+            real(self)
+            calls[0] += 1
+            if calls[0] == at:
+                for _ in range(number):
+                    os.kill(os.getpid(), sent)
+                    time.sleep(0)  # a signal's handler runs between two instructions
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "_step", step)
+            done = run([*args, *(["--overwrite"] if number == 2 else [])])
+        assert done.returncode == 128 + sent
+        go_on = f"zofo train --resume latest --output-dir '{out}'"
+        begin, *second = [line for line in done.stderr.splitlines() if line.startswith(("interrupted: ", "stopped "))]
+        assert f"1 update, then saving, to go on with `{go_on}`" in begin
+        kept = "what checkpoint-20 holds" if at > 20 else "nothing kept, since there is no checkpoint yet"
+        assert begin.endswith(f"again to stop at once, with {kept}")
+        if number == 1:
+            assert f"saved in {out / f'checkpoint-{at}'}; go on with `{go_on}`, or resume='latest' in" in done.stderr
+            command = go_on
+        else:
+            command = go_on if at > 20 else f"zofo train '{out / 'config.yaml'}' --overwrite"
+            way = f"go on with `{command}`" if at > 20 else f"start again with `{command}`"
+            assert second[0].startswith(f"stopped at once, at step {at} of 30, with {kept}; {way}")
+            assert "saved in" not in done.stderr
+        assert run(shlex.split(command)[2:]).returncode == 0
 
 
 def test_a_checkpoint_cut_short_is_refused(tmp_path, uncut):

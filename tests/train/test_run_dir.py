@@ -151,7 +151,7 @@ def test_what_a_person_put_into_a_checkpoint_stays_and_is_named(
     train(resume=str(out / "checkpoint-10"), max_steps=12)
     train(overwrite=True)
     assert all(path.read_text() == "mine" for path in notes)
-    assert RunDir(out).verify(out / "checkpoint-8") is None, "written beside the notes"
+    RunDir(out).verify_checkpoint(out / "checkpoint-8")  # written beside the notes
     assert not list(out.glob(".*"))
 
 
@@ -162,7 +162,7 @@ def test_another_trainers_checkpoint_is_in_the_way(name: str, train: Callable[..
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(InputError, match=f"holds {path.name if '-' in path.name else path.parent.name}, which no run"):
+    with pytest.raises(InputError, match=rf"would write, {path.name if '-' in path.name else path.parent.name} \(not"):
         train(overwrite=True)
     assert path.read_text() == "mine"
 

@@ -177,10 +177,14 @@ def test_a_position_that_is_no_records_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "not a zofo journal"),
+        (b"", "j: empty, and the header alone"),
+        (b"ZOF", "j: ends after 3 bytes, within its header"),
+        (b"ZOFOJ\x00\r\n\x02\0", "j: ends after 10 bytes, within its header"),
         (b"PK\x03\x04 something else", "not a zofo journal"),
-        (b"ZOFOJ\x00\r\n", "header is damaged"),
-        (b"ZOFOJ\x00\r\n\x05\0\0\0{}", "header is damaged"),
+        (b"ZOFOJ\x00\r\n", "j: ends after 8 bytes, within its header"),
+        (b"ZOFOJ\x00\r\n\x05\0\0\0{", "j: ends after 13 bytes, and its header alone has 21"),
+        (b"ZOFOJ\x00\r\n\x05\0\0\0{}", "header is damaged"),  # the length is wrong
+        (b"ZOFOJ\x00\r\n\x02\0\0\0{}\0\0\0\0", "header is damaged"),
         (b"ZOFOJ\x00\n\x02\0\0\0{}", "not a zofo journal"),  # line ends that a text transfer changed
     ],
 )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from zofo.api.restore import given_model, with_given
+from zofo.api.standing import gone_on, standing
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
@@ -17,12 +19,14 @@ from zofo.config.sections import exists, field_of_rows
 from zofo.errors import InputError
 from zofo.models.sealed import verify_tree
 from zofo.train import checkpoint
+from zofo.train.ending import Ending
 from zofo.train.files import looks_like_run
-from zofo.train.ownership import BEST, CHECKPOINT
+from zofo.train.ownership import BEST, CHECKPOINT, step_of
 from zofo.train.run_dir import RunDir
+from zofo.train.whole import going_on, instead_of, whole_ones
 from zofo.zo.journal import JournalError, read_header, scan
 
-KEYS = {"format", "id", "inputs", "files", "config", "info", "readme"}  # of manifest.json
+KEYS = {"format", "id", "inputs", "files", "config", "info", "readme", "outcome"}  # of manifest.json
 AGAIN = "train again with --resume latest, which writes it anew"
 COPY = "put back a copy, or train again (--overwrite)"
 UNCHECKED = "metrics.jsonl, README.md, eval/, superseded/: that they are there, and no more: nothing is made from them"
@@ -36,15 +40,14 @@ def check_run(
     model, data: where the base model and the rows are now. overrides: "model.key=value". Nothing is written. Raises
     InputError where no run is, and for an override that is none.
     """
-    given, rest = given_model(model, overrides, "validate")
-    if rest:
-        raise InputError(f"{rest[0]}: of a run validate takes model.key=value alone")
+    given, _ = given_model(model, overrides, "of a run validate")
     if data is not None and not exists(data):
         raise InputError(f"--data: no such file or directory: {data}")
     if not looks_like_run(Path(path)):
         raise InputError(f"{path}: no run here; give a run's directory, or a CONFIG.yaml")
-    check = _Check(RunDir(path))
+    check = _Check(run := RunDir(path))
     check.files()
+    check.results += _outcome(run)
     if check.config is not None and not check.faulty:
         from zofo.api.check_weights import check_weights
 
@@ -57,6 +60,16 @@ def check_run(
         check.results.append(("weights, replay, examples: not checked before the files are whole", ""))
     check.results.append((UNCHECKED, ""))
     return check.results
+
+
+def _outcome(run: RunDir) -> list[tuple[str, str]]:
+    """How the run ended, which is no fault of a file."""
+    try:
+        ending = standing(run)
+    except InputError:  # what is wrong with run.json or manifest.json is said
+        return []
+    words = ending.words() or {"finished": "came to its end"}.get(ending.kind, "")
+    return [(f"outcome: the run {words}" if words else "outcome: not known, of a version that kept none", "")]
 
 
 class _Check:
@@ -99,10 +112,20 @@ class _Check:
         self._unnamed()
         for directory in self._directories(BEST):
             with self._one(f"{directory.name}: its files have their checksums"):
-                verify_tree(directory, f"{COPY}, or train again with --resume and a checkpoint before it")
+                self._verify(directory)
         self._referred()
         if self.run.journal.exists():
             self._journal()
+
+    def _verify(self, directory: Path) -> None:
+        try:
+            verify_tree(directory)
+        except InputError as error:
+            raise InputError(f"{error}; {instead_of(self.run, directory, self._whole)}") from None
+
+    @cached_property
+    def _whole(self) -> list[Path]:
+        return whole_ones(self.run) if self.whole_manifest else []
 
     def _manifest(self) -> None:
         path = self.run.root / "manifest.json"
@@ -161,7 +184,7 @@ class _Check:
 
     def _checkpoint(self, directory: Path) -> None:
         with self._one(f"{directory.name}: its files have their checksums, it is this run's") as fault:
-            self.run.verify(directory)
+            self._verify(directory)
             state = checkpoint.read(directory, "state")
             if self.whole_manifest and state.get("run") != self.run.id:
                 fault(directory, f"another run's, by manifest.json; {COPY}")
@@ -170,16 +193,24 @@ class _Check:
             self.states[directory] = state
 
     def _unnamed(self) -> None:
-        """A checkpoint of this run that manifest.json does not name would be taken for somebody else's."""
-        for path in self.run.root.glob(f"{CHECKPOINT}-*/state.json") if self.whole_manifest and self.run.id else ():
+        """A checkpoint of this run that manifest.json does not name would be taken for somebody else's. Under another
+        name than its step's it is a copy, which is no fault of the manifest's."""
+        faulty, paths = self.faulty, sorted(self.run.root.glob(f"{CHECKPOINT}-*/state.json"))
+        for path in paths if self.whole_manifest and self.run.id else ():
             with self._one(f"{path.parent.name}: named in manifest.json") as fault:
-                if path.parent not in self.states and _id_in(path) == self.run.id and not self.faulty:
+                if path.parent in self.states or _id_in(path) != self.run.id or faulty:
+                    continue
+                if (step := step_of(path.parent)) is not None and path.parent.name != f"{CHECKPOINT}-{step}":
+                    words = f"this run's {CHECKPOINT}-{step}, copied or renamed, so no verb goes on from it"
+                    fault(path.parent, f"{words}; move it away, or back to its name")
+                else:
                     fault(self.run.root / "manifest.json", f"damaged, it does not name {path.parent.name}; {COPY}")
 
     def _referred(self) -> None:
         """The bests that run.json and the checkpoints need are there."""
         named = self._directories(BEST)
-        counts = {self.run.info: self.info.get("best_step")}
+        then = Ending.read(self.info.get("outcome"))
+        counts = {} if gone_on(self.run, then) else {self.run.info: self.info.get("best_step")}
         counts |= {directory: state["best"]["count"] for directory, state in self.states.items() if state["best"]}
         with self._one("what run.json and checkpoints refer to is there") as fault:
             for path, count in counts.items():
@@ -205,7 +236,9 @@ class _Check:
                 for _, border in scan(path):
                     borders[border.offset] = border.crc
             except (JournalError, OSError) as error:
-                raise InputError(f"{error}, or go on from a checkpoint before it") from error
+                before = [directory for directory, state in self.states.items() if state["journal"] in borders]
+                go = f", or go on from before that: {going_on(self.run.root, before[-1])}" if before else ""
+                raise InputError(f"{error}{go}") from error
             for where, position, crc in self._positions():
                 if position not in borders:
                     fault(path, f"{where} needs its first {position} bytes, and no record ends there; {COPY}")

@@ -18,12 +18,13 @@ from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
 from zofo.data.files import Record, Tables, file_of, read_tables
 from zofo.data.hub import from_hub
+from zofo.data.labels import say_slips
 from zofo.data.own_files import own_task
 from zofo.data.samples import carved
 from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
 from zofo.data.task import find_spec, local_tables
 from zofo.errors import InputError, did_you_mean
-from zofo.train.lease import Lease
+from zofo.train.lease import Lease, refuse_in_use
 
 FILES = {"train": "train.jsonl", "dev": "validation.jsonl", "test": "test.jsonl"}
 # Meta-training keeps 254 tokens of input and output together, and cuts the input for it. Without a model's tokenizer
@@ -84,6 +85,7 @@ def convert(
     out, limits = Path(output_dir), examples or {}
     sources = [_source(name, _data_of(name, data, len(tasks) > 1), template, seed) for name in tasks]
     _distinct(source.name for source in sources)
+    refuse_in_use(out)  # first: that a task is there already is its doing
     for source in sources:
         _check_target(out, source, overwrite)
     results = []
@@ -141,6 +143,8 @@ def _source(name: str, data: Path | None, template: str | None, seed: int) -> So
 def _own_source(path: Path, template: str | None) -> Source:
     tables = read_tables(path)
     task = own_task(tables, template or "plain", None, Chat(None))
+    if task.seen is not None:
+        say_slips(task.seen, path.name)
     name = path.resolve().name  # of "." too
     return Source(name.partition(".")[0] or name, tables, task.make, template or "plain", path=path)
 

@@ -6,6 +6,7 @@ import time
 from itertools import repeat
 from typing import Any
 
+from zofo.config.cadence import rounded
 from zofo.config.resolve import Config
 from zofo.data.batch import collate
 from zofo.data.preview import preview, sizes
@@ -25,6 +26,8 @@ def dry_run(config: Config) -> dict[str, Any]:
     session = build(config)
     selects = session.counted_per_step > 0
     for line in (*sizes(session.data, config.task, selects), *preview(session.data, session.encoded)):
+        print(line)
+    for line in rounded(config.train, session.method.per_step):
         print(line)
     if session.journals:
         audit(session)

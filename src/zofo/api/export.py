@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from zofo.api.restore import Restored, given_model, restore
+from zofo.api.standing import in_the_readme
 from zofo.api.targets import as_path
 from zofo.data import ending
 from zofo.data.asking import how_to_ask
-from zofo.errors import InputError
+from zofo.errors import InputError, first_few
 from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
 from zofo.models.sealed import EXPORT, MANIFEST
 from zofo.models.versions import named
+from zofo.train.ending import Ending
 from zofo.train.files import make_directory, write_json, write_text
-from zofo.train.lease import NAME as LOCK
-from zofo.train.lease import Lease
-from zofo.train.trees import listed, names_of, recover, write_tree
+from zofo.train.lease import Lease, of_a_lock, refuse_in_use
+from zofo.train.trees import names_of, recover, write_tree
 
 log = logging.getLogger("zofo")
 TEXT = "The answer is"  # on which an export is tried
@@ -49,21 +50,20 @@ def export(
     `zofo.load` alone. Raises InputError.
     """
     run_dir, out = as_path(run_dir), Path(output_dir)
-    given, rest = given_model(model, overrides, "export")
-    if rest:
-        raise InputError(f"{rest[0]}: export takes model.key=value alone")
+    given, _ = given_model(model, overrides, "export")
     _check_target(out, overwrite)
     restored = restore(run_dir, adapter, given)
     make_directory(out.parent)
     with Lease(out, inside=out.is_dir()):
         stays = write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge))
-    if stays := [name for name in stays if name != LOCK]:
-        log.warning("%s: not zofo's, and left there: %s", out, listed(stays))
+    if stays := [name for name in stays if not of_a_lock(name)]:
+        log.warning("%s: not zofo's, and left there: %s", out, first_few(stays))
     return out
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
     """Raises InputError where an export may not be written. What a kill left of one is brought back to what it was."""
+    refuse_in_use(out, out.is_dir())  # first: what another process is writing there is not to be brought back
     if out.is_dir():
         recover(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -96,6 +96,8 @@ def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: P
     ending.tell_file(target / "generation_config.json", model, restored.loaded.tokenizer)
     restored.loaded.tokenizer.save_pretrained(target)
     info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
+    dev = restored.info.get("dev", {}).get(restored.adapter, {}) if not any(info["test"].values()) else None
+    info |= {"outcome": restored.info.get("outcome"), "dev": dev, "checkpoint": restored.info.get("checkpoint")}
     info |= {"tasks": restored.info.get("tasks"), "adapter": restored.adapter, "merged": merged}
     config = restored.config.absolute()
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir="."))
@@ -186,10 +188,22 @@ def _readme(info: dict[str, Any], apart: bool, ours: bool) -> str:
     if Path(info["model"]).is_absolute():  # of the machine that trained, and nothing here needs it
         base = f"the model in a directory `{Path(info['model']).name}`"
     test = info["test"].get(name, {})
-    numbers = ", ".join(f"{k} {v:.4f}" for k, v in test.items() if k != "n" and v is not None)
+    measured = f"Test: {_numbers(test) or 'not measured'}."
+    if info["dev"]:
+        measured += f" Dev, at step {info['best_step']}: {_numbers(info['dev'])}."
+    ending, here = Ending.read(info["outcome"]), ""
+    if info["checkpoint"]:
+        here = f"What is here is {info['checkpoint']} of the run.\n\n"
+    elif not test and ending.kind != "finished":
+        here = f"What is here is the best of its evaluations until then, that of step {info['best_step']}.\n\n"
     return (
         f"# {info['method']} on {info['task']}: {what}\n\n"
-        f"Trained from {base} with zofo, seed {info['seed']}. Test: {numbers or 'not measured'}.\n\n"
+        f"Trained from {base} with zofo, seed {info['seed']}. {measured}\n\n"
+        f"{in_the_readme(ending)}{here}"
         f"HERE is the path of this folder, which can be moved:\n\n```python\n{code}```\n\n"
         f"`zofo eval HERE` measures it, `zofo generate HERE --prompt TEXT` writes with it.\n"
     )
+
+
+def _numbers(values: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{key} {value:.4f}" for key, value in values.items() if key != "n" and value is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +14,24 @@ from zofo.api.export import export
 from zofo.api.finish import finish
 from zofo.api.out_of_memory import explained, smaller, with_options
 from zofo.api.restore import given_model
+from zofo.api.standing import ended_before, warn_of_the_export
 from zofo.api.start import check_directory
-from zofo.api.targets import as_path, load
+from zofo.api.targets import as_path, export_info, load
 from zofo.config.resolve import Config
+from zofo.errors import InputError, RunError
 from zofo.train.callbacks import check_callbacks
-from zofo.train.lease import Lease
+from zofo.train.ending import Ending
+from zofo.train.lease import Lease, refuse_in_use
 from zofo.train.loop import Loop
+from zofo.train.outcome import note, stopped_by
+from zofo.train.ownership import refuse_what_is_in_the_way
 from zofo.train.run_dir import RunDir
 from zofo.train.setup import Session, audit, build
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+log = logging.getLogger("zofo")
 __all__ = ["Run", "evaluate", "export", "finetune", "load", "train"]
 
 
@@ -109,8 +116,16 @@ def _run(config: Config, dry_run: bool, callbacks: Sequence[TrainerCallback | ty
 
         return Run(run.root, rehearse(config))
     check_callbacks(config.train.report_to, callbacks)
-    check_directory(config, run)
+    refuse_in_use(run.root, here=True)
+    try:
+        if config.train.resume is None and run.root.is_dir():
+            refuse_what_is_in_the_way(run.root, run.foreign(), run.id)
+        check_directory(config, run)
+    except InputError:
+        refuse_in_use(run.root)  # then what helps is to wait
+        raise
     session = build(config)
+    warn_of_the_export(Path(config.model.name), export_info(Path(config.model.name)))
     if session.journals:
         audit(session)
     _ = session.inputs  # while theta is still the base
@@ -129,17 +144,27 @@ def _train(
     if resume_from is None:
         run.clear()
         run.begin(session.inputs)
-    loop = Loop(session, run, callbacks)
+    loop, before = Loop(session, run, callbacks), None if resume_from is None else ended_before(run)
     if resume_from is not None:
         loop.resume(resume_from)  # may be refused, and must leave the run as it was then
+    if before is not None and before.failed and not loop.trained:  # else the same is said in the end
+        log.warning("%s: goes on with a run that %s", run.root, before.words())
+    note(run, None)
     launched = dataclasses.replace(config.train, output_dir=".", resume=None, overwrite=False)
     run.write_config(dataclasses.replace(config, train=launched))
     if resume_from is None:
         loop.checkpoints.start()
-    loop.fit()
-    with loop.ending():
-        info = finish(loop)
-    loop.refuse_hardly_trained()
+    trained = False
+    try:
+        loop.fit()
+        trained = True
+        with loop.ending():
+            info = finish(loop)
+    except BaseException as error:
+        note(run, stopped_by(error, loop.count, config.train.max_steps, trained))
+        raise
+    if (ending := Ending.read(info["outcome"])).failed:
+        raise RunError(f"{ending.reason}; the weights in {run.root} are {ending.weights}; {ending.fix}")
     return Run(run.root, info)
 
 
@@ -173,9 +198,9 @@ def evaluate(
     from zofo.api.evaluate import evaluate_target
     from zofo.api.predictions import check_output, write_files
 
+    given, overrides = given_model(model, overrides, "an evaluation", tasks=True)
     if output is not None:
         check_output(Path(output))
-    given, overrides = given_model(model, overrides, "an evaluation")
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
     fewer = f"--batch-size {max(1, (batch_size or 32) // 4)}" if batch_size != 1 else ""
     with with_options("the evaluation", [fewer, *smaller(given)]):

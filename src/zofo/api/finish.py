@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from zofo.api.standing import in_the_readme
 from zofo.config.json_text import dumps
 from zofo.data.asking import how_to_ask
 from zofo.eval.likelihood import as_rows
 from zofo.train import record
+from zofo.train.ending import Ending
 from zofo.train.loop import Loop
+from zofo.train.outcome import Sizes, outcome_of
+from zofo.train.weights import blown_up, largest
 
 
 def finish(loop: Loop) -> dict[str, Any]:
     """Go back to the best evaluation, measure the test set, write run.json, predictions and a short README."""
     session, best, run = loop.session, loop.at.best, loop.run
     assert best is not None
-    peak = record.peak_bytes(session.loaded.device)
+    peak, last = record.peak_bytes(session.loaded.device), largest(session)
     loop.checkpoints.restore_best(best, loop.at.k)
+    sizes = Sizes(loop.before, last, largest(session))
     test = {}
     for name in session.method.candidates:
         result = loop.evaluate("test", name)
@@ -25,7 +31,13 @@ def finish(loop: Loop) -> dict[str, Any]:
         run.write(f"eval/predictions-{name}.jsonl", "\n".join(lines) + "\n")
         if result.report is not None:
             run.write_json(f"eval/report-{name}.json", result.report)
-    info = _info(loop, peak, test)
+    ending = outcome_of(session, run.journal, loop.updates, loop.skips, loop.loss, sizes)
+    ending = replace(ending, step=loop.count, of=session.config.train.max_steps)
+    if not ending.failed and (words := blown_up(sizes.before, sizes.deployed)):
+        loop.progress.say(
+            f"warning: {words}, in what dev chose; look at what it says, and start again with lower rates"
+        )
+    info = {**_info(loop, peak, test), "outcome": ending.to_dict()}
     asked = how_to_ask(session.config.task, "RUN", info["labels"], info["metric"])
     run.write_readme(_readme(info) + asked)
     run.write_info(info)  # last: with it the run is finished
@@ -85,6 +97,7 @@ def _readme(info: dict[str, Any]) -> str:
         f"Base model `{info['model']}`, seed {info['seed']}, {info['steps']['lower']} lower and "
         f"{info['steps']['upper']} upper updates. Deployed: {what}, "
         f"chosen on dev at step {info['best_step']}. Test: {numbers}.\n\n"
+        f"{in_the_readme(Ending.read(info['outcome']))}"
         f"With the path of this folder in place of RUN, `zofo eval RUN` measures it again and `zofo export RUN OUT` "
         f"writes a directory for transformers and peft, from anywhere. The folder can be moved; where model or data "
         f"have moved, `--model` and `--data` name their new places.\n"

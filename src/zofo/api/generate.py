@@ -56,6 +56,7 @@ def generate(
     written at once; the texts are the same, their order of `done` is not. done: called with each prompt's number and
     continuation. Raises InputError.
     """
+    given, _ = given_model(model, overrides, "generate")
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "stop": stop}
     errors = [] if prompts and not isinstance(prompts, str) else ["prompts: expected a list of at least one prompt"]
     decoding = build("", Decoding, settings, errors)
@@ -64,9 +65,6 @@ def generate(
     if idle := decoding.idle():
         log.warning("%s", idle)
     placed = [p if isinstance(p, Prompt) else Prompt(p, f"prompt {i}") for i, p in enumerate(prompts, 1)]
-    given, rest = given_model(model, overrides, "generate")
-    if rest:
-        raise InputError(f"{rest[0]}: generate takes model.key=value alone")
     less = ["--batch-size 1" if batch_size > 1 else "", *smaller(given), "fewer new tokens"]
     with with_options("the loading", less):
         opened = open_target(target, adapter, given)

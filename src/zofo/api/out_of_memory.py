@@ -27,6 +27,7 @@ from zofo.errors import OutOfMemory, RunError, during, printable
 from zofo.models.load import choose_dtype
 from zofo.train.progress import gib
 from zofo.train.run_dir import RunDir
+from zofo.train.whole import going_on
 
 SECONDS = 60  # of predictions: a run that has ended may take so long to say what would help
 GENERAL = ("a smaller model", "a machine with more memory", "shorter examples")
@@ -236,8 +237,9 @@ def _going_on(config: Config, options: Sequence[str]) -> str:
         kept = "nothing was saved"
         return f"{kept}; start again with one of these" + (" and --overwrite" if run.ours() else "")
     may = next((setting for setting in options if setting.partition("=")[0] in RESUMABLE), None)
-    go = f"go on with --resume latest {may}" if may else "go on with --resume latest where there is more memory"
-    return f"{present[-1].name} is kept: {go} --output-dir {run.root}"
+    command = going_on(run.root, code=config.model.trust_remote_code)
+    go = f"`{command} {may}`" if may else f"`{command}` where there is more memory"
+    return f"{present[-1].name} is kept: go on with {go}"
 
 
 if __name__ == "__main__":  # the process of `asked`

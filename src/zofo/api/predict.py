@@ -126,7 +126,7 @@ def _check_numbers(asked: Asked) -> None:
 def options(asked: Asked) -> list[str]:
     """What takes less memory."""
     size = asked.batch_size or 32
-    given, _ = given_model(asked.model, asked.overrides, "predict")
+    given, _ = given_model(asked.model, asked.overrides, "predict", tasks=True)
     return [f"--batch-size {max(1, size // 4)}" if size > 1 else "", *smaller(given)]
 
 
@@ -138,7 +138,7 @@ def open_predictor(
     Raises InputError for everything that is wrong before a row is answered.
     """
     _check_numbers(asked)
-    given, rest = given_model(asked.model, asked.overrides, "predict")
+    given, rest = given_model(asked.model, asked.overrides, "predict", tasks=True)
     if asked.task is not None:
         task_config(None, asked.task, {}, rest, "predict")  # what is wrong with it is said before a model is loaded
     with with_options("the loading", options(asked)):

@@ -13,7 +13,9 @@ from zofo.config import registry
 from zofo.config.instantiate import make_method
 from zofo.config.layers import Layer, Value
 from zofo.config.resolve import Config, ModelConfig
+from zofo.config.sections import TaskConfig
 from zofo.config.typed import build
+from zofo.config.words import check_words
 from zofo.errors import InputError
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
@@ -50,19 +52,16 @@ class Restored:
 Given = Mapping[str, Value]  # fields of the model section that a command is given
 
 
-def given_model(model: str | None, overrides: Sequence[str], verb: str) -> tuple[Given, list[str]]:
-    """(fields of the model section, the other overrides). model: --model. Raises InputError for what is no field."""
-    errors: list[str] = []
-    ours = [text for text in overrides if text.partition("=")[0].strip().startswith("model")]
-    layer = Layer("command line").add_overrides(ours, errors)
+def given_model(model: str | None, overrides: Sequence[str], verb: str, tasks: bool = False) -> tuple[Given, list[str]]:
+    """(fields of the model section, the overrides of the task section). model: --model. tasks: whether there may be
+    any. Raises InputError for whatever is no field or no value of one: call it before files are looked for."""
+    sections: dict[str, type] = {"task": TaskConfig} if tasks else {}
+    check_words(overrides, {**sections, "model": ModelConfig}, verb)
+    ours = [text for text in overrides if text.partition("=")[0].strip().partition(".")[0] == "model"]
+    layer = Layer("command line").add_overrides(ours, [])
     if model is not None:
         layer.put("model", "name", model)
-    given = layer.sections.get("model", {})
-    known = [field.name for field in dataclasses.fields(ModelConfig)]
-    errors += [f"model.{key}: unknown field; {verb} takes {', '.join(known)}" for key in given if key not in known]
-    if errors:
-        raise InputError("\n".join(errors))
-    return given, [text for text in overrides if text not in ours]
+    return layer.sections.get("model", {}), [text for text in overrides if text not in ours]
 
 
 def with_given(base: ModelConfig, given: Given) -> ModelConfig:

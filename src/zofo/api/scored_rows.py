@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from zofo.api.restore import MOVED
@@ -15,7 +15,7 @@ from zofo.config.sections import TaskConfig, exists, field_of_rows
 from zofo.data import Example, TaskData, load_task
 from zofo.data.own_files import Answers
 from zofo.data.task import answers_of
-from zofo.errors import InputError, printable
+from zofo.errors import InputError, printable, unheard
 from zofo.train.inputs import check_inputs, examples_digest
 
 log = logging.getLogger("zofo")
@@ -34,6 +34,7 @@ def load_rows(opened: Opened, cfg: TaskConfig, other: bool, seed: int, split: st
         data = load_task(cfg, seed, tokenizer, split, answers=answers)
         _say_trained_on(opened, cfg, data, answers, split)
         return data
+    data = None
     try:
         data = load_task(cfg, seed, tokenizer, answers=answers)
         _check_same(opened, data, cfg, answers, seed, split)
@@ -43,11 +44,12 @@ def load_rows(opened: Opened, cfg: TaskConfig, other: bool, seed: int, split: st
             raise
         if same:
             log.warning("%s; rows that the run was trained on may be among those that are scored", _what(error))
-            return load_task(cfg, seed, tokenizer, answers=answers)
+            return data or load_task(cfg, seed, tokenizer, answers=answers)
         if field_of_rows(config.task.name) == "name":
             fix = f"--data takes the run's own file, where it is now; --task {where} scores all of its rows"
             raise InputError("\n".join(f"{_what(line)}; {fix}" for line in str(error).split("\n"))) from None
-        data = load_task(cfg, seed, tokenizer, split, answers=answers)
+        with nullcontext() if data is None else unheard():
+            data = load_task(cfg, seed, tokenizer, split, answers=answers)
         log.warning(
             "%s: other rows than the run's: %d %s rows of its own are scored", where, len(getattr(data, split)), split
         )
@@ -85,7 +87,8 @@ def _check_same(opened: Opened, data: TaskData, cfg: TaskConfig, answers: Answer
     if split not in then or (split == "train" and make_method(config).demonstrates):
         return
     if (cfg, seed) != (config.task, config.train.seed):  # other prompts: the rows are compared in the run's own
-        data = load_task(_of_run(opened, cfg), config.train.seed, opened.loaded.tokenizer, answers=answers)
+        with unheard():
+            data = load_task(_of_run(opened, cfg), config.train.seed, opened.loaded.tokenizer, answers=answers)
     now = {"examples": {split: examples_digest(getattr(data, split))}}
     check_inputs(opened.inputs, now, cfg.data or cfg.name, MOVED)
 
@@ -132,21 +135,11 @@ def _read(opened: Opened, cfg: TaskConfig, answers: Answers, split: str | None =
     if not exists(cfg.data or cfg.name):
         return None
     demonstrates = make_method(config).demonstrates
-    with _unheard():
+    with unheard():
         try:
             return load_task(cfg, config.train.seed, opened.loaded.tokenizer, split, demonstrates, answers)
         except InputError:
             return None
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """What is odd about these rows was said when they were read, or is none of this evaluation's business."""
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = False
 
 
 def _content(example: Example) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from zofo.api.standing import ended_before
 from zofo.config.resolve import Config
 from zofo.errors import InputError
 from zofo.train.ownership import is_numbered
 from zofo.train.run_dir import RunDir
+from zofo.train.whole import newest_whole
 
 log = logging.getLogger("zofo")
 
@@ -56,20 +58,6 @@ def _nothing_in_the_way(run: RunDir, chosen: Path) -> None:
             raise InputError(f"train.resume: {path} is not the run's, and the run would overwrite it; move it away")
 
 
-def newest_whole(run: RunDir, present: list[Path]) -> Path:
-    """The newest checkpoint that is not damaged; what is passed over is said. Raises InputError where all are."""
-    for path in reversed(present):
-        try:
-            run.verify_checkpoint(path)
-        except InputError as error:
-            if path == present[0]:
-                raise
-            log.warning("%s: passed over, it is damaged (%s)", path, str(error).partition(";")[0])
-        else:
-            return path
-    raise AssertionError("no checkpoint")
-
-
 def _in_the_way(config: Config, run: RunDir) -> str:
     """What a directory holds that a new run cannot have, and the ways out."""
     try:
@@ -77,6 +65,8 @@ def _in_the_way(config: Config, run: RunDir) -> str:
     except InputError:  # no config.yaml, or one of another version
         same = False
     what = "this run already" if same else "another run"
+    if (ending := ended_before(run)).failed:
+        return f"{what}, which {ending.words()}; choose another directory, or replace it (--overwrite)"
     if not run.checkpoints():  # killed before the first one: nothing to go on from
         return f"{what}, without a checkpoint; start again (--overwrite) or choose another directory"
     return f"{what}; choose another directory, go on with it (--resume latest), or replace it (--overwrite)"
@@ -124,6 +114,6 @@ def _same_run(config: Config, run: RunDir) -> None:
                     *(key, before.get(key), here.get(key)),
                 )
             else:
-                changed.append(f"{section}.{key}: the run has {before.get(key)!r}, now {here.get(key)!r}")
+                changed.append(f"{section}.{key}: the run has {before.get(key)!r}, this command {here.get(key)!r}")
     if changed:
         raise InputError("cannot resume with other settings:\n" + "\n".join(changed))

@@ -6,18 +6,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from zofo.api.start import newest_whole
+from zofo.api.standing import gone_on, standing, warn_of_the_end
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import read_json
 from zofo.errors import InputError
-from zofo.models.sealed import MANIFEST
+from zofo.models.sealed import MANIFEST, verify_tree
 from zofo.train import checkpoint
+from zofo.train.ending import Ending
 from zofo.train.ownership import is_numbered
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
+from zofo.train.whole import going_on, instead_of, newest_whole
 
 log = logging.getLogger("zofo")
 
@@ -59,9 +62,14 @@ def _why(run: RunDir) -> str:
         return "; it is an export already, give the directory of its run"
     if not run.config.is_file():
         return " (no run.json)"
-    if run.checkpoints():
-        return "; its training did not finish: train with --resume latest"
-    return "; its training stopped before the first checkpoint: train again with --overwrite"
+    ending, begun = standing(run), bool(run.checkpoints())
+    if ending.kind == "going":
+        return f"; the run {ending.words()}" + (": wait for its end" if begun else " and has no checkpoint yet: wait")
+    why = "its training did not finish" if ending.kind == "cut" else f"the run {ending.words()}"
+    if begun:
+        return f"; {why}: {going_on(run.root)}"
+    why = "its training stopped" if ending.kind == "cut" else why
+    return f"; {why} before the first checkpoint: train again with --overwrite"
 
 
 def state_of(path: Path) -> State:
@@ -69,18 +77,18 @@ def state_of(path: Path) -> State:
     if _is_checkpoint(path):
         return _checkpoint(RunDir(path.parent), path)
     run = RunDir(path)
-    if run.finished:
+    if run.finished and not _overtaken(run):
         return _finished(run)
     if not run.config.is_file() or not run.checkpoints():
         raise finished_only(path)
-    directory = newest_whole(run, run.checkpoints())
-    saved = _read(run, directory)
+    ending, directory = standing(run), newest_whole(run, run.checkpoints())
+    saved, words = _read(run, directory), ending.words()
     if (best := saved.best) is None:
-        log.warning("%s: the run is not finished; this is its %s", path, directory.name)
-        return _checkpoint(run, directory)
-    log.warning("%s: the run is not finished; this is the best of its evaluations so far, step %d", path, best.count)
+        log.warning("%s: the run %s; this is its %s", path, words, directory.name)
+        return _checkpoint(run, directory, ending)
+    log.warning("%s: the run %s; this is the best of its evaluations so far, step %d", path, words, best.count)
     info = _info(run, saved, best.candidate, best.dev, best.count)
-    return State(run, info, run.best(best.count), best.journal)
+    return State(run, info | {"dev": best.dev, "outcome": ending.to_dict()}, run.best(best.count), best.journal)
 
 
 def info_of(run: RunDir) -> dict[str, Any]:
@@ -94,27 +102,42 @@ def info_of(run: RunDir) -> dict[str, Any]:
     return info
 
 
+def _overtaken(run: RunDir) -> bool:
+    """Whether a run was gone on with since it was at its end, and the best of then has given way to a better one."""
+    info = info_of(run)
+    return not run.best(info["best_step"]).is_dir() and gone_on(run, Ending.read(info.get("outcome")))
+
+
 def _finished(run: RunDir) -> State:
     info = info_of(run)
     if info.get("inputs") and not run.manifest:  # runs of before had none
         raise InputError(f"{run.root / MANIFEST}: missing; put back a copy, or train again (--overwrite)")
     best = run.best(info["best_step"])
     if best.is_dir():
-        run.verify(best, "nothing of it can be used; train again with --resume latest")
+        try:
+            verify_tree(best)
+        except InputError as error:
+            raise InputError(f"{error}; nothing of it can be used; {instead_of(run, best)}") from None
+    warn_of_the_end(run, info)
     return State(run, info, best, info["journal_position"])
 
 
-def _checkpoint(run: RunDir, directory: Path) -> State:
-    """As it was then, with the candidate that was the best until then."""
+def _checkpoint(run: RunDir, directory: Path, said: Ending | None = None) -> State:
+    """As it was then, with the candidate that was the best until then. said: how the run stands, if that was said."""
     known = {path.resolve(): path for path in run.checkpoints()}
     if directory.resolve() not in known:
         names = ", ".join(path.name for path in known.values()) or "no checkpoint"
         raise InputError(f"{directory}: no checkpoint of the run in {run.root}, which has {names}")
-    run.verify(directory, "nothing of it can be used")
+    verify_tree(directory, "nothing of it can be used")
+    ending = said or standing(run)
+    if said is None and ending.failed:
+        log.warning("%s: the run %s; this is its %s", run.root, ending.words(), directory.name)
     saved = _read(run, directory)
     names = make_method(run.read_config()).candidates
     chosen, count = saved.best.candidate if saved.best else names[0], int(directory.name.rpartition("-")[2])
-    return State(run, _info(run, saved, chosen, names, count), directory, saved.journal)
+    dev = saved.best.dev if saved.best and saved.best.count == count else {}
+    info = _info(run, saved, chosen, names, count) | {"dev": dev, "outcome": ending.to_dict()}
+    return State(run, info | {"checkpoint": directory.name}, directory, saved.journal)
 
 
 @dataclass(frozen=True)
@@ -132,7 +155,7 @@ def _read(run: RunDir, directory: Path) -> _Saved:
     state = read_json(directory / "state.json")
     if state.get("run") != run.id:
         raise InputError(f"{directory} is another run's")
-    with checkpoint.fitting(directory):
+    with checkpoint.fitting(directory, partial(instead_of, run, directory)):
         best, version = state["best"], state["environment"]["packages"]["zofo"]
         if best:
             best = Best(**{**best, "count": int(best["count"]), "dev": dict(best["dev"])})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.restore import Given, given_model, restore, with_given
+from zofo.api.standing import warn_of_the_export
 from zofo.api.states import is_state
 from zofo.config.json_text import read_json
 from zofo.config.layers import brief
@@ -21,6 +22,7 @@ from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.models.sealed import EXPORT, NotAsWritten, check_export
 from zofo.train.inputs import check_inputs, tokenizer_digest
+from zofo.train.lease import refuse_in_use
 
 AGAIN = "export the run again"
 DAMAGED = {"model": AGAIN, "tokenizer": AGAIN, "examples": AGAIN}
@@ -34,9 +36,7 @@ def load(
     adapter: which of a run's ("p", "s", "theta"); the deployed one if left out. model: where the base model is now.
     overrides: "model.key=value", such as model.device=cpu. Raises InputError.
     """
-    given, rest = given_model(model, overrides, "load")
-    if rest:
-        raise InputError(f"{rest[0]}: load takes model.key=value alone")
+    given, _ = given_model(model, overrides, "load")
     opened = open_target(path, adapter, given)
     ending.tell(unwrapped(opened.model), opened.loaded.tokenizer)
     return opened.model, opened.loaded.tokenizer
@@ -62,18 +62,30 @@ def open_target(target: str | Path, adapter: str | None = None, given: Given | N
     """
     path = as_path(target)
     if str(target).startswith((".", "/", "~")) and not path.exists():  # a hub id would be looked for on the network
+        refuse_half_written(path)
         raise InputError(f"{target}: no such directory")
     if is_state(path):
         restored = restore(path, adapter, given)
         return Opened(restored.loaded, restored.model, restored.config, restored.info, restored.inputs)
     if adapter is not None:
         raise InputError(f"{path} is no run, so it has no adapters to choose from: leave out --adapter")
-    config, info = recorded(path), export_info(path)
-    loaded, model = load_export(path, config, given)
+    try:
+        config, info = recorded(path), export_info(path)
+        loaded, model = load_export(path, config, given)
+    except InputError:
+        refuse_half_written(path)
+        raise
+    warn_of_the_export(path, info)
     inputs = info.get("inputs") or {}
     if config is not None and "tokenizer" in inputs:
         check_inputs(inputs, {"tokenizer": tokenizer_digest(loaded.tokenizer)}, str(path), DAMAGED)
     return Opened(loaded, model, config, info, inputs)
+
+
+def refuse_half_written(path: Path) -> None:
+    """Raises InputError where a process is writing a run or an export there, so that what it lacks is still to come."""
+    for inside in (True, False):
+        refuse_in_use(path, inside)
 
 
 def load_export(path: Path, config: Config | None = None, given: Given | None = None) -> tuple[Loaded, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import typer
 
-from zofo.errors import LINE, InputError, OutOfMemory, RunError, ZofoError, did_you_mean, out_of_memory, printable
+from zofo.errors import LINE, InputError, OutOfMemory, RunError, ZofoError, nearest, out_of_memory, printable
 
 
 def _click_exception() -> type[Exception]:
@@ -21,13 +23,16 @@ WRONG = {
 }  # of a path that was given, and not of a run that failed
 
 
-def failure(error: BaseException) -> tuple[list[str], int]:
-    """(lines for the user, exit code) of whatever a verb raised. No line steers a terminal, none fills it."""
-    lines, code = _failure(error)
+def failure(error: BaseException, args: Sequence[str] = ()) -> tuple[list[str], int]:
+    """(lines for the user, exit code) of whatever a verb raised. No line steers a terminal, none fills it.
+
+    args: of the command line.
+    """
+    lines, code = _failure(error, args)
     return [printable(line, LINE) for line in lines], code
 
 
-def _failure(error: BaseException) -> tuple[list[str], int]:
+def _failure(error: BaseException, args: Sequence[str]) -> tuple[list[str], int]:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -39,13 +44,11 @@ def _failure(error: BaseException) -> tuple[list[str], int]:
         return str(error).split("\n"), error.exit_code
     for link in chain:  # safetensors and torch wrap ENOSPC in errors of their own
         if getattr(link, "errno", None) == errno.ENOSPC or "no space left on device" in str(link).lower():
-            return [f"no space left on device: {_place(link)}, free some and use --resume latest"], RunError.exit_code
+            again = "free some and give the same command again, to a training with a checkpoint with --resume latest"
+            return [f"no space left on device: {_place(link)}; {again}"], RunError.exit_code
     if isinstance(error, _click_exception()):
-        if option := getattr(error, "option_name", None):  # worded anew in many a version of click and typer
-            options = [each for each in getattr(error, "possibilities", None) or () if each != "--help"]
-            near = did_you_mean(option, options)
-            hint = _setting(option, error, True) or near or _setting(option, error, False)
-            return [f"No such option: {option}{hint}"], InputError.exit_code
+        if hasattr(error, "possibilities") and (option := getattr(error, "option_name", None)):
+            return [_no_such_option(option, error, args)], InputError.exit_code
         return [" ".join(error.format_message().split())], InputError.exit_code  # type: ignore[attr-defined]
     if isinstance(error, OSError) and error.filename is not None:
         code = InputError.exit_code if error.errno in WRONG else RunError.exit_code
@@ -56,12 +59,64 @@ def _failure(error: BaseException) -> tuple[list[str], int]:
     return [f"{type(error).__name__}: {text} (this is a bug or a missing check: --debug shows where)"], 1
 
 
-def _setting(option: str, error: Exception, exactly: bool) -> str:
+def _no_such_option(option: str, error: Exception, args: Sequence[str]) -> str:
+    """What was probably meant: an option of this verb, a setting that it takes, or an option of another verb."""
+    if re.fullmatch("-[^-]", option):  # -max-steps is read as -m, -a, ...
+        option = next((arg for arg in args if arg.startswith(option) and len(arg) > 2), option).partition("=")[0]
+    ctx: Any = getattr(error, "ctx", None)
+    command, root = getattr(ctx, "command", None), ctx.find_root().command if ctx is not None else None
+    verbs = _verbs(root)
+    own = [name for name in _options(command) if name != "--help"]
+    word = _bare(option)
+    same = next((name for name in own if _bare(name) == word), None)
+    hint = "" if same is not None else _setting(option, command, True)
+    near = same or _near(word, own)
+    near = "--help" if word in ("h", "help") else near
+    if not hint and near is not None:
+        hint = f'; did you mean "{near}"?'
+    hint = hint or _setting(option, command, False)
+    for least in () if hint else (1.0, 0.8):
+        if theirs := next(((v, n) for v, names in verbs.items() if (n := _near(word, names, least))), None):
+            hint = f"; zofo {theirs[0]} has {theirs[1]}, {_path_of(command, verbs)} has not"
+            break
+    return f"No such option: {option}{hint}"
+
+
+def _bare(option: str) -> str:
+    return re.sub("[-_]", "", option).lower()
+
+
+def _near(word: str, options: Iterable[str], least: float = 0.6) -> str | None:
+    """The option that a word without dashes is nearest to."""
+    by_word = {_bare(name): name for name in options}
+    near = nearest(word, by_word, least)
+    return by_word[near] if near is not None else None
+
+
+def _options(command: Any) -> list[str]:
+    """The long ones of a verb."""
+    each = [name for param in getattr(command, "params", ()) for name in (*param.opts, *param.secondary_opts)]
+    return [name for name in each if name.startswith("--")]
+
+
+def _verbs(command: Any, path: str = "") -> dict[str, list[str]]:
+    """{"train", "data meta", ...: its options}"""
+    verbs: dict[str, list[str]] = {}
+    for name, inner in getattr(command, "commands", {}).items():
+        at = f"{path} {name}".strip()
+        verbs |= _verbs(inner, at) if getattr(inner, "commands", None) else {at: _options(inner)}
+    return verbs
+
+
+def _path_of(command: Any, verbs: Iterable[str]) -> str:
+    return next((verb for verb in verbs if verb.split()[-1] == getattr(command, "name", None)), "this")
+
+
+def _setting(option: str, command: Any, exactly: bool) -> str:
     """What to write instead, where the verb takes settings and one of them has that name. exactly: and no other one."""
     from zofo.config.layers import SECTIONS
     from zofo.config.places import of_an_option
 
-    command = getattr(getattr(error, "ctx", None), "command", None)
     metavars = [each.metavar or "" for each in getattr(command, "params", ()) if each.name == "settings"]
     named = re.findall(r"(\w+)\.key", " ".join(metavars))
     sections = [section for section in SECTIONS if section in named or "section" in named]

@@ -95,17 +95,18 @@ def _lines(text: str, name: str) -> list[tuple[Content, str]]:
 
 
 def _from_rows(path: Path) -> list[tuple[Content, str]]:
-    from zofo.data.files import columns_of, read_file
+    from zofo.data.files import BadRows, columns_of, read_file
 
     records = read_file(path)
     column = next((name for name in ("prompt", "messages") if name in records[0].row), None)
     if column is None:
         raise InputError(f"{path}: needs a column prompt or messages; has: {', '.join(columns_of(records))}")
-    kind = str if column == "prompt" else list
+    kind, bad = str if column == "prompt" else list, BadRows()
     for record in records:
         if not isinstance(record.row.get(column), kind):
             wanted = "a text" if kind is str else "a list of turns with role and content"
-            raise InputError(f"{record.place}: {column} must be {wanted}")
+            bad.refuse(InputError(f"{record.place}: {column} must be {wanted}"), record.place)
+    bad.check(path.name, len(records), 0)
     return [(record.row[column], record.place) for record in records]
 
 
@@ -116,6 +117,10 @@ def unescaped(text: str) -> str:
 
 def run(target: str, texts: Sequence[str], file: str | None, output: str | None, **options: Any) -> None:
     """Write completions as they are done: plain text on a terminal, JSON lines elsewhere and in `output`."""
+    from zofo.config.sections import ModelConfig
+    from zofo.config.words import check_words
+
+    check_words(options["overrides"], {"model": ModelConfig}, "generate")
     prompts = read_prompts(texts, file)
     from zofo.api.generate import Prompt
     from zofo.api.generate import generate as complete

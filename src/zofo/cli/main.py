@@ -217,6 +217,9 @@ def validate(
     adapter: Adapter = None,
     preset: Preset = None,
     output_dir: Annotated[str | None, option("Directory of the run.")] = None,
+    seed: Annotated[int | None, option("Seed of every random choice.")] = None,
+    max_steps: Annotated[int | None, option("Updates in all, lower and upper level counted.")] = None,
+    threads: Annotated[int | None, option("CPU threads.")] = None,
 ) -> None:
     """Check a configuration and print it whole, or check a run (RUN [--model DIR] [--data FILE]) file by file.
 
@@ -225,14 +228,20 @@ def validate(
     """
     from zofo.cli.settings import run_among, train_config
 
+    train = {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "threads": threads}
     others = {"task": task, "method": method, "adapter": adapter, "preset": preset}
-    if (run_given := run_among(settings or [], others | {"output_dir": output_dir})) is not None:
+    if (run_given := run_among(settings or [], others | train)) is not None:
         from zofo.cli.show import print_checks
 
         return print_checks(run_given[0], model, run_given[1], data)
     sections = {"model": model, "task": task, "method": method, "adapter": adapter}
-    config = train_config(with_data(settings, data), preset, sections, {"output_dir": output_dir})
-    _print_notes(config.notes)
+    from zofo.api.configure import rows_looked_at
+    from zofo.config.cadence import rounded
+    from zofo.config.instantiate import make_method
+
+    config = train_config(with_data(settings, data), preset, sections, train)
+    notes = [*config.notes, *rounded(config.train, make_method(config).per_step), rows_looked_at(config)]
+    _print_notes([note for note in notes if note])
     typer.echo(config.to_yaml(reasons=True), nl=False)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from zofo.cli.errors import failure
 from zofo.cli.streams import Guarded, occupied
-from zofo.errors import RunError
+from zofo.errors import RunError, said_once
 
 INTERRUPTED, PIPE = 130, 141  # exit codes as shells have them: 128 + SIGINT, 128 + SIGPIPE
 
@@ -20,7 +20,8 @@ def run(app: typer.Typer, args: Sequence[str]) -> int:
     """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 128 + a signal's number."""
     debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
     try:
-        code = app([a for a in args if a != "--debug"] or ["--help"], prog_name="zofo", standalone_mode=False)
+        with said_once():
+            code = app([a for a in args if a != "--debug"] or ["--help"], prog_name="zofo", standalone_mode=False)
         sys.stdout.flush()
         if code in (INTERRUPTED, *range(129, 160)):  # typer's newer versions turn Ctrl-C into a code, older into Abort
             typer.echo("interrupted", err=True)
@@ -35,7 +36,7 @@ def run(app: typer.Typer, args: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        lines, code = failure(error)
+        lines, code = failure(error, args)
         for line in lines:
             typer.echo(f"error: {line}", err=True)
         return code

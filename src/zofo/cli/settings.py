@@ -10,8 +10,10 @@ from zofo.api.configure import resolve
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.config.sections import exists, field_of_rows
+from zofo.config.words import unknown_words
 from zofo.errors import InputError
 from zofo.train.files import looks_like_run
+from zofo.train.lease import refuse_in_use
 from zofo.train.run_dir import RunDir
 
 DATA = "task.data="  # what --data is, see `cli.options.with_data`
@@ -25,7 +27,10 @@ def train_config(
     train = {key: value for key, value in train.items() if value is not None}
     chosen = file or preset or any(sections.values())
     if train.get("resume") and not (file or preset or sections.get("method")):
-        file, train = _saved(train)
+        try:
+            file, train = _saved(train)
+        except InputError as error:
+            raise InputError("\n".join([*unknown_words(overrides), str(error)])) from None
         return _go_on(file, overrides, preset, sections, train)
     if not chosen and not overrides:
         raise InputError("no configuration: give a CONFIG.yaml, --preset NAME, or --model, --task and --method")
@@ -52,13 +57,14 @@ def split_settings(settings: Sequence[str]) -> tuple[str | None, list[str]]:
     """(YAML file or None, overrides). Raises InputError for a missing or a second file."""
     overrides = [text for text in settings if "=" in text and not exists(text)]  # a text can be too long for a path
     files = [text for text in settings if text not in overrides]
+    fault = ""
     if len(files) > 1:
-        raise InputError(
-            f"one config file at most, got {', '.join(files)}; changes to it are written section.key=value"
-        )
-    if files and not Path(files[0]).is_file():
+        fault = f"one config file at most, got {', '.join(files)}; changes to it are written section.key=value"
+    elif files and not Path(files[0]).is_file():
         what = "is a directory; give the config.yaml in it" if Path(files[0]).is_dir() else "no such file"
-        raise InputError(f"config file {files[0]}: {what}")
+        fault = f"config file {files[0]}: {what}"
+    if fault:
+        raise InputError("\n".join([*unknown_words(overrides), fault]))
     return (files[0] if files else None), overrides
 
 
@@ -88,6 +94,7 @@ def _saved(train: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         run, train = resume, {**train, "resume": "latest"}
     else:
         run = resume.parent
+    refuse_in_use(run, here=True)
     if not (run / "config.yaml").is_file():
         raise InputError(f"--resume: {run} holds no config.yaml, so no run to go on with; check --output-dir")
     RunDir(run).check_config()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zofo.config import registry
 from zofo.config.json_text import dumps
-from zofo.errors import InputError, did_you_mean, printable
+from zofo.errors import InputError, RunError, did_you_mean, printable
 from zofo.models import versions
 
 if TYPE_CHECKING:
@@ -62,29 +62,44 @@ def print_run(run: Run) -> None:
 
 
 def print_checks(path: str, model: str | None, overrides: Sequence[str], data: str | None) -> None:
-    """`validate RUN`: a line for each thing that was checked. Raises InputError with a line a fault."""
+    """`validate RUN`: a line for each thing that was checked. Raises InputError with a line a fault, and RunError for a
+    run that is whole and failed."""
     from zofo.api.check_run import check_run
+    from zofo.api.standing import standing
+    from zofo.train.lease import holder
+    from zofo.train.run_dir import RunDir
+    from zofo.train.whole import going_on
 
     results = check_run(path, model, overrides, data)
+    run, who = RunDir(path), holder(Path(path))
     if faults := [fault for _, fault in results if fault]:
-        raise InputError("\n".join(faults))
+        live = (
+            [f"{path}: in use by {who}, who may have written since: wait for it to end, and look again"] if who else []
+        )
+        raise InputError("\n".join([*live, *faults]))
+    ending = standing(run)
     for what, _ in results:
-        print(what if "not checked" in what else f"{what}: yes")
-    from zofo.train.run_dir import RunDir
-
+        if not what.startswith("outcome: "):
+            print(what if "not checked" in what else f"{what}: yes")
+        elif not ending.words():  # else the last line says it
+            print(what)
     gone = any("is not a place here" in what for what, _ in results)
     places = f" --model {model}" if model else ""
     places += f" --data {data or 'FILE'}" if data or gone else ""
     some = ", as far as it was checked" if any("not checked" in what for what, _ in results) else ""
-    if (Path(path) / "run.json").exists():
+    if ending.failed:
+        fix = ending.fix or (f"`{going_on(run.root)}{places}` goes on" if run.checkpoints() else "start it again")
+        raise RunError(f"{path}: its files are whole{some}, and the run {ending.words()}; {fix}")
+    if who:
+        print(f"the run is whole{some}, and {ending.words()}: wait for its end")
+    elif run.info.exists() and not ending.words():
         print(
             f"the run is whole{some}: `zofo eval {path}{places}` measures it, `zofo export {path} OUT` writes its model"
         )
-    elif RunDir(path).checkpoints():
-        command = f"zofo train --resume latest --output-dir {path}{places}"
-        print(f"the run is whole{some}, and not finished: `{command}` goes on")
+    elif run.checkpoints():
+        print(f"the run is whole{some}, and {ending.words()}: `{going_on(run.root)}{places}` goes on")
     else:
-        print("the run has no checkpoint yet: where no process is at it any more, train it again with --overwrite")
+        print("the run has no checkpoint yet, and no process is at it: train it again with --overwrite")
 
 
 def print_names(kind: str | None) -> None:

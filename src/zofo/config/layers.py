@@ -107,7 +107,8 @@ def merge(layers: list[Layer]) -> Merged:
                 dropped = [key for key in values if key != "name"]
                 if dropped:
                     merged.notes.append(
-                        f"{section}: now {given['name'].value}; left out of the earlier {section}: {', '.join(dropped)}"
+                        f"{section}: {_before(section, values)} is replaced by {given['name'].value} "
+                        f"({layer.source}), and its settings are left out: {', '.join(dropped)}"
                     )
                 values.clear()
                 merged.method_layer = number if section == "method" else merged.method_layer
@@ -115,6 +116,11 @@ def merge(layers: list[Layer]) -> Merged:
     return merged
 
 
+def _before(section: str, values: dict[str, Value]) -> Any:
+    """The name that the earlier layers gave, or the usual one."""
+    return values["name"].value if "name" in values else DEFAULT_NAMES.get(section)
+
+
 def _renamed(section: str, values: dict[str, Value], name: object) -> bool:
-    before = values["name"].value if "name" in values else DEFAULT_NAMES.get(section)
+    before = _before(section, values)
     return before is not None and registry.canonical(str(before)) != registry.canonical(str(name))

@@ -63,6 +63,6 @@ def _tie(given: dict[str, Value], merged: Merged, errors: list[str]) -> None:
     if not tie.value:
         return
     if "lr_p" in given and given["lr_p"].value not in (None, "lr_theta"):
-        errors.append("method.tie_upper: is lr_p=lr_theta now, and lr_p has another value; leave one of them out")
+        errors.append("method.tie_upper: means lr_p=lr_theta, and lr_p has another value; leave one of them out")
     given["lr_p"] = Value("lr_theta", tie.source, tie.layer)
-    merged.notes.append("method.tie_upper=true is method.lr_p=lr_theta now")
+    merged.notes.append("method.tie_upper=true, of an earlier version, is read as method.lr_p=lr_theta")

@@ -31,8 +31,9 @@ from zofo.config.places import somewhere_else
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.typed import Files, build
 from zofo.config.validate import code_from_a_file, secrets, together
+from zofo.config.words import unknown_section, unknown_words
 from zofo.config.yaml_reader import dump, read_yaml
-from zofo.errors import InputError, did_you_mean, printable
+from zofo.errors import InputError, printable
 
 __all__ = ["CORE", "SECTIONS", "Config", "ModelConfig", "TaskConfig", "TrainConfig", "from_dict", "load", "resolve"]
 
@@ -109,8 +110,12 @@ def resolve(
     """
     errors: list[str] = []
     layers: list[Layer] = []
+    overrides = list(overrides)
     if file is not None:
-        data = read_yaml(Path(file), "config file")
+        try:
+            data = read_yaml(Path(file), "config file")
+        except InputError as error:  # the words that are wrong too are said at once
+            raise InputError("\n".join([*unknown_words(overrides), str(error)])) from None
         named = data.pop("preset", None)
         preset = preset or named
         layers.append(Layer(f"file {file}").add(located(data, Path(file).parent), errors))
@@ -238,10 +243,7 @@ def _reasons(section: str, cls: type, given: Mapping[str, Value]) -> dict[str, s
 def _unknown_sections(merged: Merged, classes: Mapping[str, type], errors: list[str]) -> None:
     paths = [f"{section}.{spec.name}" for section, cls in classes.items() for spec in dataclasses.fields(cls)]
     for key, source in merged.unknown:
-        shown = printable(key, 100)
-        exact = [path for path in paths if path.partition(".")[2] == key]
-        hint = f'; did you mean "{exact[0]}"?' if exact else did_you_mean(key, paths if "." in key else SECTIONS)
-        errors.append(f"{shown}: unknown section{hint or '; known: ' + ', '.join(SECTIONS)} ({source})")
+        errors.append(f"{printable(key, 100)}: unknown section{unknown_section(key, paths)} ({source})")
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from zofo.config.json_text import dumps
 from zofo.config.sections import data_suffix
 from zofo.data.arrow_rows import check_twice, parquet_errors, python_rows
 from zofo.data.files import Record
-from zofo.data.formats import RowFault, listed, named_errors, stream
+from zofo.data.formats import EmptyRow, RowFault, listed, named_errors, stream
 from zofo.errors import InputError
 
 DEEPEST = 100  # lists and objects within each other
@@ -56,6 +56,8 @@ def windows(path: Path, size: int) -> Generator[Window]:
 def record_of(path: Path, line: int, row: Any) -> Record:
     """Raises InputError for what is no row, or cannot be written again: its columns could not be kept."""
     place = f"{path.name}:{line}"
+    if isinstance(row, EmptyRow):  # its columns are known, and stay
+        row = row.row
     if isinstance(row, RowFault):
         raise InputError(f"{place}: {row}")
     if _deeper(row, DEEPEST):
@@ -115,6 +117,7 @@ class Style:
         with reading(source, "rb") as file:
             line: bytes = file.readline(2**20)
         _, row = next(stream(source), (0, None))
+        row = row.row if isinstance(row, EmptyRow) else row
         if not isinstance(row, dict):
             raise InputError(f"{source}: no rows")
         mark = "\ufeff" if line.startswith(b"\xef\xbb\xbf") else ""

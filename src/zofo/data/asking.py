@@ -10,7 +10,7 @@ from zofo.config.sections import TaskConfig, kind_of_task
 from zofo.data.multitask.setting import find_setting
 from zofo.data.spec import METRICS, TaskSpec, pick_template
 from zofo.data.task import find_spec
-from zofo.errors import InputError, printable
+from zofo.errors import InputError, first_few, printable
 
 LISTED = 20  # options
 MOST = 1500  # characters of a template
@@ -101,9 +101,8 @@ def _options(cfg: TaskConfig, spec: TaskSpec | None, labels: Sequence[str]) -> s
     if spec is not None:
         answers = pick_template(spec, cfg.template).answers
         words = [] if isinstance(answers, str) or any("{" in answer for answer in answers) else answers
-    listed = ", ".join(f"`{_word(word)}`" for word in words[:LISTED])
-    more = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
-    which = f"the options {listed}{more}" if words else "the options of each row"
+    listed = first_few([f"`{_word(word)}`" for word in words], LISTED)
+    which = f"the options {listed}" if words else "the options of each row"
     return (
         f"An answer is chosen, not written: `zofo eval` compares how likely {which} are after the prompt (scoring "
         f"`{cfg.scoring}`), and takes the likeliest. `zofo generate` writes whatever is likely, which may be none of "

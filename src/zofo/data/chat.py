@@ -22,6 +22,12 @@ Turn = dict[str, Any]  # {"role": ..., "content": ...}
 Make = Callable[[Record], Example]
 
 
+class NoTokenizerYet:
+    """In the place of a tokenizer where rows are looked at before a model is there: every chat can be written."""
+
+    chat_template = "of a model that is not loaded"
+
+
 @dataclass(frozen=True)
 class Chat:
     """A tokenizer's chat template. system: a system turn for conversations that have none."""
@@ -105,6 +111,8 @@ class Chat:
     def _written(
         self, id: str, turns: Sequence[Turn], answers: Sequence[str], gold: tuple[int, ...], ends: bool, place: str
     ) -> Example:
+        if isinstance(self.tokenizer, NoTokenizerYet):
+            return Example(id, "\n".join(turn["content"] for turn in turns), tuple(answers), gold, (0, 0), place=place)
         turns = self._with_system(turns)
         opening, tail = self._opening(turns, place)
         prompt = self._prompt(turns, opening, place) if len(answers) == 1 else opening

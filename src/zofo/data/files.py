@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zofo.config.sections import DATA_SUFFIXES, data_suffix
 from zofo.data.formats import Head, Row, RowFault, rows_of
-from zofo.errors import InputError, nearest, printable
+from zofo.errors import InputError, first_few, nearest, printable
 
 log = logging.getLogger("zofo")
 SPLIT_FILES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -30,17 +31,24 @@ Tables = dict[str, Records]  # "train" and, where the source has them, "dev" and
 
 
 class BadRows:
-    """What is done with rows that cannot be used: the first is an error, or (skip) each is left out and counted."""
+    """What is done with rows that cannot be used: all of them are one error, or (skip) each is left out and counted.
 
-    def __init__(self, skip: bool = False) -> None:
-        self.skip = skip
+    skip: task.on_bad_row; None: of a verb that has no such setting. An error is raised by `check`, after a file or a
+    split has been looked through, or where several are `gathered`, after the last of them.
+    """
+
+    def __init__(self, skip: bool | None = None) -> None:
+        self.skip, self._may_skip = bool(skip), skip is not None
         self.counts: Counter[str] = Counter()  # by reason, such as "unknown label"
         self.places: set[str] = set()  # a file may be read again: a row counts once
+        self.faults: list[str] = []  # where they are an error, each with its place
         self._first: dict[str, str] = {}  # each reason's first row, as its error has it
+        self._looked_at: dict[str, int] = {}  # rows of each file or split
+        self._gathers = False
 
     def refuse(self, error: InputError, place: str) -> None:
-        """A row's error. Raises it, unless rows are skipped; and always where it is not the row's own."""
-        if not self.skip or not str(error).startswith(place):
+        """A row's error. Raises it at once where it is not the row's own."""
+        if not str(error).startswith(place):
             raise error
         if place in self.places:
             return
@@ -48,15 +56,54 @@ class BadRows:
         reason = _reason(str(error).removeprefix(place))
         self.counts[reason] += 1
         self._first.setdefault(reason, str(error))
+        if not self.skip:
+            self.faults.append(str(error))
 
     def check(self, what: str, looked_at: int, before: int) -> None:
-        """Raises InputError where more than half of the rows looked at since `before` (a total) are left out."""
+        """Raises InputError where rows are in error, or where more than half of the rows looked at since `before` (a
+        total) are left out."""
         left_out = self.counts.total() - before
-        if left_out and 2 * left_out > looked_at:
+        self._looked_at[what] = max(looked_at, self._looked_at.get(what, 0))
+        if self.faults and not self._gathers:
+            raise self._error()
+        if self.skip and left_out and 2 * left_out > looked_at:
             raise InputError(
                 f"{what}: task.on_bad_row=skip would leave out {left_out} of {looked_at} rows, more than half, as of "
                 f"another format; the first: {next(iter(self._first.values()))}"
             )
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Rows in error of all that is read inside are one error, which comes before what else is raised there."""
+        if self._gathers:  # the outer one says it
+            yield
+            return
+        self._gathers = True
+        try:
+            yield
+        except InputError as error:
+            if not self.faults:
+                raise
+            if " column" in str(error):
+                raise InputError(f"{self._error()}\n{error}") from None
+            raise self._error() from None  # which left too few rows, or none with some label
+        finally:
+            self._gathers = False
+        if self.faults:
+            raise self._error()
+
+    def _error(self) -> InputError:
+        """The first few rows, each with its place and what is wrong, the number of all, and what helps."""
+        faults, total = sorted(self.faults, key=_line_of), sum(self._looked_at.values())
+        skip = self._may_skip and 2 * len(faults) <= total
+        if len(faults) == 1:
+            gap = " " if faults[0].endswith("?") else "; "
+            return InputError(faults[0] + (f"{gap}or leave out such rows: task.on_bad_row=skip" if skip else ""))
+        if len(faults) == total and len(self.counts) == 1:
+            return InputError(f"{faults[0]} (and so are all of the {total} rows)")
+        brief = first_few([printable(MEND.sub("", fault), 180) for fault in faults], between="; ")
+        helps = ", or leave them out: task.on_bad_row=skip" if skip else ""
+        return InputError(f"{len(faults)} rows cannot be used: {brief}; mend or drop them{helps}")
 
     def say(self, name: str) -> dict[str, int]:
         """{reason: rows left out for it}, and a warning of each. name: of the data."""
@@ -70,6 +117,15 @@ class BadRows:
             f"{count} row{'s' * (count > 1)} left out: {reason} (the first: {self._first[reason]})"
             for reason, count in self.counts.most_common()
         ]
+
+
+MEND = re.compile("; (mend or drop the row|drop the row|drop it)$")  # said once for several
+
+
+def _line_of(fault: str) -> tuple[str, int]:
+    """(file, line) for an order."""
+    place = re.match(r"(.*?):(\d+):", fault)
+    return (place[1], int(place[2])) if place else (fault, 0)
 
 
 def _reason(text: str) -> str:
@@ -146,9 +202,14 @@ def _shards(folder: Path, split: str) -> list[Path]:
     return sorted(f for f in folder.glob(f"{split}-[0-9]*-of-[0-9]*") if data_suffix(f))
 
 
-def read_file(path: Path, prefix: str | None = None, bad: BadRows | None = None) -> list[Record]:
-    """All rows of a file. Raises InputError naming file and line, of rows that are skipped where `bad` has them so."""
-    return _records(path, rows_of(path), prefix, bad or BadRows(), True)
+def read_file(
+    path: Path, prefix: str | None = None, bad: BadRows | None = None, shown: str | None = None
+) -> list[Record]:
+    """All rows of a file. Raises InputError naming file and line, of rows that are skipped where `bad` has them so.
+
+    shown: the file's name in places, where its own says too little.
+    """
+    return _records(path, rows_of(path), prefix, bad or BadRows(), True, shown)
 
 
 class Undecided(Exception):
@@ -169,18 +230,23 @@ def read_head(path: Path, prefix: str | None = None, bad: BadRows | None = None)
 
 
 def _records(
-    path: Path, numbered: Sequence[tuple[int, Row | RowFault]], prefix: str | None, bad: BadRows, whole: bool
+    path: Path,
+    numbered: Sequence[tuple[int, Row | RowFault]],
+    prefix: str | None,
+    bad: BadRows,
+    whole: bool,
+    shown: str | None = None,
 ) -> list[Record]:
     """whole: all rows of the file."""
-    before, records = bad.counts.total(), []
+    before, records, name = bad.counts.total(), [], shown or path.name
     for number, (line, row) in enumerate(numbered):
-        place = f"{path.name}:{line}"
+        place = f"{name}:{line}"
         if isinstance(row, RowFault):
             bad.refuse(InputError(f"{place}: {row}"), place)
         else:
             records.append(Record(f"{prefix}/{number}" if prefix else place, place, row))
-    if whole:
-        bad.check(path.name, len(numbered), before)
+    if whole or not bad.skip:
+        bad.check(name, len(numbered), before)
     if not records:
         raise InputError(f"{path}: no rows")
     return records

@@ -37,6 +37,17 @@ class RowFault(str):
     """In place of a row: what is wrong with it."""
 
 
+class EmptyRow(RowFault):
+    """row: its columns, which have no value."""
+
+    row: Row
+
+    def __new__(cls, row: Row) -> EmptyRow:
+        fault = super().__new__(cls, "the row is empty; drop it")
+        fault.row = row
+        return fault
+
+
 Numbered = Generator[tuple[int, Row | RowFault]]  # with the number of the line
 
 
@@ -149,6 +160,8 @@ def _object(line: str) -> Row | RowFault:
         return RowFault("bad JSON: a number of more than 4300 digits; write it as text")
     if not isinstance(row, dict):
         return RowFault(f"expected one JSON object a line, found a {type(row).__name__}")
+    if _is_empty(row):
+        return EmptyRow(row)
     return _whole_row(row) if SURROGATE.search(line) else row
 
 
@@ -162,7 +175,15 @@ def _json(path: Path, head: Head | None) -> Numbered:
             if head and not number:
                 head.whole, head.cut = False, True
                 return
-            yield number, RowFault(fault) if fault else _whole_row(row)
+            yield number, RowFault(fault) if fault else EmptyRow(row) if _is_empty(row) else _whole_row(row)
+
+
+def _is_empty(row: Row) -> bool:
+    """Without a value in any column; a text alone in its row may be "", as a prompt to go on from."""
+    blank = [value is None or (isinstance(value, str) and len(row) > 1 and not value.strip()) for value in row.values()]
+    return all(blank)
+
+
 
 
 def listed(path: Path) -> bool:
@@ -250,6 +271,8 @@ def _separated(path: Path, delimiter: str, head: Head | None) -> Numbered:
 
 
 def _named(names: list[str], fields: list[str]) -> Row | RowFault:
+    if len(names) > 1 and not any(field.strip() for field in fields):
+        return EmptyRow({**dict.fromkeys(names, ""), **dict(zip(names, fields))})
     if len(fields) != len(names):
         return RowFault(f"{'more' if len(fields) > len(names) else 'fewer'} fields than the header's {len(names)}")
     if fields == names:
@@ -281,7 +304,8 @@ def _parquet(path: Path, head: Head | None) -> Numbered:
             return
         number = itertools.count(1)
         for batch in file.iter_batches(PARQUET_ROWS):
-            yield from ((next(number), row) for row in python_rows(batch))
+            for row in python_rows(batch):
+                yield next(number), EmptyRow(row) if _is_empty(row) else row
 
 
 _PLAIN: dict[str, Callable[[Path, Head | None], Numbered]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -76,5 +77,6 @@ def tokenize_task(
 
     ending.check(data, tokenizer)
     check_scoring([*data.dev, *data.test], data.scoring, tokenizer, max_length, beyond)
-    encoded = {name: tokenize(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
-    return encoded | {"dev": tokenize("dev", data.dev, True), "test": tokenize("test", data.test, True)}
+    with bad.gathered() if bad is not None else nullcontext():
+        encoded = {name: tokenize(LEVELS.get(name, name), examples, False) for name, examples in streams.items()}
+        return encoded | {"dev": tokenize("dev", data.dev, True), "test": tokenize("test", data.test, True)}

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
-from zofo.data.files import Record, Records, Tables, columns_of, file_of, missing_column, renamed
-from zofo.data.labels import say_slips
+from zofo.data.files import BadRows, Record, Records, Tables, columns_of, file_of, missing_column, renamed
+from zofo.data.labels import Seen
 from zofo.errors import InputError, did_you_mean, printable
 
 log = logging.getLogger("zofo")
@@ -36,6 +36,7 @@ class OwnTask:
     make: Make
     kind: Literal["options", "completion"]
     labels: tuple[str, ...]
+    seen: Seen | None = None  # where the rows say which labels there are
 
 
 def own_task(
@@ -44,12 +45,12 @@ def own_task(
     choices: Sequence[str] | None,
     chat: Chat,
     answers: Answers = Answers(),  # noqa: B008 (immutable)
-    skips: bool = False,
+    bad: BadRows | None = None,
 ) -> OwnTask:
     """How the rows of one's own files become examples. Raises InputError naming file, line and fix.
 
-    answers: of the run that is evaluated, where there is one: rows must have one of them. skips: rows that cannot
-    be used are left out, and decide no label.
+    answers: of the run that is evaluated, where there is one: rows must have one of them. bad: what is done with rows
+    that cannot be used; they decide no label.
     """
     rows, layout = check_layout(tables, template, choices)
     if layout == "messages":
@@ -58,12 +59,13 @@ def own_task(
         return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
     if choices is None and "choices" in columns_of(rows):
         return OwnTask(from_choices, "options", ())
-    known = tuple(choices or answers.labels) or _labels(rows, skips)
+    seen = None if choices or answers.labels else _labels(rows, bad or BadRows())
+    known = tuple(choices or answers.labels) if seen is None else _in_order(seen.counts)
     if len(set(known)) < len(known) or len(known) < 2:
         raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(known)}")
     of_a_run = bool(answers.labels) and choices is None
     counted = answers.counted if of_a_run else choices is not None
-    return OwnTask(lambda record: _from_label(record, known, counted, of_a_run), "options", known)
+    return OwnTask(lambda record: _from_label(record, known, counted, of_a_run), "options", known, seen)
 
 
 def check_layout(tables: Tables, template: str, choices: Sequence[str] | None) -> tuple[Records, str]:
@@ -133,6 +135,8 @@ def _label_name(record: Record) -> str:
         value = int(value)
     if (isinstance(value, int) and abs(value) < 1e15) or (isinstance(value, str) and value.strip()):
         return str(value).strip()
+    if isinstance(value, str):
+        raise InputError(f'{record.place}: "label" is empty; mend or drop the row')
     raise InputError(
         f'{record.place}: "label" must be a word, an integer or true/false, not {_brief(value)}; mend or drop the row'
     )
@@ -142,8 +146,8 @@ def _brief(value: Any) -> str:
     return printable(repr(value), 80)
 
 
-def _labels(records: Records, skips: bool) -> tuple[str, ...]:
-    """Of all records, in order. skips: a record without a label is none of theirs."""
+def _labels(records: Records, bad: BadRows) -> Seen:
+    """Of all records; one without a label is none of theirs, and left out where it is drawn."""
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
     for record in records:
@@ -151,9 +155,11 @@ def _labels(records: Records, skips: bool) -> tuple[str, ...]:
             name = _label_name(record)
             counts[name] += 1
             places.setdefault(name, record.place)
-        except InputError:
-            if not skips:
-                raise
+        except InputError as error:
+            if not bad.skip:
+                bad.refuse(error, record.place)
+    if bad.faults:
+        bad.check(file_of(records), len(records), bad.counts.total())
     if not counts:
         raise InputError(f"{file_of(records)}: no row has a label")
     names = set(counts)
@@ -164,7 +170,11 @@ def _labels(records: Records, skips: bool) -> tuple[str, ...]:
             f"{file_of(records)}: {len(names)} different labels, at most {MAX_LABELS}; for free text name the columns "
             '"prompt" and "completion"'
         )
-    say_slips(counts, places, file_of(records))
+    return Seen(counts, places)
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Numbers by their size, then words."""
     return tuple(sorted(names, key=lambda n: (0, int(n), n) if _counts(n.removeprefix("-")) else (1, 0, n)))
 
 

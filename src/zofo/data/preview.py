@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from zofo.config.sections import TaskConfig
 from zofo.data import Example, TaskData
 from zofo.data.tokenization import Encoded
-from zofo.errors import printable
+from zofo.errors import first_few, printable
 
 SPLITS = ("train", "dev", "test")
 FILES = {"train": "train", "dev": "validation", "test": "test"}
@@ -45,11 +45,16 @@ def sizes(data: TaskData, cfg: TaskConfig, selects: bool = True) -> Iterator[str
     yield from few(data, cfg, ("dev", "test") if selects else ("test",), selects)
 
 
-def few(data: TaskData, cfg: TaskConfig, splits: Sequence[str], selects: bool = False) -> Iterator[str]:
-    """A warning for each of the splits that is measured on fewer than FEW examples: what that means, and what to do.
+def few(
+    data: TaskData, cfg: TaskConfig, splits: Sequence[str], selects: bool = False, trains: bool = True
+) -> Iterator[str]:
+    """A warning of the splits that are measured on fewer than FEW examples: what that means, and what to do; one for
+    all that are cut from the training rows.
 
-    Of many tasks none, each is measured by itself. selects: a checkpoint, by dev.
+    Of many tasks none, each is measured by itself. selects: a checkpoint, by dev. trains: or only measures.
     """
+    words: dict[str, list[str]] = {}
+    cut = []
     for split in splits:
         there, asked = len(getattr(data, split)), getattr(cfg, f"{split}_examples")
         if data.groups or not 0 < there < FEW:
@@ -61,15 +66,18 @@ def few(data: TaskData, cfg: TaskConfig, splits: Sequence[str], selects: bool = 
             what = f"a mean over {n} is rough"
         else:
             what = f"a number from {n} moves by {1 / there:.2g} when one answer changes"
-        own = f"more rows in the {split} file"
-        if split not in data.given:
-            own = f"more rows, a {FILES[split]} file of its own, or a smaller task.train_examples"
-        fix = (
-            f"task.{split}_examples={asked}: raise it"
-            if data.given.get(split, there + 1) > there >= asked
-            else f"give {own}"
-        )
-        yield f"warning: {split}: {what}; {fix}"
+        fix = f"give more rows in the {split} file"
+        if data.given.get(split, there + 1) > there >= asked:
+            fix = f"task.{split}_examples={asked}: raise it"
+        elif split not in data.given:
+            fix = "cut"
+            cut.append(FILES[split])
+        words.setdefault(fix, []).append(f"{split}: {what}")
+    own = f"a {cut[0]} file of its own" if len(cut) == 1 else f"{' and '.join(cut)} files of their own"
+    of_cut = f"give more rows, {own}, or a smaller task.train_examples"
+    of_cut = of_cut if trains else "score more rows with --task FILE"
+    for fix, whats in words.items():
+        yield f"warning: {'; '.join(whats)}; {of_cut if fix == 'cut' else fix}"
 
 
 def unused(data: TaskData, cfg: TaskConfig, splits: Sequence[str]) -> Iterator[str]:
@@ -93,11 +101,8 @@ def shown(example: Example) -> Iterator[str]:
         text = f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
     yield f"--- {printable(str(example.id))}"
     yield printable(text, plain="\n\t")
-    answers = " | ".join(
-        f"{'*' if i in example.gold else ''}{printable(repr(a), SHOWN)}" for i, a in enumerate(example.answers[:10])
-    )
-    more = f" and {len(example.answers) - 10} more" if len(example.answers) > 10 else ""
-    yield f"    answer{'s' * (len(example.answers) > 1)}: {answers}{more}"
+    answers = [f"{'*' if i in example.gold else ''}{printable(repr(a), SHOWN)}" for i, a in enumerate(example.answers)]
+    yield f"    answer{'s' * (len(answers) > 1)}: {first_few(answers, 10, ' | ')}"
     if example.reference is not None:
         text = repr(example.reference)
         yield f"    compared with: {printable(text if len(text) <= SHOWN // 2 else text[: SHOWN // 2] + ' ...')}"

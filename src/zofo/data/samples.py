@@ -14,6 +14,7 @@ from zofo.data.spec import TaskSpec
 from zofo.errors import InputError, printable
 
 log = logging.getLogger("zofo")
+MOST = 100_000  # rows that are looked at besides, once one is in error
 
 
 def carved(tables: Tables, spec: TaskSpec, seed: int, only: str | None, name: str) -> Tables:
@@ -49,6 +50,13 @@ def sample(
     dev_rows: what is cut for dev of a task with few rows. only: see `load_task`. bad: of the rows that are drawn, too.
     """
     bad = bad or BadRows()
+    with bad.gathered():
+        return _sampled(tables, make, cfg, seed, only, dev_rows, bad)
+
+
+def _sampled(
+    tables: Tables, make: Make, cfg: TaskConfig, seed: int, only: str | None, dev_rows: int | None, bad: BadRows
+) -> dict[str, list[Example]]:
     if only in tables and not cfg.num_fewshot:  # nothing else is read, so nothing else can be wrong
         tables = {only: tables[only]}
     wanted = {"dev": cfg.dev_examples, "test": cfg.test_examples, "train": cfg.train_examples}
@@ -112,7 +120,10 @@ class _Drawn(Iterator[Example]):
         raise StopIteration
 
     def check(self) -> None:
-        """Raises InputError where more than half of the rows that were drawn are left out."""
+        """Raises InputError, see `BadRows.check`. Where a row is in error, all the others are looked at too."""
+        if self._bad.faults:
+            for _ in zip(range(MOST), self):
+                pass
         self._bad.check(file_of(self._records), self._looked_at, self._before)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from zofo.config import registry
 from zofo.config.sections import TaskConfig, kind_of_task
-from zofo.data.chat import Chat, Make
+from zofo.data.chat import Chat, Make, NoTokenizerYet
 from zofo.data.checks import check_choices, check_metrics, say_borders, say_cut_answers, say_what_repeats
 from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import demonstrate
 from zofo.data.files import BadRows, Record, Tables, hub_tables, no_train, read_tables
 from zofo.data.hub import from_hub
-from zofo.data.labels import say_untrained
+from zofo.data.labels import say_labels, say_slips
 from zofo.data.multitask.setting import find_setting, load_setting
 from zofo.data.own_files import Answers, own_task, say_what_runs_together
 from zofo.data.samples import carved, sample
@@ -51,18 +51,19 @@ def load_task(
         return _own_files(cfg, seed, tokenizer, only, bad, answers or Answers())
     spec, make = known
     name = Path(cfg.name).stem.replace("_", "-")
-    tables = local_tables(Path(cfg.data), spec, name, only, bad) if cfg.data else from_hub(spec, name, only)
-    check_columns(spec, cfg.template, tables)
-    shown = shown_of(spec, make, name)
-    tables = carved(tables, spec, seed, only, name)
-    objective = _objective(cfg, spec.objective)
-    make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
-    examples = sample(tables, make, cfg, seed, only, spec.dev_rows, bad)
+    with bad.gathered():
+        tables = local_tables(Path(cfg.data), spec, name, only, bad) if cfg.data else from_hub(spec, name, only)
+        check_columns(spec, cfg.template, tables)
+        shown = shown_of(spec, make, name)
+        tables = carved(tables, spec, seed, only, name)
+        objective = _objective(cfg, spec.objective)
+        make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
+        examples = sample(tables, make, cfg, seed, only, spec.dev_rows, bad)
     repeated = _repeated(examples)
     decoding, metrics = decoding_of(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
     if only is None and answers is None and spec.kind == "options":
-        say_untrained(examples, spec.labels, name)
+        say_labels(examples, spec.labels, name, None)
     _say(examples, spec, cfg, decoding, tokenizer)
     examples = _dressed(examples, cfg, seed, objective, spec.kind, tokenizer, shown)
     return TaskData(
@@ -132,7 +133,12 @@ def _say(
         say_cut_answers(examples, decoding, where)
     say_what_repeats(examples, where)
     if Path(cfg.name).suffix in (".yaml", ".yml"):
-        say_borders(examples, where, None if cfg.apply_chat_template else tokenizer)
+        say_borders(examples, where, _of_plain_texts(cfg, tokenizer))
+
+
+def _of_plain_texts(cfg: TaskConfig, tokenizer: Any) -> Any:
+    """The tokenizer, where it reads prompts and answers as they are."""
+    return None if cfg.apply_chat_template or isinstance(tokenizer, NoTokenizerYet) else tokenizer
 
 
 def _repeated(examples: dict[str, list[Example]]) -> dict[str, int]:
@@ -229,20 +235,23 @@ def _own_files(
     cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None, bad: BadRows, answers: Answers
 ) -> TaskData:
     path = Path(cfg.name)
-    tables = read_tables(path, alone=only or "train", bad=bad)
-    if "train" not in tables and only not in tables:
-        raise no_train(path)
-    chat = Chat(tokenizer, cfg.system)
-    task = own_task(tables, cfg.template, cfg.choices, chat, answers, bad.skip)
-    objective, metrics = measures(cfg, task.kind)
-    make = chat.checked(task.make) if cfg.apply_chat_template else task.make
-    examples = sample(tables, make, cfg, seed, only, bad=bad)
+    with bad.gathered():
+        tables = read_tables(path, alone=only or "train", bad=bad)
+        if "train" not in tables and only not in tables:
+            raise no_train(path)
+        chat = Chat(tokenizer, cfg.system)
+        task = own_task(tables, cfg.template, cfg.choices, chat, answers, bad)
+        objective, metrics = measures(cfg, task.kind)
+        make = chat.checked(task.make) if cfg.apply_chat_template else task.make
+        examples = sample(tables, make, cfg, seed, only, bad=bad)
     if only is None and not answers.labels:
-        say_untrained(examples, task.labels, path.name)
+        say_labels(examples, task.labels, path.name, task.seen)
+    elif task.seen is not None:
+        say_slips(task.seen, path.name)
     say_what_runs_together(examples, path.name)
     repeated = _repeated(examples)
     check_choices(examples)
-    say_borders(examples, path.name, None if cfg.apply_chat_template else tokenizer)
+    say_borders(examples, path.name, _of_plain_texts(cfg, tokenizer))
     examples = _dressed(examples, cfg, seed, objective, task.kind, tokenizer, [])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], path.stem)
     return TaskData(

@@ -113,7 +113,7 @@ def tokenize_all(
     texts = [[_text(e, i) for i in (range(len(e.answers)) if every else e.gold[:1])] for e in examples]
     tokens = iter(_tokenize(tokenizer, list(chain.from_iterable(texts))))
     eos = trained_id(tokenizer) if add_eos else None
-    encoded, cut = [], []
+    encoded, cut, refused = [], [], bad or BadRows()
     for example, answers in zip(examples, texts):
         options = [next(tokens) for _ in answers]
         try:
@@ -123,10 +123,12 @@ def tokenize_all(
             _check_distinct(options, example)
             short = _truncate(options, example, max_length)
         except InputError as error:
-            (bad or BadRows()).refuse(error, example.where)
+            refused.refuse(error, example.where)
             continue
         cut += [example.id] if short else []
         encoded.append(Encoded(example, _rows(options), example.gold if every else (0,), len(options), short))
+    if bad is None:
+        refused.check(what, len(examples), 0)
     if cut and says:
         log.warning(
             "%d of %d %s are longer than %s tokens (%s is one) and lost the beginning of their prompts; "

@@ -15,7 +15,7 @@ import torch
 
 from zofo.config.sections import ModelConfig
 from zofo.data import ending
-from zofo.errors import InputError, ZofoError, during, out_of_memory
+from zofo.errors import InputError, ZofoError, during, first_few, out_of_memory
 from zofo.models import files, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
@@ -166,7 +166,7 @@ def _check_complete(name: str, info: dict[str, Any]) -> None:
     """transformers draws what a checkpoint lacks from the global random state: another model at every load."""
     missing: Collection[str] = info["missing_keys"]
     if missing:
-        shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+        shown = first_few(sorted(missing))
         raise InputError(
             f"model.name: {name} lacks {len(missing)} of the weights of a causal LM ({shown}), which would be random; "
             f"is it another kind of model?"
@@ -178,7 +178,7 @@ def _check_complete(name: str, info: dict[str, Any]) -> None:
             "out (%s); is config.json this model's?",
             name,
             len(unread),
-            ", ".join(unread[:3]),
+            first_few(unread),
         )
 
 

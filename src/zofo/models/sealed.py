@@ -41,12 +41,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return content
 
 
-def verify_tree(directory: Path, fix: str, but: Iterable[str] = ()) -> None:
+def verify_tree(directory: Path, fix: str = "", but: Iterable[str] = ()) -> None:
     """Raises InputError naming the file that is missing, cut short or changed. fix: what to do; but: not looked at."""
+    after = f"; {fix}" if fix else ""
     try:
         manifest = read_manifest(directory)
     except InputError:
-        raise InputError(f"{directory / MANIFEST}: missing or damaged; {fix}") from None
+        raise InputError(f"{directory / MANIFEST}: missing or damaged{after}") from None
     if manifest.get("format") != FORMAT:
         raise InputError(f"{directory}: format {manifest.get('format')}, this zofo reads {FORMAT}")
     sums: Mapping[str, str] = manifest["sha256"]
@@ -55,10 +56,10 @@ def verify_tree(directory: Path, fix: str, but: Iterable[str] = ()) -> None:
         if name in but:
             continue
         if not path.is_file():
-            raise InputError(f"{path}: missing; {fix}")
+            raise InputError(f"{path}: missing{after}")
         if sha256_of(path) != expected:
             raise InputError(
-                f"{path}: its checksum is wrong, the file was cut short or changed, or {MANIFEST} was; {fix}"
+                f"{path}: its checksum is wrong, the file was cut short or changed, or {MANIFEST} was{after}"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,9 @@ def load_theta_(params: Mapping[str, Tensor], directory: Path) -> None:
 
 
 @contextmanager
-def fitting(directory: Path) -> Iterator[None]:
-    """Raises InputError for what a checkpoint raises that is whole by its checksums, as one changed by hand."""
+def fitting(directory: Path, instead: Callable[[], str]) -> Iterator[None]:
+    """Raises InputError for what a checkpoint raises that is whole by its checksums, as one changed by hand. instead:
+    what to do about it."""
     try:
         yield
     except InputError:
@@ -78,8 +79,7 @@ def fitting(directory: Path) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError, OSError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{directory}: is not what this run wrote ({printable(' '.join(str(what).split()), 200)}); delete it to go "
-            f"on from an older checkpoint"
+            f"{directory}: is not what this run wrote ({printable(' '.join(str(what).split()), 200)}); {instead()}"
         ) from error
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zofo.train.pruning import number_of, prune
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
 from zofo.train.setup import Session
+from zofo.train.whole import check_whole, instead_of
 from zofo.zo.diagnostics import time_pass
 from zofo.zo.journal import Journal, JournalError, Outcome, read_header, scan
 from zofo.zo.point import Point
@@ -155,7 +157,7 @@ class CheckpointManager:
     @during("going back to a checkpoint")
     def resume(self, directory: Path) -> tuple[Position, TrainerState]:
         """Bring the session back to a checkpoint: what follows has the bytes of a run that was never cut."""
-        self.run.verify_checkpoint(directory)
+        check_whole(self.run, directory)
         state = checkpoint.read(directory, "state")
         if state.get("run") and not self.run.manifest:
             raise InputError(f"cannot resume: {self.run.root / MANIFEST}: missing; put back a copy")
@@ -170,8 +172,8 @@ class CheckpointManager:
         check_tasks(state.get("tasks"), self.session.tasks)
         check_inputs(self.run.inputs, self.session.inputs, "cannot resume", _BACK)
         if self.session.journals:
-            self._check_journal(state)
-        with fitting(directory):
+            self._check_journal(directory, state)
+        with fitting(directory, partial(instead_of, self.run, directory)):
             at, trainer = self._restore(directory, state)
         self._go_back(directory, state)  # from here on files change
         if self.session.journals:
@@ -211,12 +213,12 @@ class CheckpointManager:
             raise ValueError(f"state.json is of step {step}")
         return at, trainer
 
-    def _check_journal(self, state: dict[str, Any]) -> None:
+    def _check_journal(self, directory: Path, state: dict[str, Any]) -> None:
         """Before anything is moved or cut. Raises InputError where the journal does not lead to the checkpoint."""
         path = self.run.journal
         try:
             if not isinstance(state["journal"], int):
-                raise JournalError(f"a checkpoint names no place in {path}; delete it to go on from an older one")
+                raise JournalError(f"{directory}: names no place in {path}; {instead_of(self.run, directory)}")
             for _ in scan(path, state["journal"]):
                 pass
             if self.session.method.theta_of == "backbone":

@@ -63,7 +63,9 @@ def check_inputs(then: Mapping[str, Any], now: Mapping[str, Any], what: str, fix
     for split, digest in now.get("examples", {}).items():
         before = then.get("examples", {}).get(split, digest)
         if before != digest:
-            counts = f"{before['n']} then, {digest['n']} now" if before["n"] != digest["n"] else f"{digest['n']}"
+            counts = f"as many, {digest['n']}"
+            if before["n"] != digest["n"]:
+                counts = f"the run had {before['n']}, and here {'is' if digest['n'] == 1 else 'are'} {digest['n']}"
             lines.append(f"{what}: other {split} examples than the run was made with ({counts}); {fix['examples']}")
     if lines:
         raise InputError("\n".join(lines))
@@ -76,7 +78,8 @@ def check_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | N
         if before != here:  # in another order too, which is another draw of the tasks
             gone, new = (", ".join(sorted(set(a) - set(b))) for a, b in ((before, here), (here, before)))
             raise InputError(
-                f"cannot resume: task.data holds other {'training' if what == 'train' else 'held-out'} tasks now; "
+                f"cannot resume: task.data holds other {'training' if what == 'train' else 'held-out'} tasks than "
+                f"the run was made with; "
                 + (
                     "; ".join(f"{word}: {names}" for word, names in (("missing", gone), ("new", new)) if names)
                     or "their order"

@@ -106,18 +106,9 @@ class Lease:
         holder, touched = _read(self.path), _touched(self.path)
         if touched is None:  # let go of in between
             return holder
-        if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
-            if _born(holder["pid"]) != holder.get("born"):
-                return holder
-        else:  # another machine's, or not readable
-            until = time.monotonic() + PATIENCE
-            while time.monotonic() < until:
-                time.sleep(min(1.0, PATIENCE / 10))
-                if _touched(self.path) != touched:
-                    break
-            else:
-                return holder
-        raise InputError(f"{self.what}: in use by {_named(holder)}; wait for it to end, or choose another directory")
+        if not (_alive(holder) if _is_here(holder) else _is_touched(self.path, touched)):
+            return holder
+        raise _in_use(self.what, _named(holder))
 
     def _remove(self, token: str | None) -> None:
         """Take away the lock with this token, and no other: of two that find one stale, the second finds the first's.
@@ -129,7 +120,7 @@ class Lease:
                 self.path.unlink(missing_ok=True)
                 drafts = self.directory.glob(f"{glob.escape(self.path.name)}.*")
                 for draft in drafts:  # of a process that died as it asked
-                    if re.fullmatch("[0-9a-f]{32}", draft.suffix[1:]):
+                    if of_a_lock(draft.name):
                         draft.unlink(missing_ok=True)
 
     def _beat(self) -> None:
@@ -137,6 +128,56 @@ class Lease:
             with suppress(OSError):
                 if self.held:
                     os.utime(self.path)
+
+
+def of_a_lock(name: str) -> bool:
+    """Whether a file of this name is a lock, or the draft that a process left which died, or lost its disk, with it."""
+    return re.fullmatch(rf"(\..+)?{re.escape(NAME)}(\.[0-9a-f]{{32}})?", name) is not None
+
+
+def holder(directory: Path, inside: bool = True, here: bool = False) -> str | None:
+    """Who writes this directory now, in words; None where nobody does. Nothing is waited for and nothing written.
+
+    Of another machine's lock the time of its last touch is compared with this machine's clock. inside: as of `Lease`.
+    here: processes of this machine alone, of which it is certain.
+    """
+    path = directory / NAME if inside else directory.parent / f".{directory.name}{NAME}"
+    content, touched = _read(path), _touched(path)
+    if touched is None or not content.get("token"):
+        return None
+    if _is_here(content):
+        return _named(content) if _alive(content) else None
+    return _named(content) if not here and abs(time.time() - touched / 1e9) < PATIENCE else None
+
+
+def refuse_in_use(directory: Path, inside: bool = True, here: bool = False) -> None:
+    """Raises InputError where another process writes this directory: before anything else is said of it."""
+    if (who := holder(directory, inside, here)) is not None:
+        raise _in_use(directory, who)
+
+
+def _in_use(what: Path, who: str) -> InputError:
+    return InputError(f"{what}: in use by {who}; wait for it to end, or choose another directory")
+
+
+def _is_here(content: dict[str, Any]) -> bool:
+    """Whether it is a lock of this machine, whose processes can be looked at."""
+    return content.get("host") == socket.gethostname() and isinstance(content.get("pid"), int)
+
+
+def _alive(content: dict[str, Any]) -> bool:
+    """Of a lock of this machine."""
+    return _born(content["pid"]) == content.get("born")
+
+
+def _is_touched(path: Path, before: int) -> bool:
+    """Whether somebody touches another machine's lock, or one that cannot be read, within PATIENCE."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        time.sleep(min(1.0, PATIENCE / 10))
+        if _touched(path) != before:
+            return True
+    return False
 
 
 @contextmanager

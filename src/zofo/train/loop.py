@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zofo.config.cadence import rounded
 from zofo.data.preview import preview, sizes
 from zofo.errors import NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
@@ -19,14 +20,14 @@ from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import stretched, trains_metric
 from zofo.train.files import naming
-from zofo.train.outcome import refuse_hardly_trained
 from zofo.train.progress import Divergence, Progress, Skips
 from zofo.train.record import MetricsLog, peak_bytes
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
 from zofo.train.signals import Interrupted, caught
-from zofo.train.weights import advice, broken
+from zofo.train.weights import advice, blown_up, broken, largest
+from zofo.train.whole import in_both, left_by_a_stop
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -60,14 +61,20 @@ class Loop:
         self.selection = Selection(by, session.data.metric, session.method.deployable)
         self.at, self.saved = Position(), 0
         self.divergence, self.skips = Divergence(), Skips(session.problem.refusals)
+        self.before = largest(session)  # weights, while theta is still the base
         self.resumed: Path | None = None  # the checkpoint that the run went on from
         self._interrupt: int | None = None  # the signal that asked to stop
-        self._loss: float | None = None  # theta's objective at the last update
+        self.loss: float | None = None  # theta's objective at the last update
 
     @property
     def count(self) -> int:
         """Updates so far, lower and upper."""
         return self.at.k * self.session.counted_per_step
+
+    @property
+    def trained(self) -> bool:
+        """Whether no further step fits into max_steps."""
+        return self.count + max(1, self.session.counted_per_step) > self.config.max_steps
 
     def resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of this run. Raises InputError where it is damaged."""
@@ -95,9 +102,9 @@ class Loop:
         except OSError as error:
             if error.errno not in FULL:
                 raise
+            way = left_by_a_stop(self.run, self.session.config.model.trust_remote_code)[1]
             raise RunError(
-                f"no space left on device: {error.filename or self.run.root}; "
-                f"free some, then train again with --resume latest"
+                f"no space left on device: {error.filename or self.run.root}; free some, then {way}"
             ) from error
         finally:
             self.checkpoints.close()
@@ -107,27 +114,21 @@ class Loop:
         """After `fit`: what an interrupt leaves is said."""
 
         def stop(number: int) -> None:
-            self.progress.say(
-                f"training is done and saved, the test set is not measured; go on with --resume latest --output-dir "
-                f"{self.run.root}, or resume='latest' in Python"
-            )
-            raise Interrupted(number=number)
+            left = f"training is done and saved, the test set is not measured; {self._go_on}"
+            self.progress.say(left)
+            raise Interrupted(left, number)
 
         with caught(stop):
             yield
 
     def _advice(self) -> str:
         finite = None if self.skips.mostly(self.updates) else self.checkpoints.finite  # else it is worth nothing
-        return advice(self.session, self.at.k > 0, finite)
+        return advice(self.session, self.at.k > 0, finite, self.before)
 
     @property
     def updates(self) -> dict[str, int]:
         """Updates so far that were made or skipped, by level."""
         return self.session.method.updates(self.at.k)
-
-    def refuse_hardly_trained(self) -> None:
-        """After all is saved. Raises RunError, see `outcome.refuse_hardly_trained`."""
-        refuse_hardly_trained(self.session, self.run, self.updates, self.skips, self._loss)
 
     def _say_sizes(self) -> None:
         """Real sizes, and what was asked for where there are fewer rows."""
@@ -140,15 +141,11 @@ class Loop:
             self.progress.say(line)
         for line in self.session.extra_memory():
             self.progress.say(line)
-        per_step = self.session.counted_per_step
         if self.resumed is not None:
-            done = "all is trained" if self.count + max(1, per_step) > self.config.max_steps else "training goes on"
+            done = "all is trained" if self.trained else "training goes on"
             self.progress.say(f"from {self.resumed}, step {self.count} of {self.config.max_steps}: {done}")
-        left = self.config.max_steps % per_step if per_step else 0
-        if left:
-            self.progress.say(
-                f"train.max_steps {self.config.max_steps}: the last {left} make no iteration of {per_step}: not run"
-            )
+        for line in rounded(self.config, self.session.method.per_step):
+            self.progress.say(line)
 
     def _run(self) -> None:
         try:
@@ -160,14 +157,11 @@ class Loop:
                 raise RunError(f"step {self.count}: no dev evaluation of the run was finite; {self._advice()}")
         except _Break:
             self._save()
-            saved = (
-                f"saved in {self.run.checkpoint(self.count)}; go on with --resume latest "
-                f"--output-dir {self.run.root}, or resume='latest' in Python"
-            )
+            saved = f"saved in {self.run.checkpoint(self.count)}; {self._go_on}"
             self.progress.say(saved)
             raise Interrupted(saved, self._interrupt or signal.SIGINT) from None
         self._save()
-        if skipped := self.skips.words(self.updates):
+        if (skipped := self.skips.words(self.updates)) and not self.skips.mostly(self.updates):  # else it is an error
             self.progress.say(f"warning: {skipped} (train.on_nonfinite={self.config.on_nonfinite})")
 
     def _train(self) -> None:
@@ -198,11 +192,11 @@ class Loop:
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step = self.count
         self.progress.step(self.count, values, self.at.seconds / self.count, refusals.total)
-        self._loss = values.get("G", values.get("loss", self._loss))
+        self.loss = values.get("G", values.get("loss", self.loss))
         mask = self.session.problem.mask
         if mask is not None and (words := mask.words()):
             self.progress.say(words)
-        warning = self.divergence.check(values["c"]) if "c" in values else None
+        warning = self.divergence.check(values["c"], self._ruined) if "c" in values else None
         if warning:
             self.progress.say(f"warning: step {self.count}: {warning}")
         if skips := self.skips.check(self.updates):
@@ -283,21 +277,33 @@ class Loop:
         if self.saved == self.count and self.count:
             return
         self.saved, names = self.count, broken(self.session)
-        self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=not names)
+        sound = not names and not self._ruined()
+        self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=sound)
         if names:
             self.progress.say(f"warning: step {self.count}: saved with NaN or infinite weights, in {names[0]}")
         self.callbacks.call("on_save")
 
+    def _ruined(self) -> str:
+        """See `weights.blown_up`; "" where no weight is."""
+        return blown_up(self.before, largest(self.session))
+
     def _stop(self, number: int) -> None:
         """The first signal lets this round end, and saves; a second one stops at once."""
+        kept, way = left_by_a_stop(self.run, self.session.config.model.trust_remote_code)
         if self._interrupt:
-            raise Interrupted(number=number)
+            now = f"stopped at once, at step {self.count} of {self.config.max_steps}, with {kept}; {way}"
+            self.progress.say(now)
+            raise Interrupted(now, number)
         self._interrupt = number
         updates = self.session.method.per_step
         self.progress.say(
-            f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving; "
-            f"again to stop at once, with what the last checkpoint holds"
+            f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving, to "
+            f"{self._go_on}; again to stop at once, with {kept}"
         )
+
+    @property
+    def _go_on(self) -> str:
+        return in_both(self.run.root, self.session.config.model.trust_remote_code)
 
 
 def _line(name: str, values: dict[str, float]) -> str:

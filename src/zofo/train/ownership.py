@@ -9,9 +9,10 @@ from typing import Any
 
 from zofo.config.json_text import read_json
 from zofo.config.resolve import load as load_config
-from zofo.errors import InputError
+from zofo.errors import InputError, first_few
 from zofo.models.sealed import MANIFEST, README
-from zofo.train.trees import listed, names_of, remove_tree
+from zofo.train.ending import well_formed
+from zofo.train.trees import names_of, remove_tree
 
 log = logging.getLogger("zofo")
 
@@ -49,7 +50,8 @@ def _well_formed(manifest: Mapping[str, Any]) -> bool:
     files, inputs = manifest.get("files"), manifest.get("inputs")
     inside = _texts(files) and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in files or ())
     digests = all(_texts(manifest.get(key, [])) for key in ("config", "info", "readme"))
-    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict) and digests
+    ending = well_formed(manifest.get("outcome"))
+    return manifest.get("format") == FORMAT and inside and isinstance(inputs, dict) and digests and ending
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -60,6 +62,8 @@ def read_info(path: Path) -> dict[str, Any]:
     for key, kind in needed.items():
         if not isinstance(info.get(key), kind):
             raise InputError(f"{path}: damaged, {key} is {info.get(key)!r:.60}; {again}")
+    if not well_formed(info.get("outcome")):
+        raise InputError(f"{path}: damaged, outcome is {info['outcome']!r:.60}; {again}")
     return info
 
 
@@ -90,6 +94,45 @@ def in_the_way(root: Path, ours: set[Path]) -> list[Path]:
     return there + [path for path in numbered(root) if path not in ours and _would_be_mixed(path)]
 
 
+def refuse_what_is_in_the_way(root: Path, foreign: Sequence[Path], run_id: str | None) -> None:
+    """Raises InputError for `in_the_way`: whose each is, and that it stays. run_id: of the run that is there."""
+    if foreign:
+        names = first_few([f"{path.name} ({whose(path, run_id)})" for path in foreign])
+        raise InputError(
+            f"train.output_dir: {root} holds, where a run would write, {names}; nothing of it is deleted, by "
+            f"--overwrite neither: move it away, or choose another directory"
+        )
+
+
+def whose(path: Path, run_id: str | None) -> str:
+    """Of what has a name of a run's and is in no manifest: zofo's by another name, another run's, or not zofo's."""
+    if not path.is_symlink() and is_numbered(path.name) and (path / MANIFEST).is_file():
+        kind = path.name.partition("-")[0]
+        state, step = _content(path / "state.json").get("run"), step_of(path)
+        at = f", of step {step}" if step is not None else ""
+        if kind == BEST or state is None:
+            return f"a {kind} of zofo{at}, of which run is not known"
+        if state != run_id:
+            return f"a checkpoint of another run of zofo{at}"
+        if step is not None and path.name != f"{CHECKPOINT}-{step}":
+            return f"this run's {CHECKPOINT}-{step}, copied or renamed"
+        return "this run's, put back by hand"
+    return "not zofo's"
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The counted step that a checkpoint was made at, whatever it is called; None where that cannot be read."""
+    step = _content(checkpoint / "trainer_state.json").get("global_step")
+    return step if isinstance(step, int) else None
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (InputError, OSError):
+        return {}
+
+
 def numbered(root: Path) -> list[Path]:
     """What is called like a checkpoint or a best."""
     return sorted(p for kind in (CHECKPOINT, BEST) for p in root.glob(f"{kind}-*") if is_numbered(p.name))
@@ -109,7 +152,7 @@ def say_what_stays(root: Path, but: Sequence[str]) -> None:
     """After what is zofo's has gone from a directory. but: names that say nothing to anybody."""
     stays = sorted(path.name + "/" * path.is_dir() for path in root.iterdir() if path.name not in but)
     if stays:
-        log.warning("%s: not the run's, and left there: %s", root, listed(stays))
+        log.warning("%s: not the run's, and left there: %s", root, first_few(stays))
 
 
 def remove(path: Path, named: Path | None = None) -> list[str]:
@@ -118,5 +161,5 @@ def remove(path: Path, named: Path | None = None) -> list[str]:
         path.unlink(missing_ok=True)
         return []
     if stays := remove_tree(path, SET_ASIDE if (named or path).name == SUPERSEDED else ()):
-        log.warning("%s: not zofo's, and left there: %s", named or path, listed(stays))
+        log.warning("%s: not zofo's, and left there: %s", named or path, first_few(stays))
     return stays

@@ -94,14 +94,19 @@ class Divergence:
         self._past: deque[float] = deque(maxlen=50)
         self._zeros = 0
 
-    def check(self, c: float) -> str | None:
+    def check(self, c: float, ruined: Callable[[], str] = str) -> str | None:
+        """ruined: asked where it matters, what weight is far from any that training makes, "" for none."""
         self._zeros = self._zeros + 1 if c == 0 else 0
+        if self._zeros == 3 and (words := ruined()):
+            return (
+                f"the estimate's coefficient c was exactly 0 three times in a row: {words}, so an update was too "
+                f"large, and nothing is learnt any more: start again with lower rates"
+            )
         if self._zeros == 3:
             return (
                 "the estimate's coefficient c was exactly 0 three times in a row: the two losses of an estimate are "
                 "the same, so nothing is learnt; the loss is 0 already, or estimator.eps is below the precision of the "
-                "weights (raise it), or the objective is a metric, which moves in steps (larger batches), or theta has "
-                "diverged (lower the rates)"
+                "weights (raise it), or the objective is a metric, which moves in steps (larger batches)"
             )
         usual = median(self._past) if len(self._past) >= 8 else None
         self._past.append(abs(c))

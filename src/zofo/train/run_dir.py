@@ -16,7 +16,7 @@ from typing import Any
 from zofo.config.json_text import dumps, read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
-from zofo.errors import InputError
+from zofo.errors import InputError, first_few
 from zofo.models.sealed import MANIFEST, README, sha256_of, verify_tree
 from zofo.train.files import delete_tree, make_directory, naming, sync, write_json, write_text
 from zofo.train.lease import NAME as LOCK
@@ -33,7 +33,7 @@ from zofo.train.ownership import (
     remove,
     say_what_stays,
 )
-from zofo.train.trees import keep_edited, listed, recover, write_tree
+from zofo.train.trees import keep_edited, recover, write_tree
 
 log = logging.getLogger("zofo")
 
@@ -199,9 +199,10 @@ class RunDir:
         """A new run. inputs: digests of what it is made from."""
         make_directory(self.root)
         self._manifest = {"format": FORMAT, "id": uuid.uuid4().hex, "inputs": dict(inputs), "files": []}
-        self._keep()
+        self.keep()
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Write the manifest as it is now."""
         self._check()
         write_json(self.root / MANIFEST, self.manifest)
 
@@ -211,7 +212,7 @@ class RunDir:
             if path.is_symlink() or (path.exists() and not path.is_dir()):
                 raise InputError(f"{path}: no run wrote it, and it is in the way of the run's; move it away and go on")
             self.manifest["files"].append(path.relative_to(self.root).as_posix())
-            self._keep()
+            self.keep()
         return path
 
     def _claimed(self, path: Path) -> bool:
@@ -237,10 +238,10 @@ class RunDir:
         before = [sha256_of(path)] if path.is_file() else []
         write_text(temporary := path.with_name(f".{path.name}.new"), text)
         self.manifest[key] = [*before, sha256_of(temporary)]
-        self._keep()
+        self.keep()
         temporary.replace(path)
         self.manifest[key] = self.manifest[key][-1:]
-        self._keep()
+        self.keep()
 
     def as_written(self, key: str, path: Path) -> bool:
         """Whether config.yaml ("config") or run.json ("info") is what the run wrote, as far as is known."""
@@ -278,23 +279,20 @@ class RunDir:
         self._check()
         ours = self._claimed(directory)
         if stays := write_tree(self.claim(directory), write, ours):
-            log.warning("%s: not zofo's, and left there: %s", directory, listed(stays))
+            log.warning("%s: not zofo's, and left there: %s", directory, first_few(stays))
 
     def read_info(self) -> dict[str, Any]:
         """run.json. Raises InputError where it is missing or damaged."""
         return read_info(self.info)
 
-    def verify(self, directory: Path, fix: str = "") -> None:
-        """Raises InputError for a checkpoint or a best that is damaged. fix: what else than deleting it helps."""
-        verify_tree(directory, fix or f"delete {directory} to go on from an older checkpoint")
-
     def verify_checkpoint(self, directory: Path) -> None:
-        """As `verify`, with the best that it refers to, which the run's end goes back to."""
-        self.verify(directory)
+        """Raises InputError, with no word of what to do, for a checkpoint that is damaged, or whose best is, which the
+        run's end goes back to."""
+        verify_tree(directory)
         state = read_json(directory / "state.json")
         best = state.get("best") if state.get("run") == self.id else None  # another run's is refused as that
         if isinstance(best, dict) and isinstance(best.get("count"), int):
-            self.verify(self.best(best["count"]), f"put it back, or go on from a checkpoint before {directory.name}")
+            verify_tree(self.best(best["count"]))
 
     def forget(self, directory: Path) -> None:
         """Delete a checkpoint or a best of ours."""
@@ -317,4 +315,4 @@ class RunDir:
         """These are gone, or in a directory of ours."""
         if set(names) & set(files := self.manifest.get("files", [])):
             self.manifest["files"] = [name for name in files if name not in names]
-            self._keep()
+            self.keep()

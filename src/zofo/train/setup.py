@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from zofo.config import registry
+from zofo.config.cadence import counted_per_step
 from zofo.config.instantiate import make_estimator, make_mask, make_method, make_rule
 from zofo.config.resolve import Config
 from zofo.config.sections import ModelConfig
@@ -75,7 +76,7 @@ class Session:
     @property
     def counted_per_step(self) -> int:
         """What one `step` of the method adds to the count that max_steps bounds."""
-        return min(1, self.method.per_step) if self.config.train.count == "outer" else self.method.per_step
+        return counted_per_step(self.config.train, self.method.per_step)
 
     @property
     def journals(self) -> bool:

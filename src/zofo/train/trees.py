@@ -226,8 +226,3 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         delete_tree(path)
-
-
-def listed(names: list[str]) -> str:
-    """For a line: the first few."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

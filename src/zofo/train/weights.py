@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from zofo.train.setup import Session
+
+BLOWN = 100.0  # times the largest weight before training, or 1
 
 
 def broken(session: Session) -> list[str]:
@@ -23,16 +27,45 @@ def broken(session: Session) -> list[str]:
     return [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
 
 
-def advice(session: Session, begun: bool, finite: Path | None) -> str:
+def largest(session: Session) -> dict[str, float]:
+    """{"theta" and each adapter: its largest absolute weight}: inf where one is NaN or infinite."""
+    parts: dict[str, Iterable[torch.Tensor]] = {"theta": session.problem.theta.params.values()}
+    if (adapters := session.problem.adapters) is not None:
+        parts |= {name: adapters.parameters(name).values() for name in session.method.adapters_used}
+    return {name: max(map(_largest, tensors), default=0.0) for name, tensors in parts.items()}
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return 0.0
+    low, high = tensor.detach().aminmax()  # no copy of the tensor, as abs would make
+    value = max(-float(low), float(high))
+    return value if math.isfinite(value) else math.inf
+
+
+def blown_up(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """In words, the part whose largest weight is far from any that training makes; "" where none is."""
+    far = [name for name, size in after.items() if size > BLOWN * max(1.0, before.get(name, 0.0))]
+    if not far:
+        return ""
+    name = max(far, key=after.__getitem__)
+    now = f"{after[name]:.3g}" if math.isfinite(after[name]) else "NaN or infinite"
+    return f"the largest weight of {name} is {now}, and was {before.get(name, 0.0):.3g}"
+
+
+def advice(session: Session, begun: bool, finite: Path | None, before: Mapping[str, float]) -> str:
     """After an update that was refused: what the weights are now, and what can be done.
 
-    begun: whether an update was made before. finite: the last checkpoint whose weights are finite, where something is
-    worth keeping. Rates and on_nonfinite are of the whole run, so a resume cannot change them and would come to this
-    place again; but one that makes no further step goes back to the best evaluation, and ends there.
+    begun: whether an update was made before. before: the largest weights before training. finite: the last checkpoint
+    whose weights are finite and not blown up, where something is worth keeping. Rates and on_nonfinite are of the whole
+    run, so a resume cannot change them and would come to this place again; but one that makes no further step goes back
+    to the best evaluation, and ends there.
     """
     names, inplace = broken(session), session.problem.theta.mode == "inplace"
-    lower = "start again with lower rates"
-    if not names:
+    lower, blown = "start again with lower rates", "" if names else blown_up(before, largest(session))
+    if blown:
+        now = f"{blown}: an update before this one was too large, and no later one can mend it"
+    elif not names:
         now = "stopped before that update; theta and the adapters are finite"
         if inplace:
             now += ", theta back from its shift up to rounding (mode inplace; what is saved is exact)"

@@ -26,6 +26,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from zofo.zo.header import fault
 from zofo.zo.keys import derive
 
 if TYPE_CHECKING:
@@ -177,13 +178,12 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 def _read_header(path: Path) -> tuple[dict[str, Any], Border]:
     """(header, the border before the first record). Raises JournalError."""
     with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
+        if not MAGIC.startswith(begin := file.read(len(MAGIC))):
             raise JournalError(f"{path}: not a zofo journal")
         size = file.read(4)
-        raw = file.read(_U32.unpack(size)[0]) if len(size) == 4 else b""
-        crc = file.read(4)
+        raw, crc = file.read(_U32.unpack(size)[0]) if len(size) == 4 else b"", file.read(4)
         if len(crc) != 4 or _U32.unpack(crc)[0] != zlib.crc32(raw):
-            raise JournalError(f"{path}: the journal's header is damaged; put back a copy of the file")
+            raise JournalError(f"{path}: {fault(begin, size, raw, crc)}; put back a copy of the file")
         header = json.loads(raw)
         if (number := header.get("format") if isinstance(header, dict) else None) not in list(READS):
             raise JournalError(f"{path}: journal format {number!r:.40}, this zofo reads 1 to {FORMAT}")

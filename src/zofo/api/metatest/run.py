@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.evaluate import task_config
-from zofo.api.metatest.plan import Plan, check_ways, default_ways
+from zofo.api.metatest.plan import WAYS, Plan, check_ways, default_ways
 from zofo.api.metatest.protocol import Protocol
 from zofo.api.metatest.results import summary
 from zofo.api.metatest.store import Store, digest
@@ -75,8 +75,9 @@ def meta_test(
     "model.key=value", such as task.template=channel or task.scoring=pmi. Returns the contents of results.json. Raises
     InputError, RunError.
     """
+    given, overrides = given_model(model, overrides, "meta-test", tasks=True)
+    _check_plan(ways.split(",") if isinstance(ways, str) else ways, plan, overrides)
     known = _target(as_path(target))
-    given, overrides = given_model(model, overrides, "meta-test")
     cfg, setting = _task(known, task, data, overrides)
     settled = _plan(known, cfg, ways.split(",") if isinstance(ways, str) else ways, plan)
     seed = known.config.train.seed if known.config else 0
@@ -135,10 +136,6 @@ def _target(path: Path) -> Target:
 
 def _task(target: Target, task: str | None, data: str | None, overrides: Sequence[str]) -> tuple[TaskConfig, Setting]:
     """The run's task section, or another setting in the run's layout."""
-    for text in overrides:
-        for key, flag in OWNED.items():
-            if text.startswith(f"task.{key}="):
-                raise InputError(f"task.{key}: give {flag}")
     if task is None and target.config is None:
         if not target.path.exists():
             raise InputError(f"{target.path}: no such directory; a model on the hub needs --task")
@@ -163,11 +160,20 @@ def _setting_of(name: str) -> Setting:
     return setting
 
 
-def _plan(target: Target, cfg: TaskConfig, ways: Sequence[str] | None, given: dict[str, Any]) -> Plan:
+def _check_plan(ways: Sequence[str] | None, given: dict[str, Any], overrides: Sequence[str]) -> None:
+    """What is wrong with the words of a plan, whatever the target is. Raises InputError."""
+    for text in overrides:
+        for key, flag in OWNED.items():
+            if text.startswith(f"task.{key}="):
+                raise InputError(f"task.{key}: give {flag}")
     known = [f.name for f in dataclasses.fields(Plan) if f.name != "ways"]
     for name in given:
         if name not in known:
             raise InputError(f"{name}: unknown{did_you_mean(name, known) or '; known: ' + ', '.join(known)}")
+    Plan(tuple(WAYS if ways is None else ways), **{key: value for key, value in given.items() if value is not None})
+
+
+def _plan(target: Target, cfg: TaskConfig, ways: Sequence[str] | None, given: dict[str, Any]) -> Plan:
     chosen = default_ways(target.method, target.has_s, target.shared) if ways is None else tuple(ways)
     shots = {"k": cfg.num_fewshot} if target.method in ("metaicl", "icl") else {}
     settled = Plan(chosen, **{**shots, **{key: value for key, value in given.items() if value is not None}})

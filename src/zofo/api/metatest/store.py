@@ -13,7 +13,7 @@ from zofo.config.json_text import dumps, read_json
 from zofo.data.multitask.setting import OpenSetting
 from zofo.errors import InputError
 from zofo.train.files import make_directory, write_json, write_text
-from zofo.train.lease import NAME as LOCK
+from zofo.train.lease import of_a_lock
 
 Part = dict[str, Any]
 
@@ -38,10 +38,11 @@ class Store:
                     f"give --overwrite"
                 )
             return
-        ours = (LOCK, ".plan.json.tmp")  # the second of a start that was killed as it wrote its plan
-        there = self.out.exists()
-        if old is None and there and (not self.out.is_dir() or any(p.name not in ours for p in self.out.iterdir())):
-            raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
+        if old is None and self.out.exists():
+            names = [path.name for path in self.out.iterdir()] if self.out.is_dir() else ["a file"]
+            # the second is of a start that was killed as it wrote its plan
+            if any(not of_a_lock(name) and name != ".plan.json.tmp" for name in names):
+                raise InputError(f"{self.out}: exists and is no meta-test's; choose another --output")
         self._clear()
         make_directory(self.out)
         write_json(path, facts)

@@ -192,6 +192,8 @@ class Pool:
                 self.bad.refuse(error, row.place)
                 continue
             ordered.append(replace(row, options=labels) if labels else row)
+        if self.bad.faults:
+            self.bad.check(self.name, len(rows), 0)
         return ordered
 
 

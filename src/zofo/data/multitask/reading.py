@@ -55,6 +55,8 @@ class Reading:
                 made.append((self.layout.example(row, demonstrations, name, train), row.text))
             except InputError as error:
                 self.bad.refuse(error, row.place)
+        if self.bad.faults:
+            self.bad.check(name, len(rows), 0)
         if rows and not made:
             raise InputError(f"{name}: none of its {len(rows)} rows can be used: {self.bad.lines()[0]}")
         return made

@@ -58,21 +58,15 @@ class File:
 def read_rows(file: File, name: str, bad: BadRows | None = None) -> list[Row]:
     """All rows of one file, each of them checked. Raises InputError naming file and line; see `BadRows`."""
     bad = bad or BadRows()
-    try:
-        records = read_file(file.path, file.prefix(name), bad)
-    except InputError as e:  # which names the file as train.jsonl, and every task has one
-        message = str(e)
-        if message.startswith(f"{file.path.name}:"):
-            message = file.shown + message.removeprefix(file.path.name)
-        raise InputError(message) from None
-    rows, before = [], bad.counts.total()
-    for record in records:
-        place = f"{file.shown}:{record.place.rpartition(':')[2]}"
-        try:
-            rows.append(_row(record, place, name))
-        except InputError as error:
-            bad.refuse(error, place)
-    bad.check(file.shown, len(records), before)
+    with bad.gathered():
+        records = read_file(file.path, file.prefix(name), bad, file.shown)
+        rows, before = [], bad.counts.total()
+        for record in records:
+            try:
+                rows.append(_row(record, record.place, name))
+            except InputError as error:
+                bad.refuse(error, record.place)
+        bad.check(file.shown, len(records), before)
     return rows
 
 

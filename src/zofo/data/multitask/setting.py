@@ -17,6 +17,7 @@ from zofo.config import registry
 from zofo.config.registry import canonical
 from zofo.config.typed import build
 from zofo.config.yaml_reader import read_yaml
+from zofo.data.chat import NoTokenizerYet
 from zofo.data.example import TASK_MEAN, TaskData
 from zofo.data.files import BadRows
 from zofo.data.multitask.layout import limit, make_layout
@@ -244,7 +245,8 @@ def load_setting(
         names = ", ".join(f"{name}/" for name in setting.target[:3])
         raise InputError(f"{opened.directory}: no target task of {setting.name} is there; expected {names}, ...")
     (log.warning if len(opened.coverage) > 1 else log.info)("%s", "; ".join(opened.coverage))
-    read = Reading(cfg, make_layout(cfg.template, tokenizer), seed, shots_seed, bad)
+    cuts = None if isinstance(tokenizer, NoTokenizerYet) else tokenizer
+    read = Reading(cfg, make_layout(cfg.template, cuts), seed, shots_seed, bad)
     train = read.train(opened.train, demonstrates) if only is None else []
     known = {key for _, key in train}
     measured = {

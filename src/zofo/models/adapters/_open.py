@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from zofo.config import registry
-from zofo.errors import InputError, ZofoError, out_of_memory
+from zofo.errors import InputError, ZofoError, first_few, out_of_memory
 from zofo.models import files
 from zofo.models._transformers import close
 from zofo.models.adapters._peft import read_peft, soft_start
@@ -145,9 +145,9 @@ def _own_soft(model: Any, base: Any) -> Any | None:
 
 def _left_over(missing: list[str], unexpected: list[str]) -> str:
     if missing:
-        return f"it lacks {sorted(missing)[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        return f"it lacks {first_few(sorted(missing), 1)}"
     if unexpected:
-        return f"it has {sorted(unexpected)[0]}" + (f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else "")
+        return f"it has {first_few(sorted(unexpected), 1)}"
     return ""
 
 
