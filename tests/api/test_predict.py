@@ -207,7 +207,7 @@ def test_rows_that_are_none(rows: Any, words: str, run: Path) -> None:
         ({"model": "/nowhere"}, "model.name: no such model directory"),
         ({"overrides": ["task.scorin=sum"]}, 'task.scorin: unknown field; did you mean "scoring"'),
         ({"overrides": ["task.scoring=summ"]}, "task.scoring: expected one of"),
-        ({"overrides": ["train.seed=1"]}, "train: predict takes task.key=value alone"),
+        ({"overrides": ["train.seed=1"]}, "train.seed: predict takes task.key=value and model.key=value alone"),
         ({"overrides": ["task.template=x"]}, "task.template: own files have"),
         ({"overrides": ["task.choices=[a]"]}, "task.choices: expected at least two"),
     ],

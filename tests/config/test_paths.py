@@ -15,10 +15,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """conf/ with model/, rows.jsonl, tables/, one.yaml; the working directory is here/, with other/ and far.jsonl."""
     for name in ("conf/model", "conf/tables", "here/other"):
         (tmp_path / name).mkdir(parents=True)
-    row = '{"text": "a", "label": "x"}\n'
+    rows = "".join(f'{{"text": "film {i}", "label": {i % 2}}}\n' for i in range(12))
     for name in ("conf/rows.jsonl", "conf/sst2", "here/far.jsonl", "here/rows.jsonl"):
-        (tmp_path / name).write_text(row)
-    (tmp_path / "conf/tables/train.jsonl").write_text('{"sentence": "a", "label": 1}\n')
+        (tmp_path / name).write_text(rows)
+    (tmp_path / "conf/tables/train.jsonl").write_text(rows.replace("text", "sentence"))
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 

@@ -16,7 +16,7 @@ from zofo.config.sections import TrainConfig
 
 BASE: dict[str, Any] = {"model": "tiny", "task": "sst2", "train": {"output_dir": "out"}}
 
-ROW = '{"text": "a", "label": "x"}\n'
+ROWS = "".join(f'{{"text": "film {i}", "label": {i % 2}}}\n' for i in range(12))  # a small file that can be trained on
 
 
 def bilevel(*overrides: str, **sections: Any) -> Config:
@@ -81,7 +81,7 @@ def test_text_fields_take_the_text_of_the_command_line(revision: str) -> None:
 
 
 def test_yes_and_no_are_labels_not_booleans(tmp_path: Path) -> None:
-    rows = write(tmp_path / "rows.jsonl", ROW)
+    rows = write(tmp_path / "rows.jsonl", ROWS)
     text = f"task: {{name: {rows}, choices: [yes, no, off, 010]}}\nmethod: zero-shot\n"
     file = write(tmp_path / "run.yaml", text)
     config = resolve(file, model="m", train={"output_dir": "o"})
@@ -91,7 +91,7 @@ def test_yes_and_no_are_labels_not_booleans(tmp_path: Path) -> None:
 
 
 def test_null_and_lists_on_the_command_line(tmp_path: Path) -> None:
-    rows = f"task={write(tmp_path / 'rows.jsonl', ROW)}"
+    rows = f"task={write(tmp_path / 'rows.jsonl', ROWS)}"
     lists = ("train.report_to=wandb,tensorboard", "task.choices=[good, bad]")
     config = bilevel("train.save_total_limit=null", rows, *lists)
     assert config.train.save_total_limit is None
@@ -110,7 +110,7 @@ def test_shorthand_scalar_is_the_name(tmp_path: Path) -> None:
 
 def test_python_callers_may_pass_paths_and_dataclasses(tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
-    file.write_text(ROW)
+    file.write_text(ROWS)
     config = resolve(
         model=tmp_path, task=file, method="mezo", train=TrainConfig(output_dir="o", seed=3), source="caller"
     )

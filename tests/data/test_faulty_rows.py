@@ -38,7 +38,7 @@ def written(path: Path, rows: list[dict[str, Any]] = FAULTY) -> Path:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         return path
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    if ".jsonl" not in suffix:
+    if ".json" not in suffix:
         out = io.StringIO()
         writer = csv.DictWriter(out, list(rows[0]), delimiter="\t" if ".tsv" in suffix else ",")
         writer.writeheader()

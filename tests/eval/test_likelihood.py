@@ -277,7 +277,7 @@ def test_files_of_a_run(model_dir: Path, write_jsonl: Write, tmp_path: Path) -> 
     assert again == pytest.approx(run.test, rel=1e-5)
     for one, two in zip(rows, read_rows(tmp_path / "again" / "predictions.jsonl")):
         assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
-        assert list(one) == ["id", "prompt", "answers", "gold", "predicted", "correct", "scores", "loss"]
+        assert list(one) == ["id", "prompt", "answers", "gold", "predicted", "prediction", "correct", "scores", "loss"]
 
 
 def test_lines_of_generated_answers(plain: Any, model_dir: Path, write_jsonl: Write, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.scores_by_hand import answer_tokens
 from zofo import InputError
 from zofo.config.resolve import ModelConfig
 from zofo.config.sections import TaskConfig
+from zofo.data.example import Example
 from zofo.data.files import BadRows, Record
 from zofo.data.unlabelled import asking
 from zofo.eval import predictor as module
@@ -23,6 +25,13 @@ from zofo.models.load import load
 
 LABELS = ("great", "terrible", "not so bad")
 TEXTS = [row["text"] for row in sentiment_rows(7)]
+
+
+def checked(p: Predictor, examples: Sequence[Example]) -> None:
+    """As rows are looked over before the first is answered."""
+    bad = BadRows()
+    p.check(examples, bad)
+    bad.stop("rows", len(examples))
 
 
 def records(texts: list[Any], column: str = "text") -> list[Record]:
@@ -118,7 +127,7 @@ def test_rows_longer_than_the_model(labels: tuple[str, ...], tiny_model_dir: Pat
     first, other, short = ask(p, [long, "quite another film " * 20 + long, "a film"])
     assert p.cut == 2
     assert first == other != short
-    p.check([p.asking.make(record) for record in records([long], "text" if labels else "prompt")], BadRows())
+    checked(p, [p.asking.make(record) for record in records([long], "text" if labels else "prompt")])
     assert p.cut == 2, "a look is no answer"
 
 
@@ -128,7 +137,7 @@ def test_rows_that_cannot_fit(labels: tuple[str, ...], tiny_model_dir: Path) -> 
     p = predictor(tiny_model_dir, labels, max_length=30, **({} if labels else {"max_new_tokens": 40}))
     examples = [p.asking.make(record) for record in records(TEXTS, "text" if labels else "prompt")]
     with pytest.raises(InputError, match=r"^r:1: "):
-        p.check(examples, BadRows())
+        checked(p, examples)
     bad = BadRows(True)
     assert [(a.prediction, a.text) for a in p(examples, bad)] == [(None, None)] * 7
     assert len(bad.places) == 7
@@ -137,7 +146,7 @@ def test_rows_that_cannot_fit(labels: tuple[str, ...], tiny_model_dir: Path) -> 
 def test_options_that_are_one(tiny_model_dir: Path) -> None:
     p = predictor(tiny_model_dir, ("x", " x"))
     with pytest.raises(InputError, match="are the same tokens"):
-        p.check([p.asking.make(records(["a"])[0])], BadRows())
+        checked(p, [p.asking.make(records(["a"])[0])])
 
 
 def test_weights_that_are_nan(tiny_llama_untied_dir: Path) -> None:
@@ -160,7 +169,7 @@ def test_tokens_that_the_embedding_has_not(labels: tuple[str, ...], tiny_model_d
     p.loaded.beyond = {token: "Q"}
     examples = [p.asking.make(record) for record in records(["a", "a Q", "b"], "text" if labels else "prompt")]
     with pytest.raises(InputError, match=r'^r:2: the token "Q"'):
-        p.check(examples, BadRows())
+        checked(p, examples)
     answers = p(examples, BadRows(True))
     assert [a.prediction is None and a.text is None for a in answers] == [False, True, False]
 

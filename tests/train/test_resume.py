@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,16 @@ def test_what_a_process_ignores_stays_ignored(tmp_path, tiny_model_dir, module_s
     assert traces(out)["run"] == traces(uncut("bilevel-zofo"))["run"]
 
 
+@contextmanager
+def heard(number):
+    """A shell's background job ignores SIGINT, and what a process ignores stays ignored."""
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize(
     ("sent", "at"),
     [
@@ -172,7 +182,7 @@ def test_both_lines_of_an_interrupt_say_what_is_kept_and_what_goes_on(
                     os.kill(os.getpid(), sent)
                     time.sleep(0)  # a signal's handler runs between two instructions
 
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, heard(sent):
             patch.setattr(Loop, "_step", step)
             done = run([*args, *(["--overwrite"] if number == 2 else [])])
         assert done.returncode == 128 + sent
@@ -220,7 +230,7 @@ def test_other_settings_are_refused_on_resume(tmp_path, tiny_model_dir, module_s
     args = arguments(tiny_model_dir, module_sentiment_file, out, "mezo", "method.lr=3e-4", "--resume", "latest")
     done = run(args)
     assert done.returncode == 2
-    assert "method.lr: the run has 0.0001, now 0.0003" in done.stderr
+    assert "method.lr: the run has 0.0001, this command 0.0003" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,7 @@ def _pool(cfg: TaskConfig, seed: int, tokenizer: Any, answers: Answers) -> Seque
 def answer(predictor: Predictor, records: Sequence[Record], bad: BadRows, progress: Any = None) -> list[Answer]:
     """Of each record; an empty answer where a row cannot be used and is skipped. Raises InputError naming the row."""
     examples = examples_of(predictor, records, bad)
+    bad.stop("rows", len(records))
     answers = predictor(list(examples.values()), bad, progress)
     by_id = dict(zip(examples, answers))
     return [by_id.get(record.id, Answer()) for record in records]

@@ -37,6 +37,8 @@ STAMPED = re.compile(  # weights, words and settings of a run, an export or a mo
     r"zofo|state|chat_template|.*\.index)\.json|(vocab|merges)\.txt"
 )
 
+MANY = 1000  # faulty rows after which no more are looked for
+
 
 def predict_file(
     target: str | Path,
@@ -132,8 +134,8 @@ def new_columns(predictor: Predictor, prefix: str = "") -> list[Column]:
 
 
 def _look_over(source: Path, predictor: Predictor, columns: Sequence[Column], bad: BadRows) -> tuple[int, str]:
-    """(how many rows there are, a digest of the first ones' prompts and options). Raises InputError for the first row
-    that cannot be used: hours later would be too late."""
+    """(how many rows there are, a digest of the first ones' prompts and options). Raises InputError for rows that
+    cannot be used: hours later would be too late."""
     count, first, names = 0, "", {column.name for column in columns}
     with counter(f"looking at {source.name}", None) as (_, show):
         for window in windows(source, ROWS):
@@ -145,6 +147,8 @@ def _look_over(source: Path, predictor: Predictor, columns: Sequence[Column], ba
                 asked = [(e.prompt, e.answers, e.null_prompt) for e in examples]
                 first = hashlib.sha256(dumps([asked, predictor.asking.labels]).encode()).hexdigest()
             count += len(window.records)
+            if len(bad.faults) > MANY:
+                break
             show(count)
     bad.check(source.name, count, 0)
     return count, first

@@ -63,14 +63,18 @@ class BadRows:
         """Raises InputError where rows are in error, or where more than half of the rows looked at since `before` (a
         total) are left out."""
         left_out = self.counts.total() - before
-        self._looked_at[what] = max(looked_at, self._looked_at.get(what, 0))
-        if self.faults and not self._gathers:
-            raise self._error()
+        self.stop(what, looked_at)
         if self.skip and left_out and 2 * left_out > looked_at:
             raise InputError(
                 f"{what}: task.on_bad_row=skip would leave out {left_out} of {looked_at} rows, more than half, as of "
                 f"another format; the first: {next(iter(self._first.values()))}"
             )
+
+    def stop(self, what: str, looked_at: int) -> None:
+        """Raises InputError where rows are in error."""
+        self._looked_at[what] = max(looked_at, self._looked_at.get(what, 0))
+        if self.faults and not self._gathers:
+            raise self._error()
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

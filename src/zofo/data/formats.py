@@ -184,8 +184,6 @@ def _is_empty(row: Row) -> bool:
     return all(blank)
 
 
-
-
 def listed(path: Path) -> bool:
     """Whether a .json holds a list, and not an object a line."""
     with _open(path) as file:

@@ -103,9 +103,8 @@ def tokenize_all(
     """Tokenize every example, all answers in one call of the tokenizer.
 
     encodes "options": all options. "gold": the right answer alone, or, `for_eval`, all options where there are any.
-    `add_eos` appends the EOS as a label. `max_length` None: the tokenizer's own limit, if it has one.
-    what: the examples' name in the warning that some were cut, if it `says` so. InputError if an answer does not fit,
-    or has no token, unless `bad` has such examples left out.
+    `add_eos` appends the EOS as a label. `max_length` None: the tokenizer's own limit, if any. what: the examples' name
+    where it `says` that some were cut. InputError if an answer does not fit or has no token, unless `bad` skips it.
     """
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)

@@ -60,7 +60,7 @@ class Predictor:
         self._share = Sharing(self._scorer, self.loaded.max_length)
 
     def check(self, examples: Sequence[Example], bad: BadRows) -> None:
-        """Raises InputError for what cannot be asked, naming the row; hours later would be too late. bad: see there."""
+        """Tells `bad` of the rows that cannot be asked, so that it can be said before the first is answered."""
         if self.asking.kind == "text":
             self._requests(examples, bad)
             return
@@ -76,6 +76,7 @@ class Predictor:
         if self.asking.kind == "text":
             return self._texts(examples, bad, progress)
         encoded = self._encoded(examples, bad)
+        bad.stop("rows", len(examples))
         self.cut += sum(e.cut for e in encoded)
         if self.scoring in NULLED:
             if len(self._null) > NULLS:  # rows with options of their own have nulls of their own
@@ -127,6 +128,7 @@ class Predictor:
 
     def _texts(self, examples: Sequence[Example], bad: BadRows, progress: Callable[[int], None] | None) -> list[Answer]:
         requests, loaded, done = self._requests(examples, bad), self.loaded, 0
+        bad.stop("rows", len(examples))
         self.cut += sum(cut for _, cut in requests.values())
 
         def count(number: int, text: str) -> None:
