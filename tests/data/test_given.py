@@ -119,7 +119,7 @@ def test_no_verb_says_a_thing_twice(tmp_path: Path, tiny_model_dir: Path, capsys
     rows = ["--model", model, "--task", path, "task.on_bad_row=skip"]
     steps = ["train.batch_size=4", "--output-dir", out]
     commands = {
-        "memory": ["memory", *rows],  # five methods, and each reads the rows
+        "memory": ["memory", *rows, "--method", "mezo", "--method", "fo-ft"],  # each method reads the rows
         "validate": ["validate", *rows, "--method", "mezo", *steps],
         "a dry run": ["train", *rows, "--method", "mezo", *steps, "--max-steps", "4", "--dry-run"],
         "train": ["train", *rows, "--method", "mezo", *steps, "--max-steps", "4"],
