@@ -136,17 +136,47 @@ def test_the_best_is_damaged(run: Path) -> None:
     assert evaluate(run)["n"]
 
 
+def change(run: Path, name: str, **fields: object) -> Path:
+    """Fields of a file of checkpoint-12, its checksum with them; "gone" takes one away. Returns the checkpoint."""
+    path = run / "checkpoint-12" / name
+    content = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({key: value for key, value in content.items() if value != "gone"}))
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["sha256"][name] = sha256_of(path)
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    return path.parent
+
+
 def test_a_checkpoint_that_fits_its_checksums_alone(run: Path) -> None:
     """Somebody changed it and its checksums: --resume latest would take it again, so the other is named."""
-    state = run / "checkpoint-12" / "state.json"
-    state.write_text(json.dumps({key: value for key, value in json.loads(state.read_text()).items() if key != "meter"}))
-    manifest = json.loads((state.parent / "manifest.json").read_text())
-    manifest["sha256"]["state.json"] = sha256_of(state)
-    (state.parent / "manifest.json").write_text(json.dumps(manifest))
+    checkpoint = change(run, "state.json", meter="gone")
     line = resume(run)
-    assert line.startswith(f"{state.parent}: is not what this run wrote")
+    assert line.startswith(f"{checkpoint}: is not what this run wrote")
     assert "go on from checkpoint-8, which is whole" in line
     follow(line)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        *(("state.json", {"environment": value}) for value in ("gone", " ", None, [1], {"packages": {"torch": {}}})),
+        *(("trainer_state.json", {"max_steps": value}) for value in ("%s%n", None, [], {}, True)),
+        *(("trainer_state.json", {"log_history": value}) for value in (0.5, {}, None, [1], ["a"])),
+        *(("trainer_state.json", {key: "x"}) for key in ("epoch", "global_step", "save_steps", "stateful_callbacks")),
+    ],
+)
+def test_fields_of_another_type(name: str, field: dict[str, object], run: Path) -> None:
+    """Are refused in one line, or have no part in what goes on."""
+    change(run, name, **field)
+    train_on = resolve(str(run / "config.yaml"), train={"resume": "latest", "output_dir": str(run)})
+    try:
+        train(train_on)
+    except InputError as error:
+        (line,) = str(error).split("\n")
+        assert re.search(r"checkpoint-12.*(is not what this run wrote|damaged)", line), line
+    else:
+        harmless = {"environment": {"packages": {"torch": {}}}}, {"log_history": None}  # a note; what none is
+        assert field in harmless
 
 
 def test_a_damaged_record_and_a_checkpoint_before_it(run: Path) -> None:

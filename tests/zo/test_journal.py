@@ -299,6 +299,11 @@ def test_replay_from_the_middle_with_the_rules_state(tmp_path: Path) -> None:
     assert again.sha256() == theta.sha256()
 
 
+def test_an_update_without_a_direction_is_damage() -> None:
+    with pytest.raises(JournalError, match=r"the update of step 7 has no direction; put back a copy"):
+        replay(Point(build("llama")), spsa.Estimator(spsa.Config()), sgd.Rule(RULES[0], 0), [Record(7, (), 1e-6)])
+
+
 def test_the_coefficient_in_the_journal_is_the_one_used() -> None:
     """c is fp32 before the update, so that storing it in 32 bits loses nothing; an overflow is seen as infinite."""
     g = spsa.Estimator(spsa.Config(eps=0.1))(iter([0.3, 0.1]).__next__, Point(nn.Linear(2, 2)), 0, 5)

@@ -83,6 +83,19 @@ class _OwnCadence(DefaultFlowCallback):
         return control
 
 
+def read_state(path: Path) -> TrainerState:
+    """A checkpoint's trainer_state.json. Raises ValueError for a field of another type than the run counts in."""
+    state = TrainerState.load_from_json(str(path))
+    for name, usual in vars(TrainerState()).items():
+        value = getattr(state, name)
+        fits = type(value) in (int, float) if type(usual) is int else isinstance(value, type(usual))
+        if usual is not None and not fits:
+            raise ValueError(f"{path.name}: {name} is a {type(value).__name__}")
+    if not all(isinstance(line, dict) for line in state.log_history):
+        raise ValueError(f"{path.name}: log_history has an entry that is no mapping")
+    return state
+
+
 class Callbacks:
     """Calls the events of HF TrainerCallbacks with a true TrainingArguments, TrainerState and TrainerControl.
 

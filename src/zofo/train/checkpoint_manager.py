@@ -16,6 +16,7 @@ from zofo.errors import InputError, during
 from zofo.models.load import load
 from zofo.models.sealed import MANIFEST
 from zofo.train import checkpoint, record
+from zofo.train.callbacks import read_state
 from zofo.train.checkpoint import fitting, move_theta
 from zofo.train.files import naming
 from zofo.train.inputs import check_inputs, check_tasks
@@ -163,7 +164,9 @@ class CheckpointManager:
             raise InputError(f"cannot resume: {self.run.root / MANIFEST}: missing; put back a copy")
         if state.get("run") != self.run.id:
             raise InputError(f"cannot resume: {directory} is another run's; --resume takes this run's own checkpoints")
-        for line in record.differences(state["environment"], record.environment()):
+        with fitting(directory, partial(instead_of, self.run, directory)):
+            changed = record.differences(dict(state["environment"]), record.environment())
+        for line in changed:
             log.warning("resuming in another environment, first-order parts may differ in their last bits: %s", line)
         if state.get("base_sha256") != self.session.base_sha256:
             raise InputError(
@@ -207,7 +210,7 @@ class CheckpointManager:
         self.finite = self.run.root / str(named) if named else None
         self.metrics_position = int(state["metrics"])
         best = Best(**state["best"]) if state["best"] else None
-        trainer = TrainerState.load_from_json(str(directory / "trainer_state.json"))
+        trainer = read_state(directory / "trainer_state.json")
         at = Position(int(state["k"]), int(state["evaluated"]), float(state["seconds"]), best)
         if (step := at.k * self.session.counted_per_step) != number_of(directory):
             raise ValueError(f"state.json is of step {step}")

@@ -47,6 +47,10 @@ def replay(theta: Point, estimator: Estimator, rule: Rule, records: Iterable[Rec
             for _, z in terms:
                 estimator.drift_(theta, z)
         if record.outcome is not Outcome.SKIPPED:
+            if not terms:
+                raise JournalError(
+                    f"journal.bin: the update of step {record.step} has no direction; put back a copy of the file"
+                )
             rule.update_(theta, ZOGrad(terms, 0.0, 0), record.rate, record.step, outcome=record.outcome)
         count += 1
     return count
