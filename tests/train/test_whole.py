@@ -194,3 +194,8 @@ def test_the_command_that_goes_on() -> None:
     assert going_on(run) == "zofo train --resume latest --output-dir '/a b/run'"
     code = going_on(run, run / "checkpoint-4", code=True)
     assert code == ("zofo train --resume '/a b/run/checkpoint-4' --output-dir '/a b/run' model.trust_remote_code=true")
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "a\0b", "nowhere/checkpoint-4"])
+def test_a_checkpoint_that_can_be_none(name: str, run: Path) -> None:
+    assert resume(run, name).startswith("train.resume: ")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from zofo.api.standing import ended_before
 from zofo.config.resolve import Config
-from zofo.errors import InputError
+from zofo.config.sections import exists
+from zofo.errors import InputError, printable
 from zofo.train.ownership import is_numbered
 from zofo.train.run_dir import RunDir
 from zofo.train.whole import newest_whole
@@ -40,8 +41,8 @@ def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
         fix = "start it again with --overwrite" if run.ours() else "leave it out to start a new run"
         raise InputError(f"train.resume: no checkpoint in {out}; instead of --resume, {fix}")
     chosen = newest_whole(run, present) if resume == "latest" else Path(resume)
-    if not chosen.is_dir():
-        raise InputError(f"train.resume: no such checkpoint: {chosen}")
+    if not exists(chosen) or not chosen.is_dir():
+        raise InputError(f"train.resume: no such checkpoint: {printable(str(chosen), 300)}")
     if chosen.resolve() not in [path.resolve() for path in present]:
         known = ", ".join(path.name for path in present) or "none"
         raise InputError(f"train.resume: {chosen} is no checkpoint of the run in {out}, which has {known}")

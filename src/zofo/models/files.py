@@ -82,10 +82,20 @@ def _sizes(directory: Path) -> dict[str, Any]:
         value = content.get(key, 1)
         if isinstance(value, int) and not isinstance(value, bool) and value < 1:
             raise fault(path, f"{key} is {value}, and must be 1 or more; {AGAIN}")
+    if (place := _nan(content)) is not None:  # an infinity may be meant: a Mamba's limits of time steps have one
+        raise fault(path, f"{place} is NaN; {AGAIN}")
     layers = content.get("num_hidden_layers")
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise fault(path, f"num_hidden_layers is {layers}, more than any model has ({MOST_LAYERS}); {AGAIN}")
     return content
+
+
+def _nan(content: Any, place: str = "") -> str | None:
+    """Where in a JSON tree a number is none: "rope_parameters.rope_theta"."""
+    if isinstance(content, float):
+        return place if math.isnan(content) else None
+    parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return next((at for key, part in parts if (at := _nan(part, f"{place}.{key}".lstrip("."))) is not None), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -243,7 +243,9 @@ class Loop:
             self.metrics.write("dev", self.count, candidate=name, **values)
         self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in evaluations.items()))
         if all(results[name].void for name in self.selection.candidates):
-            raise RunError(f"step {self.count}: the scores of all dev examples are NaN; {self._advice()}")
+            untrained = "nothing was trained yet: the model is damaged, or overflows in its dtype"
+            way = self._advice() if self.count else untrained
+            raise RunError(f"step {self.count}: the scores of all dev examples are NaN; {way}")
         self._log_realised()
         logs = {f"eval_{n}_{key}": value for n, v in evaluations.items() for key, value in v.items()}
         losses = [v["loss"] for v in evaluations.values()]
