@@ -184,6 +184,15 @@ def test_a_journal_that_is_there_is_not_replaced_without_a_word(tmp_path: Path) 
         ZerothOrder(model, journal=tmp_path / "notes.txt").step(loss_of(model))
 
 
+def test_names_that_can_be_gone_through_once() -> None:
+    model = network()
+    before = weights(model)
+    opt = ZerothOrder(model, lr=1.0, names=(name for name in ("0.weight",)))
+    assert list(opt.theta) == ["0.weight"]
+    opt.step(loss_of(model))
+    assert moved(model, before)
+
+
 def test_names_seeds_groups_and_states() -> None:
     model = network()
     with pytest.raises(InputError, match=r"names: expected a list of names, got one text; give \['0\.weight'\]"):

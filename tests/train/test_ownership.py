@@ -98,6 +98,22 @@ def test_in_a_directory_without_a_run(made: Path, tmp_path: Path, again: Callabl
         again(tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("comes", "whose"),
+    [
+        (copied, "this run's checkpoint-8, copied or renamed"),
+        (of_another_run, "a checkpoint of another run of zofo, of step 8"),
+    ],
+)
+def test_a_resume_says_whose_is_in_its_way(
+    comes: Callable[[Path, Path], None], whose: str, out: Path, made: Path, again: Callable[..., Any]
+) -> None:
+    comes(out, made)
+    with pytest.raises(InputError, match=rf"checkpoint-60 is {whose}, and the run would overwrite it; move it away"):
+        again(out, resume=str(out / "checkpoint-8"), max_steps=70)
+    assert (out / "checkpoint-60").is_dir()
+
+
 def test_many_are_counted(out: Path, made: Path, again: Callable[..., Any]) -> None:
     for number in range(60, 66):
         shutil.copytree(out / "checkpoint-8", out / f"checkpoint-{number}")

@@ -183,7 +183,7 @@ def test_what_came_while_a_run_stood_still_is_refused_by_its_resume(
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
-    with pytest.raises(InputError, match="is not the run's, and the run would overwrite it"):
+    with pytest.raises(InputError, match="is not zofo's, and the run would overwrite it"):
         train(resume="latest")
     assert path.read_text() == "mine"
     path.unlink()

@@ -135,11 +135,10 @@ def task_config(
     task: str | None,
     changes: Mapping[str, Any],
     overrides: Sequence[str],
-    verb: str = "an evaluation",
     reads: bool = True,
 ) -> TaskConfig:
     """The run's task section, or another task in the run's chat, with the changes. Of a run on a file of one's own
-    `data` is the file's place now. verb, for errors. reads: whether the task's rows must be there. Raises InputError
+    `data` is the file's place now. reads: whether the task's rows must be there. Raises InputError
     with all faults."""
     base: dict[str, Any] = {"name": task}
     if config and task is None:

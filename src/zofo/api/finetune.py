@@ -24,7 +24,6 @@ from zofo.train.ending import Ending
 from zofo.train.lease import Lease, refuse_in_use
 from zofo.train.loop import Loop
 from zofo.train.outcome import note, stopped_by
-from zofo.train.ownership import refuse_what_is_in_the_way
 from zofo.train.run_dir import RunDir
 from zofo.train.setup import Session, audit, build
 
@@ -118,8 +117,6 @@ def _run(config: Config, dry_run: bool, callbacks: Sequence[TrainerCallback | ty
     check_callbacks(config.train.report_to, callbacks)
     refuse_in_use(run.root, here=True)
     try:
-        if config.train.resume is None and run.root.is_dir():
-            refuse_what_is_in_the_way(run.root, run.foreign(), run.id)
         check_directory(config, run)
     except InputError:
         refuse_in_use(run.root)  # then what helps is to wait

@@ -78,7 +78,7 @@ class ZerothOrder(torch.optim.Optimizer):
         Of a model that torch.compile made, the shifted weights are a second copy, unless `shift` says otherwise.
         Raises InputError for unknown names and settings, and what is no module or no rate.
         """
-        inside = module_of(model)
+        inside, names = module_of(model), names if names is None or isinstance(names, str) else list(names)
         check_names(names, inside)
         check_rate(lr)
         check_seed(seed)

@@ -140,13 +140,13 @@ def open_predictor(
     _check_numbers(asked)
     given, rest = given_model(asked.model, asked.overrides, "predict", tasks=True)
     if asked.task is not None:
-        task_config(None, asked.task, {}, rest, "predict")  # what is wrong with it is said before a model is loaded
+        task_config(None, asked.task, {}, rest)  # what is wrong with it is said before a model is loaded
     with with_options("the loading", options(asked)):
         opened = open_target(target, asked.adapter, given)
     config, task = opened.config, asked.task
     if config is None and task is None:
         task = file
-    cfg = task_config(config, task, {}, rest, "predict", reads=asked.task is not None)
+    cfg = task_config(config, task, {}, rest, reads=asked.task is not None)
     seed, batch_size = asked.seed, asked.batch_size
     if config is not None:
         seed = config.train.seed if seed is None else seed

@@ -9,7 +9,7 @@ from zofo.api.standing import ended_before
 from zofo.config.resolve import Config
 from zofo.config.sections import exists
 from zofo.errors import InputError, printable
-from zofo.train.ownership import is_numbered
+from zofo.train.ownership import is_numbered, refuse_what_is_in_the_way, whose
 from zofo.train.run_dir import RunDir
 from zofo.train.whole import newest_whole
 
@@ -23,12 +23,7 @@ def check_directory(config: Config, run: RunDir) -> Path | None:
         raise InputError(f"train.output_dir: {out} is a file")
     if resume is not None:
         return _to_resume(config, run, resume)
-    if foreign := run.foreign():
-        names = ", ".join(path.name for path in foreign)
-        raise InputError(
-            f"train.output_dir: {out} holds {names}, which no run of zofo wrote and a run would overwrite; choose "
-            f"another directory"
-        )
+    refuse_what_is_in_the_way(out, run.foreign() if out.is_dir() else (), run.id)
     if run.ours() and not config.train.overwrite:
         raise InputError(f"train.output_dir: {out} holds {_in_the_way(config, run)}")
     return None
@@ -56,7 +51,8 @@ def _nothing_in_the_way(run: RunDir, chosen: Path) -> None:
     count = int(chosen.resolve().name.rpartition("-")[2]) if is_numbered(chosen.resolve().name) else 0
     for path in run.foreign() if run.manifest else ():
         if not is_numbered(path.name) or int(path.name.rpartition("-")[2]) > count:
-            raise InputError(f"train.resume: {path} is not the run's, and the run would overwrite it; move it away")
+            whose_it_is = whose(path, run.id)
+            raise InputError(f"train.resume: {path} is {whose_it_is}, and the run would overwrite it; move it away")
 
 
 def _in_the_way(config: Config, run: RunDir) -> str:

@@ -144,12 +144,13 @@ def write_part(
         if style.kind in (".jsonl", ".json"):
             file.writelines(dumps(row, ensure_ascii=False) + "\n" for row in rows)
         else:
-            file.writelines(style.line([_cell(value) for value in row.values()]) for row in rows)
+            file.writelines(style.line([cell(value) for value in row.values()]) for row in rows)
 
 
-def _cell(value: Any) -> Any:
-    """What a CSV has for it: nothing for None, a list as JSON."""
-    return value if value is None or isinstance(value, str) else dumps(value, ensure_ascii=False)
+def cell(value: Any) -> str:
+    """What a CSV has for it: nothing for None and NaN, a list as JSON."""
+    text = value if isinstance(value, str) else dumps(value, ensure_ascii=False)
+    return "" if text == "null" and not isinstance(value, str) else text
 
 
 def _write_arrow(path: Path, table: Any, columns: Sequence[Column], cells: Sequence[Sequence[Any]]) -> None:

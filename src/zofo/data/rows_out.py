@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.json_text import dumps
-from zofo.data.annotated import Style, kind_of
+from zofo.data.annotated import Style, cell, kind_of
 
 
 def as_file(path: Path, rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -28,7 +28,7 @@ def as_file(path: Path, rows: Sequence[Mapping[str, Any]]) -> bytes:
         text = "[\n" + ",\n".join(map(dumps, rows)) + "\n]\n"
     else:
         names, style = _names(rows), Style(kind)
-        cells = [[_cell(row.get(name)) for name in names] for row in rows]
+        cells = [[cell(row.get(name)) for name in names] for row in rows]
         text = "".join(map(style.line, [names, *cells]))
     content = text.encode()
     return gzip.compress(content, mtime=0) if path.name.lower().endswith(".gz") else content
@@ -36,14 +36,6 @@ def as_file(path: Path, rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
-
-
-def _cell(value: Any) -> str:
-    """Nothing for None and NaN."""
-    if isinstance(value, str):
-        return value
-    text = dumps(value, ensure_ascii=False)
-    return "" if text == "null" else text
 
 
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
