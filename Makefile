@@ -10,7 +10,7 @@ QUIET := -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow test-gpu test-newest test-oldest test-flower compatibility lock lint format \
-	docs clean fuzz
+	docs site clean fuzz
 
 help:
 	@echo "make quickstart     install, fetch a small model and data, fine-tune on the CPU"
@@ -25,7 +25,8 @@ help:
 	@echo "make lock           constraints/*.txt anew, from the newest versions there are"
 	@echo "make lint           ruff, pyright, import-linter"
 	@echo "make format         ruff, in place"
-	@echo "make docs           the figures of docs/"
+	@echo "make docs           the figures of docs/ and the pages there that are read from the code"
+	@echo "make site           the documentation as a site, in site/"
 	@echo "make clean          the environments, caches and build outputs; downloads and out/ stay"
 
 # $(call check-python): a Python that is too old is said before anything is made
@@ -84,7 +85,7 @@ test-newest test-oldest test-flower: test-%:
 	.venv-$*/bin/python -m tests.compatibility $*
 
 LOCK := .venv-lock/bin/uv pip compile pyproject.toml -q --no-annotate --no-header --upgrade --python-version 3.11
-EXTRAS := $(foreach extra,dev docs lm-eval math quant quickstart tensorboard trackio trl wandb,--extra $(extra))
+EXTRAS := $(foreach extra,dev docs lm-eval math quant quickstart site study tensorboard trackio trl wandb,--extra $(extra))
 
 lock:
 	@$(check-python)
@@ -104,8 +105,26 @@ format: $(STAMP)
 	$(BIN)/ruff format src tests benchmarks experiments reliability docs
 
 docs: $(STAMP)
+	$(BIN)/python -m docs.generate
 	@for script in $(wildcard docs/figures/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
+# The extra `site` alone, without zofo: the pages are read from the code in $(VENV), and built here
+SITE := .venv-site
+SITE_NEEDS = $(shell $(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"])')
+
+$(SITE)/.installed: pyproject.toml constraints/tested.txt
+	@$(check-python)
+	$(PY) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install $(QUIET) -c constraints/tested.txt $(foreach need,$(SITE_NEEDS),"$(need)")
+	@touch $@
+
+# A link to a page or heading that is not there ends it. The folder is made anew, so that no page of before stays
+site: $(STAMP) $(SITE)/.installed
+	$(BIN)/python -m docs.generate build/pages
+	$(SITE)/bin/python docs/generate/maths.py build/pages
+	rm -rf site
+	$(SITE)/bin/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ from zofo.config.instantiate import make_estimator, make_rule
 from zofo.config.json_text import dumps
 from zofo.config.registry import load
 from zofo.data.batch import collate
-from zofo.train.setup import _gradients
+from zofo.train.gradients import gradients as gradients_of
 from zofo.zo.journalled import Journalled
 
 VARIANTS: dict[str, list[str]] = {
@@ -67,7 +67,7 @@ class Family(Bench):
 
         def run() -> None:
             if not parts:
-                gradients = partial(_gradients, problem.loss, problem.theta, self.session.streams)
+                gradients = partial(gradients_of, problem.loss, problem.theta, self.session.streams)
                 parts.extend(
                     (make_estimator(config, gradients), Journalled(make_rule(config), None), iter(range(10**9)))
                 )

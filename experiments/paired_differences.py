@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.compare import Cell, Plan
+from experiments.compare import Kept
 
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # by degrees
 
@@ -40,15 +41,14 @@ def main() -> None:
     parser.add_argument("base")
     parser.add_argument("rows", nargs="+")
     args = parser.parse_args()
-    plan = Plan(args.plan)
+    kept = Kept(args.plan)
     print("| row | seeds | last dev loss | minus the base's, 95 % interval | accuracy |")
     print("|---|---|---|---|---|")
     for row in (args.base, *args.rows):
-        seeds = plan.rows[row].get("seeds", plan.seeds)
-        cells = [(Cell(row, 0, seed, {}), Cell(args.base, 0, seed, {})) for seed in seeds]
-        pairs = [
-            tuple(plan.load(cell) for cell in pair) for pair in cells if all(plan.file(cell).exists() for cell in pair)
-        ]
+        pairs = []
+        for seed in kept.plan.row(row).seeds:
+            with suppress(FileNotFoundError):
+                pairs.append((kept.load(row, 0, seed), kept.load(args.base, 0, seed)))
         if not pairs:
             print(f"| {row} | none finished | | | |")
             continue

@@ -173,7 +173,7 @@ def wrong(verb: str, subject: Subject, spoilt: str, code: int, text: str, out: P
     lines = [line for line in text.splitlines() if line.startswith("error: ")]
     if "Traceback" in text or "(this is a bug" in text or code not in (0, 1, 2):
         return f"raw, exit {code}: {text[-300:]}"
-    named = [Path(spoilt).name, *([Path(spoilt).parts[0]] if "/" in spoilt else []), str(Path(spoilt).with_suffix(""))]
+    named = [Path(spoilt).name, *([Path(spoilt).parts[0]] if "/" in spoilt else [])]
     if verb == "validate":
         if code == 0 and not spoilt.startswith(HARMLESS):
             return f"found no fault: {text[-200:]}"

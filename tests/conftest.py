@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import huggingface_hub.utils._http as hub_http
 import pytest
 import torch
 from hypothesis import settings
@@ -20,6 +23,9 @@ settings.register_profile("fixed", derandomize=True)
 settings.register_profile("random", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 os.fsync = lambda handle: None  # no test cuts the power, and a short run waits for the disk a third of its time
+hub_http.__dict__["time"] = SimpleNamespace(
+    **{**vars(time), "sleep": lambda s: None}
+)  # no test waits for a hub to come back
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and much more beside other work
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout

@@ -21,7 +21,7 @@ from zofo.data.stream import Stream
 from zofo.methods import bilevel_zofo, mezo
 from zofo.methods._problem import Problem
 from zofo.models.adapters import lora
-from zofo.train.setup import _gradients
+from zofo.train.gradients import gradients as gradients_of
 from zofo.zo.grad import ZOGrad
 from zofo.zo.journal import Journal, Outcome, Record
 from zofo.zo.journalled import Journalled
@@ -117,7 +117,7 @@ class Play:
         names = ("f", "p") if self.adapters else ("train",)
         self.streams = {n: Stream(examples("lm", 8, i), 2, PAD, SEED, n) for i, n in enumerate(names)}
         self.problem = Problem(self.theta, self.adapters, loss, self.streams, SEED, total=99)
-        gradients = partial(_gradients, loss, self.theta, self.streams)
+        gradients = partial(gradients_of, loss, self.theta, self.streams)
         self.estimator, self.rule = case.make_estimator(gradients), case.make_rule()
         self.watched = Watched(self.estimator)
         self.problem.estimator, self.problem.rule = self.watched, Journalled(self.rule, None)  # pyright: ignore

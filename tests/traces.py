@@ -17,6 +17,6 @@ def traces(out: Path) -> dict[str, object]:
             held[name] = path.read_bytes()
     held["metrics"] = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(out / "metrics.jsonl")]
     info = json.loads((out / "run.json").read_text())
-    timed = ("seconds", "seconds_per_step", "peak_bytes", "environment", "config_hash")
+    timed = ("seconds", "seconds_per_step", "peak_bytes", "phases", "environment", "config_hash")
     held["run"] = {k: v for k, v in info.items() if k not in timed}
     return held

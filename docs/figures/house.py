@@ -17,6 +17,7 @@ PICTURE = Path(__file__).with_suffix(".svg")
 WIDTH, HEIGHT, GAP, LEFT = 152, 40, 34, 60  # of a box, between floors, left of the first box, in pixels
 SAYS = {
     "cli": "verbs of the shell",
+    "study": "many runs",
     "api": "verbs as functions",
     "train": "a run",
     "methods": "THE ALGORITHMS",

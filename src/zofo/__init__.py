@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zofo.errors import InputError as InputError
     from zofo.errors import RunError as RunError
     from zofo.errors import ZofoError as ZofoError
+    from zofo.study.report.write import report as report
 
 # transformers imports torchao where it is installed, which then says what of it this machine does not have
 logging.getLogger("torchao").addFilter(lambda record: not str(record.msg).startswith("Failed to load"))
@@ -45,6 +46,7 @@ _HOMES = {
     "predict_file": "zofo.api.predict_file",
     "replay": "zofo.api.optimizer",
     "TrainerMixin": "zofo.api.trainer",
+    "report": "zofo.study.report.write",
     "resolve": "zofo.api.configure",
 }
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "predict",
     "predict_file",
     "replay",
+    "report",
     "resolve",
     "train",
 ]

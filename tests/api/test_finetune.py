@@ -40,6 +40,7 @@ def test_each_method_on_each_family(method, family, request, tmp_path, sentiment
         "seconds",
         "seconds_per_step",
         "peak_bytes",
+        "phases",
         "world_size",
         "config_hash",
         "environment",

@@ -156,7 +156,7 @@ def test_a_stop_ends_the_text_and_is_no_part_of_it(model_dir: Path) -> None:
 
 def test_a_chat_is_the_templates(model_dir: Path, tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
-    with pytest.raises(InputError, match=r"^prompt 1: the model's tokenizer has no chat template"):
+    with pytest.raises(InputError, match=r"llama: the model's tokenizer has no chat template"):
         generate(model_dir, ["hello"], chat=True)
     tokenizer.chat_template = CHAT_TEMPLATE
     folder = save_tiny(tmp_path / "chat", family_config("llama", vocab=len(tokenizer)), tokenizer)

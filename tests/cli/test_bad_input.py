@@ -86,7 +86,7 @@ def test_settings(refused: Refused, changes: list[str], expected: str) -> None:
             ["method.optimizer=adam"],
             'method.optimizer: expected one of "adamw", "sgd", got "adam"; did you mean "adamw"?',
         ),
-        (["method.lamda=1"], 'method.lamda: unknown field; did you mean "lam"?'),
+        (["method.lamda=1"], 'method.lamda: unknown field; did you mean "method.lam"?'),
         (
             ["train.max_steps=10"],
             "train.max_steps: 10 is less than the 11 counted steps that one iteration",

@@ -32,7 +32,7 @@ def test_wrong_input_exits_2_with_every_fault_and_no_traceback(tmp_path: Path) -
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        'error: method.lamda: unknown field; did you mean "lam"?',
+        'error: method.lamda: unknown field; did you mean "method.lam"?',
         "error: method.lr_s: must be >= 0, got -1",
         "error: train.output_dir: required; give --output-dir or train.output_dir=...",
         'error: train.batch_size: expected an integer, got "many"',

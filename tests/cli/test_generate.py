@@ -125,7 +125,7 @@ def test_chats(tiny_model_dir: Path, chat_tokenizer: Any, tmp_path: Path, capsys
         ([], ("p.jsonl", '{"prompt": '), "p.jsonl:1: bad JSON"),
         ([], ("p.txt", b"\xff\xfe"), "{file}: not UTF-8"),
         (["--file", "nowhere.txt"], None, "nowhere.txt: no such file or directory"),
-        (["--prompt", "a", "--chat"], None, "prompt 1: the model's tokenizer has no chat template"),
+        (["--prompt", "a", "--chat"], None, "{model}: the model's tokenizer has no chat template"),
         (["--prompt", "f" * 200], None, "prompt 1: 201 tokens, and the model takes 128; shorten it"),
         (["--prompt", "a", "--temperature", "-1"], None, "temperature: must be >= 0, got -1.0"),
         (["--prompt", "a", "--top-p", "2"], None, "top_p: must be > 0 and <= 1, got 2.0"),

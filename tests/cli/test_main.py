@@ -183,15 +183,18 @@ def test_eval_and_export_pass_their_options_on(
         "output": None,
         "num_fewshot": None,
         "run_generated_code": None,
+        **dict.fromkeys(("train_file", "dev_file", "test_file", "text_column", "label_column")),
         "overrides": [],
     }
     assert calls[-1] == (("out",), given)
     assert cli.run(["export", "out", "final", "--merge"]) == 0
     assert capsys.readouterr().out == "final\n"
-    assert calls[-1] == (
-        ("out", "final"),
-        {"model": None, "overrides": [], "merge": True, "adapter": None, "overwrite": False},
-    )
+    given = {"model": None, "overrides": [], "merge": True, "adapter": None, "overwrite": False}
+    hub: dict[str, Any] = {"push_to_hub": None, "private": None, "revision": None}
+    assert calls[-1] == (("out", "final"), given | hub)
+    assert cli.run(["export", "out", "final", "--push-to-hub", "me/x", "--private", "--revision", "v2"]) == 0
+    hub = {"push_to_hub": "me/x", "private": True, "revision": "v2"}
+    assert calls[-1] == (("out", "final"), given | hub | {"merge": None})
 
 
 def test_quickstart_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_a_files_task_and_method_count(tiny_model_dir: Path, sentiment_file: Pat
 
 def test_what_to_count_must_be_said(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, error = run(capsys, "--model", tiny_model_dir, code=2)
-    assert error == "error: no data: give --task, or --length TOKENS of a row\n"
+    assert error == "error: no data: give --task, --train-file, or --length TOKENS of a row\n"
     _, error = run(capsys, "--model", tiny_model_dir, "--task", "sst2", "--options", "2", code=2)
     assert "give --length TOKENS" in error
     _, error = run(capsys, "--length", "16", "--method", "mezo", code=2)

@@ -73,7 +73,7 @@ def test_an_option_of_another_verb(verb: tuple[str, ...], every: bool, capsys: p
     for option in others if every else others[list(VERBS).index(verb) % 6 :: 6]:
         line = refusal([*verb, option, "1"], capsys)
         assert re.fullmatch(
-            rf'error: No such option: {option}; (did you mean "--[a-z-]+"\?|settings have no dashes: \S.*|'
+            rf'error: No such option: {option}; (did you mean "--[a-z-]+"\?( \(.*\))?|settings have no dashes: \S.*|'
             rf"zofo [a-z -]+ has {option}, {' '.join(verb)} has not)",
             line,
         ), line

@@ -55,6 +55,9 @@ def test_every_field_of_every_section_in_a_wrong_one() -> None:
             assert line == f'{other}.{name}: unknown field; did you mean "{section}.{name}"?'
 
 
+OF_TRAIN = "; of zofo train that is method.lr or method.lr_s or method.lr_p or method.lr_theta"
+
+
 # --------------------------------------------------------------------------------------------------- with dashes, alone
 
 
@@ -62,15 +65,15 @@ def test_every_field_of_every_section_in_a_wrong_one() -> None:
     ("args", "hint"),
     [
         (["train", "--lr", "1e-4"], "; settings have no dashes: method.lr=VALUE"),
-        (["train", "--learning-rate=3"], "; settings have no dashes: method.lr=VALUE"),
+        (["train", "--learning-rate=3", "--method", "mezo"], "; settings have no dashes: method.lr=VALUE"),
         (["validate", "--on-nonfinite", "skip"], "; settings have no dashes: train.on_nonfinite=VALUE"),
         (["memory", "--micro_batch_size", "2"], "; settings have no dashes: train.micro_batch_size=VALUE"),
         (["train", "--train.lr", "1"], "; settings have no dashes: method.lr=VALUE"),
         (["train", "--method.lr", "1"], "; settings have no dashes: method.lr=VALUE"),
         (["eval", "x", "--scoring", "sum"], "; settings have no dashes: task.scoring=VALUE"),
-        (["eval", "x", "--lr", "1"], ""),  # which takes no such setting
+        (["eval", "x", "--lr", "1"], OF_TRAIN),  # which takes no such setting
         (["generate", "x", "--dtype", "float16"], "; settings have no dashes: model.dtype=VALUE"),
-        (["ls", "--lr", "1"], ""),
+        (["ls", "--lr", "1"], OF_TRAIN),
         (["train", "--max-stps", "1"], '; did you mean "--max-steps"?'),
         (["train", "--florble", "1"], ""),
     ],

@@ -122,7 +122,7 @@ def test_what_makes_no_sense_beside_a_run(
         (("--method", "mezo"), "--method"),
         (("--output-dir", "x"), "--output-dir"),
         (("train.seed=3",), "train.seed"),
-        ((run / "checkpoint-2" / "..",), "is a run, which is checked as it is"),
+        ((run / "checkpoint-2" / "..",), "is a run, which is taken as it is"),
     ):
         code, lines, errors = validate(run, *args)
         assert (code, lines) == (2, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,20 @@ def test_what_the_command_line_names_is_seen_from_the_working_directory(folder: 
     config = resolve(str(path), ["task.name=rows.jsonl"]).absolute()
     assert config.task.name == str(folder / "here" / "rows.jsonl")
     assert config.train.output_dir == str(folder / "conf"), "a dot is the file's own folder, as a run writes it"
+
+
+@pytest.mark.parametrize("metric", ["{}/conf/mine.py:reward", "../conf/mine.py:reward", "~/mine.py:reward"])
+def test_what_somebody_else_is_told_names_no_folder(metric: str, folder: Path) -> None:
+    """As a pushed export has it: model, rows, data and a reward's file by their own names."""
+    (folder / "conf" / "mine.py").write_text(
+        "def reward(completions, **columns):\n    return [1.0] * len(completions)\n"
+    )
+    path = folder / "conf" / "one.yaml"
+    for task in (f"name: {folder}/conf/rows.jsonl", f"name: gsm8k\n  data: {folder}/conf/tables"):
+        path.write_text(f"model: {folder}/conf/model\nmethod: mezo\ntrain: {{output_dir: .}}\ntask:\n  {task}\n")
+        config = load(path)
+        config = replace(config, task=replace(config.task, metric=metric.format(folder)))
+        told = config.absolute().bare().to_dict()
+        assert told["task"]["metric"] == "mine.py:reward"
+        told["train"]["output_dir"] = ""  # an export writes "." there
+        assert str(folder) not in str(told)

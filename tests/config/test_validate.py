@@ -39,7 +39,7 @@ def test_all_errors_at_once() -> None:
         task="sst3",
         method="bilevel-zofo",
     )
-    assert 'method.lamda: unknown field; did you mean "lam"?' in lines
+    assert 'method.lamda: unknown field; did you mean "method.lam"?' in lines
     assert "method.lr_s: must be >= 0, got -1" in lines
     assert 'train.batch_size: expected an integer, got "many"' in lines
     assert "train.eval_steps: must be >= 1, got 0" in lines
@@ -69,7 +69,7 @@ def test_all_errors_at_once() -> None:
         ("train.report_to=wandbb", 'train.report_to: unknown "wandbb"; did you mean "wandb"?'),
         ("model.device=a\nb", 'model.device: expected auto, cpu, cuda, cuda:N or mps, got "a\\nb"'),
         ("model.name=", "model.name: empty; give --model or model.name=..."),
-        ("task.name=", "task.name: empty; give --task or task.name=..."),
+        ("task.name=", "task.name: empty; give --task, --train-file or task.name=..."),
         ("lr_s=1", 'lr_s: unknown section; did you mean "method.lr_s"? (command line)'),
         ("nonsense", 'nonsense: expected "section.key=value"'),
         ("train=3", 'train=3: expected "train.key=value"'),
@@ -85,7 +85,7 @@ def test_missing_values_name_their_flag() -> None:
         resolve(None, ["method=mezo"])
     assert str(caught.value).splitlines() == [
         "model.name: required; give --model or model.name=...",
-        "task.name: required; give --task or task.name=...",
+        "task.name: required; give --task, --train-file or task.name=...",
         "train.output_dir: required; give --output-dir or train.output_dir=...",
     ]
     assert errors_of()[0].startswith("method.name: required; give --method or method.name=...; known: bilevel-")

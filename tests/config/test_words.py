@@ -85,7 +85,7 @@ def test_a_section_in_a_file(tmp_path: Path) -> None:
         ("task.dtype=half", 'task.dtype: unknown field; did you mean "model.dtype"?'),
         (
             "modelname=x",
-            'modelname: unknown section; did you mean "task.name" or "model.name"?',
+            'modelname: unknown section; did you mean "model.name"?',
         ),  # which was taken without a word
         ("train.seed=1", "train.seed: an evaluation takes task.key=value and model.key=value alone"),
         ("florble=1", "florble: unknown section; an evaluation takes task.key=value and model.key=value alone"),

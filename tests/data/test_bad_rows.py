@@ -31,7 +31,7 @@ OWN: dict[str, tuple[dict[str, Any], str]] = {  # what is spoilt: (changes to a 
     "an empty text": ({"text": " "}, '"text" is empty'),
     "no label": ({"label": None}, 'no "label"'),
     "an unknown label": ({"label": "so-so"}, "unknown label"),
-    "a label of a list": ({"label": [1]}, '"label" must be a word, an integer or true/false'),
+    "a label of a list": ({"label": [1]}, '"label" must be a word, a number or true/false'),
     "half a character": ({"text": "a \ud800"}, '"text" holds a lone surrogate, half a character'),
     "a text of a number": ({"text": 3}, '"text" must be text, not int'),
 }

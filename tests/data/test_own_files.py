@@ -165,8 +165,8 @@ def test_csv_and_parquet_give_what_jsonl_gives(sentiment_file: Path, tmp_path: P
         ("rows.jsonl", '{"text": "a", "label": 1}\n' * 5, 'rows.jsonl: only one label, "1"'),
         (
             "rows.jsonl",
-            '{"text": "a", "label": 1.5}\n' * 5,
-            '"label" must be a word, an integer or true/false, not 1.5',
+            '{"text": "a", "label": [1.5]}\n' * 5,
+            '"label" must be a word, a number or true/false, not [1.5]',
         ),
         (
             "rows.jsonl",

@@ -51,6 +51,20 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("train_examples: 1000, dev_examples: 200, test_examples: 500", "train_examples: 24, dev_examples: 6"),
         ("max_steps=500, callbacks=[]", "max_steps=4, callbacks=[], batch_size=4"),
     ],
+    "docs/report.md": [("train.max_steps=66", SMALL)],
+    "docs/sweep.md": [
+        ("{max_steps: 200, eval_steps: 50, save_steps: 50,", "{max_steps: 4, eval_steps: 2, save_steps: 2,"),
+        ("{max_steps: 110, eval_steps: 55, save_steps: 55,", "{max_steps: 22, eval_steps: 11, save_steps: 11,"),
+        ("task: sst2\n", "task: {name: sst2, train_examples: 24, dev_examples: 6, test_examples: 6}\n"),
+        ("--only two-stage", f"--only two-stage {SMALL}"),
+        ("--output-dir out/ablation", f"--output-dir out/ablation {TRAIN} train.max_steps=2 task.test_examples=6"),
+        ("--output-dir out/words", f"--output-dir out/words {TRAIN} train.max_steps=2"),
+    ],
+    "experiments/README.md": [
+        ("--output-dir out/sst2", f"--output-dir out/sst2 --only mezo {SMALL}"),
+        ("--output-dir out/bands", f"--output-dir out/bands --only band-0-25 {SMALL}"),
+        ("--data SST2_DIR --dry-run", f"--data SST2_DIR --dry-run {SMALL}"),
+    ],
     "docs/add_a_task.md": [("train.max_steps=20", "train.max_steps=4 train.batch_size=2")],
     "docs/zo_family.md": [
         ("--output-dir out/sparse", f"--output-dir out/sparse {TRAIN} train.max_steps=2"),
@@ -58,11 +72,16 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("--output-dir out/both", f"--output-dir out/both {SMALL}"),
         ('SFTConfig("out", ', 'SFTConfig("out", use_cpu=True, bf16=False, report_to=[], max_steps=2, '),
     ],
+    "docs/serving.md": [("train.max_steps=330", SMALL)],
     "docs/quantization.md": [("--output-dir out/int8", f"--output-dir out/int8 {SMALL}")],
     "docs/memory.md": [
         ("--length 64", "--length 16"),
         ("train.batch_size=32 train.micro_batch_size=8", "train.batch_size=8 train.micro_batch_size=4"),
         ("train.batch_size=16", "train.batch_size=4"),
+        ("--fits 24 --model llama-3.1-8b", "--fits 24 --model smollm2-135m --length 16 --method mezo"),
+        ("--fits 16 --model smollm2-1.7b", "--fits 16 --model smollm2-135m --length 16 --method mezo"),
+        ("--fits 8,12,16,24,80 --length 512", "--fits 8,80 --length 16 --method mezo"),
+        ("--fits 12,16,24 --length 512 --model llama-3.1-8b", "--fits 12,16 --length 16 --model smollm2-135m"),
     ],
     "docs/meta_training.md": [
         ("--output-dir out/meta", f"--output-dir out/meta {SMALL} method.tasks_per_step=2"),
@@ -70,7 +89,38 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("--output out/plain", "--output out/plain --seeds 100"),
         ("seeds=(100, 13)", "seeds=(100,), steps=2"),
     ],
+    "docs/coming_from.md": [
+        ("--max-steps 20000", "--max-steps 2"),
+        ("model.dtype=float16", "model.dtype=bfloat16"),  # half precision on a CPU takes its time
+        ("train.batch_size=16 train.eval_steps=4000 train.save_steps=4000", "train.batch_size=4"),
+        ("train_examples=1000 task.dev_examples=500 task.test_examples=1000", "train_examples=24 task.dev_examples=6"),
+        ("--num-train-epochs 3", "--num-train-epochs 1"),
+    ],
+    "docs/howto.md": [
+        ("--train-file mine.jsonl --output-dir out/table", f"--train-file mine.jsonl --output-dir out/table {SMALL}"),
+        ("--length 128 --method mezo --method fo-peft --method bilevel-zofo", "--length 16 --method mezo"),
+    ],
     "docs/performance.md": [("--json FILE", "--json FILE --sizes 2x16 --rounds 1 --threads 1")],
+    "docs/rewards.md": [
+        ("--limit 64", "--limit 4"),
+        ("limit=64", "limit=4"),
+        ("train.batch_size=8 train.max_steps=40 train.eval_steps=20", "train.batch_size=2 train.max_steps=2"),
+        ("task.dev_examples=32 task.test_examples=64", "task.dev_examples=4 task.test_examples=4"),
+    ],
+    "docs/compare.md": [
+        ("--output-dir out/lora-0", f"--output-dir out/lora-0 {SMALL}"),
+        ("--output-dir out/lora-1", f"--output-dir out/lora-1 {SMALL}"),
+        ("--output-dir out/mezo-0", f"--output-dir out/mezo-0 {TRAIN} train.max_steps=2"),
+        ("--output-dir out/mezo-1", f"--output-dir out/mezo-1 {TRAIN} train.max_steps=2"),
+    ],
+    "docs/watching.md": [("--output-dir out/tour", f"--output-dir out/tour {SMALL}")],
+    "docs/signal.md": [
+        ("--limit 64 --directions 16", "--limit 8 --directions 2"),
+        ("--output-dir out/tour", f"--output-dir out/tour {SMALL}"),
+        ("zofo signal out/tour ", "zofo signal out/tour --limit 8 --directions 2 "),
+        ("--by-layer 4", "--by-layer 2"),
+        ("--json", "--json --limit 8 --directions 2"),
+    ],
     "docs/meta_data.md": [("--train-examples 500", "--train-examples 30")],
 }
 BEFORE: dict[str, list[str]] = {  # what the reader of a page has from another one
@@ -83,8 +133,6 @@ AGAIN = {  # finished results that these pages' commands skip: taken away, so th
     "docs/performance.md": [],
     "docs/tasks.md": ["tasks_smollm2/copa-0shot.json", "tasks_smollm2/copa-fo-lora.json"],
     "experiments/README.md": [
-        "sst2_smollm2/zero-shot-0-seed0.json",
-        "sparse_bands_smoke/band-0-25-0-seed0.json",
         "meta_smollm2_smoke/class_to_class-plain.json",
         "half_batch_smollm2/rte-pretrained-*.json",
         "half_batch_smollm2/boolq-trained-*.json",  # of which one is there, and two are wanted

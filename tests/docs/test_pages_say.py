@@ -29,6 +29,8 @@ NOT_RUN = {  # how many blocks of a page are marked so, with their reason
     "docs/journal.md": 2,
     "docs/lm_eval.md": 3,
     "docs/quantization.md": 1,
+    "docs/serving.md": 5,
+    "docs/watching.md": 1,
 }
 NOW = [page for page in PAGES if name_of(page) not in HISTORY]
 PARTS = ("estimators", "masks", "rules", "adapters", "methods")

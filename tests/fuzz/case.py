@@ -67,11 +67,19 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def judge(case: Case, folder: Path) -> Verdict:
-    """Run a case. folder: all that belongs to it; but for `out` nothing in it may change."""
+    """Run a case. folder: all that belongs to it; but for `out`, and its working directory where an output directory
+    became a relative one and was accepted, nothing in it may change."""
+    here = folder / "here"
+    here.mkdir(exist_ok=True)
     before, start = _listing(folder, case.out), time.monotonic()
     out, err, why, code = io.StringIO(), io.StringIO(), "", -1
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _limited(SECONDS):
+        with (
+            contextlib.chdir(here),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            _limited(SECONDS),
+        ):
             code = cli.run(case.args)
     except _Hang as error:
         why = f"hangs at {error}"
@@ -80,8 +88,9 @@ def judge(case: Case, folder: Path) -> Verdict:
     shown = err.getvalue()
     if not why:
         changed = {path for path, *_ in set(before) ^ set(_listing(folder, case.out))}
-        if code == 0 and case.changes is not None:
-            changed = {path for path in changed if case.changes not in Path(path).parents}
+        if code == 0:
+            free = {here, case.changes}
+            changed = {path for path in changed if not free & {Path(path), *Path(path).parents}}
         why = _fault(case, code, shown) or (f"changes {min(changed)}" if changed else "")
     outcome: Outcome = "fault" if why else "clear" if code == 2 else "accepted"
     return Verdict(outcome, why, shown, time.monotonic() - start)

@@ -105,6 +105,11 @@ def test_faults_of_the_judged_are_found(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / "rows").write_text("other")
         return says("x: no", 2)(args)  # type: ignore[operator]
 
+    def leaves_by_a_relative_name(args: list[str]) -> int:
+        Path("{{ 7 * 7 }}").mkdir(exist_ok=True)
+        Path("{{ 7 * 7 }}", "run.json").touch()
+        return says("x: no", 2)(args)  # type: ignore[operator]
+
     def raises(args: list[str]) -> int:
         raise KeyError("a")
 
@@ -119,6 +124,7 @@ def test_faults_of_the_judged_are_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert of(says("x: no", 2)) == ""
     assert of(raises).startswith("escapes: KeyError")
     assert of(changes).startswith("changes ")
+    assert of(leaves_by_a_relative_name).endswith("here/{{ 7 * 7 }}/run.json")
     assert of(leaves) == "is refused and leaves files"
     monkeypatch.setattr(fuzz, "SECONDS", 0.2)
     assert of(hangs).startswith("hangs at ")

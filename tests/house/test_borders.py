@@ -95,11 +95,13 @@ def test_hidden_attributes_are_read_in_those_modules_alone() -> None:
 
 
 def test_no_call_is_chosen_by_a_signature_or_an_old_name() -> None:
-    """`inspect.signature` knows a name and not what is done with it; the cache's name has changed once."""
+    """`inspect.signature` knows a name and not what is done with it; the cache's name has changed once. A reward is the
+    user's own function, whose arguments are what the page says of them."""
     for path, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
-                assert node.attr not in ("signature", "getfullargspec"), f"{path}:{node.lineno}"
+                own = str(path).endswith("data/rewards.py")
+                assert own or node.attr not in ("signature", "getfullargspec"), f"{path}:{node.lineno}"
             if isinstance(node, ast.keyword) and path not in ADAPTER_MODULES:
                 assert node.arg not in ("past_key_values", "cache_params"), f"{path}:{node.lineno}"
 

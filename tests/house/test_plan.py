@@ -21,6 +21,7 @@ PLAN = {
     "py.typed",
     "errors.py",
     "cli",
+    "study",
     "api",
     "train",
     "eval",
@@ -36,6 +37,22 @@ PLAN = {
 def test_the_listing_is_the_plan() -> None:
     listed = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert listed == PLAN
+
+
+TOP = {
+    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md"),
+    *("benchmarks", "constraints", "docs", "examples", "experiments", "pyproject.toml", "reliability", "results"),
+    *("src", "tests", "zensical.toml"),
+}
+
+
+def test_nothing_else_is_kept() -> None:
+    """What a run of something left in the repository is not committed with the rest."""
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True).stdout.split("\0")
+    if not any(listed):
+        pytest.skip("no git repository")
+    assert {name.split("/")[0] for name in listed if name} == TOP
 
 
 def circles(imports: dict[str, set[str]]) -> Iterator[set[str]]:

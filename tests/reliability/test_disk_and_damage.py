@@ -39,7 +39,7 @@ def subjects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[damag
 def test_a_sample_of_damages(subjects: tuple[Path, list[damage.Subject]]) -> None:
     folder, each = subjects
     tally = damage.Tally()
-    for one in damage.plan(each, random.Random(5))[:150]:
+    for one in damage.plan(each, random.Random(5))[:250]:
         damage.case(*one, folder, tally)
     assert tally.faults == []
     assert tally.refused > 80

@@ -118,6 +118,14 @@ def test_a_killed_process_leaves_a_lock_that_is_taken_over(
     assert not list(run.path.glob(f"{NAME}*")), "nothing of a lock stays behind a run that ended"
 
 
+def test_a_dead_process_that_nobody_asked_after_holds_nothing(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    holder.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it stays in the table of processes
+    refuse_in_use(tmp_path / "out")
+    with Lease(tmp_path / "out") as ours:
+        assert ours.held
+
+
 def test_a_number_that_was_given_to_another_process_is_not_taken_for_it(tmp_path: Path) -> None:
     content = {"token": "x", "host": socket.gethostname(), "pid": os.getpid(), "born": 1.0, "since": 0}
     (tmp_path / NAME).write_text(json.dumps(content))

@@ -93,7 +93,7 @@ def test_a_readme_that_was_edited_is_kept(train: Callable[..., Any], tmp_path: P
     for number, how in enumerate([{"resume": "latest", "max_steps": 16}, {"overwrite": True}]):
         (out / "README.md").write_text(f"my notes {number}")
         train(**how)
-        assert "Test:" in (out / "README.md").read_text()
+        assert "| test |" in (out / "README.md").read_text()
     assert [path.read_text() for path in sorted(out.glob("README.edited*"))] == ["my notes 0", "my notes 1"]
     assert f"{out / 'README.md'}: changed since zofo wrote it, and kept as README.edited2.md" in caplog.text
     assert f"{out}: not the run's, and left there: README.edited.md, README.edited2.md" in caplog.text

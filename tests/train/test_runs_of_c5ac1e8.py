@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tests.conftest import ROOT, read_rows, write_rows
 from tests.fixtures.make_runs import RUNS, STILL
 from zofo.cli import main as cli
+from zofo.config.resolve import load
 from zofo.zo.journal import read_header, read_records
 
 TRAINED = [name for name in RUNS if name not in STILL]
@@ -49,19 +50,28 @@ def zofo(unpacked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-def assert_same_numbers(actual: Any, expected: Any, where: str = "") -> None:
-    """Equal but for the last digits of numbers. What a later version adds is no difference."""
+def assert_same_numbers(actual: Any, expected: Any, where: str = "", least: float = 1e-4) -> None:
+    """Equal but for the last digits of numbers. What a later version adds is no difference. least: numbers that are as
+    near as that are equal."""
     if isinstance(expected, dict):
         for key, value in expected.items():
-            assert_same_numbers(actual[key], value, f"{where}.{key}")
+            assert_same_numbers(actual[key], value, f"{where}.{key}", least)
     elif isinstance(expected, list):
         assert len(actual) == len(expected), where
         for number, (one, other) in enumerate(zip(actual, expected, strict=True)):
-            assert_same_numbers(one, other, f"{where}[{number}]")
+            assert_same_numbers(one, other, f"{where}[{number}]", least)
     elif isinstance(expected, float):
-        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4), where
+        assert actual == pytest.approx(expected, rel=1e-3, abs=least), where
     else:
         assert actual == expected, where
+
+
+def least_of_c(info: dict[str, Any], run: Path) -> float:
+    """How near two coefficients c = (G+ - G-) / 2 eps are that are equal: on a processor with other instructions than
+    those of the fixture the losses G have other last digits, which 1 / 2 eps enlarges. info: of the older run."""
+    if info["environment"]["cpu_capability"] == torch.backends.cpu.get_cpu_capability():
+        return 1e-4
+    return 1e-4 / (2 * load(run / "config.yaml").estimator.eps)
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if RUNS[name][:2] == ["--task", "rows.jsonl"]][::3])
@@ -126,9 +136,11 @@ def test_a_run_goes_on_as_it_did(name: str, unpacked: Path, zofo: Callable[..., 
         records = [list(read_records(at / "journal.bin", read_header(at / "journal.bin")[1])) for at in (run, old)]
         assert [r.step for r in records[0]] == [r.step for r in records[1]]
         assert_same_numbers([r.rate for r in records[0]], [r.rate for r in records[1]])
+        least = least_of_c(numbers[1], run)
         for record, expected in zip(*records, strict=True):
             assert [seed for seed, _ in record.terms] == [seed for seed, _ in expected.terms]
-            assert_same_numbers([c for _, c in record.terms], [c for _, c in expected.terms], f"step {expected.step}")
+            found, before = ([c for _, c in each.terms] for each in (record, expected))
+            assert_same_numbers(found, before, f"step {expected.step}", least)
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -16,6 +16,7 @@ from tests.small_runs import SMALL
 from zofo import InputError, evaluate, export, finetune, resolve, train
 from zofo.api.check_run import check_run
 from zofo.cli.main import run as command_line
+from zofo.config.reward_name import asked_again
 from zofo.models.sealed import sha256_of
 from zofo.train.whole import going_on
 
@@ -192,10 +193,15 @@ def test_a_damaged_record_and_a_checkpoint_before_it(run: Path) -> None:
 def test_the_command_that_goes_on() -> None:
     run = Path("/a b/run")
     assert going_on(run) == "zofo train --resume latest --output-dir '/a b/run'"
-    code = going_on(run, run / "checkpoint-4", code=True)
+    code = going_on(run, run / "checkpoint-4", again=asked_again(True, "f1"))
     assert code == ("zofo train --resume '/a b/run/checkpoint-4' --output-dir '/a b/run' model.trust_remote_code=true")
 
 
 @pytest.mark.parametrize("name", ["9" * 5000, "a\0b", "nowhere/checkpoint-4"])
 def test_a_checkpoint_that_can_be_none(name: str, run: Path) -> None:
     assert resume(run, name).startswith("train.resume: ")
+
+
+@pytest.mark.parametrize("metric", ["a b/mine.py:reward", "$HOME/mine.py:reward", "it's.py:reward", "mine.py:reward"])
+def test_what_is_asked_for_again_can_be_pasted(metric: str) -> None:
+    assert shlex.split(asked_again(True, metric)) == ["model.trust_remote_code=true", f"task.metric={metric}"]

@@ -15,13 +15,15 @@ from zofo.config.instantiate import make_method
 from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
-from zofo.config.sections import exists, field_of_rows
+from zofo.config.sections import exists
+from zofo.config.task_rows import moved
 from zofo.errors import InputError
 from zofo.models.sealed import verify_tree
 from zofo.train import checkpoint
+from zofo.train.adapter_start import check_kept, kept_in
 from zofo.train.ending import Ending
 from zofo.train.files import looks_like_run
-from zofo.train.ownership import BEST, CHECKPOINT, step_of
+from zofo.train.ownership import BEST, CHECKPOINT, START, step_of
 from zofo.train.run_dir import RunDir
 from zofo.train.whole import going_on, instead_of, whole_ones
 from zofo.zo.journal import JournalError, read_header, scan
@@ -54,7 +56,7 @@ def check_run(
         base = replace(check.config.model, trust_remote_code=False)  # which a file cannot ask for
         config = replace(check.config, model=with_given(base, given) if given else base)
         if data is not None:
-            config = replace(config, task=replace(config.task, **{field_of_rows(config.task.name): data}))
+            config = replace(config, task=replace(config.task, **moved(config.task, data)))
         check.results += check_weights(check.run, config, check.info, check.states)
     elif check.faulty:
         check.results.append(("weights, replay, examples: not checked before the files are whole", ""))
@@ -113,9 +115,18 @@ class _Check:
         for directory in self._directories(BEST):
             with self._one(f"{directory.name}: its files have their checksums"):
                 self._verify(directory)
+        if self._began_with_an_adapter():
+            with self._one(f"{START}: its files have their checksums"):
+                check_kept(self.run)
         self._referred()
         if self.run.journal.exists():
             self._journal()
+
+    def _began_with_an_adapter(self) -> bool:
+        """As manifest.json has it; where that is damaged, which is said already, as the directory has it."""
+        if not self.whole_manifest:
+            return kept_in(self.run).is_dir()
+        return START in self.run.manifest.get("files", ()) or "start" in self.run.inputs
 
     def _verify(self, directory: Path) -> None:
         try:
@@ -145,7 +156,7 @@ class _Check:
                     numbered = kind in (CHECKPOINT, BEST) and number.isdigit()  # may be deleted where none refers to it
                     of_end = name == "README.md" or name.startswith("eval/")
                     if not numbered and (ended or not of_end) and not (self.run.root / name).exists():
-                        fault(self.run.root / name, f"missing; {COPY if name == 'journal.bin' else AGAIN}")
+                        fault(self.run.root / name, f"missing; {COPY if name in ('journal.bin', START) else AGAIN}")
             self.whole_manifest = True
 
     def _has_manifest(self) -> bool:

@@ -13,17 +13,19 @@ from torch import Tensor
 from zofo.config import registry
 from zofo.config.instantiate import make_estimator, make_method, make_rule
 from zofo.config.resolve import Config
-from zofo.config.sections import exists
+from zofo.config.task_rows import rows_are_there
 from zofo.data import load_task
 from zofo.errors import InputError
 from zofo.methods._base import Base as Method
 from zofo.models.adapters._bank import Bank
-from zofo.models.adapters._set import AdapterSet, difference
+from zofo.models.adapters._set import WEIGHTS, AdapterSet, difference
+from zofo.models.adapters._start import digest
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.models.tensors import load_tensors
 from zofo.train.checks import shift_mode
 from zofo.train.inputs import SPLITS, check_inputs, examples_digest, tokenizer_digest
+from zofo.train.ownership import START
 from zofo.train.run_dir import RunDir
 from zofo.zo.journal import JournalError, read_header, read_records
 from zofo.zo.keys import derive
@@ -158,11 +160,46 @@ class _Weights:
         if not names:
             return
         built = self._built(names)
+        if "start" in self.run.inputs:
+            self.one("adapter-start: the adapter that the run began with", partial(self._start, built, names[0]))
         for directory in [*self.run.bests(), *self.run.checkpoints()]:
             for name in names:
                 self.one(
                     f"{directory.name}/{name}: an adapter of this model", lambda d=directory, n=name: _fits(built, d, n)
                 )
+
+    def _start(self, built: AdapterSet, name: str) -> None:
+        """The copy in the run; where theta is the adapter, the journal leads from it to every adapter that is kept."""
+        member = built.members(name, self._tasks() or [""])[0] if self.method.bank else name
+        inner = built.inner if isinstance(built, Bank) else built
+        _fits(inner, self.run.root, member, START)
+        if digest(inner.parameters(member)) != self.run.inputs["start"]["sha256"]:
+            raise InputError(f"{self.run.root / START}: not the adapter that the run began with; {COPY}")
+        if self.method.moves != "zo" or self.method.theta_of != "adapter":
+            return
+        theta, path = Point(built.model, params=built.parameters(name), mode=shift_mode(self.config)), self.run.journal
+        wanted = {state["journal"]: directory / name for directory, state in self.states.items()}
+        if self.info and self.run.best(self.info["best_step"]).is_dir():
+            wanted[self.info["journal_position"]] = self.run.best(self.info["best_step"]) / name
+        try:
+            header, done = read_header(path)
+            check_initial(theta, header, path)
+            estimator, rule = make_estimator(self.config), make_rule(self.config)
+            for position in sorted(wanted):
+                replay(theta, estimator, rule, read_records(path, done, position))
+                done = position
+                self._is_replayed(built.state(name), wanted[position])
+        except (JournalError, OSError) as error:
+            raise InputError(str(error)) from error
+
+    def _is_replayed(self, state: Mapping[str, Tensor], directory: Path) -> None:
+        try:
+            kept = load_tensors(directory / WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{directory}: {error}; {COPY}") from error
+        for key, tensor in state.items():
+            if key not in kept or not torch.equal(tensor, kept[key]):
+                raise InputError(f"{directory}: {key} is not what the journal's replay from {START} gives; {COPY}")
 
     def _built(self, names: tuple[str, ...]) -> AdapterSet:
         adapter = registry.load("adapters", self.config.names["adapter"]).Adapter(self.config.adapter)
@@ -181,8 +218,8 @@ class _Weights:
     def examples(self) -> None:
         what, cfg = "examples: those that the run was made with", self.config.task
         then = self.run.inputs.get("examples")
-        place = cfg.data or cfg.name
-        if then is None or not exists(place):
+        place = cfg.place
+        if then is None or not rows_are_there(cfg):
             why = f"{place} is not a place here; --data says where the rows are now"
             why = "the run is of a version that kept no digests" if then is None else why
             self.results.append((f"{what}: not checked, {why}", ""))
@@ -202,8 +239,10 @@ class _Weights:
         self.one(what, lambda: check_inputs(self.run.inputs, now, str(place), FIX))
 
 
-def _fits(built: AdapterSet, directory: Path, name: str) -> None:
+def _fits(built: AdapterSet, directory: Path, name: str, part: str | None = None) -> None:
+    """part: the adapter's directory, where it has another name."""
+    place = directory / (part or name)
     try:
-        built.restore(name, directory / name)
+        built.restore(name, place)
     except (OSError, ValueError) as error:
-        raise InputError(f"{directory / name}: {error}; {COPY}") from error
+        raise InputError(f"{place}: {error}; {COPY}") from error

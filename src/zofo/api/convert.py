@@ -16,12 +16,13 @@ from zofo.api.task_files import begins_with_a_row, write_task
 from zofo.config.registry import canonical
 from zofo.data.chat import Chat, Make
 from zofo.data.example import Example
-from zofo.data.files import Record, Tables, file_of, read_tables
+from zofo.data.files import Record, Tables, file_of
 from zofo.data.hub import from_hub
 from zofo.data.labels import say_slips
 from zofo.data.own_files import own_task
 from zofo.data.samples import carved
 from zofo.data.spec import TaskSpec, check_columns, maker, used_columns
+from zofo.data.tables import read_tables
 from zofo.data.task import find_spec, local_tables
 from zofo.errors import InputError, did_you_mean
 from zofo.train.lease import Lease, refuse_in_use

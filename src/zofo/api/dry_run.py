@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from itertools import repeat
 from typing import Any
 
+from zofo.api.adapter_start import trained_for
 from zofo.config.cadence import rounded
 from zofo.config.resolve import Config
 from zofo.data.batch import collate
@@ -18,16 +20,18 @@ from zofo.train.record import peak_bytes
 from zofo.train.setup import audit, build
 
 
-def dry_run(config: Config) -> dict[str, Any]:
+def dry_run(config: Config, metric: Callable[..., Any] | None = None) -> dict[str, Any]:
     """Print three prompts, the time and the peak memory of a step, and the time of the whole run. Writes no file.
 
-    Returns {steps, seconds_per_step, peak_bytes}.
+    metric: see `train`. Returns {steps, seconds_per_step, peak_bytes}.
     """
-    session = build(config)
+    trained = trained_for(config)
+    session = build(config, metric=metric, start=None if trained is None else trained.directory)
+    config = session.config  # of which the steps are counted
     selects = session.counted_per_step > 0
     for line in (*sizes(session.data, config.task, selects), *preview(session.data, session.encoded)):
         print(line)
-    for line in rounded(config.train, session.method.per_step):
+    for line in filter(None, (session.passes.words(), *rounded(config.train, session.method.per_step))):
         print(line)
     if session.journals:
         audit(session)
@@ -49,7 +53,7 @@ def dry_run(config: Config) -> dict[str, Any]:
             seconds = _rehearse(method, k)
             total += seconds * number
         info["seconds_per_step"] = total / (steps * per_step)
-        print(f"the run of {info['steps']} counted steps takes about {duration(total)} plus evaluations")
+        print(f"the run of {info['steps']} counted steps takes at most about {duration(total)}, plus evaluations")
     info["peak_bytes"] = peak_bytes(session.loaded.device)
     print(f"peak memory: {gib(info['peak_bytes'])}")
     return info

@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zofo.api.card.card import of_export
+from zofo.api.card.opening import Opening
+from zofo.api.hub import Destination, destination, push
 from zofo.api.restore import Restored, given_model, restore
-from zofo.api.standing import in_the_readme
 from zofo.api.targets import as_path
+from zofo.config.instantiate import make_method
+from zofo.config.paths import is_local
 from zofo.data import ending
-from zofo.data.asking import how_to_ask
 from zofo.errors import InputError, first_few
 from zofo.models._transformers import close, quiet, right_way
 from zofo.models.quantization import quantized_by
-from zofo.models.sealed import EXPORT, MANIFEST
+from zofo.models.sealed import EXPORT, MANIFEST, README
 from zofo.models.versions import named
-from zofo.train.ending import Ending
 from zofo.train.files import make_directory, write_json, write_text
 from zofo.train.lease import Lease, of_a_lock, refuse_in_use
 from zofo.train.trees import names_of, recover, write_tree
@@ -40,24 +42,35 @@ def export(
     model: str | None = None,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
+    push_to_hub: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
 ) -> Path:
     """Write a run's model for plain transformers and peft, in a directory that can be moved.
 
     One plain transformers directory with the deployed adapter (or `adapter`) in its weights, where it can be put there;
     else, and with merge=False, the tuned backbone in `backbone/` and the adapter beside it. merge=True: the first or
-    none. model: where the base model is now; overrides: "model.key=value". The directory's README.md says how it is
-    opened. The same base, adapters and journal give the same bytes. PEFT does not know DePT: its export is for
-    `zofo.load` alone. Raises InputError.
+    none. model: where the base model is now; overrides: "model.key=value". The directory's README.md is a model card
+    and says how it is opened. The same base, adapters and journal give the same bytes. PEFT does not know DePT: its
+    export is for `zofo.load` alone.
+
+    push_to_hub: "owner/name", to which the directory goes in one commit (docs/serving.md); its files then name nothing
+    of this machine. private: of a repository that is made. revision: a branch, made where it is not there.
+
+    Raises InputError; RunError where the hub does not take it, and the directory stays.
     """
     run_dir, out = as_path(run_dir), Path(output_dir)
     given, _ = given_model(model, overrides, "export")
     _check_target(out, overwrite)
+    hub = destination(push_to_hub, private, revision)
     restored = restore(run_dir, adapter, given)
     make_directory(out.parent)
     with Lease(out, inside=out.is_dir()):
-        stays = write_tree(out, lambda directory: _write(restored, restored.inputs, directory, out, merge))
+        stays = write_tree(out, lambda directory: _write(restored, directory, out, merge, hub))
     if stays := [name for name in stays if not of_a_lock(name)]:
         log.warning("%s: not zofo's, and left there: %s", out, first_few(stays))
+    if hub is not None:
+        log.info("%s: pushed to %s", out, push(out, hub))
     return out
 
 
@@ -80,32 +93,54 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out}: is no export of zofo, so it is not overwritten; delete it yourself")
 
 
-def _write(restored: Restored, inputs: dict[str, Any], directory: Path, final: Path, merge: bool | None) -> None:
+def _write(restored: Restored, directory: Path, final: Path, merge: bool | None, hub: Destination | None) -> None:
     model, adapters, target = restored.model, restored.adapters, directory
-    reason = adapters.mergeable(restored.adapter) if adapters is not None else ""
+    reason, way = adapters.mergeable(restored.adapter) if adapters is not None else "", {}
     if adapters is not None and reason and merge is None:
         log.info("%s: %s: backbone and adapter are written apart", final, reason.partition(";")[0])
     merged = adapters is not None and (merge or (merge is None and not reason))
     if adapters is not None and merged:
         model = _merged(restored)
     elif adapters is not None:
-        adapters.save(restored.adapter, directory, base_model=str((final / "backbone").resolve()))
-        _try_peft(restored, final)
+        adapters.save(restored.adapter, directory, base_model=_named(restored, final, hub))
+        way = _try_peft(restored, final)
         model, target = adapters.unwrap(), directory / "backbone"
     _save_model(model, target, final)
     ending.tell_file(target / "generation_config.json", model, restored.loaded.tokenizer)
     restored.loaded.tokenizer.save_pretrained(target)
+    write_json(directory / EXPORT, _info(restored, merged, hub))
+    task, model_config = restored.config.task, restored.config.model
+    opening = Opening(
+        "ours" if _is_ours(restored) and not merged else "plain" if adapters is None or merged else "apart",
+        way,
+        task.apply_chat_template,
+        task.system,
+        None if hub is None else (hub.repository, hub.branch),
+        model_config.trust_remote_code,
+    )
+    write_text(directory / README, of_export(restored.info, restored.config, restored.adapter, opening))
+
+
+def _named(restored: Restored, final: Path, hub: Destination | None) -> str:
+    """The base model in adapter_config.json, of which peft's Auto classes alone make use."""
+    if hub is None:
+        return str((final / "backbone").resolve())
+    method, name = make_method(restored.config), restored.config.model.name
+    moved = method.moves != "nothing" and method.theta_of == "backbone"
+    return "backbone" if moved or is_local(name) else name
+
+
+def _info(restored: Restored, merged: bool, hub: Destination | None) -> dict[str, Any]:
+    """zofo.json. Of one that is pushed no file's place is told."""
     info = {key: restored.info[key] for key in ("zofo", "method", "task", "model", "seed", "best_step", "test")}
     dev = restored.info.get("dev", {}).get(restored.adapter, {}) if not any(info["test"].values()) else None
     info |= {"outcome": restored.info.get("outcome"), "dev": dev, "checkpoint": restored.info.get("checkpoint")}
     info |= {"tasks": restored.info.get("tasks"), "adapter": restored.adapter, "merged": merged}
-    config = restored.config.absolute()
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir="."))
-    info |= {"labels": restored.info.get("labels"), "config": config.to_dict(), "inputs": inputs}
-    write_json(directory / EXPORT, info)
-    readme = _readme(info, adapters is not None and not merged, _is_ours(restored))
-    asked = how_to_ask(config.task, "HERE", info["labels"] or (), str(restored.info.get("metric")))
-    write_text(directory / "README.md", readme + asked)
+    config = restored.config.absolute() if hub is None else restored.config.bare()
+    if hub is not None:
+        info["model"] = config.model.name
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=".", resume=None))
+    return {**info, "labels": restored.info.get("labels"), "config": config.to_dict(), "inputs": restored.inputs}
 
 
 def _merged(restored: Restored) -> Any:
@@ -140,12 +175,15 @@ def _save_model(model: Any, target: Path, final: Path) -> None:
         model.save_pretrained(target, save_original_format=not getattr(quantizer, "pre_quantized", False))
 
 
-def _try_peft(restored: Restored, final: Path) -> None:
-    """Warns where PEFT's own `generate` would not write what the exported adapter says, as its forward does."""
+def _try_peft(restored: Restored, final: Path) -> dict[str, Any] | None:
+    """Warns where PEFT's own `generate` would not write what the exported adapter says, as its forward does.
+
+    Returns what it must be given so that it does, None for nothing.
+    """
     assert restored.adapters is not None
     theirs = restored.adapters.as_peft(restored.adapter)
     if theirs is None:
-        return
+        return None
     with warnings.catch_warnings(action="ignore"):  # they say what they deprecate, not that it is wrong
         way = right_way(theirs, _ids(restored)[0].tolist())
     if way != {}:
@@ -156,54 +194,9 @@ def _try_peft(restored: Restored, final: Path) -> None:
             named("transformers"),
             "" if way is None else ", unless it is given use_cache=False",
         )
+    return way
 
 
 def _is_ours(restored: Restored) -> bool:
     """Whether PEFT does not know the adapter."""
     return restored.adapters is not None and "zofo" in restored.adapters.config(restored.adapter)
-
-
-_PLAIN = """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained(HERE)
-tokenizer = AutoTokenizer.from_pretrained(HERE)
-"""
-_APART = """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-backbone = AutoModelForCausalLM.from_pretrained(f"{HERE}/backbone")
-model = PeftModel.from_pretrained(backbone, HERE)
-tokenizer = AutoTokenizer.from_pretrained(f"{HERE}/backbone")
-"""
-_OURS = """import zofo
-
-model, tokenizer = zofo.load(HERE)
-"""
-
-
-def _readme(info: dict[str, Any], apart: bool, ours: bool) -> str:
-    what = "a backbone and its adapter" if apart else "a model"
-    code = (_OURS if ours else _APART) if apart else _PLAIN
-    name, base = info["adapter"], f"`{info['model']}`"
-    if Path(info["model"]).is_absolute():  # of the machine that trained, and nothing here needs it
-        base = f"the model in a directory `{Path(info['model']).name}`"
-    test = info["test"].get(name, {})
-    measured = f"Test: {_numbers(test) or 'not measured'}."
-    if info["dev"]:
-        measured += f" Dev, at step {info['best_step']}: {_numbers(info['dev'])}."
-    ending, here = Ending.read(info["outcome"]), ""
-    if info["checkpoint"]:
-        here = f"What is here is {info['checkpoint']} of the run.\n\n"
-    elif not test and ending.kind != "finished":
-        here = f"What is here is the best of its evaluations until then, that of step {info['best_step']}.\n\n"
-    return (
-        f"# {info['method']} on {info['task']}: {what}\n\n"
-        f"Trained from {base} with zofo, seed {info['seed']}. {measured}\n\n"
-        f"{in_the_readme(ending)}{here}"
-        f"HERE is the path of this folder, which can be moved:\n\n```python\n{code}```\n\n"
-        f"`zofo eval HERE` measures it, `zofo generate HERE --prompt TEXT` writes with it.\n"
-    )
-
-
-def _numbers(values: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{key} {value:.4f}" for key, value in values.items() if key != "n" and value is not None)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zofo.api import adapter_start
 from zofo.api.configure import resolve
 from zofo.api.export import export
 from zofo.api.finish import finish
+from zofo.api.memory.before_run import warn_if_it_will_not_fit
 from zofo.api.out_of_memory import explained, smaller, with_options
 from zofo.api.restore import given_model
 from zofo.api.standing import ended_before, warn_of_the_export
 from zofo.api.start import check_directory
+from zofo.api.states import info_of
 from zofo.api.targets import as_path, export_info, load
+from zofo.api.trained_before import say_trained_before
 from zofo.config.resolve import Config
+from zofo.data.rewards import name_given
 from zofo.errors import InputError, RunError
 from zofo.train.callbacks import check_callbacks
 from zofo.train.ending import Ending
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 log = logging.getLogger("zofo")
-__all__ = ["Run", "evaluate", "export", "finetune", "load", "train"]
+__all__ = ["Run", "evaluate", "export", "finetune", "load", "score_test", "train"]
 
 
 @dataclass
@@ -53,7 +60,7 @@ class Run:
 
     @property
     def test(self) -> dict[str, float]:
-        """Loss and metric on test of what is deployed."""
+        """Loss and metric on test of what is deployed; {} where the test set was left alone (train.score_test)."""
         return self.info["test"][self.deployed]
 
     @property
@@ -67,14 +74,24 @@ class Run:
 
         return predict(self.path, rows, **settings)
 
-    def export(self, output_dir: str | Path, merge: bool | None = None, adapter: str | None = None) -> Path:
-        """A directory for plain transformers and peft; see `zofo.api.export.export`."""
-        return export(self.path, output_dir, merge=merge, adapter=adapter)
+    def export(
+        self,
+        output_dir: str | Path,
+        merge: bool | None = None,
+        adapter: str | None = None,
+        *,
+        push_to_hub: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+    ) -> Path:
+        """A directory for plain transformers and peft, and on the hub; see `zofo.api.export.export`."""
+        hub = {"push_to_hub": push_to_hub, "private": private, "revision": revision}
+        return export(self.path, output_dir, merge=merge, adapter=adapter, **hub)  # type: ignore[arg-type]
 
 
 def finetune(
     model: str,
-    task: str,
+    task: str | None = None,
     method: str | Mapping[str, Any] | None = None,
     adapter: str | Mapping[str, Any] | None = None,
     *,
@@ -83,37 +100,67 @@ def finetune(
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     overrides: Sequence[str] = (),
     dry_run: bool = False,
+    metric: str | Callable[..., Any] | None = None,
+    train_file: str | Path | None = None,
+    dev_file: str | Path | None = None,
+    test_file: str | Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     **train_options: Any,
 ) -> Run:
-    """Fine-tune `model` (a hub id or a directory) on `task` (a task's name, or a file of one's own).
+    """Fine-tune `model` (a hub id or a directory) on `task` (a task's name, or a file of one's own) or `train_file`.
 
-    method, adapter: a name, or a mapping with `name` and settings; the preset's if left out, and without a preset
-    bilevel-zofo. train_options: fields of the `train` section, such
-    as max_steps, batch_size, seed, resume, overwrite. overrides: "section.key=value" for everything else. callbacks:
-    transformers TrainerCallbacks. Returns the finished Run. Raises InputError and RunError.
+    dev_file, test_file: beside train_file, of which they are cut otherwise. text_column, label_column: the rows' own
+    names for text (or prompt) and label. method, adapter: a name, or a mapping with `name` and settings; the
+    preset's if left out, and without a preset bilevel-zofo. train_options: fields of the `train` section, such as
+    max_steps, batch_size, seed, resume, overwrite. overrides: "section.key=value" for everything else. callbacks:
+    transformers TrainerCallbacks. metric: what leads, a name, "FILE.py:FUNCTION", or a function (docs/rewards.md).
+    Returns the finished Run. Raises InputError and RunError.
     """
     if method is None and preset is None:
         method = "bilevel-zofo"
     sections: dict[str, Any] = {"model": model, "task": task, "method": method, "adapter": adapter}
     options = {"output_dir": str(output_dir), **train_options}
-    return train(resolve(None, overrides, preset, train=options, source="caller", **sections), dry_run, callbacks)
+    function = metric if callable(metric) else None
+    own = {"train_file": train_file, "dev_file": dev_file, "test_file": test_file}
+    own |= {
+        "text_column": text_column,
+        "label_column": label_column,
+        "metric": metric if isinstance(metric, str) else None,
+    }
+    if own := {key: os.fspath(value) for key, value in own.items() if value is not None}:
+        sections["task"] = own | ({} if task is None else {"name": task})
+    config = resolve(None, overrides, preset, train=options, source="caller", metric=function, **sections)
+    return train(config, dry_run, callbacks, function)
 
 
 def train(
-    config: Config, dry_run: bool = False, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
+    config: Config,
+    dry_run: bool = False,
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+    metric: Callable[..., Any] | None = None,
 ) -> Run:
-    """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files."""
+    """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files.
+
+    metric: the reward that `resolve` was given, where it was a function.
+    """
     config = config.absolute()
     with explained(config, "the rehearsal" if dry_run else "the run"):
-        return _run(config, dry_run, callbacks)
+        return _run(config, dry_run, callbacks, metric)
 
 
-def _run(config: Config, dry_run: bool, callbacks: Sequence[TrainerCallback | type[TrainerCallback]]) -> Run:
-    run = RunDir(config.train.output_dir)
+def _run(
+    config: Config,
+    dry_run: bool,
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
+    metric: Callable[..., Any] | None,
+) -> Run:
+    began, run = time.perf_counter(), RunDir(config.train.output_dir)
     if dry_run:
         from zofo.api.dry_run import dry_run as rehearse
 
-        return Run(run.root, rehearse(config))
+        warn_if_it_will_not_fit(config)
+        return Run(run.root, rehearse(config, metric))
     check_callbacks(config.train.report_to, callbacks)
     refuse_in_use(run.root, here=True)
     try:
@@ -121,33 +168,40 @@ def _run(config: Config, dry_run: bool, callbacks: Sequence[TrainerCallback | ty
     except InputError:
         refuse_in_use(run.root)  # then what helps is to wait
         raise
-    session = build(config)
+    warn_if_it_will_not_fit(config)
+    trained = adapter_start.trained_for(config)
+    session = build(config, metric=metric, start=None if trained is None else trained.directory)
     warn_of_the_export(Path(config.model.name), export_info(Path(config.model.name)))
     if session.journals:
         audit(session)
     _ = session.inputs  # while theta is still the base
+    adapter_start.say_what_differs(config, trained, session.base_sha256, session.loaded.tokenizer)
+    if config.train.resume is None:
+        say_trained_before(config, session.data)
     with Lease(run.root) as lease:  # not before everything that can be wrong with the input has been found
         run = RunDir(run.root, lease.check)
-        return _train(config, session, run, check_directory(config, run), callbacks)
+        return _train(session, run, check_directory(session.config, run), callbacks, began)
 
 
 def _train(
-    config: Config,
     session: Session,
     run: RunDir,
     resume_from: Path | None,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
+    began: float,
 ) -> Run:
+    """began: see `Phases`."""
+    config = session.config  # of which the steps are counted
     if resume_from is None:
         run.clear()
         run.begin(session.inputs)
-    loop, before = Loop(session, run, callbacks), None if resume_from is None else ended_before(run)
+    loop, before = Loop(session, run, callbacks, began), None if resume_from is None else ended_before(run)
     if resume_from is not None:
         loop.resume(resume_from)  # may be refused, and must leave the run as it was then
     if before is not None and before.failed and not loop.trained:  # else the same is said in the end
         log.warning("%s: goes on with a run that %s", run.root, before.words())
     note(run, None)
-    launched = dataclasses.replace(config.train, output_dir=".", resume=None, overwrite=False)
+    launched = dataclasses.replace(config.train, output_dir=".", resume=None, overwrite=False, num_train_epochs=None)
     run.write_config(dataclasses.replace(config, train=launched))
     if resume_from is None:
         loop.checkpoints.start()
@@ -163,6 +217,22 @@ def _train(
     if (ending := Ending.read(info["outcome"])).failed:
         raise RunError(f"{ending.reason}; the weights in {run.root} are {ending.weights}; {ending.fix}")
     return Run(run.root, info)
+
+
+def score_test(path: str | Path) -> Run:
+    """Measure the test set of a run at its end that left it alone (train.score_test=false), as if it had done so then:
+    run.json, predictions and the model card are those of a run that was not told to. Raises InputError."""
+    run = RunDir(path)
+    info = info_of(run)
+    if any(info["test"].values()):
+        return Run(run.root, info)
+    config = run.read_config()
+    again = dataclasses.replace(config.train, output_dir=str(run.root), resume="latest", score_test=True)
+    done = train(dataclasses.replace(config, train=again)).info
+    done |= {"phases": {**info.get("phases", {}), "test": done["phases"]["test"]}}  # the run's own, but for this one
+    with Lease(run.root) as lease:
+        RunDir(run.root, lease.check).write_info(done)
+    return Run(run.root, done)
 
 
 def evaluate(
@@ -190,7 +260,8 @@ def evaluate(
     made of. adapter: which of a run's ("p", "s", or "theta" for none). limit: only so many examples. seed: of the
     sample, the demonstrations and what is generated. output: a directory for predictions.jsonl, results.json and
     report.json, or a file (.jsonl, .json, .csv, .tsv, .parquet) for the predictions. model: where the base model is
-    now. overrides: "task.key=value" and "model.key=value". Raises InputError.
+    now. overrides: "task.key=value" and "model.key=value". Among the task_options, metric may be a function
+    (docs/rewards.md). Raises InputError.
     """
     from zofo.api.evaluate import evaluate_target
     from zofo.api.predictions import check_output, write_files
@@ -199,10 +270,23 @@ def evaluate(
     if output is not None:
         check_output(Path(output))
     changes = {"data": data, "template": template, "apply_chat_template": apply_chat_template, "system": system}
+    function = task_options["metric"] if callable(task_options.get("metric")) else None
+    if function is not None:
+        task_options["metric"] = name_given(function)
     fewer = f"--batch-size {max(1, (batch_size or 32) // 4)}" if batch_size != 1 else ""
     with with_options("the evaluation", [fewer, *smaller(given)]):
         result, encoded, facts = evaluate_target(
-            as_path(target), task, changes | task_options, overrides, split, adapter, limit, seed, batch_size, given
+            as_path(target),
+            task,
+            changes | task_options,
+            overrides,
+            split,
+            adapter,
+            limit,
+            seed,
+            batch_size,
+            given,
+            function,
         )
     if output is not None:
         write_files(Path(output), result, encoded, facts)

@@ -5,32 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from zofo.api.standing import in_the_readme
+from zofo.api.card.card import of_run
 from zofo.config.json_text import dumps
-from zofo.data.asking import how_to_ask
+from zofo.eval.confusion import confusion
 from zofo.eval.likelihood import as_rows
 from zofo.train import record
-from zofo.train.ending import Ending
 from zofo.train.loop import Loop
 from zofo.train.outcome import Sizes, outcome_of
 from zofo.train.weights import blown_up, largest
 
 
 def finish(loop: Loop) -> dict[str, Any]:
-    """Go back to the best evaluation, measure the test set, write run.json, predictions and a short README."""
+    """Go back to the best evaluation, measure the test set if wanted, write run.json, predictions and a model card."""
     session, best, run = loop.session, loop.at.best, loop.run
     assert best is not None
     peak, last = record.peak_bytes(session.loaded.device), largest(session)
     loop.checkpoints.restore_best(best, loop.at.k)
     sizes = Sizes(loop.before, last, largest(session))
-    test = {}
-    for name in session.method.candidates:
+    test: dict[str, dict[str, float]] = {name: {} for name in session.method.candidates}
+    for name in test if session.config.train.score_test else ():
         result = loop.evaluate("test", name)
         test[name] = result.values
         lines = [dumps(row) for row in as_rows(result, session.encoded["test"])]
         run.write(f"eval/predictions-{name}.jsonl", "\n".join(lines) + "\n")
         if result.report is not None:
             run.write_json(f"eval/report-{name}.json", result.report)
+        for line in confusion(result) if name == best.candidate else ():
+            loop.progress.say(line)
     ending = outcome_of(session, run.journal, loop.updates, loop.skips, loop.loss, sizes)
     ending = replace(ending, step=loop.count, of=session.config.train.max_steps)
     if not ending.failed and (words := blown_up(sizes.before, sizes.deployed)):
@@ -38,8 +39,7 @@ def finish(loop: Loop) -> dict[str, Any]:
             f"warning: {words}, in what dev chose; look at what it says, and start again with lower rates"
         )
     info = {**_info(loop, peak, test), "outcome": ending.to_dict()}
-    asked = how_to_ask(session.config.task, "RUN", info["labels"], info["metric"])
-    run.write_readme(_readme(info) + asked)
+    run.write_readme(of_run(info, session.config))
     run.write_info(info)  # last: with it the run is finished
     return info
 
@@ -72,6 +72,7 @@ def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str,
         "seconds": loop.at.seconds,
         "seconds_per_step": loop.at.seconds / loop.count if loop.count else None,
         "peak_bytes": peak,
+        "phases": loop.phases.to_dict(),
         "parameters": {
             "theta": problem.theta.size if method.moves != "nothing" else 0,
             "adapter": problem.adapters.size(problem.adapters.names[0]) if problem.adapters else 0,
@@ -86,19 +87,3 @@ def _info(loop: Loop, peak: int, test: dict[str, dict[str, float]]) -> dict[str,
         "config_hash": config.hash(),
         "environment": record.environment(),
     }
-
-
-def _readme(info: dict[str, Any]) -> str:
-    name = info["deployed"]
-    numbers = ", ".join(f"{k} {v:.4f}" for k, v in info["test"][name].items() if k != "n")
-    what = "theta alone" if name == "theta" else f"(theta, {name})"
-    return (
-        f"# {info['method']} on {info['task']}\n\n"
-        f"Base model `{info['model']}`, seed {info['seed']}, {info['steps']['lower']} lower and "
-        f"{info['steps']['upper']} upper updates. Deployed: {what}, "
-        f"chosen on dev at step {info['best_step']}. Test: {numbers}.\n\n"
-        f"{in_the_readme(Ending.read(info['outcome']))}"
-        f"With the path of this folder in place of RUN, `zofo eval RUN` measures it again and `zofo export RUN OUT` "
-        f"writes a directory for transformers and peft, from anywhere. The folder can be moved; where model or data "
-        f"have moved, `--model` and `--data` name their new places.\n"
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -20,9 +19,11 @@ from typing import Any
 
 import torch
 
+from zofo.api.memory.room import of_machine
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import dumps
 from zofo.config.resolve import Config, load
+from zofo.config.reward_name import asked_again
 from zofo.errors import OutOfMemory, RunError, during, printable
 from zofo.models.load import choose_dtype
 from zofo.train.progress import gib
@@ -95,7 +96,7 @@ def held() -> str:
     if space != resource.RLIM_INFINITY:
         return f"the process took {gib(_status('VmPeak'))} of addresses at most, and may have {gib(space)} (ulimit -v)"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"the process held {gib(peak)} at most, and {gib(_whole())} are there"
+    return f"the process held {gib(peak)} at most, and {gib(of_machine().total)} are there"
 
 
 def _status(key: str) -> int:
@@ -105,15 +106,6 @@ def _status(key: str) -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _whole() -> int:
-    """Bytes of this machine, or of the container's limit."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        return machine
 
 
 @dataclass(frozen=True)
@@ -237,7 +229,7 @@ def _going_on(config: Config, options: Sequence[str]) -> str:
         kept = "nothing was saved"
         return f"{kept}; start again with one of these" + (" and --overwrite" if run.ours() else "")
     may = next((setting for setting in options if setting.partition("=")[0] in RESUMABLE), None)
-    command = going_on(run.root, code=config.model.trust_remote_code)
+    command = going_on(run.root, again=asked_again(config.model.trust_remote_code, config.task.metric))
     go = f"`{command} {may}`" if may else f"`{command}` where there is more memory"
     return f"{present[-1].name} is kept: go on with {go}"
 

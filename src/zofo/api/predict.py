@@ -13,7 +13,7 @@ from zofo.api.evaluate import task_config
 from zofo.api.out_of_memory import smaller, with_options
 from zofo.api.restore import given_model
 from zofo.api.scored_rows import recorded_labels
-from zofo.api.targets import Opened, open_target
+from zofo.api.targets import Opened, as_path, config_of, open_target
 from zofo.config.layers import brief
 from zofo.config.sections import TaskConfig, kind_of_task
 from zofo.data import Example, load_task
@@ -140,7 +140,8 @@ def open_predictor(
     _check_numbers(asked)
     given, rest = given_model(asked.model, asked.overrides, "predict", tasks=True)
     if asked.task is not None:
-        task_config(None, asked.task, {}, rest)  # what is wrong with it is said before a model is loaded
+        then = config_of(as_path(target))
+        task_config(then, asked.task, {}, rest)  # what is wrong with it is said before a model is loaded
     with with_options("the loading", options(asked)):
         opened = open_target(target, asked.adapter, given)
     config, task = opened.config, asked.task

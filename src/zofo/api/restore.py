@@ -38,7 +38,7 @@ MOVED = {
 class Restored:
     """A run's model: theta moved to its best step; `model` is the backbone in its adapter where one is deployed.
 
-    inputs: digests of what the run was made from, {} where none are known."""
+    theta: every weight of the backbone. inputs: digests of what the run was made from, {} where none are known."""
 
     config: Config
     info: dict[str, Any]
@@ -47,6 +47,7 @@ class Restored:
     adapters: AdapterSet | None
     adapter: str  # "p", "s" or "theta"
     inputs: dict[str, Any]
+    theta: Point
 
 
 Given = Mapping[str, Value]  # fields of the model section that a command is given
@@ -94,7 +95,7 @@ def restore(run_dir: Path, adapter: str | None = None, given: Given | None = Non
     theta = Point(loaded.model, mode=shift_mode(config))
     _restore_theta(loaded, theta, config, state)
     if chosen == "theta":
-        return Restored(config, info, loaded, loaded.model, None, chosen, run.inputs)
+        return Restored(config, info, loaded, loaded.model, None, chosen, run.inputs, theta)
     build_set = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter).build
     adapters = build_set(loaded.model, (chosen,), derive(config.train.seed, "adapter"), loaded.tokenizer)
     loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
@@ -102,7 +103,7 @@ def restore(run_dir: Path, adapter: str | None = None, given: Given | None = Non
         adapters.restore(chosen, state.directory / chosen)
     except (OSError, ValueError) as error:
         raise InputError(f"{state.directory / chosen}: {error}") from error
-    return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen, run.inputs)
+    return Restored(config, info, loaded, adapters.deployable(chosen), adapters, chosen, run.inputs, theta)
 
 
 def _restore_theta(loaded: Loaded, theta: Point, config: Config, state: State) -> None:

@@ -6,12 +6,14 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 from zofo.api.restore import MOVED
 from zofo.api.targets import Opened
 from zofo.config.instantiate import make_method
 from zofo.config.paths import absolute
-from zofo.config.sections import TaskConfig, exists, field_of_rows
+from zofo.config.sections import TaskConfig
+from zofo.config.task_rows import field_of_rows, fields_of_rows, rows_are_there
 from zofo.data import Example, TaskData, load_task
 from zofo.data.own_files import Answers
 from zofo.data.task import answers_of
@@ -29,7 +31,7 @@ def load_rows(opened: Opened, cfg: TaskConfig, other: bool, seed: int, split: st
     if config is None:
         return load_task(cfg, seed, tokenizer, split)
     answers = answers_of(config.task, recorded_labels(opened))
-    same = _place(cfg) == _place(config.task)
+    same = place_of(cfg) == place_of(config.task)
     if other and not same:
         data = load_task(cfg, seed, tokenizer, split, answers=answers)
         _say_trained_on(opened, cfg, data, answers, split)
@@ -39,13 +41,13 @@ def load_rows(opened: Opened, cfg: TaskConfig, other: bool, seed: int, split: st
         data = load_task(cfg, seed, tokenizer, answers=answers)
         _check_same(opened, data, cfg, answers, seed, split)
     except InputError as error:
-        where = printable(cfg.data or cfg.name, 200)
+        where = printable(cfg.place, 200)
         if same and not other:
             raise
         if same:
             log.warning("%s; rows that the run was trained on may be among those that are scored", _what(error))
             return data or load_task(cfg, seed, tokenizer, answers=answers)
-        if field_of_rows(config.task.name) == "name":
+        if field_of_rows(config.task) != "data":
             fix = f"--data takes the run's own file, where it is now; --task {where} scores all of its rows"
             raise InputError("\n".join(f"{_what(line)}; {fix}" for line in str(error).split("\n"))) from None
         with nullcontext() if data is None else unheard():
@@ -57,10 +59,9 @@ def load_rows(opened: Opened, cfg: TaskConfig, other: bool, seed: int, split: st
     return data
 
 
-def _place(cfg: TaskConfig) -> tuple[str, str | None]:
+def place_of(cfg: TaskConfig) -> dict[str, Any]:
     """Where the rows are, one name for one place."""
-    here = absolute(cfg, "task")
-    return here.name, here.data
+    return fields_of_rows(absolute(cfg, "task"))
 
 
 def _what(error: object) -> str:
@@ -77,7 +78,7 @@ def recorded_labels(opened: Opened) -> list[str]:
 def _of_run(opened: Opened, place: TaskConfig) -> TaskConfig:
     """The run's task section, with its rows at another place."""
     assert opened.config is not None
-    return replace(opened.config.task, name=place.name, data=place.data)
+    return replace(opened.config.task, **fields_of_rows(place))
 
 
 def _check_same(opened: Opened, data: TaskData, cfg: TaskConfig, answers: Answers, seed: int, split: str) -> None:
@@ -90,7 +91,7 @@ def _check_same(opened: Opened, data: TaskData, cfg: TaskConfig, answers: Answer
         with unheard():
             data = load_task(_of_run(opened, cfg), config.train.seed, opened.loaded.tokenizer, answers=answers)
     now = {"examples": {split: examples_digest(getattr(data, split))}}
-    check_inputs(opened.inputs, now, cfg.data or cfg.name, MOVED)
+    check_inputs(opened.inputs, now, cfg.place, MOVED)
 
 
 # ------------------------------------------------------------------------------------------------- rows of the training
@@ -103,7 +104,7 @@ def _say_trained_on(opened: Opened, cfg: TaskConfig, data: TaskData, answers: An
     if not make_method(opened.config).per_step:  # nothing is trained
         return
     trained, here = _trained_rows(opened, cfg, answers)
-    where = printable(cfg.data or cfg.name, 200)
+    where = printable(cfg.place, 200)
     if trained is None:
         fix = "; put its rows back to have them compared" if opened.inputs.get("examples") else ""
         log.warning("%s: whether the run was trained on some of these rows is not known%s", where, fix)
@@ -132,7 +133,7 @@ def _read(opened: Opened, cfg: TaskConfig, answers: Answers, split: str | None =
     """The rows of a place of this machine in the run's words; None where there are none. Nothing is said of them."""
     config = opened.config
     assert config is not None
-    if not exists(cfg.data or cfg.name):
+    if not rows_are_there(cfg):
         return None
     demonstrates = make_method(config).demonstrates
     with unheard():

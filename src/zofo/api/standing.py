@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zofo.data.asking import plain
 from zofo.errors import InputError
 from zofo.train.ending import KINDS, Ending, well_formed
 from zofo.train.lease import holder
@@ -79,5 +80,5 @@ def in_the_readme(ending: Ending) -> str:
         return ""
     if ending.kind in ("going", "cut") and ending.step is not None:
         words += f", its last checkpoint then is of step {ending.step} of {ending.of}"
-    fix = f" What helps: {ending.fix}." if ending.fix else ""
-    return f"**The run {words}.**{fix}\n\n"
+    fix = f" What helps: {plain(ending.fix, 400)}." if ending.fix else ""
+    return f"**The run {plain(words, 700)}.**{fix}\n\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from zofo.api.standing import ended_before
 from zofo.config.resolve import Config
-from zofo.config.sections import exists
+from zofo.config.reward_name import reward_name
+from zofo.config.sections import SPLIT_FIELDS, exists
 from zofo.errors import InputError, printable
 from zofo.train.ownership import is_numbered, refuse_what_is_in_the_way, whose
 from zofo.train.run_dir import RunDir
@@ -71,6 +72,7 @@ def _in_the_way(config: Config, run: RunDir) -> str:
 
 _MAY_CHANGE = {
     "max_steps",
+    "num_train_epochs",
     "output_dir",
     "resume",
     "overwrite",
@@ -79,16 +81,20 @@ _MAY_CHANGE = {
     "save_total_limit",
     "logging_steps",
     "max_replay_seconds",
+    "score_test",
 }
 # How much is computed at once: the same numbers but for the last bits of first-order parts, of losses and coefficients
 _AT_ONCE = {"micro_batch_size", "eval_batch_size", "gradient_checkpointing"}
 # Where the run's inputs are: they may be elsewhere now, since their digests are compared
-_PLACES = {("model", "name"), ("task", "name"), ("task", "data")}
+_PLACES = {("model", "name"), ("task", "name"), ("task", "data"), *(("task", key) for key in SPLIT_FIELDS.values())}
 
 
 def _is_place(section: str, key: str, before: object, now: object) -> bool:
     """Whether a setting says where an input is, and nothing else. A task's name is more, unless it is a file."""
     files = all(isinstance(value, str) and Path(value).is_absolute() for value in (before, now))
+    rewards = [reward_name(value) for value in (before, now)]
+    if (section, key) == ("task", "metric") and rewards[0] and rewards[1]:
+        return rewards[0].function == rewards[1].function
     return (section, key) in _PLACES and (files or (section, key) != ("task", "name"))
 
 

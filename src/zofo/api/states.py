@@ -17,6 +17,7 @@ from zofo.errors import InputError
 from zofo.models.sealed import MANIFEST, verify_tree
 from zofo.train import checkpoint
 from zofo.train.ending import Ending
+from zofo.train.files import MISSING, looks_like_run
 from zofo.train.ownership import is_numbered
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
@@ -43,11 +44,16 @@ def is_run(path: Path) -> bool:
 
 def is_state(path: Path) -> bool:
     """Whether a path is meant as a run's directory or a checkpoint's, whatever is to be said of it."""
-    return (path / "config.yaml").is_file() or _is_checkpoint(path)
+    return looks_like_run(path) or _is_checkpoint(path)
+
+
+def run_of(path: Path) -> RunDir:
+    """The run of a state."""
+    return RunDir(path.parent if _is_checkpoint(path) else path)
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return is_numbered(path.name) and (path.parent / "config.yaml").is_file() and not (path / "config.yaml").is_file()
+    return is_numbered(path.name) and looks_like_run(path.parent) and not looks_like_run(path)
 
 
 def finished_only(path: Path) -> InputError:
@@ -61,7 +67,7 @@ def _why(run: RunDir) -> str:
     if (run.root / "zofo.json").is_file():
         return "; it is an export already, give the directory of its run"
     if not run.config.is_file():
-        return " (no run.json)"
+        return f": {MISSING.format(run.config)}" if looks_like_run(run.root) else " (no run.json)"
     ending, begun = standing(run), bool(run.checkpoints())
     if ending.kind == "going":
         return f"; the run {ending.words()}" + (": wait for its end" if begun else " and has no checkpoint yet: wait")
@@ -74,12 +80,14 @@ def _why(run: RunDir) -> str:
 
 def state_of(path: Path) -> State:
     """Raises InputError where there is none, or it is damaged or another run's."""
+    run = run_of(path)
+    if not run.config.is_file():
+        raise finished_only(run.root)
     if _is_checkpoint(path):
-        return _checkpoint(RunDir(path.parent), path)
-    run = RunDir(path)
+        return _checkpoint(run, path)
     if run.finished and not _overtaken(run):
         return _finished(run)
-    if not run.config.is_file() or not run.checkpoints():
+    if not run.checkpoints():
         raise finished_only(path)
     ending, directory = standing(run), newest_whole(run, run.checkpoints())
     saved, words = _read(run, directory), ending.words()
@@ -169,7 +177,7 @@ def _info(run: RunDir, saved: _Saved, candidate: str, candidates: Iterable[str],
     return {
         "zofo": saved.zofo,
         "method": config.names["method"],
-        "task": Path(config.task.name).stem,
+        "task": Path(config.task.title).stem,
         "model": config.model.name,
         "seed": config.train.seed,
         "best_step": step,

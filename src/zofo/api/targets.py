@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from zofo.api.restore import Given, given_model, restore, with_given
 from zofo.api.standing import warn_of_the_export
-from zofo.api.states import is_state
+from zofo.api.states import is_state, run_of
 from zofo.config.json_text import read_json
 from zofo.config.layers import brief
 from zofo.config.resolve import Config, ModelConfig, from_dict
@@ -24,6 +25,7 @@ from zofo.models.sealed import EXPORT, NotAsWritten, check_export
 from zofo.train.inputs import check_inputs, tokenizer_digest
 from zofo.train.lease import refuse_in_use
 
+log = logging.getLogger("zofo")
 AGAIN = "export the run again"
 DAMAGED = {"model": AGAIN, "tokenizer": AGAIN, "examples": AGAIN}
 
@@ -80,6 +82,33 @@ def open_target(target: str | Path, adapter: str | None = None, given: Given | N
     if config is not None and "tokenizer" in inputs:
         check_inputs(inputs, {"tokenizer": tokenizer_digest(loaded.tokenizer)}, str(path), DAMAGED)
     return Opened(loaded, model, config, info, inputs)
+
+
+def refuse_without_chat(target: str | Path, given: Given | None = None) -> None:
+    """Raises InputError for a run or a model in a directory here whose tokenizer has no chat template, before the model
+    is loaded. Whatever else is wrong is its loading's to say."""
+    from transformers import AutoTokenizer
+
+    path = as_path(target)
+    try:
+        base = with_given(run_of(path).read_config().model, given or {}).name if is_state(path) else path
+        name = Path(base)
+        if not (name / "tokenizer_config.json").is_file():
+            return
+        tokenizer = AutoTokenizer.from_pretrained(str(name), local_files_only=True)
+    except Exception as error:  # the loading's, which may have code of its own to run
+        log.debug("%s: its tokenizer is read with the model: %s", path, error)
+        return
+    check_chat(tokenizer, str(target))
+
+
+def check_chat(tokenizer: Any, place: str) -> None:
+    """Raises InputError for a tokenizer without a chat template."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"{place}: the model's tokenizer has no chat template; take an instruction-tuned model, or continue plain "
+            "texts: zofo generate, without --chat"
+        )
 
 
 def refuse_half_written(path: Path) -> None:
@@ -147,6 +176,11 @@ def recorded(path: Path) -> Config | None:
         return from_dict(export_info(path)["config"])
     except (KeyError, InputError):  # no export of zofo's; a method or task that is not installed
         return None
+
+
+def config_of(target: Path) -> Config | None:
+    """Of a run, or of the run that an export was made of."""
+    return run_of(target).read_config() if is_state(target) else recorded(target)
 
 
 def as_path(target: object) -> Path:

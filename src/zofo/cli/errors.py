@@ -69,17 +69,25 @@ def _no_such_option(option: str, error: Exception, args: Sequence[str]) -> str:
     own = [name for name in _options(command) if name != "--help"]
     word = _bare(option)
     same = next((name for name in own if _bare(name) == word), None)
-    hint = "" if same is not None else _setting(option, command, True)
+    strong, weak = ("", "") if same is not None else _foreign(option, command, own, args)
+    hint = "" if same is not None else strong or _setting(option, command, True, args)
     near = same or _near(word, own)
     near = "--help" if word in ("h", "help") else near
+    elsewhere = _of_another(word, command, verbs, 1.0)
+    if not hint and same is None and near != "--help" and weak:
+        hint = elsewhere or weak
     if not hint and near is not None:
         hint = f'; did you mean "{near}"?'
-    hint = hint or _setting(option, command, False)
-    for least in () if hint else (1.0, 0.8):
-        if theirs := next(((v, n) for v, names in verbs.items() if (n := _near(word, names, least))), None):
-            hint = f"; zofo {theirs[0]} has {theirs[1]}, {_path_of(command, verbs)} has not"
-            break
+    hint = hint or _setting(option, command, False, args) or elsewhere or _of_another(word, command, verbs, 0.8)
     return f"No such option: {option}{hint}"
+
+
+def _of_another(word: str, command: Any, verbs: dict[str, list[str]], least: float) -> str:
+    """Of the first verb that has an option so near to the word, what is said; "" for none."""
+    for verb, names in verbs.items():
+        if near := _near(word, names, least):
+            return f"; zofo {verb} has {near}, {_path_of(command, verbs)} has not"
+    return ""
 
 
 def _bare(option: str) -> str:
@@ -112,15 +120,37 @@ def _path_of(command: Any, verbs: Iterable[str]) -> str:
     return next((verb for verb in verbs if verb.split()[-1] == getattr(command, "name", None)), "this")
 
 
-def _setting(option: str, command: Any, exactly: bool) -> str:
+def _setting(option: str, command: Any, exactly: bool, args: Sequence[str]) -> str:
     """What to write instead, where the verb takes settings and one of them has that name. exactly: and no other one."""
-    from zofo.config.layers import SECTIONS
     from zofo.config.places import of_an_option
+
+    sections = _sections(command)
+    return of_an_option(option, sections, exactly, _method(args)) if sections else ""
+
+
+def _foreign(option: str, command: Any, own: Sequence[str], args: Sequence[str]) -> tuple[str, str]:
+    """Of another trainer's word, such as --learning_rate: what to write instead, and what it is where this verb has
+    nothing of it; "" for any other word."""
+    from zofo.config.places import of_a_word, of_no_option, paths_in
+
+    paths = paths_in(_sections(command), _method(args))
+    return of_a_word(option, own, paths), of_no_option(option, own, paths)
+
+
+def _sections(command: Any) -> list[str]:
+    """Of the settings that a verb takes."""
+    from zofo.config.layers import SECTIONS
 
     metavars = [each.metavar or "" for each in getattr(command, "params", ()) if each.name == "settings"]
     named = re.findall(r"(\w+)\.key", " ".join(metavars))
-    sections = [section for section in SECTIONS if section in named or "section" in named]
-    return of_an_option(option, sections, exactly) if sections else ""
+    return [section for section in SECTIONS if section in named or "section" in named]
+
+
+def _method(args: Sequence[str]) -> str:
+    """The method that a command line names, "" for none."""
+    text = " ".join(args)
+    match = re.search(r"(?:^|\s)(?:--method[ =]|method(?:\.name)?=)(\S+)", text)
+    return match[1] if match else ""
 
 
 def _place(error: BaseException) -> str:

@@ -34,7 +34,12 @@ def generate(
     top_p: Annotated[float, option("Sample from the likeliest tokens that hold so much of the probability.")] = 1.0,
     stop: Annotated[list[str] | None, option(r'A text that ends a completion, such as "\n"; several times.')] = None,
     seed: Annotated[int, option("Seed of the sampling.")] = 0,
-    chat: Annotated[bool, option("Each prompt is a user's turn in the model's chat template.", "--chat")] = False,
+    chat: Annotated[
+        bool, option("Each prompt is a user's turn in the model's chat template.", "--chat", "--apply-chat-template")
+    ] = False,
+    system: Annotated[
+        str | None, option('Text of a system turn before it; the run\'s if left out, "" for none (needs a chat).')
+    ] = None,
     adapter: Annotated[str | None, ADAPTER_OF] = None,
     model: BaseModel = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts written at once; the texts are the same.")] = 1,
@@ -56,6 +61,7 @@ def generate(
         stop=stop or [],
         seed=seed,
         chat=chat,
+        system=system,
         adapter=adapter,
         model=model,
         overrides=settings or [],
@@ -115,6 +121,10 @@ def unescaped(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
+def note(text: str) -> None:
+    typer.echo(f"note: {text}", err=True)
+
+
 def run(target: str, texts: Sequence[str], file: str | None, output: str | None, **options: Any) -> None:
     """Write completions as they are done: plain text on a terminal, JSON lines elsewhere and in `output`."""
     from zofo.config.sections import ModelConfig
@@ -146,7 +156,7 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
             print(dumps({"prompt": prompts[number][0], "completion": text}), file=sink or sys.stdout, flush=True)
 
     try:
-        complete(target, [Prompt(*prompt) for prompt in prompts], done=done, **options)
+        complete(target, [Prompt(*prompt) for prompt in prompts], done=done, noted=note, **options)
     finally:
         if sink is not None and place is not None:
             with naming(place):  # what could not be written is tried once more

@@ -10,12 +10,36 @@ from typing import Annotated
 import typer
 
 from zofo.cli import process
+from zofo.cli.about import env, ls, quickstart, show
+from zofo.cli.chat import chat
+from zofo.cli.compare import compare
 from zofo.cli.data import app as data_verbs
+from zofo.cli.diff import diff
+from zofo.cli.export import export
 from zofo.cli.generate import generate
 from zofo.cli.metatest import meta_test
-from zofo.cli.options import ADAPTER_OF, Adapter, BaseModel, Data, Model, Preset, Settings, Task, option, with_data
+from zofo.cli.options import (
+    ADAPTER_OF,
+    Adapter,
+    BaseModel,
+    Data,
+    DevFile,
+    LabelColumn,
+    Model,
+    Preset,
+    Settings,
+    Task,
+    TestFile,
+    TextColumn,
+    TrainFile,
+    option,
+    with_rows,
+)
 from zofo.cli.predict import predict
-from zofo.errors import InputError
+from zofo.cli.report import report
+from zofo.cli.signal import signal
+from zofo.cli.sweep import sweep
+from zofo.cli.variations import ablate, sensitivity
 
 app = typer.Typer(
     name="zofo",
@@ -52,12 +76,18 @@ def train(
     model: Model = None,
     task: Task = None,
     data: Data = None,
+    train_file: TrainFile = None,
+    dev_file: DevFile = None,
+    test_file: TestFile = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     method: Annotated[str | None, option("A method (zofo ls methods).")] = None,
     adapter: Adapter = None,
     preset: Preset = None,
     output_dir: Annotated[str | None, option("Directory of the run.")] = None,
     seed: Annotated[int | None, option("Seed of every random choice.")] = None,
     max_steps: Annotated[int | None, option("Updates in all, lower and upper level counted.")] = None,
+    num_train_epochs: Annotated[float | None, option("Passes over the examples, in place of --max-steps.")] = None,
     resume: Annotated[str | None, option("Go on with the run: latest, or a checkpoint directory.")] = None,
     overwrite: Annotated[bool, option("Replace another run in the output directory.", "--overwrite")] = False,
     dry_run: Annotated[bool, option("One real step of each kind: memory, time, prompts.", "--dry-run")] = False,
@@ -70,10 +100,11 @@ def train(
     from zofo.cli.settings import train_config
 
     config = train_config(
-        with_data(settings, data),
+        with_rows(settings, data, (train_file, dev_file, test_file), (text_column, label_column)),
         preset,
         {"model": model, "task": task, "method": method, "adapter": adapter},
-        {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "resume": resume, "threads": threads}
+        {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "num_train_epochs": num_train_epochs}
+        | {"resume": resume, "threads": threads}
         | ({"overwrite": True} if overwrite else {}),
     )
     _print_notes(config.notes)
@@ -99,6 +130,11 @@ def evaluate(
     model: BaseModel = None,
     task: Annotated[str | None, option("Task or file, where it is not the run's or the export's.")] = None,
     data: Data = None,
+    train_file: TrainFile = None,
+    dev_file: DevFile = None,
+    test_file: TestFile = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     template: Annotated[str | None, option("The task's template.")] = None,
     num_fewshot: Annotated[int | None, option("Answered examples before each prompt.")] = None,
     apply_chat_template: Annotated[
@@ -135,76 +171,19 @@ def evaluate(
         output=output,
         num_fewshot=num_fewshot,
         run_generated_code=run_generated_code or None,
+        train_file=train_file,
+        dev_file=dev_file,
+        test_file=test_file,
+        text_column=text_column,
+        label_column=label_column,
         overrides=settings or [],
     )
     print_result(result)
 
 
+for verb in (sweep, generate, chat, predict, report, export, ls, show):
+    app.command()(verb)
 app.command("meta-test")(meta_test)
-
-
-app.command()(generate)
-
-
-app.command()(predict)
-
-
-@app.command()
-def export(
-    run_dir: Annotated[str, typer.Argument(help="A run's directory.")],
-    output_dir: Annotated[str, typer.Argument(help="Where to write the model.")],
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[model.key=value]...", help="Changes (zofo show model).")
-    ] = None,
-    merge: Annotated[bool, option("One plain model, or nothing: the usual, where it can be.", "--merge")] = False,
-    separate: Annotated[bool, option("The backbone and the adapter apart.", "--separate")] = False,
-    model: BaseModel = None,
-    adapter: Annotated[str | None, option("p, s, or theta for none; the deployed one if left out.")] = None,
-    overwrite: Annotated[bool, option("Replace a directory that exists.", "--overwrite")] = False,
-) -> None:
-    """Write a model for plain transformers and peft.
-
-    One folder that transformers opens anywhere, the adapter in its weights. An adapter that changes no weights (prompt,
-    prefix, dept), or with --separate, is written beside its backbone; the folder's README.md says how to open it.
-    """
-    from zofo.api import finetune
-
-    if merge and separate:
-        raise InputError("--merge and --separate: give one of them")
-    how = {"merge": True if merge else False if separate else None, "adapter": adapter, "overwrite": overwrite}
-    typer.echo(str(finetune.export(run_dir, output_dir, model=model, overrides=settings or [], **how)))
-
-
-@app.command()
-def ls(
-    kind: Annotated[
-        str | None,
-        typer.Argument(
-            help="methods, adapters, objectives, estimators, masks, rules, tasks, settings or presets; all if left out."
-        ),
-    ] = None,
-) -> None:
-    """List what there is, one line each."""
-    from zofo.cli.show import print_names
-
-    print_names(kind)
-
-
-@app.command()
-def show(
-    name: Annotated[
-        str, typer.Argument(help="A method, adapter, task, setting, ..., a task's or setting's .yaml, or model, train.")
-    ],
-    template: Annotated[str | None, option("Of a task: this template alone.")] = None,
-    data: Annotated[str | None, option("Of a task: a prompt of this data; of a setting: what is there of it.")] = None,
-) -> None:
-    """Settings of a method, adapter, task, ...
-
-    Fields, types, defaults and their places in the paper; a task's source, and a prompt with its answers.
-    """
-    from zofo.cli.show import print_entry
-
-    print_entry(name, template, data)
 
 
 @app.command()
@@ -213,12 +192,18 @@ def validate(
     model: Model = None,
     task: Task = None,
     data: Data = None,
+    train_file: TrainFile = None,
+    dev_file: DevFile = None,
+    test_file: TestFile = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     method: Annotated[str | None, option("A method (zofo ls methods).")] = None,
     adapter: Adapter = None,
     preset: Preset = None,
     output_dir: Annotated[str | None, option("Directory of the run.")] = None,
     seed: Annotated[int | None, option("Seed of every random choice.")] = None,
     max_steps: Annotated[int | None, option("Updates in all, lower and upper level counted.")] = None,
+    num_train_epochs: Annotated[float | None, option("Passes over the examples, in place of --max-steps.")] = None,
     threads: Annotated[int | None, option("CPU threads.")] = None,
 ) -> None:
     """Check a configuration and print it whole, or check a run (RUN [--model DIR] [--data FILE]) file by file.
@@ -229,6 +214,7 @@ def validate(
     from zofo.cli.settings import run_among, train_config
 
     train = {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "threads": threads}
+    train["num_train_epochs"] = num_train_epochs
     others = {"task": task, "method": method, "adapter": adapter, "preset": preset}
     if (run_given := run_among(settings or [], others | train)) is not None:
         from zofo.cli.show import print_checks
@@ -239,9 +225,14 @@ def validate(
     from zofo.config.cadence import rounded
     from zofo.config.instantiate import make_method
 
-    config = train_config(with_data(settings, data), preset, sections, train)
-    notes = [*config.notes, *rounded(config.train, make_method(config).per_step), rows_looked_at(config)]
-    _print_notes([note for note in notes if note])
+    config = train_config(
+        with_rows(settings, data, (train_file, dev_file, test_file), (text_column, label_column)),
+        preset,
+        sections,
+        train,
+    )
+    notes = [*config.notes, *rounded(config.train, make_method(config).per_step), *rows_looked_at(config)]
+    _print_notes(notes)
     typer.echo(config.to_yaml(reasons=True), nl=False)
 
 
@@ -251,6 +242,11 @@ def memory(
     model: Model = None,
     task: Task = None,
     data: Data = None,
+    train_file: TrainFile = None,
+    dev_file: DevFile = None,
+    test_file: TestFile = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     method: Annotated[list[str] | None, option("A method; several are compared, and five if none is named.")] = None,
     adapter: Adapter = None,
     preset: Preset = None,
@@ -258,38 +254,20 @@ def memory(
     options: Annotated[int | None, typer.Option(min=1, help="Answers with rows of their own (with --length).")] = None,
     answer: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer (with --length).")] = None,
     measure: Annotated[bool, option("Load the model too, and count in real steps.", "--measure")] = False,
+    fits: Annotated[str | None, option("What fits into so many GiB (24, 24GB, 8,16,24): a table of methods.")] = None,
     as_json: Annotated[bool, option("JSON, in bytes.", "--json")] = False,
 ) -> None:
     """Predict what training needs in memory, part by part, without the model's weights (docs/memory.md)."""
+    from zofo.cli.fits import run as run_fits
     from zofo.cli.memory import run as run_memory
 
-    rows = length, options, answer
-    run_memory(with_data(settings, data), preset, method, (model, task, adapter), rows, as_json, measure)
+    given = with_rows(settings, data, (train_file, dev_file, test_file), (text_column, label_column))
+    asked = given, preset, method, (model, task, adapter), (length, options, answer), as_json
+    return run_memory(*asked, measure) if fits is None else run_fits(fits, *asked, measure)
 
 
-@app.command()
-def env(
-    full: Annotated[bool, option("Also CUDA devices and torch's build (imports torch).", "--full")] = False,
-) -> None:
-    """Versions and hardware, for a bug report."""
-    from zofo.cli.show import print_environment
-
-    print_environment(full)
-
-
-@app.command()
-def quickstart(
-    cache_dir: Annotated[str, option("Where model and data are kept.")] = ".cache/quickstart",
-    output_dir: Annotated[str, option("Directory of the run.")] = "out/quickstart",
-    steps: Annotated[int | None, option("Fewer or more steps than the preset's.")] = None,
-) -> None:
-    """A real fine-tune on the CPU, in minutes.
-
-    SmolLM2-135M on movie-review sentences with Bilevel ZOFO and LoRA, model and data included.
-    """
-    from zofo.api.quickstart import run as quick_start
-
-    quick_start.run(cache_dir, output_dir, steps)
+for verb in (compare, diff, ablate, sensitivity, signal, env, quickstart):
+    app.command()(verb)
 
 
 def _print_notes(notes: Sequence[str]) -> None:

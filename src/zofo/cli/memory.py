@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from zofo.api.configure import resolve
 from zofo.cli.settings import split_settings
 from zofo.config import registry
+from zofo.config.epochs import refused as without_epochs
 from zofo.config.json_text import dumps
 from zofo.config.resolve import Config
+from zofo.config.sections import SPLIT_FIELDS
 from zofo.config.yaml_reader import read_yaml
 from zofo.errors import InputError
 
@@ -34,7 +36,25 @@ def run(
 ) -> None:
     """Print what each method needs. sections: model, task and adapter; rows: length, options and answer of made-up
     rows; None where not given. real: load the model and count while it makes real steps, too. Raises InputError."""
+    from zofo.api.memory.named_shapes import hinted, place
+
     named: dict[str, Any] = dict(zip(("model", "task", "adapter"), sections))
+    if rows[0] is None:  # a shape has no tokenizer
+        return _print(settings, preset, methods, named, rows, as_json, real)
+    with hinted(named["model"]):
+        _print(settings, preset, methods, {**named, "model": place(named["model"])}, rows, as_json, real)
+
+
+def _print(
+    settings: Sequence[str] | None,
+    preset: str | None,
+    methods: Sequence[str] | None,
+    named: dict[str, Any],
+    rows: Sequence[int | None],
+    as_json: bool,
+    real: bool,
+) -> None:
+    """See `run`. named: the model by its place, the task and the adapter."""
     resolved = configs(settings or (), preset, methods or (), named, made_up=rows[0] is not None)
     if rows[0] is None and any(rows):
         raise InputError("--options and --answer are for made-up rows: give --length TOKENS too, or leave them out")
@@ -63,9 +83,15 @@ def run(
 
 
 def configs(
-    settings: Sequence[str], preset: str | None, methods: Sequence[str], sections: dict[str, Any], made_up: bool
+    settings: Sequence[str],
+    preset: str | None,
+    methods: Sequence[str],
+    sections: dict[str, Any],
+    made_up: bool,
+    each: bool = False,
 ) -> list[Config]:
-    """One for each method; where none is named, for those of COMPARED. made_up: the task is not looked at.
+    """One for each method; where none is named, for those of COMPARED. made_up: the task is not looked at. each: also
+    a single method takes of the settings those that it knows.
 
     Raises InputError as `zofo validate` does, and where there is neither a task nor made-up rows.
     """
@@ -77,17 +103,19 @@ def configs(
             return [_resolve(file, overrides, preset, {**sections, "method": next(iter(methods), None)})]  # says so
         data = {**read_yaml(registry.load("presets", str(base)), "preset"), **data}
     given = {name for part in (data, sections) for name, value in part.items() if value is not None}
-    given |= {text.partition("=")[0].removesuffix(".name") for text in overrides}
+    asked = {text.partition("=")[0].removesuffix(".name") for text in overrides}
+    given |= asked | ({"task"} if asked & {f"task.{key}" for key in SPLIT_FIELDS.values()} else set())
     if "task" not in given:
         if not made_up:
-            raise InputError("no data: give --task, or --length TOKENS of a row")
+            raise InputError("no data: give --task, --train-file, or --length TOKENS of a row")
         sections = {**sections, "task": "sst2"}  # any will do, it is not read
     files = not made_up
     if not methods and "method" in given:
         return [_resolve(file, overrides, preset, sections, files)]
-    if len(methods) == 1:
+    if len(methods) == 1 and not each:
         return [_resolve(file, overrides, preset, {**sections, "method": methods[0]}, files)]
-    return [_for_method(name, file, overrides, preset, sections, files) for name in methods or COMPARED]
+    adapted = each and sections.get("adapter") is not None
+    return [_for_method(name, file, overrides, preset, sections, files, adapted) for name in methods or COMPARED]
 
 
 def _resolve(
@@ -98,11 +126,18 @@ def _resolve(
 
 
 def _for_method(
-    name: str, file: str | None, overrides: Sequence[str], preset: str | None, sections: dict[str, Any], files: bool
+    name: str,
+    file: str | None,
+    overrides: Sequence[str],
+    preset: str | None,
+    sections: dict[str, Any],
+    files: bool,
+    adapted: bool = False,
 ) -> Config:
-    """Of several methods each takes the settings that it knows."""
+    """Of several methods each takes the settings that it knows. adapted: and the adapter, where it may have one."""
     module = registry.load("methods", name)
-    unused = {"adapter", "estimator", "mask", "rule"} - module.Method.needs - (module.Method.optional & {"mask"})
+    taken = module.Method.optional & ({"mask", "adapter"} if adapted else {"mask"})
+    unused = {"adapter", "estimator", "mask", "rule"} - module.Method.needs - taken
     fields = {field.name for field in dataclasses.fields(module.Config)}
 
     def fits(text: str) -> bool:
@@ -110,7 +145,10 @@ def _for_method(
         return section not in unused and (section != "method" or key in fields)
 
     sections = {section: value for section, value in sections.items() if section not in unused}
-    return _resolve(file, [text for text in overrides if fits(text)], preset, {**sections, "method": name}, files)
+    overrides = [text for text in overrides if fits(text)]
+    if without_epochs(name, module.Method):
+        overrides.append("train.num_train_epochs=null")
+    return _resolve(file, overrides, preset, {**sections, "method": name}, files)
 
 
 def process_bytes() -> int:
@@ -140,7 +178,7 @@ def _one(footprint: Footprint, kind: str) -> list[str]:
         held = f"; the process held {before} before these steps and {most} at most in them"
     return [
         f"{kind}: {footprint.method}{adapter} on {footprint.model}, {footprint.dtype}; rows x tokens: {batches}",
-        *_aligned([[f"MiB at the peak of the {'phase':<5}", *used, "total", ""], *rows]),
+        *aligned([[f"MiB at the peak of the {'phase':<5}", *used, "total", ""], *rows]),
         f"peak of all tensors: {size(footprint.peak.total)}, in the {footprint.peak.phase}{held}",
     ]
 
@@ -155,7 +193,7 @@ def _several(footprints: Sequence[Footprint], kind: str) -> list[str]:
         rows.append([name, *cells, _mib(each.peak.total), f"  {each.peak.phase}"])
     return [
         f"{kind}: {footprints[0].model}, {footprints[0].dtype}",
-        *_aligned([["MiB at the peak", *used, "total", "  in the"], *rows]),
+        *aligned([["MiB at the peak", *used, "total", "  in the"], *rows]),
     ]
 
 
@@ -165,7 +203,7 @@ def _print_rest(process: int, kind: Rows | None) -> None:
     print("(measured: this process, before the above), and what operations take within themselves (docs/memory.md).")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of one width, the first to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []

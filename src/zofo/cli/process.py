@@ -44,7 +44,7 @@ def run(app: typer.Typer, args: Sequence[str]) -> int:
 
 def guarded(app: typer.Typer, args: Sequence[str]) -> int:
     """`run` as a process's own: its output may go away. What trains goes on then; what prints its result stops."""
-    trains = next((arg for arg in args if not arg.startswith("-")), "") in ("train", "quickstart", "meta-test")
+    trains = next((arg for arg in args if not arg.startswith("-")), "") in ("train", "sweep", "quickstart", "meta-test")
 
     def stop(error: OSError) -> None:
         if isinstance(error, BrokenPipeError):

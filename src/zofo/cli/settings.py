@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from zofo.api.configure import resolve
 from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
-from zofo.config.sections import exists, field_of_rows
+from zofo.config.sections import exists
+from zofo.config.task_rows import moved_overrides
 from zofo.config.words import unknown_words
 from zofo.errors import InputError
 from zofo.train.files import looks_like_run
 from zofo.train.lease import refuse_in_use
 from zofo.train.run_dir import RunDir
-
-DATA = "task.data="  # what --data is, see `cli.options.with_data`
 
 
 def train_config(
@@ -41,8 +40,7 @@ def _go_on(
     file: str, overrides: Sequence[str], preset: str | None, sections: dict[str, Any], train: dict[str, Any]
 ) -> Config:
     """Of a run's own config.yaml; its model and rows may be at other places now, and --data is that of the rows."""
-    if field_of_rows(load_config(file).task.name) == "name":
-        overrides = [f"task.name={text.removeprefix(DATA)}" if text.startswith(DATA) else text for text in overrides]
+    overrides = moved_overrides(load_config(file).task, overrides)
     try:
         return resolve(file, overrides, preset, train=train, **sections)
     except InputError as error:
@@ -68,18 +66,20 @@ def split_settings(settings: Sequence[str]) -> tuple[str | None, list[str]]:
     return (files[0] if files else None), overrides
 
 
-def run_among(settings: Sequence[str], others: dict[str, Any]) -> tuple[str, list[str]] | None:
+def run_among(
+    settings: Sequence[str], others: dict[str, Any], known: Callable[[Path], bool] = looks_like_run
+) -> tuple[str, list[str]] | None:
     """(a run's directory, the overrides) where that is what is given; None for a configuration.
 
-    others: options that have no sense beside a run. Raises InputError where one is given.
+    known: what is taken for a run. others: options that have no sense beside a run; one that is given is an InputError.
     """
-    runs = [text for text in settings if exists(text) and looks_like_run(Path(text))]
+    runs = [text for text in settings if exists(text) and known(Path(text))]
     if not runs:
         return None
     given = [name for name, value in others.items() if value is not None]
     if given or len(runs) > 1:
         extra = f"--{given[0].replace('_', '-')}" if given else runs[1]
-        raise InputError(f"{extra}: {runs[0]} is a run, which is checked as it is; give it alone, or its config.yaml")
+        raise InputError(f"{extra}: {runs[0]} is a run, which is taken as it is; give it alone, or its config.yaml")
     return runs[0], [text for text in settings if text not in runs]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import platform
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -52,13 +53,18 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def print_run(run: Run) -> None:
-    """A finished run: what each candidate reached on test, and where it is."""
-    for name, values in run.test_by_candidate.items():
+    """A finished run: what each candidate reached on test, or on dev where test was left alone, and where it is."""
+    tested = any(run.test_by_candidate.values())
+    split, measured = ("test", run.test_by_candidate) if tested else ("dev", run.info["dev"])
+    for name, values in measured.items():
         what = "theta" if name == "theta" else f"(theta, {name})"
         numbers = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if key != "n")
-        note = "  deployed" if name == run.deployed and len(run.test_by_candidate) > 1 else ""
-        print(f"test, {int(values['n'])} examples  {what:<11} {numbers}{note}")
+        note = "  deployed" if name == run.deployed and len(measured) > 1 else ""
+        print(f"{split}, {int(values['n'])} examples  {what:<11} {numbers}{note}")
     print(f"saved in {run.path}")
+    place = shlex.quote(str(run.path))
+    print(f"next: zofo report {place}  (its numbers, curves and errors as one page)")
+    print(f"      zofo predict {place} --file ROWS.csv --output ANSWERED.csv  (rows without an answer)")
 
 
 def print_checks(path: str, model: str | None, overrides: Sequence[str], data: str | None) -> None:
@@ -132,14 +138,15 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
         if registry.canonical(short) == entry and (not slash or kind in (entry_kind, registry.singular(entry_kind)))
     ]
     if not entries and name not in CORE:
-        from zofo.config.places import every_place, listed, meant
+        from zofo.config.places import answer, every_place, listed, meant
 
         places = every_place()
         if fields := [each for each in places if name.replace("-", "_") in (each.name, each.path)]:
             return _print_places(fields)
         known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k)), *(each.name for each in places)]
         moved = meant(name.rpartition(".")[2], dict.fromkeys(each.path for each in places)) if "." in name else []
-        near = f"; did you mean {listed(moved)}?" if moved else did_you_mean(short, known) or ";"
+        near = answer(name.rpartition(".")[2].replace("-", "_"), [each.path for each in places])
+        near = near or (f"; did you mean {listed(moved)}?" if moved else did_you_mean(short, known) or ";")
         raise InputError(f'nothing is called "{printable(name)}"{near} zofo ls prints all names')
     kinds = {entry_kind for entry_kind, _ in entries}
     if (template and "tasks" not in kinds) or (data and not kinds & {"tasks", "settings"}):

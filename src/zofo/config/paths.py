@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config import registry
-from zofo.config.sections import exists
+from zofo.config.reward_name import reward_name
+from zofo.config.sections import SPLIT_FIELDS, exists
 
-_INPUTS = (("model", "name"), ("task", "name"), ("task", "data"))
+_FILES = tuple(SPLIT_FIELDS.values())
+_OF_ROWS = (("task", "name"), ("task", "data"), *(("task", key) for key in _FILES))
+_INPUTS = (("model", "name"), *_OF_ROWS, ("adapter", "start"))
+PLACED = ("model", "task", "adapter")  # the sections that name places; a run may have no adapter
 
 
 def located(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -46,10 +50,48 @@ def _is_task(section: str, key: str, value: str) -> bool:
 
 
 def absolute(section: Any, name: str) -> Any:
-    """A section with absolute paths of what is on this machine: the model, the task, the data."""
+    """A section with absolute paths of what is on this machine: the model, the task, the data, a reward's file, the
+    adapter that is started from."""
     changes = {
         key: os.path.abspath(value)
-        for owner, key in _INPUTS
-        if owner == name and (value := getattr(section, key)) and not _is_task(owner, key, value) and exists(value)
+        for owner, key, value in _named(section, name)
+        if not _is_task(owner, key, value) and exists(value)
     }
-    return dataclasses.replace(section, **changes)
+    named = reward_name(section.metric) if name == "task" else None
+    if named is not None and named.file is not None:
+        changes["metric"] = f"{os.path.abspath(named.file)}:{named.function}"
+    return dataclasses.replace(section, **changes) if changes else section
+
+
+def _named(section: Any, name: str) -> list[tuple[str, str, str]]:
+    """(section, key, value) of the places that it names. section: None where the run has none."""
+    held = {} if section is None else {spec.name: getattr(section, spec.name) for spec in dataclasses.fields(section)}
+    return [(owner, key, held[key]) for owner, key in _INPUTS if owner == name and held.get(key)]
+
+
+def bare(section: Any, name: str) -> Any:
+    """A section for somebody else: of the model, the task, the data, a reward's file and the adapter that is started
+    from, as far as they are on this machine, the names alone."""
+    changes = {}
+    for owner, key, value in _named(section, name):
+        if not _is_task(owner, key, value) and (owner in ("task", "adapter") or is_local(value)):
+            changes[key] = f"./{own_name(value)}"  # with the dot it is no hub id and no known task
+    if name == "task":
+        changes["metric"] = bare_metric(section.metric)
+    return dataclasses.replace(section, **changes) if changes else section
+
+
+def bare_metric(metric: str | None) -> str | None:
+    """A metric for somebody else: of a reward's file the name alone."""
+    named = reward_name(metric)
+    return metric if named is None or named.file is None else f"{own_name(named.file)}:{named.function}"
+
+
+def is_local(model: str) -> bool:
+    """Whether a model's name is a directory's, and no hub id."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or exists(model)
+
+
+def own_name(path: str) -> str:
+    """A file's or directory's own name, without the way to it."""
+    return os.path.basename(os.path.abspath(os.path.expanduser(path)))

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zofo.config import registry
-from zofo.config.layers import MODULE_SECTIONS
+from zofo.config.known_words import Word, known
+from zofo.config.layers import MODULE_SECTIONS, SECTIONS
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.errors import nearest
 
@@ -48,6 +49,31 @@ def every_place() -> list[Place]:
     return places
 
 
+def answer(key: str, paths: Iterable[str], section: str = "") -> str:
+    """What is said to a word of another trainer that is no field of these paths: "; did you mean ...?", or that zofo
+    has none; "" for any other word. section: in which it was given."""
+    paths = list(dict.fromkeys(paths))
+    word = known(key, [path.partition(".")[2] for path in paths])
+    if word is None and (theirs := known(key)) and any(f.startswith(f"{section}.") for f in theirs.fields if section):
+        word = theirs  # adapter.rank, where the estimator has a rank too
+    if word is None:
+        return ""
+    why = f" ({word.why})" if word.why else ""
+    if not word.fields:
+        return f"; zofo has none: {word.why}"
+    if here := there(word, paths):
+        return f"; did you mean {listed(here)}?{why}"
+    return f"; in zofo that is {listed(list(word.fields))}, which is not among the settings here{why}"
+
+
+def there(word: Word, paths: Iterable[str]) -> list[str]:
+    """The fields of a word that are among these paths, or are whole sections of them; values stay behind them."""
+    paths = [*paths]
+    sections = {path.partition(".")[0] for path in paths}
+    names = {*paths, *sections, *(f"{section}.name" for section in sections)}
+    return [field for field in word.fields if field.partition("=")[0] in names]
+
+
 def meant(key: str, paths: Iterable[str]) -> list[str]:
     """Which of the paths `section.field` a key stands for: those with that field, or with one that is made of it, as
     lr_theta of lr. No more than NAMED."""
@@ -64,6 +90,8 @@ def somewhere_else(line: str, classes: Mapping[str, type]) -> str:
         return line
     section, key = match[1], match[2].replace("-", "_")
     paths = [f"{other}.{spec.name}" for other, cls in classes.items() for spec in dataclasses.fields(cls)]
+    if hint := answer(key, paths, section):
+        return f"{section}.{match[2]}: unknown field{hint}"
     paths.sort(key=lambda path: (not path.startswith("method."), path.startswith("train.")))
     found = meant(key, paths)
     exact = bool(found) and found[0].partition(".")[2] == ALIASES.get(key, key)
@@ -79,14 +107,57 @@ def listed(paths: list[str]) -> str:
     return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
-def of_an_option(option: str, sections: Sequence[str], exactly: bool) -> str:
+def paths_in(sections: Sequence[str], method: str = "") -> list[str]:
+    """`section.field` of all that there are in these sections. method: of this one alone, where one has that name."""
+    named = [place for place in every_place() if place.section in sections]
+    method = registry.canonical(method)
+    if any(method in place.entries for place in named if place.section == "method"):
+        named = [place for place in named if place.section != "method" or method in place.entries]
+    return list(dict.fromkeys(place.path for place in named))
+
+
+def of_a_word(option: str, own: Sequence[str], paths: Sequence[str]) -> str:
+    """What to write in place of an option that is another trainer's word: one of the verb's `own`, or a setting of
+    `paths`; "" where it has neither, and for any other word."""
+    word = _word(option, own, paths)
+    if word is None:
+        return ""
+    why = f" ({word.why})" if word.why else ""
+    flags = [*(_flag(field) for field in word.fields), *word.options]
+    if flag := next((flag for flag in flags if flag in own), None):
+        return f'; did you mean "{flag}"?{why}'
+    settings = [field if "=" in field else f"{field}=VALUE" for field in there(word, paths) if field not in SECTIONS]
+    return f"; settings have no dashes: {' or '.join(settings)}{why}" if settings else ""
+
+
+def of_no_option(option: str, own: Sequence[str], paths: Sequence[str]) -> str:
+    """What another trainer's word is that this verb has not; "" for any other word."""
+    word = _word(option, own, paths)
+    if word is None:
+        return ""
+    why = f" ({word.why})" if word.why else ""
+    return f"; of zofo train that is {' or '.join(word.fields)}{why}" if word.fields else f"; zofo has none: {word.why}"
+
+
+def _word(option: str, own: Sequence[str], paths: Sequence[str]) -> Word | None:
+    key = re.sub(r"^-+", "", option).rpartition(".")[2]
+    return known(key, [*(path.partition(".")[2] for path in paths), *(name.lstrip("-") for name in own)])
+
+
+def _flag(field: str) -> str:
+    """The option that a field has where a verb has one: --max-steps, and --model for model.name."""
+    section, _, name = field.partition("=")[0].partition(".")
+    return f"--{section if name == 'name' else name.replace('_', '-')}"
+
+
+def of_an_option(option: str, sections: Sequence[str], exactly: bool, method: str = "") -> str:
     """What to write in place of an unknown option such as --lr: a setting of one of these sections, "" for none.
 
-    exactly: by that name, or one that is made of it, and not by the nearest.
+    exactly: by that name, or one that is made of it, and not by the nearest. method: see `paths_in`.
     """
     path = re.sub(r"^-+", "", option).replace("-", "_")
     key = path.rpartition(".")[2]
-    paths = list(dict.fromkeys(place.path for place in every_place() if place.section in sections))
+    paths = paths_in(sections, method)
     found = [path] if path in paths else meant(key, paths)
     if not found and not exactly:
         near = nearest(key, [path.partition(".")[2] for path in paths])

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from zofo.config.known_words import NAMES
 from zofo.errors import InputError, did_you_mean, printable
 
 # Where the entries of each kind are, from the package's root. A plug-in's entry-point group is `zofo.<kind>`.
@@ -24,6 +25,7 @@ FOLDERS = {
     "tasks": "data/tasks",
     "settings": "data/settings",
     "presets": "config/presets",
+    "plans": "study/plans",
 }
 KINDS = tuple(FOLDERS)
 ROOT = Path(__file__).parents[1]
@@ -68,11 +70,18 @@ def find(kind: str, name: str) -> Path | EntryPoint:
     entries = _entries(kind)
     if canonical(name) not in entries:
         known = ", ".join(entries) or "none"
-        name = printable(name)
-        raise InputError(
-            f'unknown {singular(kind)} "{name}"{did_you_mean(canonical(name), entries) or ";"} known: {known}'
-        )
+        hint = _elsewhere(kind, name) or did_you_mean(canonical(name), entries) or ";"
+        raise InputError(f'unknown {singular(kind)} "{printable(name)}"{hint} known: {known}')
     return entries[canonical(name)]
+
+
+def _elsewhere(kind: str, name: str) -> str:
+    """What is said to a name that others use, such as the method lora; "" for any other."""
+    found = NAMES.get(kind, {}).get(canonical(name).lower())
+    if found is None:
+        return ""
+    settings, why = found
+    return f"; give {settings}{f' ({why})' if why else ''};" if settings else f"; zofo has none: {why};"
 
 
 def load(kind: str, name: str) -> Any:
@@ -94,7 +103,7 @@ def docstring(kind: str, name: str) -> str:
 
 
 def describe(kind: str, name: str) -> str:
-    """One line for `ls`: a docstring's first line, a task's `description`, a preset's first comment."""
+    """One line for `ls`: a docstring's first line, a task's `description`, a preset's or a plan's first comment."""
     entry = find(kind, name)
     path = entry if isinstance(entry, Path) else entry.load()
     if not (isinstance(path, Path) and path.suffix == ".yaml"):
@@ -103,6 +112,6 @@ def describe(kind: str, name: str) -> str:
         key, _, value = line.partition(":")
         if key == "description" and value.strip():
             return value.strip().strip("'\"")
-        if kind == "presets" and line.startswith("#"):
+        if kind in ("presets", "plans") and line.startswith("#"):
             return line.lstrip("# ").strip()
     return ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zofo.config import registry
+from zofo.config import adapter_start, epochs, registry, task_rows
 from zofo.config.layers import (
     DEFAULT_NAMES,
     MODULE_SECTIONS,
@@ -26,7 +26,7 @@ from zofo.config.layers import (
     merge,
 )
 from zofo.config.moved import settle
-from zofo.config.paths import absolute, located
+from zofo.config.paths import PLACED, absolute, bare, located
 from zofo.config.places import somewhere_else
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.config.typed import Files, build
@@ -38,7 +38,9 @@ from zofo.errors import InputError, printable
 __all__ = ["CORE", "SECTIONS", "Config", "ModelConfig", "TaskConfig", "TrainConfig", "from_dict", "load", "resolve"]
 
 CORE: dict[str, type] = {"model": ModelConfig, "task": TaskConfig, "train": TrainConfig}
-_LAUNCH_ONLY = ("output_dir", "resume", "overwrite")  # how a run is started, not what it computes
+MERGE = "; a trained adapter goes on with it merged into its model: zofo export RUN OUT --merge, then --model OUT"
+# How a run is started, not what it trains; num_train_epochs is the max_steps that are made of it
+_LAUNCH_ONLY = ("output_dir", "resume", "overwrite", "num_train_epochs", "score_test")
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,22 @@ class Config:
                 lines += [f"  {first:<34}  # {why}" if why else f"  {first}", *(f"  {line}" for line in more)]
         return "\n".join(lines) + "\n"
 
+    def counted(self, passes: epochs.Passes) -> Config:
+        """With the max_steps of its num_train_epochs. Raises InputError where they are too few."""
+        train = dataclasses.replace(self.train, max_steps=passes.max_steps)
+        why = f"{'at most, ' if passes.at_most else ''}of num_train_epochs"
+        return dataclasses.replace(self, train=train, reasons={**self.reasons, "train.max_steps": why})
+
     def absolute(self) -> Config:
-        """With absolute paths of the model, the task and the data that are on this machine."""
-        changes = {name: absolute(getattr(self, name), name) for name in ("model", "task")}
-        return dataclasses.replace(self, **changes)
+        """With absolute paths of the model, the task, the data and adapter.start that are on this machine."""
+        return dataclasses.replace(self, **{name: absolute(getattr(self, name), name) for name in PLACED})
+
+    def bare(self) -> Config:
+        """With the names alone of the model, the task, the data and adapter.start that are on this machine."""
+        return dataclasses.replace(self, **{name: bare(getattr(self, name), name) for name in PLACED})
 
     def hash(self) -> str:
-        """SHA-256 of what the run computes: canonical JSON without output_dir, resume and overwrite."""
+        """SHA-256 of what the run computes: canonical JSON without what is of its start alone."""
         data = self.to_dict()
         for key in _LAUNCH_ONLY:
             data["train"].pop(key)
@@ -100,11 +111,13 @@ def resolve(
     *,
     source: str = "command line",
     files: Files | None = None,
+    find: adapter_start.Find | None = None,
     **sections: Any,
 ) -> Config:
     """Preset < YAML `file` < `sections` < `overrides` ("section.key=value"). `sections` are names, mappings or
     dataclasses, e.g. `model="gpt2"`, `train={"max_steps": 10}`; `source` is the reason given for them. files: what says
     what is wrong with the files that a section names; None: they may be gone, a finished run needs its data no more.
+    find: what reads the adapter that adapter.start names, whose settings are taken where none are given; None: all are.
 
     Raises InputError with one line per problem.
     """
@@ -131,7 +144,7 @@ def resolve(
     if held := secrets(merged):  # before another error repeats it
         raise InputError("\n".join(held))
     errors += code_from_a_file(merged, asked=len(layers) - 1)
-    return _assemble(merged, errors, files)
+    return _assemble(merged, errors, files, find=find)
 
 
 def from_dict(data: Mapping[str, Any], source: str = "caller") -> Config:
@@ -145,8 +158,18 @@ def load(path: str | Path) -> Config:
     return from_dict(located(read_yaml(Path(path), "config file"), Path(path).parent), f"file {path}")
 
 
-def _assemble(merged: Merged, errors: list[str], files: Files | None = None, opened: bool = False) -> Config:
+def _assemble(
+    merged: Merged,
+    errors: list[str],
+    files: Files | None = None,
+    opened: bool = False,
+    find: adapter_start.Find | None = None,
+) -> Config:
     settle(merged, errors, opened)
+    task_rows.settle(merged)
+    if find is not None:
+        adapter_start.settle(merged, errors, find)
+    epochs.settle(merged, errors)
     refused = {line.partition(": expected ")[0] for line in errors}  # sections of which nothing more can be said
     names, classes, used = _modules(merged, errors)
     _method_defaults(merged, names)
@@ -163,7 +186,12 @@ def _assemble(merged: Merged, errors: list[str], files: Files | None = None, ope
     errors += [] if errors else together(parts, names)
     if errors:
         raise InputError("\n".join(dict.fromkeys(errors)))
-    return Config(**parts, names=names, reasons=reasons, notes=tuple(merged.notes + used))
+    config = Config(**parts, names=names, reasons=reasons, notes=tuple(merged.notes + used))
+    if config.train.num_train_epochs is None:
+        return config
+    method = registry.load("methods", names["method"]).Method(config.method, config.adapter is not None)
+    most = method.sizes(config.task.train_examples, config.task.dev_examples)
+    return config.counted(epochs.Passes(config.train, method, config.estimator, most, at_most=True))
 
 
 def _modules(merged: Merged, errors: list[str]) -> tuple[dict[str, str], dict[str, type], list[str]]:
@@ -179,7 +207,7 @@ def _modules(merged: Merged, errors: list[str]) -> tuple[dict[str, str], dict[st
         asked = any(value.layer >= merged.method_layer for value in given.values())
         if method is not None and section not in _sections_of(method):
             if asked:
-                errors.append(_unused(section, names["method"]))
+                errors.append(_unused(section, names["method"]) + (MERGE if "start" in given else ""))
             elif given:
                 notes.append(f"{section}: left out, method {names['method']} does not use it")
             continue

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zofo.config import registry
+from zofo.config import registry, reward_name
 from zofo.errors import did_you_mean, printable
 
 # Beyond these a machine is brought down: torch starts the threads at once, a batch is made as a whole
 MOST = {"threads": 1024, "batch_size": 10**6, "micro_batch_size": 10**6, "eval_batch_size": 10**6}
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
+SPLIT_FIELDS = {"train": "train_file", "dev": "dev_file", "test": "test_file"}  # of the task section
 REPORTERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "dvclive", "codecarbon")
 
 
@@ -36,19 +37,14 @@ def data_suffix(path: str | os.PathLike[str]) -> str | None:
 
 def kind_of_task(name: str) -> Literal["rows", "file", "known", "unknown"]:
     """What `task.name` names: rows of one's own (a file, or a directory of files), a task's or setting's .yaml file, or
-    one that zofo knows. The one place that decides it."""
-    if data_suffix(name) is not None:
+    one that zofo knows; "" where the section names a file for each split. The one place that decides it."""
+    if not name or data_suffix(name) is not None:
         return "rows"
     if Path(name).suffix.lower() in (".yaml", ".yml"):
         return "file"
     if registry.canonical(name) in (*registry.names("tasks"), *registry.names("settings")):
         return "known"
     return "rows" if os.sep in name or name.startswith((".", "~")) or exists(name) else "unknown"
-
-
-def field_of_rows(task: str) -> Literal["name", "data"]:
-    """Which field of the task section says where the rows are: of a file of one's own it is `name` itself."""
-    return "name" if kind_of_task(task) == "rows" else "data"
 
 
 def exists(path: str | Path) -> bool:
@@ -95,14 +91,23 @@ class TaskConfig:
 
     name: str = _f(
         help="a task (zofo ls tasks), a file (.jsonl, .json, .csv, .tsv, .parquet), a directory of such, or a .yaml",
-        flag="--task",
+        flag="--task, --train-file",
     )
     template: str = _f("default", "which of the task's templates; plain: the input and the answer only")
     apply_chat_template: bool = _f(
         False, "for an instruct model: its chat template around each prompt, the answers as the assistant's turn"
     )
     system: str | None = _f(None, "text of a system turn before the user's; needs apply_chat_template")
+    loss_on: Literal["last", "all"] = _f(
+        "last",
+        "of rows with messages: the assistant's last turn is learnt, or all of its turns (TRL: assistant_only_loss)",
+    )
     data: str | None = _f(None, "directory with train, validation, test .jsonl in the task's columns, or one file")
+    train_file: str | None = _f(None, "rows to train on, in place of name: dev and test are cut from it without files")
+    dev_file: str | None = _f(None, "rows that select the checkpoint, beside train_file")
+    test_file: str | None = _f(None, "rows of the reported numbers, beside train_file; zofo eval needs it alone")
+    text_column: str | None = _f(None, "of rows of one's own: the column that is read as text (or prompt)")
+    label_column: str | None = _f(None, "of rows of one's own: the column that is read as label")
     train_examples: int = _f(1000, "examples sampled for training", paper="section 4: 1000", ge=1)
     dev_examples: int = _f(500, "examples that select the checkpoint", paper="section 4: 500", ge=1)
     test_examples: int = _f(1000, "examples of the reported numbers", paper="section 4: 1000", ge=1)
@@ -113,12 +118,16 @@ class TaskConfig:
     choices: list[str] | None = _f(
         None, "the answers of a local file, in order, where it has no choices column", separated=True
     )
+    numbers_are_classes: bool = _f(
+        False, "labels of a local file that are many different numbers, as a score has, are classes all the same"
+    )
     objective: str = _f(
         "auto", "auto: the task's; options: cross-entropy; lm: answer tokens; metric: minus the metric, no gradient"
     )
     metric: str | None = _f(
         None,
-        "the metric that leads: what select_by=metric and objective=metric take; null: the task's",
+        "the metric that leads: what select_by=metric and objective=metric take; null: the task's; FILE.py:FUNCTION: a "
+        "reward of one's own of what is written (docs/rewards.md)",
     )
     scoring: Literal["mean", "sum", "characters", "calibrated", "pmi"] = _f(
         "mean",
@@ -135,10 +144,25 @@ class TaskConfig:
     samples: int | None = _f(None, "generated answers for each example (pass@k); null: the task's own", ge=1)
     run_generated_code: bool = _f(False, "run the programs that the model writes, in a sandbox (pass@k)")
 
+    @property
+    def files(self) -> dict[str, str]:
+        """{split: its file} of those that are named, train, dev, test."""
+        return {split: path for split, key in SPLIT_FIELDS.items() if (path := getattr(self, key)) is not None}
+
+    @property
+    def place(self) -> str:
+        """What the rows are called in a message: `data`, the first file of a split, or `name`."""
+        return self.data or next(iter(self.files.values()), self.name)
+
+    @property
+    def title(self) -> str:
+        """The task's name, or its rows', without the way there: "sst2", "mine.csv"."""
+        return Path(self.name or self.place).name
+
     def problems(self) -> list[str]:
-        if not self.name.strip():
-            return ["name: empty; give --task or task.name=..."]
-        problems = []
+        if not self.name.strip() and not self.files:
+            return ["name: empty; give --task, --train-file or task.name=..."]
+        problems = self._of_rows()
         if self.choices is not None and (len(self.choices) < 2 or len(set(self.choices)) < len(self.choices)):
             problems.append("choices: expected at least two different answers")
         objectives = ("auto", *registry.names("objectives"))
@@ -146,8 +170,12 @@ class TaskConfig:
             near = did_you_mean(self.objective, objectives)
             listed = ", ".join(f'"{name}"' for name in objectives)
             problems.append(f'objective: expected one of {listed}, got "{self.objective}"{near}')
+        if self.metric is not None and (fault := reward_name.fault(self.metric)):
+            problems.append(f"metric: {fault}")
         if self.system is not None and not self.apply_chat_template:
             problems.append("system: is part of a chat; give task.apply_chat_template=true too")
+        if self.loss_on == "all" and kind_of_task(self.name) in ("known", "file"):
+            problems.append(f"loss_on: all is for rows of one's own with messages, not for {self.name}; set it to last")
         if kind_of_task(self.name) == "unknown":
             known = (*registry.names("tasks"), *registry.names("settings"))
             hint = did_you_mean(registry.canonical(self.name), known) or f"; known: {', '.join(known)}"
@@ -155,6 +183,33 @@ class TaskConfig:
                 f'name: unknown task "{printable(self.name, 100)}"{hint}; or give a file {", ".join(DATA_SUFFIXES)}, a '
                 f"directory with train{DATA_SUFFIXES[0]}, or a task .yaml"
             )
+        return problems
+
+    def _of_rows(self) -> list[str]:
+        """What is wrong with the fields that say where rows are and which columns they have."""
+        problems = []
+        own = kind_of_task(self.name) == "rows"
+        for split, path in self.files.items():
+            field = SPLIT_FIELDS[split]
+            if data_suffix(path) is None:
+                problems.append(f"{field}: expected a file {', '.join(DATA_SUFFIXES)}, got {printable(path, 300)}")
+        if self.files and (other := "data" if self.data is not None else "name" if self.name and own else ""):
+            problems.append(
+                f"{other}: {printable(str(getattr(self, other)), 200)} names the rows already, and so does "
+                f"{', '.join(f'task.{SPLIT_FIELDS[split]}' for split in self.files)}; give one or the other"
+            )
+        if self.files and registry.canonical(self.name) in registry.names("settings"):
+            problems.append(f"{SPLIT_FIELDS[next(iter(self.files))]}: {self.name} is many tasks; give task.data=DIR")
+        for field in ("text_column", "label_column"):
+            column = getattr(self, field)
+            if column is not None and not own:
+                problems.append(f"{field}: is for rows of one's own; which columns {self.name} reads is in its file")
+            elif column is not None and not column.strip():
+                problems.append(f"{field}: empty; give a column's name, or leave it out")
+        if self.numbers_are_classes and not own:
+            problems.append("numbers_are_classes: is for own files with text and label; leave it out")
+        if self.text_column is not None and self.text_column == self.label_column:
+            problems.append(f"label_column: {printable(self.text_column, 60)} is the text_column already")
         return problems
 
 
@@ -165,6 +220,13 @@ class TrainConfig:
     output_dir: str = _f(help="directory of the run", flag="--output-dir")
     max_steps: int = _f(
         1000, "updates in all, lower and upper level counted", paper="section 4: every update counts", ge=0
+    )
+    num_train_epochs: float | None = _f(
+        None,
+        "passes over the training examples, in place of max_steps: it is the least that makes them; null: max_steps",
+        flag="--num-train-epochs",
+        gt=0,
+        le=10**6,
     )
     count: Literal["all", "outer"] = _f(
         "all", "what max_steps and every cadence count: all updates, or upper-level iterations alone", paper="Table 7"
@@ -196,6 +258,7 @@ class TrainConfig:
     select_by: Literal["loss", "metric"] = _f(
         "loss", "what on dev selects the checkpoint", paper="B.1.4: validation loss"
     )
+    score_test: bool = _f(True, "measure the test set at the end; false leaves it alone, for a run that is a trial")
     resume: str | None = _f(None, "latest, or a checkpoint directory")
     overwrite: bool = _f(False, "replace another run in output_dir")
     threads: int | None = _f(None, "CPU threads; null: torch's own choice", ge=1)
@@ -203,10 +266,13 @@ class TrainConfig:
     def problems(self) -> list[str]:
         unknown = [name for name in self.report_to if name not in REPORTERS]
         problems = [
-            f'report_to: unknown "{name}"{did_you_mean(name, REPORTERS) or "; known: " + ", ".join(REPORTERS)}'
+            "report_to: leave none out; nothing is reported where nothing is named"
+            if name == "none"
+            else f'report_to: unknown "{name}"{did_you_mean(name, REPORTERS) or "; known: " + ", ".join(REPORTERS)}'
             for name in unknown
         ]
-        if 0 < self.max_steps < self.warmup_steps:
+        # Of num_train_epochs the steps are not known yet, see `config.epochs`
+        if 0 < self.max_steps < self.warmup_steps and self.num_train_epochs is None:
             problems.append(f"warmup_steps: more than max_steps ({self.max_steps}), so no rate would reach its value")
         if self.resume and self.overwrite:
             problems.append("overwrite: cannot be given together with resume")

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from zofo.config.known_words import VALUES
 from zofo.config.layers import Value
 from zofo.config.yaml_reader import scalar, texts
 from zofo.errors import did_you_mean, nearest, printable
@@ -175,7 +176,13 @@ def _shown(hint: Any, value: Any) -> str:
     if str in _members(hint) and isinstance(value, (bool, int, float)):
         return f"{show(value)}; quote it"
     meant = str(value) if isinstance(value, (str, int, float)) else ""
-    return f"{show(value)}{did_you_mean(meant[:60], [str(choice) for choice in _choices(hint)])}"
+    choices = [str(choice) for choice in _choices(hint)]
+    known = VALUES.get(meant.lower())
+    return (
+        f'{show(value)}; did you mean "{known}"?'
+        if known in choices
+        else f"{show(value)}{did_you_mean(meant[:60], choices)}"
+    )
 
 
 @functools.cache

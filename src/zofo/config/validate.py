@@ -7,21 +7,38 @@ from collections.abc import Mapping
 from typing import Any
 
 from zofo.config import registry
+from zofo.config.epochs import refused as without_epochs
 from zofo.config.layers import Merged
-from zofo.config.sections import ModelConfig
+from zofo.config.reward_name import reward_name
+from zofo.config.sections import SPLIT_FIELDS, ModelConfig
+from zofo.errors import printable
 
 
 def code_from_a_file(merged: Merged, asked: int) -> list[str]:
-    """Where a file or a preset lets a model's own code run: whoever wrote it is not who starts this run.
+    """Where a file or a preset lets code run, a model's own or a reward's: whoever wrote it is not who starts this run.
 
     asked: the layer of the command line, or of a caller in Python, which alone may.
     """
     value = merged.values.get("model", {}).get("trust_remote_code")
+    faults = _reward_from_a_file(merged, asked)
     if value is None or value.layer >= asked or value.value is False:
-        return []
+        return faults
     return [
+        *faults,
         f"model.trust_remote_code: {value.source} cannot set it, as no file may let a model's code run; leave it out "
-        f"there, and where you have read that code, add model.trust_remote_code=true to the command line"
+        f"there, and where you have read that code, add model.trust_remote_code=true to the command line",
+    ]
+
+
+def _reward_from_a_file(merged: Merged, asked: int) -> list[str]:
+    value = merged.values.get("task", {}).get("metric")
+    named = None if value is None or value.layer >= asked else reward_name(value.value)
+    if value is None or named is None:
+        return []
+    how = f"task.metric={value.value} on the command line" if named.file is not None else "metric=FUNCTION in Python"
+    return [
+        f"task.metric: {printable(value.source)} names {printable(str(value.value), 300)}, and no file may let code "
+        f"run; where you have read that code, give {how} again to run it"
     ]
 
 
@@ -34,7 +51,9 @@ SECRET = re.compile(
 
 def secrets(merged: Merged) -> list[str]:
     """Names and places that hold a password or a token: a run writes its settings into files that are passed on."""
-    places = [("model", ("name", "revision")), ("task", ("name", "data")), ("train", ("output_dir", "resume"))]
+    rows = ("name", "data", *SPLIT_FIELDS.values())
+    pairs = [("model", ("name", "revision")), ("task", rows), ("train", ("output_dir", "resume"))]
+    places: list[tuple[str, tuple[str, ...]]] = [*pairs, ("adapter", ("start",))]
     given = [(f"{part}.{key}", merged.values.get(part, {}).get(key)) for part, keys in places for key in keys]
     return [
         f"{field}: holds a password or a token, which the run's files would repeat; give a plain name, and a token in "
@@ -53,7 +72,10 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
         faults.append(fault)
     for part in parts.values():
         faults += part.faults(parts) if hasattr(part, "faults") else []
-    if train.count == "all" and 0 < steps < method.shortest:  # it would leave that out, without a word
+    if train.num_train_epochs is not None and (fault := without_epochs(names["method"], method)):
+        faults.append(f"train.num_train_epochs: {fault}")
+    known = train.num_train_epochs is None  # else they are not counted yet
+    if known and train.count == "all" and 0 < steps < method.shortest:  # it would leave that out, without a word
         faults.append(
             f"train.max_steps: {steps} is less than the {method.shortest} counted steps that one iteration, or one "
             f"zeroth-order step, takes; give at least {method.shortest}, or a smaller method.inner_steps"
@@ -71,8 +93,11 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
             "twice; use lora or prompt, or a smaller train.micro_batch_size"
         )
     if method.apart:
+        given = dict(vars(parts["adapter"])).get("start")  # an adapter of a plug-in may have none
+        if given is not None:
+            faults.append("method.apart: p and s both begin with the adapter of adapter.start; leave it false")
         start = registry.load("adapters", names["adapter"]).Adapter.fixed_start
-        if start:
+        if start and given is None:
             faults.append(
                 f"method.apart: adapter {names['adapter']} starts from {start}, nothing is drawn; leave it false, or "
                 f"use lora or dept"

@@ -6,8 +6,9 @@ import dataclasses
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
+from zofo.config.known_words import known
 from zofo.config.layers import SECTIONS, Layer
-from zofo.config.places import ALIASES, NAMED, every_place, listed, meant, somewhere_else
+from zofo.config.places import ALIASES, NAMED, answer, every_place, listed, meant, somewhere_else
 from zofo.config.typed import check
 from zofo.errors import InputError, did_you_mean, nearest, printable
 
@@ -22,6 +23,8 @@ def unknown_section(key: str, paths: Iterable[str], sections: Sequence[str] = SE
     first, dot, field = key.replace("-", "_").partition(".")
     if not dot:
         first, field = "", first
+    if hint := answer(field, paths) or _of_a_section(first, field, paths):
+        return hint
     near = nearest(first, sections) if first else nearest(field, sections, 0.75)
     if near is not None and not dot:
         return f'; did you mean "{near}"?'
@@ -31,6 +34,18 @@ def unknown_section(key: str, paths: Iterable[str], sections: Sequence[str] = SE
     if likeliest := next((way for way in ways if way), None):
         return f"; did you mean {listed(likeliest)}?"
     return did_you_mean(key, paths) or (f'; did you mean "{near}"?' if near else f"; known: {', '.join(sections)}")
+
+
+def _of_a_section(first: str, field: str, paths: Sequence[str]) -> str:
+    """Of `lora.r`: what a section is called in zofo whose name is another trainer's word; "" for any other."""
+    word = known(first) if first and first not in SECTIONS else None
+    if word is None or not word.fields:
+        return ""
+    section = word.fields[0].partition(".")[0]
+    if not any(path.startswith(f"{section}.") for path in paths):
+        return f'; in zofo that is of section "{section}", which is not among the settings here'
+    path = f"{section}.{ALIASES.get(field, field)}"
+    return f'; did you mean "{path}"?' if path in paths else f'; did you mean "{section}"?'
 
 
 def _exactly(field: str, paths: Iterable[str]) -> list[str]:
@@ -55,7 +70,7 @@ def faults_of(overrides: Iterable[str], classes: Mapping[str, type], verb: str) 
     takes = " and ".join(f"{section}.key=value" for section in classes)
     for key in layer.unknown:
         hint = unknown_section(key, paths, list(classes))
-        hint = hint if "did you mean" in hint else f"; {verb} takes {takes} alone"
+        hint = f"; {verb} takes {takes} alone" if hint.startswith("; known: ") else hint
         errors.append(f"{printable(key, 100)}: unknown section{hint}")
     for section, given in layer.sections.items():
         if section not in classes:
@@ -91,9 +106,12 @@ def unknown_words(overrides: Iterable[str]) -> list[str]:
     errors += [f"{printable(key, 100)}: unknown section{unknown_section(key, paths)}" for key in layer.unknown]
     for section, given in layer.sections.items():
         for key in given:
-            if key not in (*fields[section], "name"):
+            if key in (*fields[section], "name"):
+                continue
+            hint = answer(key, paths, section)
+            if not hint:
                 near = meant(key, [path for path in paths if path.startswith(f"{section}.")]) or meant(key, paths)
                 near = near or _nearest(key, [path for path in paths if path.startswith(f"{section}.")])
                 hint = f"; did you mean {listed(near)}?" if near else ""
-                errors.append(f"{section}.{printable(key, 60)}: unknown field{hint}")
+            errors.append(f"{section}.{printable(key, 60)}: unknown field{hint}")
     return errors

@@ -6,6 +6,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from zofo.config.paths import bare_metric
+from zofo.config.reward_name import asked_again, reward_name
 from zofo.config.sections import TaskConfig, kind_of_task
 from zofo.data.multitask.setting import find_setting
 from zofo.data.spec import METRICS, TaskSpec, pick_template
@@ -39,7 +41,8 @@ def how_to_ask(cfg: TaskConfig, target: str, labels: Sequence[str], metric: str)
     commands = []
     if setting is None:
         commands = [_generate(cfg, spec, target), f"zofo predict {target} --file ROWS.jsonl --output answered.jsonl"]
-    commands.append(f"zofo eval {target} {'--task' if own else '--data'} FILE --output answers.jsonl")
+    again = asked_again(False, bare_metric(cfg.metric))
+    commands.append(f"zofo eval {target} {'--task' if own else '--data'} FILE --output answers.jsonl{again}")
     parts.append("```sh\n" + "\n".join(commands) + "\n```")
     parts.append(_files(kind, setting is not None))
     return "\n" + "\n\n".join(parts) + "\n"
@@ -64,8 +67,8 @@ def _text(cfg: TaskConfig, spec: TaskSpec | None, kind: str, own: bool, of_many:
         lines = [f"A prompt is a row's input as the layout `{cfg.template}` of settings writes it."]
     elif own and kind == "options":
         lines = [
-            "A prompt is the text as it is, the column `text`; the answer begins after it with a space (without one "
-            "where the text ends in white space)."
+            f"A prompt is the text as it is, the column {span(cfg.text_column or 'text')}; the answer begins after it "
+            "with a space (without one where the text ends in white space)."
         ]
     elif own:
         lines = [
@@ -76,19 +79,18 @@ def _text(cfg: TaskConfig, spec: TaskSpec | None, kind: str, own: bool, of_many:
         lines = ["A prompt is what the task's template wrote, in the task file that was trained on."]
     else:
         template = printable(pick_template(spec, cfg.template).prompt, MOST, plain="\n")
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", template)), default=0))
         lines = [
             "A prompt is this text, with a row's columns in place of the names in braces (in Jinja's words), and "
-            f"nothing after it:\n\n{fence}jinja\n{template}\n{fence}"
+            f"nothing after it:\n\n{fenced(template, 'jinja')}"
         ]
         if template != template.rstrip():
-            lines.append(f"It ends in `{_word(repr(template[len(template.rstrip()) :]))}`.")
+            lines.append(f"It ends in {span(repr(template[len(template.rstrip()) :]))}.")
     if cfg.apply_chat_template:
         lines.append("It stands as the user's turn in the model's chat template, which `--chat` puts around a text.")
     if cfg.system is not None:
         lines.append(
-            'Before it stands a system turn, "' + printable(cfg.system, 200) + '": for that give `--file FILE.jsonl` '
-            "with a column `messages` in place of `--prompt TEXT --chat`."
+            'Before it stands a system turn, "' + plain(cfg.system, 200) + '", which `--chat` puts there too '
+            "(`--system TEXT` another one)."
         )
     if cfg.num_fewshot and not of_many:
         lines.append(f"Before dev and test prompts stood {cfg.num_fewshot} answered examples.")
@@ -101,7 +103,7 @@ def _options(cfg: TaskConfig, spec: TaskSpec | None, labels: Sequence[str]) -> s
     if spec is not None:
         answers = pick_template(spec, cfg.template).answers
         words = [] if isinstance(answers, str) or any("{" in answer for answer in answers) else answers
-    listed = first_few([f"`{_word(word)}`" for word in words], LISTED)
+    listed = first_few([span(word) for word in words], LISTED)
     which = f"the options {listed}" if words else "the options of each row"
     return (
         f"An answer is chosen, not written: `zofo eval` compares how likely {which} are after the prompt (scoring "
@@ -110,15 +112,27 @@ def _options(cfg: TaskConfig, spec: TaskSpec | None, labels: Sequence[str]) -> s
     )
 
 
-def _word(text: str) -> str:
-    return printable(text, 40).replace("`", "'")
+def span(text: str, most: int = 40) -> str:
+    """A code span of Markdown, in which nothing is markup, of a text that may hold anything."""
+    return "`" + printable(text, most).replace("`", "'") + "`"
+
+
+def plain(text: str, most: int = 80) -> str:
+    """A text that may hold anything as words of Markdown and no markup."""
+    return re.sub(r"([\\`*\[\]<>|#!~&$]|(?<!\w)_|_(?!\w))", r"\\\1", printable(text, most))
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of Markdown, with a longer fence than what it holds."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _generate(cfg: TaskConfig, spec: TaskSpec | None, target: str) -> str:
     """The command, with the task's own way of writing."""
     command = f"zofo generate {target} --prompt TEXT" + (" --chat" if cfg.apply_chat_template else "")
-    if spec is None or spec.kind != "generation":
-        return command
+    if spec is None or (spec.kind != "generation" and reward_name(cfg.metric) is None):
+        return command + (f" --max-new-tokens {cfg.max_new_tokens}" if cfg.max_new_tokens else "")
     decoding = spec.generation
     temperature = decoding.temperature if cfg.temperature is None else cfg.temperature
     command += f" --max-new-tokens {cfg.max_new_tokens or decoding.max_new_tokens}"

@@ -5,6 +5,7 @@ transformers compiles it, as it always does, in an environment that counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from zofo.data.jinja import Bounded, counting
 from zofo.errors import RunError
 
 Turn = dict[str, Any]
+MARKED = re.compile(r"\{%-?\s*generation\b")
 
 
 class BoundedChat(Bounded, ImmutableSandboxedEnvironment):
@@ -26,6 +28,29 @@ class BoundedChat(Bounded, ImmutableSandboxedEnvironment):
 
 def render(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> str:
     """`tokenizer.apply_chat_template` as a text. Raises whatever the template does, TooMuchError past its bounds."""
+    return _bounded(tokenizer, turns, tokenize=False, **options)
+
+
+def learnt_marks(tokenizer: Any, turns: Sequence[Turn], **offered: Any) -> list[tuple[int, int]]:
+    """(start, stop) in the conversation's text, in characters, of what the template marks with `{% generation %}`, to
+    whole tokens; [] where it marks nothing. TRL's assistant_only_loss goes by the same marks. Raises as `render`."""
+    if not MARKED.search(str(tokenizer.chat_template)) or not getattr(tokenizer, "is_fast", False):
+        return []
+    options = offered | {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+    out = _bounded(tokenizer, turns, **options, tokenizer_kwargs={"return_offsets_mapping": True})
+    spans: list[tuple[int, int]] = []
+    before = 0
+    for marked, (start, stop) in zip(out["assistant_masks"], out["offset_mapping"]):
+        if marked and before:
+            spans[-1] = (spans[-1][0], stop)
+        elif marked:
+            spans.append((start, stop))
+        before = marked
+    return spans
+
+
+def _bounded(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> Any:
+    """`tokenizer.apply_chat_template` while the template's work is counted."""
     from transformers.utils import chat_template_utils
 
     inside: Any = chat_template_utils
@@ -34,6 +59,6 @@ def render(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> str:
     plain, inside.ImmutableSandboxedEnvironment = inside.ImmutableSandboxedEnvironment, BoundedChat
     try:
         with counting():
-            return tokenizer.apply_chat_template(list(turns), tokenize=False, **options)
+            return tokenizer.apply_chat_template(list(turns), **options)
     finally:
         inside.ImmutableSandboxedEnvironment = plain

@@ -113,10 +113,11 @@ def say_borders(splits: Splits, where: str, tokenizer: Any = None) -> None:
 
     tokenizer: for the borders inside a token.
     """
-    examples = [example for listed in splits.values() for example in listed if example.cuttable is None]
+    every = [example for listed in splits.values() for example in listed if example.cuttable is None]
+    examples = [example for example in every if not example.unanswered]
     ends = {
         "prompts end in a blank, and most tokens begin with one: move it to the answers": [
-            e for e in examples if e.prompt[-1:] in (" ", "\t")
+            e for e in every if e.prompt[-1:] in (" ", "\t")
         ],
         "rows have an answer that ends in white space, which is learnt and scored too: strip it": [
             e for e in examples if any(answer[-1:].isspace() for answer in e.answers)
@@ -130,4 +131,4 @@ def say_borders(splits: Splits, where: str, tokenizer: Any = None) -> None:
         ] = merged(tokenizer, [e for e in examples if e.prompt])
     for what, such in ends.items():
         if such:
-            log.warning("%s: %d of %d %s (%s is one)", where, len(such), len(examples), what, such[0].where)
+            log.warning("%s: %d of %d %s (%s is one)", where, len(such), len(every), what, such[0].where)

@@ -118,6 +118,13 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
 
 
+def settled(text: str, stops: Sequence[str]) -> str:
+    """What of a text that is still written stays as it is: neither the beginning of a stop, nor of a character."""
+    text = cut(text, stops).rstrip("\ufffd")  # what bytes of a character are decoded as until all are there
+    starts = (stop[:n] for stop in stops for n in range(len(stop) - 1, 0, -1))
+    return text[: len(text) - max((len(start) for start in starts if text.endswith(start)), default=0)]
+
+
 def tell(model: Any, tokenizer: Any) -> None:
     """model.generation_config.eos_token_id <- `stop_ids`: transformers' own `generate` ends where training did."""
     ids = stop_ids(tokenizer, model)

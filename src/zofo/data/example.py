@@ -6,10 +6,28 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from zofo.config import registry
 from zofo.errors import InputError
+
+
+class Learnt(NamedTuple):
+    """An assistant's turn inside a conversation's prompt: prompt[start:stop], its end of turn with it, is learnt like
+    the answer. header: where in the prompt what announces it begins, behind the turn before; characters all."""
+
+    header: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reward of one's own is called with beside a text: the row, and its prompt as it was before chat template
+    and demonstrations, a text or messages."""
+
+    row: Mapping[str, Any]
+    prompt: str | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -21,6 +39,8 @@ class Example:
     reference: what a generated text is compared with. null_prompt: the prompt without its input (calibrated scores).
     leads: text between the prompt and each answer, one for each, that is not scored (a channel model's options).
     group: of many tasks' examples, the task that it is of.
+    learnt: earlier turns of the assistant's that are labels too (task.loss_on=all), in order; the last is the answer.
+    source: where a reward measures. unanswered: nobody says what is right, so it has no loss; `answers` is one "".
     """
 
     id: str  # where it is from: "sst2/train/17", "rows.jsonl:17"
@@ -33,6 +53,9 @@ class Example:
     place: str = field(default="", compare=False)  # "test.jsonl:18", for errors
     leads: tuple[str, ...] = ()
     group: str = ""
+    learnt: tuple[Learnt, ...] = ()
+    source: Source | None = field(default=None, compare=False, repr=False)
+    unanswered: bool = False
 
     @property
     def where(self) -> str:
@@ -71,6 +94,7 @@ class TaskData:
     repeated: how many examples of dev and of test have the prompt and answers of a training example. given: rows of
     each split's file. bad_rows: {why: how many} rows were left out, since they could not be used.
     groups: of many tasks' examples, {task: its metric}. max_length: tokens of an example that the task itself allows.
+    unread: columns of rows of one's own that nothing is made of.
     """
 
     name: str
@@ -89,6 +113,7 @@ class TaskData:
     bad_rows: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     max_length: int | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def encodes(self) -> Literal["options", "gold"]:
@@ -101,6 +126,11 @@ class TaskData:
         return objective_of(self.objective).ends and self.kind != "options"
 
     @property
+    def answered(self) -> bool:
+        """Whether every example has an answer: else there is no loss, neither to descend nor to measure."""
+        return not any(e.unanswered for split in (self.train, self.dev, self.test) for e in split)
+
+    @property
     def metric(self) -> str:
         """The leading metric, by its name in an evaluation's values."""
         return "pass_at_1" if self.metrics[0] == "pass_at_k" else self.metrics[0]
@@ -109,6 +139,11 @@ class TaskData:
 def objective_of(name: str) -> Any:
     """The class of an objective by its name. Raises InputError for a name that is none."""
     return registry.load("objectives", name).Objective
+
+
+def upper_part(train: int, share: float) -> int:
+    """How many of 2 training examples or more are the upper level's; each level has one at least."""
+    return min(max(round(train * share), 1), train - 1)
 
 
 def split_levels(
@@ -124,7 +159,7 @@ def split_levels(
     order = list(train)
     random.Random(f"{seed}/levels").shuffle(order)
     share = ratio[0] / sum(ratio)
-    upper = min(max(round(len(order) * share), 1), len(order) - 1)
+    upper = upper_part(len(order), share)
     if not stratified:
         return order[:upper], order[upper:]
     room = _quotas(order, share, upper)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from zofo.data.example import Example
+from zofo.config.sections import TaskConfig
+from zofo.data.chat import Chat
+from zofo.data.example import Example, objective_of
 from zofo.errors import InputError
 
 GAP = "\n\n"  # between two demonstrations, and before the prompt
@@ -24,6 +26,8 @@ def demonstrate(examples: Sequence[Example], pool: Sequence[Example], k: int, ho
         return list(examples)
     if chat := next((e for e in (*pool, *examples) if e.cuttable is not None), None):
         raise InputError(f"task.num_fewshot: {chat.id} is a conversation; demonstrations are put before plain prompts")
+    if empty := next((e for e in pool if e.unanswered), None):
+        raise InputError(f"task.num_fewshot: {empty.where} has no answer to show; give rows with completions")
     if len(pool) < k:
         raise InputError(
             f"task.num_fewshot: {k} demonstrations, and {len(pool)} answered examples to take them from; give a "
@@ -59,3 +63,28 @@ def _first(order: Iterable[Example], example: Example, k: int) -> list[Example]:
 def answered(example: Example) -> str:
     """Prompt and (first) right answer."""
     return example.prompt + example.answers[example.gold[0]]
+
+
+def dressed(
+    examples: dict[str, list[Example]],
+    cfg: TaskConfig,
+    seed: int,
+    objective: str,
+    kind: str,
+    tokenizer: Any,
+    shown: list[Example],
+) -> dict[str, list[Example]]:
+    """Demonstrations before the prompts that are evaluated, and the chat template around all."""
+    pool = examples["train"] or examples["dev"] or shown
+    if cfg.fewshot == "fixed" and len(shown) >= cfg.num_fewshot:
+        pool = shown
+    asked = {
+        split: listed if split == "train" else demonstrate(listed, pool, cfg.num_fewshot, cfg.fewshot, seed)
+        for split, listed in examples.items()
+    }
+    if cfg.apply_chat_template:
+        chat = Chat(tokenizer, cfg.system)
+        learns = objective_of(objective).ends  # to end its turn; an option is scored without that
+        ends = {split: learns and (split == "train" or kind != "options") for split in asked}
+        asked = {split: [chat.dress(e, ends[split]) for e in listed] for split, listed in asked.items()}
+    return asked

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zofo.config.sections import DATA_SUFFIXES, data_suffix
 from zofo.data.formats import Head, Row, RowFault, rows_of
-from zofo.errors import InputError, first_few, nearest, printable
+from zofo.errors import InputError, did_you_mean, first_few, nearest, printable
 
 log = logging.getLogger("zofo")
 SPLIT_FILES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -143,69 +142,6 @@ def _reason(text: str) -> str:
     return printable(words, 60) or "of no use"
 
 
-def read_tables(
-    path: Path, name: str | None = None, alone: str = "train", bad: BadRows | None = None, heads: bool = False
-) -> Tables:
-    """A directory's train, validation and test files, or one file as `alone`. Raises InputError where there is none.
-
-    Ids are "name/split/row number" if a `name` is given, else the row's place in its file. heads: see `read_head`.
-    """
-    read = read_head if heads else read_file
-    if path.is_file():
-        return {alone: read(path, name and f"{name}/{alone}", bad)}
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or directory")
-    tables: Tables = {split: read(file, name and f"{name}/{split}", bad) for split, file in split_files(path).items()}
-    if not tables:
-        raise no_train(path)
-    return tables
-
-
-def split_files(folder: Path) -> dict[str, Path]:
-    """{split: its file} of those that are there. Raises InputError where two hold one split."""
-    files: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        suffix = data_suffix(file)
-        stem = file.name[: -len(suffix)].lower() if suffix else ""
-        split = next((split for split, stems in SPLIT_FILES.items() if stem in stems), None)
-        if split is None or not file.is_file():
-            continue
-        if split in files:
-            one, other = sorted((files[split].name, file.name), reverse=True)
-            raise InputError(f"{folder}: {one} and {other} both hold the {split} rows; keep one")
-        files[split] = file
-    return {split: files[split] for split in SPLIT_FILES if split in files}
-
-
-def hub_tables(
-    path: Path,
-    name: str,
-    config: str | None,
-    splits: Mapping[str, str],
-    bad: BadRows | None = None,
-    heads: bool = False,
-) -> Tables | None:
-    """The tables of a downloaded hub repository (train-00000-of-00001.parquet, ...); None where `path` is none.
-
-    config: of the data set, a folder of the repository. splits: {ours: the hub's}; only these are read, so that a test
-    split without labels is not. heads: see `read_head`.
-    """
-    read = read_head if heads else read_file
-    for folder in dict.fromkeys((path, path / (config or "data"), path / "data", path / "plain_text")):
-        shards_of = {ours: _shards(folder, theirs) for ours, theirs in splits.items()}
-        if any(shards_of.values()):
-            return {
-                ours: [record for shard in shards for record in read(shard, f"{name}/{splits[ours]}/{shard.stem}", bad)]
-                for ours, shards in shards_of.items()
-                if shards
-            }
-    return None
-
-
-def _shards(folder: Path, split: str) -> list[Path]:
-    return sorted(f for f in folder.glob(f"{split}-[0-9]*-of-[0-9]*") if data_suffix(f))
-
-
 def read_file(
     path: Path, prefix: str | None = None, bad: BadRows | None = None, shown: str | None = None
 ) -> list[Record]:
@@ -220,7 +156,9 @@ class Undecided(Exception):
     """The head of a file does not say which columns its rows have."""
 
 
-def read_head(path: Path, prefix: str | None = None, bad: BadRows | None = None) -> list[Record]:
+def read_head(
+    path: Path, prefix: str | None = None, bad: BadRows | None = None, shown: str | None = None
+) -> list[Record]:
     """The rows by which a file's columns are judged, at a cost that does not grow with it: all that `columns_of` looks
     at, and of Parquet one with its columns and no values.
 
@@ -230,7 +168,7 @@ def read_head(path: Path, prefix: str | None = None, bad: BadRows | None = None)
     numbered = rows_of(path, head)
     if head.cut:
         raise Undecided(path)
-    return _records(path, numbered, prefix, bad or BadRows(), head.whole)
+    return _records(path, numbered, prefix, bad or BadRows(), head.whole, shown)
 
 
 def _records(
@@ -261,13 +199,6 @@ def columns_of(records: Records) -> list[str]:
     return list(dict.fromkeys(key for i in range(min(len(records), 100)) for key in records[i].row))
 
 
-def no_train(where: Path | str) -> InputError:
-    files = ", ".join("train" + suffix for suffix in DATA_SUFFIXES)
-    return InputError(
-        f"{where}: no train file; expected one of {files} (to evaluate a plain model, test.jsonl is enough)"
-    )
-
-
 def file_of(records: Records) -> str:
     return records[0].place.rpartition(":")[0] or records[0].place
 
@@ -278,6 +209,13 @@ def missing_column(column: str, records: Records, where: str = "", taken: Sequen
         f'{where}: no column "{column}" in {file_of(records)}' if where else f'{file_of(records)}: no column "{column}"'
     )
     return InputError(f"{at}; has: {_listed(columns_of(records))}{renamed([column], records, taken)}")
+
+
+def unknown_column(column: str, records: Records, where: str) -> InputError:
+    """where: what names a column that the file has not, "--text-column"."""
+    has = columns_of(records)
+    shown = f'{where}: no column "{printable(column, 60)}" in {file_of(records)}'
+    return InputError(f"{shown}; has: {_listed(has)}{did_you_mean(column, has)}")
 
 
 def renamed(columns: Sequence[str], records: Records, taken: Sequence[str] = ()) -> str:

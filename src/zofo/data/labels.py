@@ -111,9 +111,11 @@ def untrained(examples: Mapping[str, Sequence[Example]], labels: Sequence[str]) 
     }
 
 
-def say_labels(examples: Mapping[str, Sequence[Example]], labels: Sequence[str], file: str, seen: Seen | None) -> None:
-    """Warns of slips, and of labels that no training example has, as where its few rows were all drawn for dev and
-    test: of one that is spelt nearly as a training label that it was probably meant to be that.
+def say_labels(
+    examples: Mapping[str, Sequence[Example]], labels: Sequence[str], file: str, seen: Seen | None
+) -> set[str]:
+    """Warns of slips, which are returned, and of labels that no training example has, as where its few rows were all
+    drawn for dev and test: of one that is spelt nearly as a training label that it was probably meant to be that.
 
     seen: where the rows say which labels there are; None: they are chosen.
     """
@@ -145,6 +147,7 @@ def say_labels(examples: Mapping[str, Sequence[Example]], labels: Sequence[str],
             printable(name, 60),
             where,
         )
+    return said
 
 
 def _splits(examples: Mapping[str, Sequence[Example]], index: int) -> str:

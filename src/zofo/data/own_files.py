@@ -1,4 +1,4 @@
-"""One's own files: columns text + label (+ choices), prompt + completion (texts or messages), or messages.
+"""One's own files: columns text + label (+ choices), prompt + completion, conversations, or other layouts of texts.
 
 text + label: the answer is the label's word after a space (`true`, `false` for booleans); `task.choices` names the
 words instead, and then integers and booleans count into it. Nothing else is added to the text.
@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from zofo.data.chat import Chat, Make
+from zofo.data.balance import check_numbers
+from zofo.data.chat import Chat, Make, check_loss_on
+from zofo.data.conversations import from_completion, from_conversation
 from zofo.data.example import Example
-from zofo.data.files import BadRows, Record, Records, Tables, columns_of, file_of, missing_column, renamed
+from zofo.data.files import BadRows, Record, Records, Tables, columns_of, file_of
 from zofo.data.labels import Seen
+from zofo.data.layouts import (
+    BESIDE,
+    CHATS,
+    Columns,
+    cell,
+    check_layout,
+    text_of,
+    written_answer,
+    written_prompt,
+)
 from zofo.errors import InputError, did_you_mean, printable
 
 log = logging.getLogger("zofo")
-LAYOUTS = {"messages": ("messages",), "completion": ("prompt", "completion"), "options": ("text", "label")}
 MAX_LABELS = 200  # more options than this are a text to generate, not a class to choose
 
 
@@ -34,9 +46,10 @@ class Answers(NamedTuple):
 @dataclass(frozen=True)
 class OwnTask:
     make: Make
-    kind: Literal["options", "completion"]
+    kind: Literal["options", "completion", "generation"]
     labels: tuple[str, ...]
     seen: Seen | None = None  # where the rows say which labels there are
+    reads: tuple[str, ...] = ()  # columns, all others being left alone; (): not known
 
 
 def own_task(
@@ -46,99 +59,68 @@ def own_task(
     chat: Chat,
     answers: Answers = Answers(),  # noqa: B008 (immutable)
     bad: BadRows | None = None,
+    numbers: bool = True,
+    columns: Columns = Columns(),  # noqa: B008 (immutable)
 ) -> OwnTask:
     """How the rows of one's own files become examples. Raises InputError naming file, line and fix.
 
     answers: of the run that is evaluated, where there is one: rows must have one of them. bad: what is done with rows
-    that cannot be used; they decide no label.
+    that cannot be used; they decide no label. numbers: whether labels may be many different numbers. columns: the
+    file's own names for text and label.
     """
-    rows, layout = check_layout(tables, template, choices)
-    if layout == "messages":
-        return OwnTask(lambda record: _from_messages(record, chat), "completion", ())
-    if layout == "completion":
-        return OwnTask(lambda record: _from_completion(record, chat), "completion", ())
+    rows, layout = check_layout(tables, template, choices, columns)
+    needed = columns.of(layout)
+    check_loss_on(chat.loss_on, needed, file_of(rows))
+    reads = (*needed, *BESIDE.get(layout, ()))
+    if layout != "options":
+        return OwnTask(_maker(layout, template, chat, columns), "completion", (), reads=reads)
+    text, label = needed
     if choices is None and "choices" in columns_of(rows):
-        return OwnTask(from_choices, "options", ())
-    seen = None if choices or answers.labels else _labels(rows, bad or BadRows())
+        return OwnTask(lambda record: from_choices(record, text, label=label), "options", (), reads=reads)
+    seen = None if choices or answers.labels else _labels(rows, bad or BadRows(), label, numbers)
     known = tuple(choices or answers.labels) if seen is None else _in_order(seen.counts)
     if len(set(known)) < len(known) or len(known) < 2:
         raise InputError(f"task.choices: needs two or more different labels, got: {', '.join(known)}")
     of_a_run = bool(answers.labels) and choices is None
     counted = answers.counted if of_a_run else choices is not None
-    return OwnTask(lambda record: _from_label(record, known, counted, of_a_run), "options", known, seen)
+
+    def make(record: Record) -> Example:
+        return _from_label(record, known, counted, of_a_run, needed)
+
+    return OwnTask(make, "options", known, seen, needed)
 
 
-def check_layout(tables: Tables, template: str, choices: Sequence[str] | None) -> tuple[Records, str]:
-    """(the rows that decide, which of LAYOUTS they have). Raises InputError for what the columns alone show."""
-    check_template(template)
-    rows = tables.get("train") or next(iter(tables.values()))
-    layout = _layout(rows)
-    for records in tables.values():
-        for column in LAYOUTS[layout]:
-            if column not in columns_of(records):
-                raise missing_column(column, records, taken=LAYOUTS[layout])
-    if layout != "options" and choices is not None:
-        raise InputError(f"task.choices: {file_of(rows)} has completions; choices are for text + label")
-    return rows, layout
+def _maker(layout: str, template: str, chat: Chat, columns: Columns) -> Make:
+    """Of layouts whose answer is a text."""
+    if layout in CHATS:
+        return lambda record: from_conversation(record, layout, chat)
+    if layout == "completion":
+        return lambda record: from_completion(record, columns.of(layout)[0], chat)
 
+    def make(record: Record) -> Example:
+        prompt, answer = written_prompt(record, layout, template), written_answer(record, layout)
+        return Example(record.id, prompt, (answer,), (0,), place=record.place)
 
-def check_template(template: str) -> None:
-    """Raises InputError for one that rows of one's own do not have."""
-    if template not in ("default", "plain"):
-        near = did_you_mean(template, ("default", "plain"))
-        raise InputError(
-            f'task.template: own files have "default" and "plain", not "{template}"{near}; '
-            "for others write a task file (.yaml)"
-        )
-
-
-def _layout(records: Records) -> str:
-    has = columns_of(records)
-    for layout, columns in LAYOUTS.items():
-        if set(columns) <= set(has):
-            return layout
-    halves = [columns for columns in LAYOUTS.values() if set(columns) & set(has)]  # the other is missing or misspelt
-    nearly = [columns for columns in LAYOUTS.values() if renamed(columns, records)]
-    if halves:
-        columns = next((columns for columns in halves if columns in nearly), halves[0])
-        raise missing_column(next(column for column in columns if column not in has), records, taken=columns)
-    near = renamed(max(nearly, key=lambda columns: renamed(columns, records).count(" for ")), records) if nearly else ""
-    raise InputError(
-        f"{file_of(records)}: needs the columns text and label, or prompt and completion, or messages; "
-        f"has: {printable(', '.join(has), 300) or 'none'}{near}"
-    )
-
-
-def _get(record: Record, column: str) -> Any:
-    if column not in record.row or record.row[column] is None:
-        raise InputError(f'{record.place}: no "{column}"')
-    return record.row[column]
-
-
-def text_of(record: Record, column: str, may_be_empty: bool = False) -> str:
-    value = _get(record, column)
-    if not isinstance(value, str):
-        raise InputError(f'{record.place}: "{column}" must be text, not {type(value).__name__}')
-    if not may_be_empty and not value.strip():
-        raise InputError(f'{record.place}: "{column}" is empty; mend or drop the row')
-    return value
+    return make
 
 
 # --------------------------------------------------------------------------------------------------- text and label
 
 
-def _label_name(record: Record) -> str:
-    value = _get(record, "label")
+def _label_name(record: Record, column: str) -> str:
+    value = cell(record, column)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # pandas makes them of a column with gaps
         value = int(value)
+    if isinstance(value, float) and math.isfinite(value):  # as a CSV file has it
+        return str(value)
     if (isinstance(value, int) and abs(value) < 1e15) or (isinstance(value, str) and value.strip()):
         return str(value).strip()
     if isinstance(value, str):
-        raise InputError(f'{record.place}: "label" is empty; mend or drop the row')
+        raise InputError(f'{record.place}: "{column}" is empty; mend or drop the row')
     raise InputError(
-        f'{record.place}: "label" must be a word, an integer or true/false, not {_brief(value)}; mend or drop the row'
+        f'{record.place}: "{column}" must be a word, a number or true/false, not {_brief(value)}; mend or drop the row'
     )
 
 
@@ -146,13 +128,13 @@ def _brief(value: Any) -> str:
     return printable(repr(value), 80)
 
 
-def _labels(records: Records, bad: BadRows) -> Seen:
+def _labels(records: Records, bad: BadRows, column: str, numbers: bool) -> Seen:
     """Of all records; one without a label is none of theirs, and left out where it is drawn."""
     counts: Counter[str] = Counter()
     places: dict[str, str] = {}
     for record in records:
         try:
-            name = _label_name(record)
+            name = _label_name(record, column)
             counts[name] += 1
             places.setdefault(name, record.place)
         except InputError as error:
@@ -165,6 +147,8 @@ def _labels(records: Records, bad: BadRows) -> Seen:
     names = set(counts)
     if len(names) < 2:
         raise InputError(f'{file_of(records)}: only one label, "{printable(min(names), 60)}"; needs two or more')
+    if not numbers:
+        check_numbers(counts, file_of(records))
     if len(names) > MAX_LABELS:
         raise InputError(
             f"{file_of(records)}: {len(names)} different labels, at most {MAX_LABELS}; for free text name the columns "
@@ -197,8 +181,10 @@ def _index(name: str) -> int:
     return {"false": 0, "true": 1}.get(name.lower(), int(name) if _counts(name) else -1)
 
 
-def _from_label(record: Record, labels: tuple[str, ...], may_count: bool, of_a_run: bool) -> Example:
-    prompt, name = text_of(record, "text"), _label_name(record)
+def _from_label(
+    record: Record, labels: tuple[str, ...], may_count: bool, of_a_run: bool, columns: tuple[str, ...]
+) -> Example:
+    prompt, name = text_of(record, columns[0]), _label_name(record, columns[1])
     index = labels.index(name) if name in labels else _index(name) if may_count else -1
     if not 0 <= index < len(labels):
         known = "the run's" if of_a_run else "known"
@@ -209,10 +195,10 @@ def _from_label(record: Record, labels: tuple[str, ...], may_count: bool, of_a_r
     return Example(record.id, prompt, option_texts(prompt, labels), (index,), place=record.place)
 
 
-def from_choices(record: Record, column: str = "text", answered: bool = True) -> Example:
+def from_choices(record: Record, column: str = "text", answered: bool = True, label: str = "label") -> Example:
     """A row with options of its own. answered: False where nobody knows which is right: the first stands for it."""
-    prompt, choices = text_of(record, column), _get(record, "choices")
-    label = _get(record, "label") if answered else 0
+    prompt, choices = text_of(record, column), cell(record, "choices")
+    right = cell(record, label) if answered else 0
     if isinstance(choices, str):  # a CSV cell
         try:
             choices = json.loads(choices)
@@ -220,67 +206,13 @@ def from_choices(record: Record, column: str = "text", answered: bool = True) ->
             choices = None
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
         raise InputError(f'{record.place}: "choices" must be a list of two or more texts')
-    if isinstance(label, str) and label in choices:
-        index = choices.index(label)
+    if isinstance(right, str) and right in choices:
+        index = choices.index(right)
     else:
-        index = -1 if isinstance(label, (bool, list, dict)) else _index(str(label)[:20])
+        index = -1 if isinstance(right, (bool, list, dict)) else _index(str(right)[:20])
     if not 0 <= index < len(choices):
-        raise InputError(f"{record.place}: label {_brief(label)} is neither one of the choices nor an index of one")
+        raise InputError(f"{record.place}: {label} {_brief(right)} is neither one of the choices nor an index of one")
     return Example(record.id, prompt, option_texts(prompt, choices), (index,), place=record.place)
-
-
-# ------------------------------------------------------------------------------------------------------ completions
-
-
-def _from_completion(record: Record, chat: Chat) -> Example:
-    prompt, completion = _get(record, "prompt"), _get(record, "completion")
-    if isinstance(prompt, list) or isinstance(completion, list):  # both as messages, as TRL has them
-        if not isinstance(completion, list) or len(completion) != 1 or not isinstance(prompt, list):
-            raise InputError(
-                f'{record.place}: "prompt" and "completion" must both be texts, or "prompt" a list of messages and '
-                '"completion" a list of the one message that answers it'
-            )
-        return _conversation(record, [*prompt, *completion], '"prompt" and "completion"', chat)
-    prompt, completion = text_of(record, "prompt", may_be_empty=True), text_of(record, "completion")
-    return Example(record.id, prompt, (completion,), (0,), place=record.place)
-
-
-def _from_messages(record: Record, chat: Chat) -> Example:
-    """The last turn, the assistant's, is the completion; the tokenizer's chat template writes the rest."""
-    return _conversation(record, _get(record, "messages"), '"messages"', chat)
-
-
-def _conversation(record: Record, turns: Any, columns: str, chat: Chat) -> Example:
-    turns = _turns(record, turns, columns)
-    if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        raise InputError(f"{record.place}: the last of {columns} must be the assistant's, after at least one other")
-    if not turns[-1]["content"].strip():
-        raise InputError(f"{record.place}: the assistant's last message is empty")
-    _check_chat(record, columns, chat)
-    return chat.conversation(record.id, turns, record.place)
-
-
-def turns_of(record: Record, column: str, chat: Chat) -> list[dict[str, Any]]:
-    """The conversation in a column, whoever speaks last. Raises InputError for none, or a model that takes none."""
-    turns = _turns(record, _get(record, column), f'"{column}"')
-    _check_chat(record, f'"{column}"', chat)
-    return turns
-
-
-def _turns(record: Record, turns: Any, columns: str) -> list[dict[str, Any]]:
-    if not isinstance(turns, list) or not all(
-        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns
-    ):
-        raise InputError(f'{record.place}: {columns} must be a list of {{"role": ..., "content": ...}}')
-    return turns
-
-
-def _check_chat(record: Record, columns: str, chat: Chat) -> None:
-    if chat.missing:
-        raise InputError(
-            f"{record.place}: {columns} needs a model with a chat template and this one has none; "
-            'use the columns "prompt" and "completion" with texts'
-        )
 
 
 # ----------------------------------------------------------------------------------------------------- where texts meet
@@ -289,6 +221,7 @@ def _check_chat(record: Record, columns: str, chat: Chat) -> None:
 def say_what_runs_together(examples: Mapping[str, Sequence[Example]], file: str) -> None:
     """Warns of texts and answers that meet in a way that is rarely meant: once for each kind, with the first row."""
     every = [example for listed in examples.values() for example in listed if example.cuttable is None]
+    every = [example for example in every if not example.unanswered]
     kinds = {
         "ends in a blank, and most tokens begin with one: move it to the answers": [
             e for e in every if e.prompt[-1:] in (" ", "\t")

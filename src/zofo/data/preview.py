@@ -41,6 +41,8 @@ def sizes(data: TaskData, cfg: TaskConfig, selects: bool = True) -> Iterator[str
         there, asked = len(getattr(data, split)), getattr(cfg, f"{split}_examples")
         said.append(f"{split} {there}" + (f" of {asked} asked for" if there < asked else ""))
     yield f"examples: {', '.join(said)}"
+    if data.unread:
+        yield f"columns that are not read: {first_few([printable(str(name), 60) for name in data.unread], 10)}"
     yield from unused(data, cfg, SPLITS)
     yield from few(data, cfg, ("dev", "test") if selects else ("test",), selects)
 
@@ -101,8 +103,13 @@ def shown(example: Example) -> Iterator[str]:
         text = f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
     yield f"--- {printable(str(example.id))}"
     yield printable(text, plain="\n\t")
+    if example.unanswered:
+        yield "    no answer: what is written is rewarded"
+        return
     answers = [f"{'*' if i in example.gold else ''}{printable(repr(a), SHOWN)}" for i, a in enumerate(example.answers)]
     yield f"    answer{'s' * (len(answers) > 1)}: {first_few(answers, 10, ' | ')}"
+    for turn in example.learnt:
+        yield f"    learnt too: {printable(repr(example.prompt[turn.start : turn.stop]), SHOWN)}"
     if example.reference is not None:
         text = repr(example.reference)
         yield f"    compared with: {printable(text if len(text) <= SHOWN // 2 else text[: SHOWN // 2] + ' ...')}"

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from zofo.config.sections import TaskConfig
 from zofo.data.chat import Make
 from zofo.data.example import Example
-from zofo.data.files import BadRows, Record, Tables, file_of, no_train
+from zofo.data.files import BadRows, Record, Tables, file_of
 from zofo.data.spec import TaskSpec
+from zofo.data.tables import no_train
 from zofo.errors import InputError, printable
 
 log = logging.getLogger("zofo")

@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config import registry
+from zofo.config.reward_name import reward_name
 from zofo.config.sections import TaskConfig, kind_of_task
+from zofo.data.balance import measured_too
 from zofo.data.chat import Chat, Make, NoTokenizerYet
 from zofo.data.checks import check_choices, check_metrics, say_borders, say_cut_answers, say_what_repeats
 from zofo.data.example import Decoding, Example, TaskData, objective_of
-from zofo.data.fewshot import demonstrate
-from zofo.data.files import BadRows, Record, Tables, hub_tables, no_train, read_tables
+from zofo.data.fewshot import dressed
+from zofo.data.files import BadRows, Record, Tables, columns_of
 from zofo.data.hub import from_hub
 from zofo.data.labels import say_labels, say_slips
+from zofo.data.layouts import columns_asked, template_of
 from zofo.data.multitask.setting import find_setting, load_setting
-from zofo.data.own_files import Answers, own_task, say_what_runs_together
+from zofo.data.own_files import Answers, OwnTask, own_task, say_what_runs_together
 from zofo.data.samples import carved, sample
 from zofo.data.spec import METRICS, TaskSpec, check_columns, load_spec, maker, metrics_of
+from zofo.data.tables import hub_tables, no_train_file, own_tables, read_tables, tables_of_files
+from zofo.data.written import not_written, rewarded_task, with_sources
 from zofo.errors import InputError, did_you_mean
 
 log = logging.getLogger("zofo")
@@ -52,20 +57,22 @@ def load_task(
     spec, make = known
     name = Path(cfg.name).stem.replace("_", "-")
     with bad.gathered():
-        tables = local_tables(Path(cfg.data), spec, name, only, bad) if cfg.data else from_hub(spec, name, only)
+        local = cfg.data or cfg.files
+        tables = tables_at(cfg, spec, name, only, bad) if local else from_hub(spec, name, only)
         check_columns(spec, cfg.template, tables)
         shown = shown_of(spec, make, name)
         tables = carved(tables, spec, seed, only, name)
         objective = _objective(cfg, spec.objective)
         make = Chat(tokenizer, cfg.system).checked(make) if cfg.apply_chat_template else make
-        examples = sample(tables, make, cfg, seed, only, spec.dev_rows, bad)
+        examples = sample(tables, with_sources(make, cfg, own=False), cfg, seed, only, spec.dev_rows, bad)
     repeated = _repeated(examples)
     decoding, metrics = decoding_of(spec, cfg), _led(metrics_of(spec), cfg, METRICS[spec.kind])
+    kind = "generation" if reward_name(cfg.metric) is not None else spec.kind
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], name)
     if only is None and answers is None and spec.kind == "options":
         say_labels(examples, spec.labels, name, None)
     _say(examples, spec, cfg, decoding, tokenizer)
-    examples = _dressed(examples, cfg, seed, objective, spec.kind, tokenizer, shown)
+    examples = dressed(examples, cfg, seed, objective, spec.kind, tokenizer, shown)
     return TaskData(
         name=name,
         version=spec.version,
@@ -75,7 +82,7 @@ def load_task(
         dev=examples["dev"],
         test=examples["test"],
         labels=tuple(spec.labels),
-        kind=spec.kind,
+        kind=kind,
         decoding=decoding,
         scoring=cfg.scoring,
         repeated=repeated,
@@ -103,10 +110,23 @@ def local_tables(
     return read_tables(path, name, only or ("test" if spec.carve else "train"), bad, heads)
 
 
+def tables_at(
+    cfg: TaskConfig, spec: TaskSpec, name: str, only: str | None = None, bad: BadRows | None = None, heads: bool = False
+) -> Tables:
+    """A known task's local tables: the files of the splits, or see `local_tables` of task.data."""
+    if cfg.files:
+        return tables_of_files(cfg, name, bad, heads)
+    return local_tables(Path(str(cfg.data)), spec, name, only, bad, heads)
+
+
 def _led(metrics: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> tuple[str, ...]:
     """The task's metrics, with the configured one in front."""
     if cfg.metric is None:
         return metrics
+    if (named := reward_name(cfg.metric)) is not None:
+        if "accuracy" in known:
+            raise not_written(cfg.name)
+        return (named.function, *(name for name in metrics if name != "loss"))
     if cfg.metric not in known:
         near = did_you_mean(cfg.metric, known)
         raise InputError(f'task.metric: "{cfg.metric}" does not measure this task{near}; known: {", ".join(known)}')
@@ -115,8 +135,12 @@ def _led(metrics: tuple[str, ...], cfg: TaskConfig, known: tuple[str, ...]) -> t
 
 def decoding_of(spec: TaskSpec, cfg: TaskConfig) -> Decoding:
     """The task's way of generating, with what the configuration says otherwise."""
+    return _decoding(spec.generation, cfg)
+
+
+def _decoding(usual: Decoding, cfg: TaskConfig) -> Decoding:
     names = ("max_new_tokens", "temperature", "top_p", "samples")
-    decoding = replace(spec.generation, **{n: v for n in names if (v := getattr(cfg, n)) is not None})
+    decoding = replace(usual, **{n: v for n in names if (v := getattr(cfg, n)) is not None})
     if decoding.samples > 1 and decoding.temperature == 0:
         raise InputError(f"task.samples: {decoding.samples} greedy texts are all the same; give task.temperature too")
     if idle := decoding.idle():
@@ -146,31 +170,6 @@ def _repeated(examples: dict[str, list[Example]]) -> dict[str, int]:
     return {split: sum((e.prompt, e.answers) in train for e in examples[split]) for split in ("dev", "test")}
 
 
-def _dressed(
-    examples: dict[str, list[Example]],
-    cfg: TaskConfig,
-    seed: int,
-    objective: str,
-    kind: str,
-    tokenizer: Any,
-    shown: list[Example],
-) -> dict[str, list[Example]]:
-    """Demonstrations before the prompts that are evaluated, and the chat template around all."""
-    pool = examples["train"] or examples["dev"] or shown
-    if cfg.fewshot == "fixed" and len(shown) >= cfg.num_fewshot:
-        pool = shown
-    dressed = {
-        split: listed if split == "train" else demonstrate(listed, pool, cfg.num_fewshot, cfg.fewshot, seed)
-        for split, listed in examples.items()
-    }
-    if cfg.apply_chat_template:
-        chat = Chat(tokenizer, cfg.system)
-        learns = objective_of(objective).ends  # to end its turn; an option is scored without that
-        ends = {split: learns and (split == "train" or kind != "options") for split in dressed}
-        dressed = {split: [chat.dress(e, ends[split]) for e in listed] for split, listed in dressed.items()}
-    return dressed
-
-
 def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
     """A known task's spec and its template at work; None for own files.
 
@@ -191,7 +190,7 @@ def settle(cfg: TaskConfig) -> tuple[TaskSpec, Make] | None:
     metrics, make = _led(metrics_of(spec), cfg, METRICS[spec.kind]), maker(spec, cfg.template)
     check_metrics(metrics, shown_of(spec, make, name), name)
     unused = [n for n in ("max_new_tokens", "temperature", "top_p", "samples") if getattr(cfg, n) is not None]
-    if unused and spec.kind != "generation":
+    if unused and spec.kind != "generation" and reward_name(cfg.metric) is None:
         raise InputError(f"task.{unused[0]}: {name} generates nothing; leave it out")
     decoding_of(spec, cfg)
     if cfg.run_generated_code and "pass_at_k" not in metrics_of(spec):
@@ -224,35 +223,47 @@ def answers_of(cfg: TaskConfig, labels: Sequence[str] = ()) -> Answers:
     if labels or cfg.choices is not None:
         return Answers(tuple(labels or cfg.choices or ()), cfg.choices is not None)
     try:
-        tables = read_tables(Path(cfg.name), bad=BadRows(cfg.on_bad_row == "skip"))
-        return Answers(own_task(tables, cfg.template, None, Chat(None)).labels)
+        tables = own_tables(cfg, bad=BadRows(cfg.on_bad_row == "skip"))
+        return Answers(own_task(tables, cfg.template, None, Chat(None), columns=columns_asked(cfg)).labels)
     except InputError as error:
-        log.info("the answers of %s are not known: %s", cfg.name, error)
+        log.info("the answers of %s are not known: %s", cfg.place, error)
         return Answers()
 
 
 def _own_files(
     cfg: TaskConfig, seed: int, tokenizer: Any, only: str | None, bad: BadRows, answers: Answers
 ) -> TaskData:
-    path = Path(cfg.name)
+    path = Path(cfg.name or cfg.place)
     with bad.gathered():
-        tables = read_tables(path, alone=only or "train", bad=bad)
+        tables = own_tables(cfg, only or "train", bad)
         if "train" not in tables and only not in tables:
-            raise no_train(path)
-        chat = Chat(tokenizer, cfg.system)
-        task = own_task(tables, cfg.template, cfg.choices, chat, answers, bad)
+            raise no_train_file(cfg, only)
+        chat = Chat(tokenizer, cfg.system, cfg.loss_on)
+        rewarded = reward_name(cfg.metric) is not None
+        task = (
+            own_task(
+                tables, template_of(cfg), cfg.choices, chat, answers, bad, cfg.numbers_are_classes, columns_asked(cfg)
+            )
+            if not rewarded
+            else rewarded_task(tables, cfg, chat)
+        )
         objective, metrics = measures(cfg, task.kind)
         make = chat.checked(task.make) if cfg.apply_chat_template else task.make
-        examples = sample(tables, make, cfg, seed, only, bad=bad)
+        examples = sample(tables, with_sources(make, cfg, own=True), cfg, seed, only, bad=bad)
+    if cfg.numbers_are_classes and task.seen is None and not answers.labels:
+        raise InputError(f"task.numbers_are_classes: {path.name} has no labels that could be numbers; leave it out")
+    slips: set[str] = set()
     if only is None and not answers.labels:
-        say_labels(examples, task.labels, path.name, task.seen)
+        slips = say_labels(examples, task.labels, path.name, task.seen)
     elif task.seen is not None:
         say_slips(task.seen, path.name)
+    if task.labels:
+        metrics = measured_too(metrics, examples, task.labels, path.name, not answers.labels, slips)
     say_what_runs_together(examples, path.name)
     repeated = _repeated(examples)
     check_choices(examples)
     say_borders(examples, path.name, _of_plain_texts(cfg, tokenizer))
-    examples = _dressed(examples, cfg, seed, objective, task.kind, tokenizer, [])
+    examples = dressed(examples, cfg, seed, objective, task.kind, tokenizer, [])
     check_metrics(metrics, [e for split in ("train", "dev", "test") for e in examples[split]], path.stem)
     return TaskData(
         name=path.stem,
@@ -264,16 +275,25 @@ def _own_files(
         test=examples["test"],
         labels=task.labels,
         kind=task.kind,
+        decoding=_decoding(Decoding(), cfg) if rewarded else Decoding(),
         scoring=cfg.scoring,
         repeated=repeated,
         given={split: len(records) for split, records in tables.items()},
         bad_rows=bad.say(path.name),
+        unread=_unread(tables, task),
     )
+
+
+def _unread(tables: Tables, task: OwnTask) -> tuple[str, ...]:
+    """Columns of the rows that nothing is made of."""
+    if not task.reads:
+        return ()
+    return tuple(dict.fromkeys(c for rows in tables.values() for c in columns_of(rows) if c not in task.reads))
 
 
 def measures(cfg: TaskConfig, kind: str) -> tuple[str, tuple[str, ...]]:
     """(objective, metrics) of own files of that kind."""
     objective = _objective(cfg, "options" if kind == "options" else "lm")
-    if objective_of(objective).encodes == "options" and kind == "completion":
-        raise InputError(f"task.objective: {Path(cfg.name).name} has completions, no options; use lm")
+    if objective_of(objective).encodes == "options" and kind != "options":
+        raise InputError(f"task.objective: {cfg.title} has completions, no options; use lm")
     return objective, _led(("accuracy",) if kind == "options" else ("loss",), cfg, METRICS[kind])

@@ -8,7 +8,7 @@ causal, options whose tokens differ only at the end (" terrible", " great") are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 from zofo.data.ending import trained_id
 from zofo.data.example import Example
 from zofo.data.files import BadRows
+from zofo.data.text_tokens import Text, Tokens, common, split
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
@@ -38,7 +39,7 @@ class Row:
 class Encoded:
     """A tokenized example: `gold` holds the indices of its right options, out of `n_options`.
 
-    cut: it has lost the beginning of its prompt.
+    cut: it has lost the beginning of its prompt. turns_cut: and with it so many turns that would be learnt.
     """
 
     example: Example
@@ -46,6 +47,7 @@ class Encoded:
     gold: tuple[int, ...]
     n_options: int
     cut: bool = False
+    turns_cut: int = 0
 
     @property
     def length(self) -> int:
@@ -56,7 +58,7 @@ class Encoded:
     def shared(self) -> int:
         """Tokens of the start that all rows share."""
         rows = [row.ids for row in self.rows]
-        return _common(min(rows), max(rows))  # what the first and the last in order share, all between them share
+        return common(min(rows), max(rows))  # what the first and the last in order share, all between them share
 
     @property
     def size(self) -> int:
@@ -64,29 +66,10 @@ class Encoded:
         return sum(len(row.ids) for row in self.rows) - (len(self.rows) - 1) * self.shared
 
 
-@dataclass(frozen=True)
-class _Text:
-    prompt: str
-    answer: str
-    cuttable: tuple[int, int] | None  # see Example
-
-
-def _text(example: Example, option: int) -> _Text:
-    lead = example.leads[option] if example.leads else ""
-    return _Text(example.prompt + lead, example.answers[option], example.cuttable)
-
-
-@dataclass
-class _Tokens:
-    """prompt + answer as tokens: ids[first:] belong to the answer.
-
-    Only ids[lead:stop] may be cut: not the tokenizer's own specials, nor a chat's headers.
-    """
-
-    ids: list[int]
-    lead: int
-    stop: int
-    first: int
+def _text(example: Example, option: int) -> Text:
+    lead, answer = example.leads[option] if example.leads else "", example.answers[option]
+    answer = "." if example.unanswered else answer  # a row needs a label, here one that is in no loss
+    return Text(example.prompt + lead, answer, example.cuttable, example.learnt)
 
 
 def tokenize_all(
@@ -110,7 +93,7 @@ def tokenize_all(
         max_length = int(tokenizer.model_max_length)
     every = encodes == "options" or for_eval
     texts = [[_text(e, i) for i in (range(len(e.answers)) if every else e.gold[:1])] for e in examples]
-    tokens = iter(_tokenize(tokenizer, list(chain.from_iterable(texts))))
+    tokens = iter(split(tokenizer, list(chain.from_iterable(texts))))
     eos = trained_id(tokenizer) if add_eos else None
     encoded, cut, refused = [], [], bad or BadRows()
     for example, answers in zip(examples, texts):
@@ -120,28 +103,37 @@ def tokenize_all(
                 ends = eos if example.cuttable is None else None  # a chat ends its turn itself
                 _finish(option, example, tokenizer, ends)
             _check_distinct(options, example)
+            before = sum(len(option.learnt) for option in options)
             short = _truncate(options, example, max_length)
         except InputError as error:
             refused.refuse(error, example.where)
             continue
+        lost = before - sum(len(option.learnt) for option in options)
         cut += [example.id] if short else []
-        encoded.append(Encoded(example, _rows(options), example.gold if every else (0,), len(options), short))
+        encoded.append(Encoded(example, _rows(options), example.gold if every else (0,), len(options), short, lost))
     if bad is None:
         refused.check(what, len(examples), 0)
     if cut and says:
         log.warning(
-            "%d of %d %s are longer than %s tokens (%s is one) and lost the beginning of their prompts; "
+            "%d of %d %s are longer than %s tokens (%s is one) and lost the beginning of their prompts%s; "
             "model.max_length sets the limit",
             len(cut),
             len(examples),
             f"{what} examples".strip(),
             max_length,
             cut[0],
+            _lost(encoded),
         )
     return encoded
 
 
-def _check_distinct(options: Sequence[_Tokens], example: Example) -> None:
+def _lost(encoded: Sequence[Encoded]) -> str:
+    """What a cut took of the turns that would be learnt, in words."""
+    lost, turns = sum(e.turns_cut for e in encoded), sum(1 + len(e.example.learnt) for e in encoded)
+    return f", and {lost} of {turns} turns of the assistant's, which are not learnt (task.loss_on=all)" if lost else ""
+
+
+def _check_distinct(options: Sequence[Tokens], example: Example) -> None:
     """Raises InputError for two options of the same tokens; a text that is listed twice is right both times or none."""
     numbers: dict[tuple[int, ...], int] = {}
     for number, option in enumerate(options):
@@ -157,8 +149,7 @@ def _check_distinct(options: Sequence[_Tokens], example: Example) -> None:
 def merged(tokenizer: Any, examples: Sequence[Example]) -> list[Example]:
     """The plain examples in which a token holds the prompt's last and the first right answer's first character."""
     texts = [_text(example, example.gold[0]) for example in examples]
-    prompts = _tokenize(tokenizer, [_Text(text.prompt, "", None) for text in texts])
-    both = _tokenize(tokenizer, texts)
+    prompts, both = split(tokenizer, [Text(text.prompt, "", None) for text in texts]), split(tokenizer, texts)
     return [
         example for example, prompt, whole in zip(examples, prompts, both) if whole.ids[: len(prompt.ids)] != prompt.ids
     ]
@@ -181,7 +172,7 @@ def tokenize_prompt(tokenizer: Any, example: Example, room: int | None) -> list[
 
     A prompt that is too long loses its beginning, as in `tokenize_all`. Raises InputError where that is not enough.
     """
-    (tokens,) = _tokenize(tokenizer, [_Text(example.prompt, "", example.cuttable)])
+    (tokens,) = split(tokenizer, [Text(example.prompt, "", example.cuttable)])
     tokens.first = len(tokens.ids)
     _one_bos(tokens, example, tokenizer.bos_token_id)
     if not tokens.ids:
@@ -197,65 +188,7 @@ def tokenize_prompt(tokenizer: Any, example: Example, room: int | None) -> list[
     return tokens.ids
 
 
-def _tokenize(tokenizer: Any, texts: Sequence[_Text]) -> list[_Tokens]:
-    """Tokenize prompt + answer jointly: what the model would see, wherever tokens merge across the boundary."""
-    if not getattr(tokenizer, "is_fast", False):
-        return [_tokenize_slow(tokenizer, text) for text in texts]
-    tokens: dict[int, _Tokens] = {}
-    for chat in (False, True):
-        chosen = {i: text for i, text in enumerate(texts) if (text.cuttable is not None) == chat}
-        if chosen:
-            tokens.update(zip(chosen, _tokenize_fast(tokenizer, list(chosen.values()), not chat)))
-    return [tokens[i] for i in range(len(texts))]
-
-
-def _tokenize_fast(tokenizer: Any, texts: Sequence[_Text], specials: bool) -> Iterator[_Tokens]:
-    out = tokenizer(
-        [text.prompt + text.answer for text in texts],
-        add_special_tokens=specials,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        truncation=False,
-        padding=False,
-        verbose=False,
-    )
-    for ids, offsets, special, text in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], texts):
-        start = next((i for i, s in enumerate(special) if not s), len(ids))
-        end = next((i for i in range(len(ids), start, -1) if not special[i - 1]), start)
-        # A token whose text ends beyond the prompt holds a character of the answer, whatever it holds of the prompt.
-        first = next((i for i in range(start, end) if offsets[i][1] > len(text.prompt)), end)
-        lead, stop = start, first
-        if text.cuttable is not None:
-            lead, stop = (next((i for i in range(first) if offsets[i][1] > c), first) for c in text.cuttable)
-        yield _Tokens(list(ids[:end]), lead, stop, first)
-
-
-def _tokenize_slow(tokenizer: Any, text: _Text) -> _Tokens:
-    """Without offsets: the answer starts where the tokens of prompt + answer part from those of the prompt."""
-    whole, specials = text.prompt + text.answer, text.cuttable is None
-    ids = list(tokenizer(whole, add_special_tokens=specials)["input_ids"])
-
-    def shared(start: str) -> int:
-        return _common(ids, tokenizer(start, add_special_tokens=specials)["input_ids"])
-
-    if text.cuttable is not None:
-        lead, stop = (shared(text.prompt[:c]) for c in text.cuttable)
-        return _Tokens(ids, lead, stop, shared(text.prompt))
-    known, plain = set(tokenizer.all_special_ids), len(tokenizer(whole, add_special_tokens=False)["input_ids"])
-    lead = 0
-    while lead < len(ids) - plain and ids[lead] in known:
-        lead += 1
-    end = min(len(ids), lead + plain)
-    first = min(max(lead, shared(text.prompt)), end)
-    return _Tokens(ids[:end], lead, first, first)
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the common start."""
-    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
-
-
-def _finish(tokens: _Tokens, example: Example, tokenizer: Any, eos: int | None) -> None:
+def _finish(tokens: Tokens, example: Example, tokenizer: Any, eos: int | None) -> None:
     """One BOS, the EOS if asked for, and at least one token on each side of the boundary."""
     ids = tokens.ids
     _one_bos(tokens, example, tokenizer.bos_token_id)
@@ -263,16 +196,17 @@ def _finish(tokens: _Tokens, example: Example, tokenizer: Any, eos: int | None) 
         ids.append(eos)
     if tokens.first == len(ids):
         raise InputError(f"{example.where}: the answer is empty: no token of the prompt's tokenisation belongs to it")
-    if tokens.first == 0:  # nothing can predict the first token of a text: the usual start token stands before it
+    if next(tokens.labels) == 0:  # nothing can predict the first token of a text: the usual start stands before it
         ids.insert(0, _start(tokenizer, example))
-        tokens.lead = tokens.stop = tokens.first = 1
+        tokens.lead += 1
+        tokens.moved(1)
 
 
-def _one_bos(tokens: _Tokens, example: Example, bos: int | None) -> None:
+def _one_bos(tokens: Tokens, example: Example, bos: int | None) -> None:
     ids, lead = tokens.ids, tokens.lead
     if example.cuttable is None and 0 < lead < tokens.first and ids[lead - 1] == ids[lead] == bos:
         del ids[lead]  # the text begins with the BOS that the tokenizer adds too
-        tokens.stop, tokens.first = tokens.stop - 1, tokens.first - 1
+        tokens.moved(-1)
 
 
 def _start(tokenizer: Any, example: Example) -> int:
@@ -283,7 +217,7 @@ def _start(tokenizer: Any, example: Example) -> int:
     return start
 
 
-def _truncate(options: list[_Tokens], example: Example, max_length: int | None) -> bool:
+def _truncate(options: list[Tokens], example: Example, max_length: int | None) -> bool:
     """Cut the prompt at its left, behind the specials, by one amount for all options: they keep one context."""
     longest = max(len(o.ids) for o in options)
     excess = 0 if max_length is None else longest - max_length
@@ -299,11 +233,13 @@ def _truncate(options: list[_Tokens], example: Example, max_length: int | None) 
         )
     for option in options:
         del option.ids[option.lead : option.lead + excess]
-        option.stop, option.first = option.stop - excess, option.first - excess
+        # what is left of a turn, or a turn without its header, would be read as another's and learnt as that
+        option.learnt = [turn for turn in option.learnt if turn.header >= option.lead + excess]
+        option.moved(-excess)
     return True
 
 
-def _rows(options: list[_Tokens]) -> tuple[Row, ...]:
+def _rows(options: list[Tokens]) -> tuple[Row, ...]:
     """One row per distinct context: an option that another one's row already contains as a prefix rides along."""
     bodies: list[tuple[int, ...]] = []
     owner: dict[int, int] = {}
@@ -315,6 +251,5 @@ def _rows(options: list[_Tokens]) -> tuple[Row, ...]:
         owner[number] = row
     labels: list[list[tuple[int, int, int]]] = [[] for _ in bodies]
     for number, option in enumerate(options):
-        targets = range(option.first, len(option.ids))
-        labels[owner[number]].extend((i - 1, option.ids[i], number) for i in targets)
+        labels[owner[number]].extend((i - 1, option.ids[i], number) for i in option.labels)
     return tuple(Row(body, tuple(row_labels)) for body, row_labels in zip(bodies, labels))

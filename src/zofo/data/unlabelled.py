@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from zofo.config.sections import TaskConfig
 from zofo.data.chat import Chat, Make
+from zofo.data.conversations import asked_in
 from zofo.data.example import Decoding, Example
 from zofo.data.fewshot import demonstrate
-from zofo.data.files import Record, Records, columns_of, file_of, missing_column
+from zofo.data.files import Record, Records, columns_of, file_of, missing_column, unknown_column
+from zofo.data.layouts import ASKED, check_template, template_of, text_of, written_prompt
 from zofo.data.multitask.setting import find_setting
-from zofo.data.own_files import check_template, from_choices, option_texts, text_of, turns_of
+from zofo.data.own_files import from_choices, option_texts
 from zofo.data.spec import TaskSpec, maker, used_columns
 from zofo.data.task import decoding_of, settle
 from zofo.errors import InputError, printable
@@ -81,7 +83,7 @@ def _known(cfg: TaskConfig, spec: TaskSpec, records: Records, text_column: str |
                 f"--text-column: {spec.file} reads more than one column: {', '.join(columns)}; rename the file's"
             )
         if text_column not in has:
-            raise missing_column(text_column, records, "--text-column")
+            raise unknown_column(text_column, records, "--text-column")
         renames = text_column
     else:
         renames = "text" if len(columns) == 1 and columns[0] not in has and set(has) == TEXT_ALONE else None
@@ -112,9 +114,12 @@ def _columns(spec: TaskSpec, template: str) -> list[str]:
 def _own(cfg: TaskConfig, records: Records, labels: tuple[str, ...], chat: Chat, text_column: str | None) -> Asking:
     has, file = columns_of(records), file_of(records)
     check_template(cfg.template)
-    if text_column is not None and text_column not in has:
-        raise missing_column(text_column, records, "--text-column")
-    column = text_column or ("text" if labels or "choices" in has else "prompt")
+    named, where = text_column or cfg.text_column, "--text-column" if text_column else "task.text_column"
+    if text_column is None and set(has) == TEXT_ALONE:
+        named = None
+    if named is not None and named not in has:
+        raise unknown_column(named, records, where)
+    column = named or ("text" if labels or "choices" in has else "prompt")
     if labels:
         if column not in has:
             raise _without(column, records)
@@ -122,8 +127,13 @@ def _own(cfg: TaskConfig, records: Records, labels: tuple[str, ...], chat: Chat,
     if "choices" in has and column in has:
         return Asking(lambda record: from_choices(record, column, answered=False), "options")
     decoding = own_decoding(cfg)
-    if text_column is None and "messages" in has:
+    if named is None and "messages" in has:
         return Asking(lambda record: _either(record, column, chat), "text", (), decoding)
+    if named is None and column not in has and "conversations" in has:
+        return Asking(lambda record: asked_in(record, "conversations", chat), "text", (), decoding)
+    layout = next((layout for layout, asked in ASKED.items() if asked in has), None)
+    if named is None and column not in has and layout is not None:
+        return Asking(lambda record: _written(record, layout, template_of(cfg)), "text", (), decoding)
     if column not in has:
         raise InputError(
             f"{file}: needs a column prompt or messages, to which texts are written (to choose among labels give "
@@ -151,14 +161,14 @@ def _either(record: Record, column: str, chat: Chat) -> Example:
     """A row that has no conversation may have a text in its place."""
     if record.row.get("messages") is None and record.row.get(column) is not None:
         return _prompt(record, column, chat)
-    return _conversation(record, "messages", chat)
+    return asked_in(record, "messages", chat)
+
+
+def _written(record: Record, layout: str, template: str) -> Example:
+    return Example(record.id, written_prompt(record, layout, template), ("",), (0,), place=record.place)
 
 
 def _prompt(record: Record, column: str, chat: Chat) -> Example:
     if isinstance(record.row.get(column), list):
-        return _conversation(record, column, chat)
+        return asked_in(record, column, chat)
     return Example(record.id, text_of(record, column), ("",), (0,), place=record.place)
-
-
-def _conversation(record: Record, column: str, chat: Chat) -> Example:
-    return chat.asked(record.id, turns_of(record, column, chat), record.place)

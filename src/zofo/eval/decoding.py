@@ -48,15 +48,18 @@ def decode(
     pad_id: int,
     batch_size: int = 32,
     done: Callable[[int, str], None] | None = None,
+    heard: Callable[[int, str], None] | None = None,
 ) -> list[str]:
     """The continuation of each request, without it; the longest requests are decoded first.
 
-    model: with transformers' `generate`. decoding.samples is the caller's: a request is one text.
-    done: called with each request's number and text.
+    model: with transformers' `generate`. decoding.samples is the caller's: a request is one text. done: called with
+    each request's number and text. heard: with its number and what of its text is settled, at each token of its batch.
     """
     texts = [""] * len(requests)
     for batch in _batches(model, requests, decoding.max_new_tokens, batch_size):
-        for number, text in zip(batch, _decode_batch(model, tokenizer, [requests[i] for i in batch], decoding, pad_id)):
+        asked = [requests[i] for i in batch]
+        hear = (lambda row, text, batch=batch: heard(batch[row], text)) if heard is not None else None
+        for number, text in zip(batch, _decode_batch(model, tokenizer, asked, decoding, pad_id, hear)):
             texts[number] = text
             if done is not None:
                 done(number, text)
@@ -83,7 +86,12 @@ def takes_padding(model: Any) -> bool:
 
 
 def _decode_batch(
-    model: Any, tokenizer: Any, requests: Sequence[Request], decoding: Decoding, pad_id: int
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    pad_id: int,
+    heard: Callable[[int, str], None] | None = None,
 ) -> Iterator[str]:
     ids, mask = _padded_left(requests, pad_id)
     length = ids.shape[1]
@@ -108,6 +116,8 @@ def _decode_batch(
                 text = continuation(row, new)
                 if any(stop in text for stop in stops[row]):
                     over[row] = len(new)
+                if heard is not None:
+                    heard(row, ending.settled(text, stops[row]))
         return torch.tensor([row in over for row in range(len(requests))], device=sequences.device)
 
     way = way_to_write(model, requests[0].ids)
@@ -120,7 +130,7 @@ def _decode_batch(
             mask.to(model.device),
             {**way, "max_new_tokens": new, "pad_token_id": pad_id, "eos_token_id": ends or None},
             logits_processor=_processors(decoding, [request.key for request in requests]),
-            stopping_criteria=[stopped] if any(stops) else None,
+            stopping_criteria=[stopped] if any(stops) or heard is not None else None,
         )
     return (said(row, new) for row, new in enumerate(generated[:, length:].tolist()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from zofo.data.calibration import NULLED
 from zofo.data.example import TASK_MEAN, objective_of
 from zofo.data.metrics import METRICS, NONE
 from zofo.data.metrics.text import TEXT_METRICS
+from zofo.data.rewards import Reward
 from zofo.data.tokenization import Encoded, tokenize_prompt
 from zofo.errors import InputError
 from zofo.eval.decoding import Request, decode
@@ -40,6 +42,7 @@ class Evaluator:
     batch_size: int
     seed: int
     run_code: bool = False
+    reward: Reward | None = None  # of what is written, where task.metric names one; fitted to the data
     _prompts: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def __call__(
@@ -54,6 +57,8 @@ class Evaluator:
         labels = self.data.labels if one_answer else ()
         evaluation = evaluate(self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null)
         evaluation = replace(evaluation.named(self.data.name), labels=tuple(self.data.labels))
+        if not self.data.answered:
+            evaluation = _without_loss(evaluation)
         if self.data.groups:
             return by_task(evaluation, encoded, self.data.groups)
         if self.data.kind != "generation" or not generate:
@@ -61,7 +66,7 @@ class Evaluator:
         examples = [e.example for e in encoded]
         texts = self.decode(examples, progress)
         measured = [
-            _wrong(values) if p.predicted == NONE else values
+            self._wrong(values) if p.predicted == NONE else values
             for values, p in zip(self.measure(texts, examples), evaluation.predictions)
         ]
         outcomes = zip(evaluation.predictions, texts, measured)
@@ -119,6 +124,10 @@ class Evaluator:
         """Each metric of each example: the mean over its samples, or pass@k."""
         measured: list[dict[str, float]] = [{} for _ in examples]
         for name in self.data.metrics:
+            if self.reward is not None and name == self.reward.name:
+                for values, each in zip(measured, self.reward(texts, examples)):
+                    values[name] = sum(each) / len(each)
+                continue
             if name == "pass_at_k":
                 for values, more in zip(measured, self._run(texts, examples)):
                     values |= more
@@ -126,6 +135,12 @@ class Evaluator:
             for values, samples, example in zip(measured, texts, examples):
                 values[name] = sum(TEXT_METRICS[name](text, example.reference) for text in samples) / len(samples)
         return measured
+
+    def _wrong(self, measures: Mapping[str, float]) -> dict[str, float]:
+        """Of a text that a model of NaN wrote, whose tokens are the first of the vocabulary and no answer. A reward of
+        it is no number either: 0 may be more than any that is."""
+        own = self.reward.name if self.reward else ""
+        return {name: math.nan if name == own else 0.0 for name in measures}
 
     def _run(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> list[dict[str, float]]:
         """pass@k of each example, from its samples' programs, run in the sandbox where that was asked for."""
@@ -149,9 +164,10 @@ class Evaluator:
         return [{f"pass_at_{k}": humaneval.pass_at_k(n, c, k) for k in PASS_AT if k <= n} for n, c in counts]
 
 
-def _wrong(measures: Mapping[str, float]) -> dict[str, float]:
-    """Of a text that a model of NaN wrote, whose tokens are the first of the vocabulary and no answer."""
-    return dict.fromkeys(measures, 0.0)
+def _without_loss(evaluation: Evaluation) -> Evaluation:
+    """What was computed with a stand-in for the answers shows whether the model says anything, and nothing else."""
+    values = {name: value for name, value in evaluation.values.items() if name in ("n", "unpredicted")}
+    return replace(evaluation, values=values, predictions=[replace(p, loss=math.nan) for p in evaluation.predictions])
 
 
 def make_evaluator(
@@ -161,11 +177,13 @@ def make_evaluator(
     batch_size: int,
     seed: int,
     run_code: bool = False,
+    reward: Reward | None = None,
     **settings: Any,
 ) -> Evaluator:
-    """The evaluator of a task's data; its `loss` is F with the task's objective. settings: of `Loss`."""
+    """The evaluator of a task's data; its `loss` is F with the task's objective. reward: where the data is measured by
+    one. settings: of `Loss`."""
     loss = Loss(scorer, objective_of(data.objective)(), **settings)
-    return Evaluator(loss, data, loaded.tokenizer, loaded.max_length, batch_size, seed, run_code)
+    return Evaluator(loss, data, loaded.tokenizer, loaded.max_length, batch_size, seed, run_code, reward)
 
 
 def by_task(evaluation: Evaluation, encoded: Sequence[Encoded], metrics: Mapping[str, str]) -> Evaluation:

@@ -37,7 +37,7 @@ class Prediction:
     scores: tuple[float, ...]
     predicted: int
     gold: tuple[int, ...]
-    loss: float
+    loss: float  # NaN where nobody says what is right
     texts: tuple[str, ...] = ()
     measures: Mapping[str, float] | None = None
 
@@ -221,12 +221,16 @@ def as_rows(evaluation: Evaluation, encoded: Sequence[Encoded]) -> list[dict[str
     for prediction, example in zip(evaluation.predictions, (e.example for e in encoded)):
         predicted, gold = prediction.predicted, prediction.gold
         row = {"id": prediction.id, "prompt": example.prompt, "answers": list(example.answers), "gold": list(gold)}
-        if example.reference is None:
+        if example.unanswered:
+            row |= {"answers": [], "gold": []}
+        if example.source is not None and example.reference is None:
+            row |= {"generated": list(prediction.texts), **(prediction.measures or {})}
+        elif example.reference is None:
             option = None if predicted == NONE else predicted
             names = evaluation.labels if len(evaluation.labels) == len(example.answers) else example.answers
             row |= {"predicted": option, "prediction": None if option is None else names[option].strip()}
             row |= {"correct": predicted in gold, "scores": list(prediction.scores)}
         else:
             row |= {"reference": example.reference, "generated": list(prediction.texts), **(prediction.measures or {})}
-        rows.append(row | {"loss": prediction.loss})
+        rows.append(row if example.unanswered else row | {"loss": prediction.loss})
     return rows

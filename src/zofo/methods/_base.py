@@ -59,6 +59,20 @@ class Base:
         return self.lower_per_step + self.upper_per_step
 
     @property
+    def draws(self) -> dict[str, int]:
+        """{stream: batches that one `step` draws from it, those of estimates aside that want more}."""
+        return dict.fromkeys(self.streams, 1)
+
+    def sizes(self, train: int, dev: int) -> dict[str, int]:
+        """{stream: its examples} by `split` of so many examples."""
+        del dev
+        return dict.fromkeys(self.streams, train)
+
+    def estimated(self, k: int) -> tuple[int, int]:
+        """Of the first k steps those with a zeroth-order estimate: from the first number on, before the second."""
+        return 0, k
+
+    @property
     def shortest(self) -> int:
         """Counted steps below which a run would leave out a part of the method."""
         return self.per_step
@@ -95,6 +109,11 @@ class Base:
     def step(self, k: int) -> Metrics:
         """Iteration k, from 0."""
         raise NotImplementedError
+
+    @property
+    def details(self) -> Metrics:
+        """Of the last step: what is logged beside its metrics, and is too much for the line that a person reads."""
+        return {}
 
     def optimizers(self) -> dict[str, Descent]:
         """The first-order optimizers whose state a checkpoint holds."""

@@ -1,6 +1,6 @@
 """Bilevel ZOFO with departures from Algorithm 2, each an option that is off by default: for ablations.
 
-With all of them off it computes what `bilevel-zofo` computes, to the last bit.
+With all of them off it computes what `bilevel-zofo` (arXiv 2502.03604) computes, to the last bit.
 
 | field | what it does | where it stands in |
 |---|---|---|
@@ -91,6 +91,7 @@ class Penalised(bilevel_zofo.Penalised):
         if self.lam == 0:
             return first
         p, s = self.loss.each([(self.batch_p, "p"), (self.batch_p, "s")])
+        self.seen.append((first, p, s))
         return first + self.lam * (p - s)
 
     def terms(self) -> list[Callable[[], float]]:
@@ -117,6 +118,9 @@ class Method(bilevel_zofo.Method):
         if parts["method"].independent_z and parts["estimator"].anchored:
             return ["method.independent_z: svrg's anchor is of one function, G, not of its three terms; leave it false"]
         return []
+
+    def sizes(self, train: int, dev: int) -> dict[str, int]:
+        return {"f": dev, "p": train} if self.config.upper_data == "dev" else super().sizes(train, dev)
 
     def split(self, data: TaskData, seed: int) -> dict[str, list[Example]]:
         if self.config.upper_data == "dev":

@@ -1,5 +1,7 @@
 """Bilevel ZOFO's Algorithm 1: the same penalised problem with first-order gradients of theta, for small models.
 
+Shirkavand, Yu, He, Huang (NeurIPS 2025, arXiv 2502.03604):
+
     theta <- theta - zeta [grad F(theta, p; B_f) + lam (grad F(theta, p; B_p) - grad F(theta, s; B_p))]      (6)
 
 | symbol | field | default | place |

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from zofo.data.example import split_levels
+from zofo.data.example import split_levels, upper_part
 from zofo.data.multitask.setting import trained_tasks
 from zofo.errors import InputError
 from zofo.methods._base import Base
@@ -72,6 +72,7 @@ class Penalised:
     def __init__(self, loss: Loss, adapters: AdapterSet, batch_f: Batch, batch_p: Batch, lam: float) -> None:
         self.loss, self.adapters, self.lam = loss, adapters, lam
         self.batch_f, self.batch_p = batch_f, batch_p
+        self.seen: list[tuple[float, float, float]] = []  # F(theta, p; B_f), F(theta, p; B_p), F(theta, s; B_p)
 
     def __call__(self) -> float:
         """F(theta, p; B_f) + lam [F(theta, p; B_p) - F(theta, s; B_p)], without gradients."""
@@ -79,6 +80,7 @@ class Penalised:
         if self.lam == 0:
             return self.loss.each([f])[0]
         f_p, p_p, p_s = self.loss.each([f, (self.batch_p, "p"), (self.batch_p, "s")])
+        self.seen.append((f_p, p_p, p_s))
         return f_p + self.lam * (p_p - p_s)
 
     def grad_p(self) -> float:
@@ -104,10 +106,21 @@ class Method(Base):
     def __init__(self, config: Config, with_adapter: bool = True) -> None:
         super().__init__(config)
         self.lower_per_step = config.inner_steps
+        self.seen: list[tuple[float, float, float]] = []  # of G, by the last estimate
 
     @property
     def deployable(self) -> tuple[str, ...]:
         return self.candidates if self.config.deploy == "best" else (self.config.deploy,)
+
+    @property
+    def draws(self) -> dict[str, int]:
+        """B_f and B_p of each penalised step, and a batch of D_p for each lower one."""
+        return {"f": self.upper_per_step, "p": self.lower_per_step + self.upper_per_step}
+
+    def sizes(self, train: int, dev: int) -> dict[str, int]:
+        del dev
+        upper = upper_part(train, self.config.upper_share) if train > 1 else train
+        return {"f": upper, "p": train - upper}
 
     def split(self, data: TaskData, seed: int) -> dict[str, list[Example]]:
         """D_f and D_p, the training data of the upper and the lower level (B.1.4); of many tasks, each task's."""
@@ -159,9 +172,15 @@ class Method(Base):
         loss_p = G.grad_p()
         self.opt_p.check()  # theta and p move both or not at all
         g_theta = self.zeroth_order(G, k)  # right before its update: in place, one pass restores theta and moves it
+        self.seen = G.seen[:]  # before a rule asks G for more
         self.rule.update_(self.theta, g_theta, self.rate_theta(k), k, G)  # at p^k: before p moves
         self.opt_p.step(self.rate_p(k))
         return {"loss_p": loss_p, "G": g_theta.value, "c": g_theta.c}
+
+    @property
+    def details(self) -> Metrics:
+        """F in each of G's terms, the mean over the estimate's evaluations, as G's is; none where they are apart."""
+        return {name: sum(f) / len(f) for name, f in zip(("G_f", "G_p", "G_s"), zip(*self.seen))}
 
     def zeroth_order(self, G: Penalised, k: int) -> ZOGrad:
         """(9): one z for the three terms. SPSA is linear, so one estimate of G is the sum of three with the same z."""

@@ -1,5 +1,7 @@
 """In-context learning: k answered examples before each prompt, and nothing is trained (Brown et al. 2020, section 2).
 
+arXiv 2005.14165.
+
 | symbol | field | default | place |
 |---|---|---|---|
 | k | task.num_fewshot | 4 | |

@@ -1,7 +1,7 @@
 """Two stages: first-order steps of an adapter, then zeroth-order ones of the backbone (Bilevel ZOFO, Table 9).
 
 As many updates of each kind as Bilevel ZOFO's T lower steps an upper one would make of `max_steps`, one after the other
-instead of interleaved; the adapter rests in the second stage.
+instead of interleaved; the adapter rests in the second stage. Bilevel ZOFO is arXiv 2502.03604.
 
 | symbol | field | default | place |
 |---|---|---|---|
@@ -55,7 +55,11 @@ class Method(Base):
         self.problem, self.estimate, self.rule = problem, problem.estimator, problem.rule
         self.data = problem.streams["train"]
         self.opt: Descent = problem.descent("p", self.config.optimizer)
-        self.first = problem.total - problem.total // (self.config.inner_steps + 1)
+        self.first = self.estimated(problem.total)[0]
+
+    def estimated(self, k: int) -> tuple[int, int]:
+        """Stage 2 of a run of k steps."""
+        return k - k // (self.config.inner_steps + 1), k
 
     @property
     def shortest(self) -> int:

@@ -128,6 +128,13 @@ class Loss:
             self._watch(values[i], name)
         return [values[i] for i in range(len(parts))]
 
+    @torch.no_grad()
+    def rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(sums, weights), float64 [E] on the CPU: what each example of the batch adds to F with the active adapter."""
+        self._count(batch)
+        sums, weights = self._each_sum(batch, self._members(batch, None))
+        return sums.cpu(), weights.cpu()
+
     def _groups(self, batches: Sequence[Batch]) -> list[list[int]]:
         """Which parts go through one forward: all; else those on the same batch; else each alone."""
         every = list(range(len(batches)))

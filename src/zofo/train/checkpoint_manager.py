@@ -15,7 +15,7 @@ from transformers import TrainerState
 from zofo.errors import InputError, during
 from zofo.models.load import load
 from zofo.models.sealed import MANIFEST
-from zofo.train import checkpoint, record
+from zofo.train import adapter_start, checkpoint, record
 from zofo.train.callbacks import read_state
 from zofo.train.checkpoint import fitting, move_theta
 from zofo.train.files import naming
@@ -68,6 +68,7 @@ class CheckpointManager:
             with naming(path := self.run.claim(self.run.journal)):
                 self.journal = Journal.create(path, journal_header(self.session))
             self.session.records.open(self.journal)
+        adapter_start.keep(self.session, self.run)
         self.metrics_position = 0
 
     def _replay_seconds(self) -> float:

@@ -77,6 +77,8 @@ def check(config: Config, data: TaskData, loaded: Loaded, method: Method) -> Non
                 f"{field}: generated text needs estimator.shift=copy; in mode layer every token would make all shifted "
                 f"weights again"
             )
+    if not data.answered:
+        _check_unanswered(config, data, method, trained)
     if config.rule is not None and config.rule.rounding == "split" and loaded.dtype != torch.bfloat16:
         raise InputError(
             f"rule.rounding: split keeps 16 more bits of a bfloat16 weight, and the model is {str(loaded.dtype)[6:]}; "
@@ -87,3 +89,18 @@ def check(config: Config, data: TaskData, loaded: Loaded, method: Method) -> Non
             "first-order updates of theta are rounded to %s, which loses small ones; model.dtype=float32 keeps them",
             str(loaded.dtype)[6:],
         )
+
+
+def _check_unanswered(config: Config, data: TaskData, method: Method, trained: bool) -> None:
+    """Rows of prompts alone have no loss. Raises InputError where one is descended. trained: theta's objective is the
+    metric."""
+    name, why = config.names["method"], f"rows of {data.name} have no completion, and so no loss"
+    if method.per_step and method.first_order:
+        raise InputError(
+            f"method.name: {why}, which {name} descends; give rows with completions, or use a zeroth-order method such "
+            f"as mezo with task.objective=metric"
+        )
+    if method.per_step and not trained:
+        raise InputError(f"task.objective: {why}; give task.objective=metric, and estimator.shift=copy with it")
+    if config.names.get("mask") == "sensitivity":
+        raise InputError(f"mask.name: {why}, whose gradients the mask sensitivity goes by; use magnitude or random")

@@ -84,6 +84,9 @@ def looks_like_run(path: Path) -> bool:
     return alone or any((path / name).is_file() for name in names) or any(path.glob("checkpoint-*/state.json"))
 
 
+MISSING = "{} is missing; put back a copy: no other file has the run's settings"
+
+
 def sync(path: Path) -> None:
     """What was written to a file, or renamed within a directory, is on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zofo.data import Example, TaskData
+from zofo.data.rewards import Reward
 from zofo.errors import InputError
 from zofo.models.backbone import Loaded
 
+log = logging.getLogger("zofo")
 SPLITS = ("train", "dev", "test")
 # Words, numbers, blanks, scripts, and bytes that no vocabulary has: whatever splits or merges otherwise shows here
 SAMPLE = (
@@ -25,10 +28,12 @@ SAMPLE = (
 )
 
 
-def inputs_of(base_sha256: str, loaded: Loaded, data: TaskData) -> dict[str, Any]:
-    """{"model", "tokenizer": hexadecimal SHA-256, "examples": {split: {"n", "sha256"}}}."""
+def inputs_of(base_sha256: str, loaded: Loaded, data: TaskData, reward: Reward | None = None) -> dict[str, Any]:
+    """{"model", "tokenizer": hexadecimal SHA-256, "examples": {split: {"n", "sha256"}}}; where there is one, "reward":
+    {"function": its name, "sha256": of its file}."""
     examples = {split: examples_digest(getattr(data, split)) for split in SPLITS}
-    return {"model": base_sha256, "tokenizer": tokenizer_digest(loaded.tokenizer), "examples": examples}
+    inputs = {"model": base_sha256, "tokenizer": tokenizer_digest(loaded.tokenizer), "examples": examples}
+    return inputs if reward is None else inputs | {"reward": reward.recorded}
 
 
 def examples_digest(examples: Sequence[Example]) -> dict[str, Any]:
@@ -36,6 +41,8 @@ def examples_digest(examples: Sequence[Example]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for e in examples:
         content = [e.prompt, e.answers, e.gold, e.cuttable, e.reference, e.null_prompt, e.leads, e.group]
+        content += [e.learnt] if e.learnt else []  # digests of before there were any stay what they are
+        content += [] if e.source is None else [e.source.row]  # which a reward reads
         digest.update(json.dumps(content, default=str, sort_keys=True).encode("utf-8", "surrogatepass") + b"\n")
     return {"n": len(examples), "sha256": digest.hexdigest()}
 
@@ -60,6 +67,7 @@ def check_inputs(then: Mapping[str, Any], now: Mapping[str, Any], what: str, fix
     for key, name in (("model", "base model"), ("tokenizer", "tokenizer")):
         if key in now and then.get(key, now[key]) != now[key]:
             lines.append(f"{what}: the {name} is not the one that the run was made with; {fix[key]}")
+    lines += other_reward(then, now.get("reward"), what)
     for split, digest in now.get("examples", {}).items():
         before = then.get("examples", {}).get(split, digest)
         if before != digest:
@@ -69,6 +77,22 @@ def check_inputs(then: Mapping[str, Any], now: Mapping[str, Any], what: str, fix
             lines.append(f"{what}: other {split} examples than the run was made with ({counts}); {fix['examples']}")
     if lines:
         raise InputError("\n".join(lines))
+
+
+def other_reward(then: Mapping[str, Any], now: Mapping[str, Any] | None, what: str) -> list[str]:
+    """A line where the reward has another content than the run's. now: as `Reward.recorded`."""
+    before = then.get("reward")
+    if before is None or now is None or before["function"] != now["function"]:  # another setting, which is said
+        return []
+    if None in (before["sha256"], now["sha256"]):
+        log.warning("%s: whether the reward %s is the run's is not known: it has no source", what, now["function"])
+        return []
+    if before["sha256"] == now["sha256"]:
+        return []
+    return [
+        f"{what}: the reward {now['function']} has another source than the run's (SHA-256 {now['sha256'][:12]}, and "
+        f"the run had {before['sha256'][:12]}); give the file as it was, or start a new run"
+    ]
 
 
 def check_tasks(then: dict[str, list[str]] | None, now: dict[str, list[str]] | None) -> None:

@@ -226,11 +226,13 @@ def _touched(path: Path) -> int | None:
 
 
 def _born(pid: int) -> float | None:
-    """When a process of this machine began, so that a number that was given again is not taken for it."""
+    """When a process of this machine began, so that a number that was given again is not taken for it. None for one
+    that has died and whose parent has not asked how: in a container often nobody does."""
     import psutil
 
     try:
-        return psutil.Process(pid).create_time()
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zofo.config.cadence import rounded
+from zofo.config.reward_name import asked_again
 from zofo.data.preview import preview, sizes
 from zofo.errors import NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
@@ -20,6 +21,7 @@ from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import stretched, trains_metric
 from zofo.train.files import naming
+from zofo.train.phases import Phases
 from zofo.train.progress import Divergence, Progress, Skips
 from zofo.train.record import MetricsLog, peak_bytes
 from zofo.train.run_dir import RunDir
@@ -44,25 +46,27 @@ class Loop:
     """Runs a session to its last counted step. `at` is where it is; `checkpoints` saves it with the session's state."""
 
     def __init__(
-        self, session: Session, run: RunDir, callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = ()
+        self,
+        session: Session,
+        run: RunDir,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+        began: float | None = None,
     ) -> None:
+        """began: see `Phases`."""
         self.session, self.run, self.config = session, run, session.config.train
         self.checkpoints = CheckpointManager(session, run)
-        self.callbacks = Callbacks(
-            self.config,
-            run.root,
-            callbacks,
-            session.problem.loss.scorer.model,
-            session.loaded.tokenizer,
-            session.loaded.device,
-        )
+        model, loaded = session.problem.loss.scorer.model, session.loaded
+        self.callbacks = Callbacks(self.config, run.root, callbacks, model, loaded.tokenizer, loaded.device)
+        self.phases = Phases(lambda: peak_bytes(loaded.device), began)
         # What is trained selects too: a loss would not know of it
-        by = "metric" if trains_metric(session.config, session.method) else self.config.select_by
+        measured = trains_metric(session.config, session.method) or not session.data.answered
+        by = "metric" if measured else self.config.select_by
         self.selection = Selection(by, session.data.metric, session.method.deployable)
         self.at, self.saved = Position(), 0
         self.divergence, self.skips = Divergence(), Skips(session.problem.refusals)
         self.before = largest(session)  # weights, while theta is still the base
         self.resumed: Path | None = None  # the checkpoint that the run went on from
+        self._again = asked_again(session.config.model.trust_remote_code, session.config.task.metric)
         self._interrupt: int | None = None  # the signal that asked to stop
         self.loss: float | None = None  # theta's objective at the last update
 
@@ -102,7 +106,7 @@ class Loop:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            way = left_by_a_stop(self.run, self.session.config.model.trust_remote_code)[1]
+            way = left_by_a_stop(self.run, self._again)[1]
             raise RunError(
                 f"no space left on device: {error.filename or self.run.root}; free some, then {way}"
             ) from error
@@ -144,7 +148,7 @@ class Loop:
         if self.resumed is not None:
             done = "all is trained" if self.trained else "training goes on"
             self.progress.say(f"from {self.resumed}, step {self.count} of {self.config.max_steps}: {done}")
-        for line in rounded(self.config, self.session.method.per_step):
+        for line in filter(None, (self.session.passes.words(), *rounded(self.config, self.session.method.per_step))):
             self.progress.say(line)
 
     def _run(self) -> None:
@@ -184,14 +188,16 @@ class Loop:
         start = time.perf_counter()
         refusals = self.session.problem.refusals
         refused = refusals.total
-        with during("the training step"), naming(self.run.journal):
+        with self.phases("training"), during("the training step"), naming(self.run.journal):
             values = self.session.method.step(self.at.k)
         if refusals.total > refused and broken(self.session):  # then every later update would be refused, too
             raise NonFiniteError(refusals.last)
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
-        self.callbacks.state.global_step = self.count
-        self.progress.step(self.count, values, self.at.seconds / self.count, refusals.total)
+        self.callbacks.state.global_step, epoch = self.count, self.session.epoch
+        if epoch is not None:
+            self.callbacks.state.epoch = epoch
+        self.progress.step(self.count, values, self.at.seconds / self.count, refusals.total, epoch)
         self.loss = values.get("G", values.get("loss", self.loss))
         mask = self.session.problem.mask
         if mask is not None and (words := mask.words()):
@@ -203,9 +209,9 @@ class Loop:
             self.progress.say(f"warning: step {self.count}: {skips}")
         every = self.config.logging_steps
         if self.count // every > (self.count - self.session.counted_per_step) // every:
-            skipped = refusals.total
-            self.metrics.write("train", self.count, **self.updates, **values, skipped=skipped, seconds=self.at.seconds)
-            self.callbacks.log(values)
+            logged, rest = {**values, **self.session.method.details}, {"skipped": refusals.total}
+            self.metrics.write("train", self.count, **self.updates, **logged, **rest, seconds=self.at.seconds)
+            self.callbacks.log(logged)
         self.callbacks.call("on_step_end")
 
     def evaluate(self, split: str, adapter: str) -> Evaluation:
@@ -221,11 +227,9 @@ class Loop:
                 raise _Break
             self.progress.busy(f"evaluating ({adapter}, {split}): {done}/{len(encoded)}")
 
-        def run() -> Evaluation:
-            return session.evaluator(encoded, progress, split == "test" or self.selection.by == "metric")
-
-        with during(f"the {split} evaluation"), self._adapted(adapter):
-            evaluation = run()
+        phase = self.phases("test" if split == "test" else "evaluation")
+        with phase, during(f"the {split} evaluation"), self._adapted(adapter):
+            evaluation = session.evaluator(encoded, progress, split == "test" or self.selection.by == "metric")
         deployed = split == "test" and self.at.best is not None and adapter == self.at.best.candidate
         return evaluation.checked(f"task {session.data.name}, test") if deployed else evaluation
 
@@ -248,7 +252,8 @@ class Loop:
             raise RunError(f"step {self.count}: the scores of all dev examples are NaN; {way}")
         self._log_realised()
         logs = {f"eval_{n}_{key}": value for n, v in evaluations.items() for key, value in v.items()}
-        losses = [v["loss"] for v in evaluations.values()]
+        # Of rows without a loss what HF's callbacks call so is minus the metric
+        losses = [v["loss"] if "loss" in v else -v[self.selection.metric] for v in evaluations.values()]
         logs["eval_loss"] = min((loss for loss in losses if math.isfinite(loss)), default=losses[0])
         self.callbacks.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
         self.callbacks.log(logs)
@@ -258,7 +263,8 @@ class Loop:
             self.progress.say(f"warning: step {self.count}: not the best, with NaN or infinite weights in {names[0]}")
         elif better is not None:
             self.at.best = better
-            self.checkpoints.save_best(better)
+            with self.phases("saving"):
+                self.checkpoints.save_best(better)
             self.callbacks.state.best_metric, self.callbacks.state.best_global_step = logs["eval_loss"], self.count
 
     def _log_realised(self) -> None:
@@ -280,7 +286,8 @@ class Loop:
             return
         self.saved, names = self.count, broken(self.session)
         sound = not names and not self._ruined()
-        self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=sound)
+        with self.phases("saving"):
+            self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=sound)
         if names:
             self.progress.say(f"warning: step {self.count}: saved with NaN or infinite weights, in {names[0]}")
         self.callbacks.call("on_save")
@@ -291,7 +298,7 @@ class Loop:
 
     def _stop(self, number: int) -> None:
         """The first signal lets this round end, and saves; a second one stops at once."""
-        kept, way = left_by_a_stop(self.run, self.session.config.model.trust_remote_code)
+        kept, way = left_by_a_stop(self.run, self._again)
         if self._interrupt:
             now = f"stopped at once, at step {self.count} of {self.config.max_steps}, with {kept}; {way}"
             self.progress.say(now)
@@ -305,7 +312,7 @@ class Loop:
 
     @property
     def _go_on(self) -> str:
-        return in_both(self.run.root, self.session.config.model.trust_remote_code)
+        return in_both(self.run.root, self._again)
 
 
 def _line(name: str, values: dict[str, float]) -> str:

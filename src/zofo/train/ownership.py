@@ -23,7 +23,10 @@ CHECKPOINT, BEST = "checkpoint", "best"
 LEGACY = ("run.json", "metrics.jsonl", "journal.bin")
 SUPERSEDED = "superseded"  # what was newer than the checkpoint that a run went back to
 SET_ASIDE = ("run.json", "metrics.jsonl", "journal.bin", ".metrics.jsonl.tmp", ".journal.bin.tmp")  # beside them
-FIXED = (CONFIG, "run.json", "metrics.jsonl", "journal.bin", README, MANIFEST)
+START = "adapter-start"  # what the adapters began with, where adapter.start says so
+REPORT = "report.html"  # of `zofo report`, which writes beside a run that goes on, so no manifest names it
+REPORT_MARK = '<meta name="generator" content="zofo report">'
+FIXED = (START, CONFIG, "run.json", "metrics.jsonl", "journal.bin", README, MANIFEST)
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -82,6 +85,19 @@ def legacy(root: Path) -> list[Path]:
     if readme.is_file() and " lower and " in readme.read_text("utf-8", errors="replace"):
         paths.append(readme)
     return paths
+
+
+def reports(root: Path) -> list[Path]:
+    """What `zofo report` wrote into a run's directory."""
+    return [root / REPORT] if is_report(root / REPORT) else []
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that `zofo report` wrote."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return REPORT_MARK.encode() in file.read(1000)
 
 
 def in_the_way(root: Path, ours: set[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a run tells a person: a live line on a terminal, plain lines in a log."""
+"""What a run tells a person: a live display on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 
 from zofo.errors import printable
 from zofo.methods._nonfinite import HALVINGS, Refusals
+from zofo.train.live import Screen
 
 DIVERGENCE = 10.0  # times the running median of |c|
 
@@ -39,30 +40,32 @@ def console(stream: Any) -> Console:
 
 
 class Progress:
-    """One line that is rewritten on a terminal; every `every` counted steps a line of its own elsewhere."""
+    """A display that is rewritten on a terminal (`Screen`); every `every` counted steps a line of its own elsewhere."""
 
     def __init__(self, total: int, every: int, memory: Callable[[], int]) -> None:
         self.total, self.every, self.memory = total, every, memory
         self.console = console(sys.stderr)
         self.live = self.console.is_terminal
-        self._status = self.console.status("starting") if self.live else None
+        self._screen = Screen(self.console, total) if self.live else None
         self._printed = -1
         self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
-        if self._status:
-            self._status.start()
+        if self._screen:
+            self._screen.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status:
-            self._status.stop()
+        if self._screen:
+            self._screen.stop()
 
-    def step(self, count: int, values: dict[str, float], rate: float, skipped: int = 0) -> None:
-        """Show where training is: counted steps, losses, rates, time left, memory.
+    def step(
+        self, count: int, values: dict[str, float], rate: float, skipped: int = 0, epoch: float | None = None
+    ) -> None:
+        """Show where training is: counted steps, passes over the examples, losses, rates, time left, memory.
 
         rate: seconds of a counted step, evaluations aside; the time left is judged by the clock, with them. skipped:
-        updates of the run, by train.on_nonfinite.
+        updates of the run, by train.on_nonfinite. epoch: passes so far, of a run that counts them.
         """
         now = time.monotonic()
         self._first = self._first or (now, count)
@@ -70,17 +73,19 @@ class Progress:
         left = duration((passed / done if done else rate) * (self.total - count))
         shown = " ".join(f"{key} {value:.4g}" for key, value in values.items())
         shown += f" | {skipped} update{'s' * (skipped > 1)} skipped" if skipped else ""
-        text = f"step {count}/{self.total} | {shown} | {rate:.2f} s/step, {left} left | peak {gib(self.memory())}"
-        if self._status:
-            self._status.update(text)
+        where = f"step {count}/{self.total}" + (f", epoch {epoch:.2f}" if epoch is not None else "")
+        peak = f"peak {gib(self.memory())}"
+        if self._screen:
+            loss = next((value for key, value in values.items() if key.startswith("loss")), None)
+            self._screen.step(count, where, left, f"{shown} | {rate:.2f} s/step | {peak}", loss)
         elif count // self.every != self._printed // self.every:
-            self.console.print(text, markup=False)
+            self.console.print(f"{where} | {shown} | {rate:.2f} s/step, {left} left | {peak}", markup=False)
             self._printed = count
 
     def busy(self, text: str) -> None:
         """Something else is under way (an evaluation): shown on a terminal only."""
-        if self._status:
-            self._status.update(printable(text))
+        if self._screen:
+            self._screen.busy(text)
 
     def say(self, text: str) -> None:
         """A line that stays."""

@@ -18,7 +18,7 @@ from zofo.config.resolve import Config
 from zofo.config.resolve import load as load_config
 from zofo.errors import InputError, first_few
 from zofo.models.sealed import MANIFEST, README, sha256_of, verify_tree
-from zofo.train.files import delete_tree, make_directory, naming, sync, write_json, write_text
+from zofo.train.files import MISSING, delete_tree, make_directory, naming, sync, write_json, write_text
 from zofo.train.lease import NAME as LOCK
 from zofo.train.ownership import (
     BEST,
@@ -31,6 +31,7 @@ from zofo.train.ownership import (
     read_info,
     read_manifest,
     remove,
+    reports,
     say_what_stays,
 )
 from zofo.train.trees import keep_edited, recover, write_tree
@@ -110,12 +111,11 @@ class RunDir:
         """What zofo wrote here and is still here: files, and directories that are deleted whole."""
         names = self.manifest.get("files")
         paths = legacy(self.root) if names is None else [self.root / name for name in names]
-        return [path for path in paths if path.exists() or path.is_symlink()]
+        return [path for path in [*paths, *reports(self.root)] if path.exists() or path.is_symlink()]
 
     def foreign(self) -> list[Path]:
         """What is in the way of a new run and is not zofo's: it has a name that a run's file would have."""
-        manifest = {self.root / MANIFEST} if self.manifest else set()
-        return in_the_way(self.root, {*self.ours(), *manifest})
+        return in_the_way(self.root, {*self.ours(), *([self.root / MANIFEST] if self.manifest else [])})
 
     def clear(self) -> None:
         """Delete what zofo wrote, the manifest last, so that what a kill leaves is still known. What stays is said."""
@@ -257,6 +257,8 @@ class RunDir:
 
     def read_config(self) -> Config:
         """Raises InputError where config.yaml is missing, wrong, or not what the run wrote."""
+        if not self.config.is_file():
+            raise InputError(MISSING.format(self.config))
         self.check_config()
         return load_config(self.config)
 

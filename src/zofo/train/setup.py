@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,15 +16,18 @@ from torch import Tensor
 
 from zofo.config import registry
 from zofo.config.cadence import counted_per_step
+from zofo.config.epochs import Passes
 from zofo.config.instantiate import make_estimator, make_mask, make_method, make_rule
 from zofo.config.resolve import Config
+from zofo.config.reward_name import reward_name
 from zofo.config.sections import ModelConfig
 from zofo.data import TaskData, load_task
-from zofo.data.batch import Batch, collate
+from zofo.data.batch import collate
 from zofo.data.files import BadRows
 from zofo.data.loader import shorter, streams_of, tokenize_task, without_unfit
 from zofo.data.multitask.mixture import Mixture, among
 from zofo.data.multitask.setting import trained_tasks
+from zofo.data.rewards import Reward, load_reward
 from zofo.data.stream import Stream
 from zofo.data.tokenization import Encoded
 from zofo.errors import InputError, during
@@ -33,6 +37,7 @@ from zofo.methods._nonfinite import Refusals
 from zofo.methods._problem import Problem, Schedule
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import checkpoint_layers
+from zofo.models.adapters import _start as adapter_start
 from zofo.models.adapters._bank import Bank
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
@@ -41,6 +46,7 @@ from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import share_prompts
 from zofo.objectives._loss import Loss
 from zofo.train.checks import check, shift_mode, trains_metric
+from zofo.train.gradients import gradients
 from zofo.train.inputs import inputs_of
 from zofo.train.progress import gib
 from zofo.zo.journal import Records
@@ -67,6 +73,8 @@ class Session:
     evaluator: Evaluator
     records: Records  # of the updates and supports of theta
     read: TaskData  # the data as it was read, rows that do not fit the model included
+    passes: Passes
+    start: adapter_start.Start | None  # what the adapters began with, where adapter.start says so
 
     @property
     def rule(self) -> Rule | None:
@@ -77,6 +85,12 @@ class Session:
     def counted_per_step(self) -> int:
         """What one `step` of the method adds to the count that max_steps bounds."""
         return counted_per_step(self.config.train, self.method.per_step)
+
+    @property
+    def epoch(self) -> float | None:
+        """Passes over the training examples so far, see `config.epochs`; None where nothing is counted in passes."""
+        stream = self.streams[self.passes.stream] if self.streams else None
+        return stream.position / len(stream.encoded) if isinstance(stream, Stream) else None
 
     @property
     def journals(self) -> bool:
@@ -98,7 +112,8 @@ class Session:
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """Digests of what the run is made from. Read it before theta moves."""
-        return inputs_of(self.base_sha256, self.loaded, self.read)
+        start = {} if self.start is None else {"start": self.start.recorded}
+        return inputs_of(self.base_sha256, self.loaded, self.read, self.evaluator.reward) | start
 
     def extra_memory(self) -> list[str]:
         """What is quantised, and what moving theta costs beside theta itself, in words; often nothing."""
@@ -122,23 +137,32 @@ class Session:
 
 @during("preparing the run")
 def build(
-    config: Config, load: Callable[[ModelConfig], Loaded] | None = None, task: Callable[..., TaskData] | None = None
+    config: Config,
+    load: Callable[[ModelConfig], Loaded] | None = None,
+    task: Callable[..., TaskData] | None = None,
+    metric: Callable[..., Any] | None = None,
+    start: Path | None = None,
 ) -> Session:
     """The method's file made ready: the backbone, the data, F, the method. Draws nothing from the global random state.
 
     load, task: what makes the model and the data in place of `models.load.load` and `data.load_task`, for a prediction.
+    metric: the reward that a call in Python gave. A reward's file is run: whoever calls this was asked for it.
+    start: the files of the adapter that adapter.start means.
     """
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
+    named = reward_name(config.task.metric) is not None and task is None
+    reward = load_reward(str(config.task.metric), metric) if named else None
     loaded = (load or load_model)(config.model)
     method = make_method(config)
     data = (task or load_task)(config.task, config.train.seed, loaded.tokenizer, None, method.demonstrates)
+    reward = None if reward is None else reward.fitted(data)
     check(config, data, loaded, method)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
-    backbone = wrap(config, loaded, method, data)
+    backbone = wrap(config, loaded, method, data, start)
     splits = method.split(data, config.train.seed)
     bad = BadRows(config.task.on_bad_row == "skip")
     examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond, bad)
@@ -151,13 +175,14 @@ def build(
         config.train.seed,
         config.train.group_by_length,
     )
-    losses = make_losses(config, backbone, data, method)
+    passes = Passes(config.train, method, config.estimator, {name: len(encoded[name]) for name in method.streams})
+    config = config.counted(passes) if config.train.num_train_epochs is not None else config
+    losses = make_losses(config, backbone, data, method, reward)
     records = Records()
     problem = make_problem(config, backbone, losses, data, method, streams, records)
     method.setup(problem)
-    return Session(
-        config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator, records, read
-    )
+    parts = (config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator, records, read)
+    return Session(*parts, passes, backbone.start)
 
 
 @dataclass(frozen=True)
@@ -169,11 +194,13 @@ class Backbone:
     theta: Point
     adapters: AdapterSet | None
     scorer: Scorer
+    start: adapter_start.Start | None = None
 
 
 @during("building the adapters")
-def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData) -> Backbone:
-    """The method's adapters on the model. Virtual tokens take room from the longest example."""
+def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData, start: Path | None = None) -> Backbone:
+    """The method's adapters on the model. Virtual tokens take room from the longest example. start: see `build`."""
+    given = None if start is None else adapter_start.read(start, loaded)  # before there is anything else on the model
     whole = Point(loaded.model, mode=shift_mode(config))  # before PEFT renames anything
     scorer = loaded.scorer()
     if config.train.gradient_checkpointing and method.first_order:
@@ -184,13 +211,14 @@ def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData) -> Back
     adapter = registry.load("adapters", config.names["adapter"]).Adapter(config.adapter)
     every = Bank.all_members(names, tasks) if method.bank else names
     adapters: AdapterSet = adapter.build(loaded.model, every, derive(config.train.seed, "adapter"), loaded.tokenizer)
+    begun = None if given is None else adapter_start.begin(adapters, given)
     if method.bank:
         adapters = Bank(adapters, names, tasks)
     loaded.max_length = room(loaded.max_length, loaded.model.config, adapters.virtual)
     theta = whole
     if method.theta_of == "adapter":
         theta = Point(adapters.model, params=adapters.parameters(names[0]), mode=shift_mode(config))
-    return Backbone(loaded, whole, theta, adapters, replace(scorer, model=adapters.model))
+    return Backbone(loaded, whole, theta, adapters, replace(scorer, model=adapters.model), begun)
 
 
 @dataclass(frozen=True)
@@ -202,7 +230,9 @@ class Losses:
     evaluator: Evaluator
 
 
-def make_losses(config: Config, backbone: Backbone, data: TaskData, method: Method) -> Losses:
+def make_losses(
+    config: Config, backbone: Backbone, data: TaskData, method: Method, reward: Reward | None = None
+) -> Losses:
     """Raises InputError for prompts that leave no room for a text: now, and not when the run is over."""
     accelerator = Accelerator(cpu=config.model.device == "cpu")
     evaluator = make_evaluator(
@@ -212,6 +242,7 @@ def make_losses(config: Config, backbone: Backbone, data: TaskData, method: Meth
         config.train.eval_batch_size,
         config.train.seed,
         config.task.run_generated_code,
+        reward,
         adapters=backbone.adapters,
         micro_batch_size=config.train.micro_batch_size,
         reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
@@ -232,8 +263,8 @@ def make_problem(
     records: Records,
 ) -> Problem:
     """What the method is given."""
-    gradients = partial(_gradients, losses.loss, backbone.theta, streams)
-    told = (gradients, records.append_support)
+    of_theta = partial(gradients, losses.loss, backbone.theta, streams)
+    told = (of_theta, records.append_support)
     estimator = make_estimator(config, *told) if "estimator" in method.needs else None
     return Problem(
         backbone.theta,
@@ -253,30 +284,6 @@ def make_problem(
         among=partial(among, streams),
         metric=losses.metric,
     )
-
-
-def _gradients(
-    loss: Loss, theta: Point, streams: Mapping[str, Stream | Mixture], number: int
-) -> Iterator[Callable[[], object]]:
-    """Calls that add theta's gradient of the loss on one training batch each, where theta is trainable.
-
-    The run's own batches stay what they are, and so do the gradients of what else is trained.
-    """
-    batches = next(iter(streams.values())).fork("mask")
-    for _ in range(number):
-        yield partial(_backward, loss, theta, next(batches))
-
-
-def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
-    of_theta = {id(tensor) for tensor in theta.values()}
-    others = [p for p in loss.scorer.model.parameters() if p.requires_grad and id(p) not in of_theta]
-    try:
-        for param in others:
-            param.requires_grad_(False)
-        loss.backward(batch)
-    finally:
-        for param in others:
-            param.requires_grad_(True)
 
 
 @during("the first forward")

@@ -13,24 +13,22 @@ from zofo.train.run_dir import RunDir
 log = logging.getLogger("zofo")
 
 
-def going_on(run: Path, checkpoint: str | Path = "latest", code: bool = False) -> str:
-    """The whole command. code: whether the model needs code of its own, which no file can ask for."""
-    trust = " model.trust_remote_code=true" if code else ""
-    return f"zofo train --resume {shlex.quote(str(checkpoint))} --output-dir {shlex.quote(str(run))}{trust}"
+def going_on(run: Path, checkpoint: str | Path = "latest", again: str = "") -> str:
+    """The whole command. again: what no file can ask for, see `asked_again`."""
+    return f"zofo train --resume {shlex.quote(str(checkpoint))} --output-dir {shlex.quote(str(run))}{again}"
 
 
-def in_both(run: Path, code: bool) -> str:
+def in_both(run: Path, again: str) -> str:
     """From the shell and from Python."""
-    return f"go on with `{going_on(run, code=code)}`, or resume='latest' in Python"
+    return f"go on with `{going_on(run, again=again)}`, or resume='latest' in Python"
 
 
-def left_by_a_stop(run: RunDir, code: bool) -> tuple[str, str]:
+def left_by_a_stop(run: RunDir, again: str) -> tuple[str, str]:
     """(what a stop at this moment keeps, how it is gone on from)"""
     if present := run.checkpoints():
-        return f"what {present[-1].name} holds", in_both(run.root, code)
-    trust = " model.trust_remote_code=true" if code else ""
-    again = f"zofo train {shlex.quote(str(run.config))} --overwrite{trust}"
-    return "nothing kept, since there is no checkpoint yet", f"start again with `{again}`"
+        return f"what {present[-1].name} holds", in_both(run.root, again)
+    anew = f"zofo train {shlex.quote(str(run.config))} --overwrite{again}"
+    return "nothing kept, since there is no checkpoint yet", f"start again with `{anew}`"
 
 
 def newest_whole(run: RunDir, present: list[Path]) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from zofo.zo.support import Band
 from zofo.zo.swap import Places
 
 MODES = ("layer", "copy", "inplace")
+Value = TypeVar("Value")
 
 
 class UnshiftableError(RuntimeError):
@@ -156,7 +158,7 @@ class Point(Mapping[str, Tensor]):
         with self._places.anchored(anchor):
             yield
 
-    def sides(self, f: Callable[[], float], z: Direction, eps: float, rounding: str) -> tuple[float, float]:
+    def sides(self, f: Callable[[], Value], z: Direction, eps: float, rounding: str) -> tuple[Value, Value]:
         """f at theta + eps z and at theta - eps z.
 
         In mode `inplace` by MeZO's passes, + eps and - 2 eps. Its third, + eps, is left to the next `add_`, which

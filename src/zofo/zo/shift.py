@@ -220,11 +220,16 @@ def _slab(weight: Shifted) -> int:
     return SLAB.get(weight.source.device.type, SLAB["cuda"])
 
 
+def slabs(total: int, rows: int) -> Iterable[int]:
+    """Where each slab of a matrix of `total` rows starts. A prediction of memory, which makes no values, skips some."""
+    return range(0, total, rows)
+
+
 def _linear_in_slabs(input: Tensor, weight: Shifted, bias: Tensor | None = None) -> Tensor:
     rows = max(1, _slab(weight) // weight.shape[1])
     out = input.new_empty(*input.shape[:-1], weight.shape[0])
     bias = in_memory(bias)
-    for start in range(0, weight.shape[0], rows):
+    for start in slabs(weight.shape[0], rows):
         stop = min(start + rows, weight.shape[0])
         weight.scratch.reset()
         part = None if bias is None else bias[start:stop]

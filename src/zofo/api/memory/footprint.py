@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from zofo.api.memory.depth import deepened, shallow
 from zofo.api.memory.hollow import Hollow, hollow, hollow_model, settings_of, tokenizer_of
 from zofo.api.memory.live import PARTS, REST, Live, Peak
+from zofo.api.memory.rows import NoTokenizer, Rows
+from zofo.config.adapter_start import without
 from zofo.config.resolve import Config
 from zofo.config.sections import ModelConfig
-from zofo.data import Example, TaskData
+from zofo.data import TaskData
 from zofo.data.batch import Batch, collate
 from zofo.data.multitask.setting import find_setting
 from zofo.data.stream import eval_batches, longest
-from zofo.data.tokenization import Encoded, Row
+from zofo.data.tokenization import Encoded
 from zofo.errors import InputError
 from zofo.methods._problem import Schedule
 from zofo.models.backbone import Loaded
@@ -50,56 +53,7 @@ PHASES = (FIRST_ORDER, DESCENT_ADAPTER, DESCENT_THETA, ZEROTH_ORDER, UPDATE, RES
 
 
 Loader = Callable[[ModelConfig], Loaded]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Made-up rows in place of a task's: `length` tokens read, the last `answer` positions predict a label.
-
-    options: the answers of an example, each with a row of its own; 1 for completions and for answers of one token.
-    tasks: of a setting, its training tasks; the examples are of one after the other.
-    """
-
-    length: int
-    options: int = 1
-    answer: int = 1
-    tasks: tuple[str, ...] = ()
-
-    def _group(self, number: int) -> str:
-        return self.tasks[number % len(self.tasks)] if self.tasks else ""
-
-    def encoded(self, n: int, vocabulary: int) -> list[Encoded]:
-        """n examples. Tokens differ as far as the vocabulary goes: most rows of the embedding are looked up."""
-        examples = []
-        for example in range(n):
-            rows = []
-            for option in range(self.options):
-                first = (example * self.options + option) * self.length
-                ids = tuple((first + t) % vocabulary for t in range(self.length))
-                last = range(self.length - self.answer, self.length)
-                rows.append(Row(ids, tuple((t, ids[t], option) for t in last)))
-            plain = Example(str(example), "", ("",) * self.options, (0,), group=self._group(example))
-            examples.append(Encoded(plain, tuple(rows), (0,), self.options))
-        return examples
-
-    def task(self, n: int) -> TaskData:
-        """Stands for the data while a session is built: n short examples a split."""
-        n = max(n, 4 * len(self.tasks))
-        examples = [Example(str(i), "a b", (" c", " d"), (i % 2,), group=self._group(i)) for i in range(n)]
-        objective = "options" if self.options > 1 else "lm"
-        groups = dict.fromkeys(self.tasks, "accuracy")
-        return TaskData("rows", 1, objective, ("loss",), examples, examples, examples, ("c", "d"), groups=groups)
-
-
-class _Tokenizer:
-    """Stands for a tokenizer where no text is read: each word is a token, those of the two options differ."""
-
-    bos_token_id = eos_token_id = pad_token_id = 0
-    model_max_length = int(1e30)
-    all_special_ids = (0,)
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        return {"input_ids": [1 + ord(word[0]) % 2 for word in text.split()]}
+Task = Callable[..., TaskData]
 
 
 @dataclass(frozen=True)
@@ -131,27 +85,61 @@ class Footprint:
         }
 
 
-def predict(config: Config, rows: Rows | None = None) -> Footprint:
+def predict(config: Config, rows: Rows | None = None, task: Task | None = None, whole: bool = False) -> Footprint:
     """What a run of `config` will need. Reads config.json, and where `rows` is None the tokenizer and the data.
 
-    Raises InputError as a run does, and where the data decides what a model computes.
+    task: stands for `data.load_task`, e.g. to read the data once for several predictions. whole: every layer is
+    computed; otherwise, where layers are alike, two models of few of them, see `depth`. Raises InputError as a run
+    does, and where the data decides what a model computes.
     """
     settings, dtype = settings_of(config.model)
     plain = dataclasses.replace(config.model, device="cpu", dtype=str(dtype)[6:])
-    with hollow(settings.model_type) as mode:
-        return _trace(dataclasses.replace(config, model=plain), rows, _loader(settings, dtype, mode, rows), False)
+    config = dataclasses.replace(config, model=plain)
+
+    def traced(settings: PreTrainedConfig, every: bool = False) -> _Traced:
+        with hollow(settings.model_type) as mode:
+            return _trace(config, rows, _loader(settings, dtype, mode, rows), False, task, every)
+
+    few = None if whole or config.names.get("mask") == "blocks" else shallow(settings)  # a block is a layer
+    if few is None:
+        return traced(settings).footprint()
+    one, other = (traced(each, every=True) for each in few.settings)
+    return replace(one, peaks=deepened(one.moments, other.moments, few)).footprint()
 
 
 def measure(config: Config, rows: Rows | None = None) -> Footprint:
     """The same for the real model, which is loaded and makes two real steps of each kind. Raises InputError."""
-    return _trace(config, rows, load_model, True)
+    return _trace(config, rows, load_model, True).footprint()
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A count of a run's steps. moments: see `Live`."""
+
+    config: Config
+    dtype: torch.dtype
+    batches: dict[str, Batch]
+    peaks: dict[str, Peak]
+    moments: dict[str, list[tuple[int, ...]]]
+    process: tuple[int, int] | None
+
+    def footprint(self) -> Footprint:
+        sizes = {
+            n: (batch.examples, len(batch.input_ids), batch.input_ids.shape[1]) for n, batch in self.batches.items()
+        }
+        peaks = sorted(self.peaks.values(), key=lambda peak: PHASES.index(peak.phase))
+        fullest = max(peaks, key=lambda peak: peak.total)
+        shown = tuple(peak for peak in peaks if peak is fullest or peak.phase != REST)
+        names = self.config.names
+        dtype, model = str(self.dtype)[6:], self.config.model.name
+        return Footprint(names["method"], names.get("adapter"), model, dtype, sizes, shown, self.process)
 
 
 def _loader(settings: PreTrainedConfig, dtype: torch.dtype, mode: Hollow, rows: Rows | None) -> Loader:
     """Stands for `models.load.load`."""
 
     def load(config: ModelConfig) -> Loaded:
-        tokenizer = _Tokenizer() if rows is not None else tokenizer_of(config)
+        tokenizer = NoTokenizer() if rows is not None else tokenizer_of(config)
         model = hollow_model(config, settings, dtype, mode)
         limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
         return Loaded(model, tokenizer, torch.device("cpu"), dtype, limit, pad, Frozen(model))
@@ -159,14 +147,15 @@ def _loader(settings: PreTrainedConfig, dtype: torch.dtype, mode: Hollow, rows: 
     return load
 
 
-def _trace(config: Config, rows: Rows | None, load: Loader, real: bool) -> Footprint:
-    """Build the session with this loader and run its method under the count.
+def _trace(
+    config: Config, rows: Rows | None, load: Loader, real: bool, task: Task | None = None, every: bool = False
+) -> _Traced:
+    """Build the session with this loader and run its method under the count. task: see `predict`; every: see `Live`.
 
     real: as it comes; otherwise what a step of one kind finds made by the step before is made for it, to save time.
     """
     if config.names.get("mask") == "sensitivity" and not real:
         raise InputError("mask.name: which weights sensitivity chooses hangs on gradients; --measure counts them")
-    task = None
     if rows is not None:
         setting = find_setting(config.task.name)
         rows = replace(rows, tasks=setting.train[config.task.held_out :] if setting else ())
@@ -177,7 +166,7 @@ def _trace(config: Config, rows: Rows | None, load: Loader, real: bool) -> Footp
             "task.objective: what a step that generates takes depends on what is written; --measure counts it"
         )
     batches = _batches(built, rows)
-    live = Live(built.loaded.model.get_input_embeddings().weight.shape[0])
+    live = Live(built.loaded.model.get_input_embeddings().weight.shape[0], every)
     live.claim((*built.loaded.model.parameters(), *built.loaded.model.buffers()), "weights")
     if built.problem.adapters is not None:
         for name in built.problem.adapters.names:
@@ -187,12 +176,7 @@ def _trace(config: Config, rows: Rows | None, load: Loader, real: bool) -> Footp
         _steps(live, built, batches, real)
         process = None if before is None else (before, _resident("VmHWM"))
         _evaluation(live, built, batches[EVALUATION])
-    sizes = {name: (batch.examples, len(batch.input_ids), batch.input_ids.shape[1]) for name, batch in batches.items()}
-    peaks = sorted(live.peaks.values(), key=lambda peak: PHASES.index(peak.phase))
-    fullest = max(peaks, key=lambda peak: peak.total)
-    shown = tuple(peak for peak in peaks if peak is fullest or peak.phase != REST)
-    names, dtype = config.names, str(built.loaded.dtype)[6:]
-    return Footprint(names["method"], names.get("adapter"), config.model.name, dtype, sizes, shown, process)
+    return _Traced(config, built.loaded.dtype, batches, live.peaks, live.moments, process)
 
 
 def _made_up(data: TaskData, *_: Any) -> TaskData:
@@ -201,6 +185,8 @@ def _made_up(data: TaskData, *_: Any) -> TaskData:
 
 def _shortened(config: Config) -> Config:
     """One lower step in place of T: each takes the same."""
+    train = dataclasses.replace(config.train, num_train_epochs=None)
+    config = dataclasses.replace(config, train=train, adapter=without(config.adapter))
     if getattr(config.method, "inner_steps", 0) > 1:
         return dataclasses.replace(config, method=dataclasses.replace(config.method, inner_steps=1))
     return config
@@ -246,7 +232,7 @@ def _steps(live: Live, built: setup.Session, batches: dict[str, Batch], real: bo
     )
     if not real:
         _make_moments(built)
-    live.peaks.clear()
+    live.forget()
     for k in method.kinds(max(1, built.config.train.max_steps // built.counted_per_step)):
         for _ in range(2 if real or left else 1):
             method.step(k)

@@ -24,7 +24,7 @@ from zofo.models import quantization
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.files import check_tokenizer
 from zofo.models.load import check_kind, choose_dtype, hub_options, refusing, source_of
-from zofo.zo import kernels, low_rank_rows, quantile
+from zofo.zo import kernels, low_rank_rows, quantile, shift
 from zofo.zo._torch import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -96,6 +96,12 @@ def _grouped(left: Tensor, right: Tensor, offsets: Tensor | None = None, *_: Any
     return left.new_empty(shape)
 
 
+def _few_slabs(total: int, rows: int) -> list[int]:
+    """The first two slabs and the last: those between take what the second one takes."""
+    starts = range(0, total, rows)
+    return [*starts[:2], *starts[2:][-1:]]
+
+
 class _NoKernels:
     """Stands for a backend of `zofo.zo.kernels`: there are no values to change, and the CPU's take no memory."""
 
@@ -147,7 +153,8 @@ def hollow(family: str) -> Iterator[Hollow]:
         no_values = replaced(quantile, smallest=lambda _, ranks: [1.0] * len(ranks))
         no_bases = replaced(low_rank_rows, orthonormal=lambda columns: columns, _check=lambda *_: None)
         no_modules = replaced(nn.Module, _apply=_apply)
-        with no_kernels, no_values, no_bases, no_modules, warnings.catch_warnings(), Hollow() as mode:
+        few = replaced(shift, slabs=_few_slabs)
+        with no_kernels, no_values, no_bases, no_modules, few, warnings.catch_warnings(), Hollow() as mode:
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # all are null
             yield mode
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
@@ -163,10 +170,11 @@ def settings_of(config: ModelConfig) -> tuple[PreTrainedConfig, torch.dtype]:
     """(transformers' configuration, the dtype that `models.load.load` would choose). Reads config.json alone.
 
     Raises InputError as `models.load.load` does. CUDA need not be here: what is asked about may be another machine.
+    The name may be a config.json's own, too.
     """
     from transformers import AutoConfig
 
-    where = source_of(config.name)
+    where = config.name if Path(config.name).is_file() else source_of(config.name)
     with refusing(config.name, "config.json"):
         settings = AutoConfig.from_pretrained(where, **hub_options(config, where))
         check_kind(settings)

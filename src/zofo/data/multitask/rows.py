@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.registry import canonical
-from zofo.data.files import BadRows, Record, read_file, split_files
+from zofo.data.files import BadRows, Record, read_file
+from zofo.data.tables import split_files
 from zofo.errors import InputError, did_you_mean
 
 FORM = re.compile(r"(?P<name>.+)_(?P<k>\d+)_(?P<seed>\d+)_(?P<split>train|dev|test)\.jsonl")

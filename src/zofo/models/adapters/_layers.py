@@ -31,7 +31,7 @@ class LayerSet(AdapterSet):
         """mixes: PEFT's layers of this kind take `adapter_names`, an adapter for each row of a batch. The model is
         tried, too."""
         self._layers = tuner_layers(model)
-        super().__init__(model, names, _find(model, names))
+        super().__init__(model, names, find(model, names))
         self.mixes = mixes and len(names) > 1 and rows_may_mix(model, self._layers, self._parameters)
 
     @classmethod
@@ -103,7 +103,7 @@ class LayerSet(AdapterSet):
             raise InputError(f"PEFT cannot take this adapter off, so there is no export: {error}") from error
 
 
-def _find(model: nn.Module, names: Sequence[str]) -> dict[str, dict[str, nn.Parameter]]:
+def find(model: nn.Module, names: Sequence[str]) -> dict[str, dict[str, nn.Parameter]]:
     """{adapter: {name without the adapter's: parameter}}, in one walk."""
     parameters: dict[str, dict[str, nn.Parameter]] = {name: {} for name in names}
     for key, param in model.named_parameters():

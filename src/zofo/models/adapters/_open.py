@@ -35,6 +35,16 @@ def open_adapter(directory: Path, base: Any, tokenizer: Any) -> tuple[Any, int]:
     Raises InputError, naming the directory and both models, where the adapter was made for another model; and where
     its weights are not there as safetensors (pickled ones are not read).
     """
+    raw = check_files(directory)
+    check_weights(directory)
+    _check_tokenizer(directory, base, tokenizer)
+    if isinstance(raw.get("zofo"), str):
+        return _open_own(directory, raw, base, tokenizer)
+    return _open_peft(directory, base)
+
+
+def check_files(directory: Path) -> dict[str, Any]:
+    """adapter_config.json. Raises InputError where it is damaged, or the weights are not there as safetensors."""
     raw = read_config(directory)
     if not (directory / WEIGHTS).is_file():
         raise InputError(f"{directory}: no {WEIGHTS}, so no weights of the adapter (pickled weights are not loaded)")
@@ -43,14 +53,10 @@ def open_adapter(directory: Path, base: Any, tokenizer: Any) -> tuple[Any, int]:
             f"{directory / CONFIG}: {fields[0]} names another file to start from, which may be a pickle; leave it out, "
             f"the weights are in {WEIGHTS}"
         )
-    _check_weights(directory)
-    _check_tokenizer(directory, base, tokenizer)
-    if isinstance(raw.get("zofo"), str):
-        return _open_own(directory, raw, base, tokenizer)
-    return _open_peft(directory, base)
+    return raw
 
 
-def _check_weights(directory: Path) -> None:
+def check_weights(directory: Path) -> None:
     """Raises InputError for a damaged file, for tensors of another kind, and for weights that are no numbers."""
     path = directory / WEIGHTS
     files.shapes_of(path)

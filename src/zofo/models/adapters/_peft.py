@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zofo.errors import out_of_memory
-from zofo.models._transformers import close
+from zofo.models._transformers import close, unwrapped
 from zofo.models.versions import named
 from zofo.zo.keys import derive
 
@@ -236,6 +236,15 @@ def read_peft(directory: Path, base: Any, name: str) -> tuple[Any, list[str], li
         model = PeftModel.from_pretrained(base, str(directory), config=config).eval()
         left = model.load_adapter(str(directory), name)
     return model, list(left.missing_keys), list(left.unexpected_keys)
+
+
+def take_off(model: Any) -> None:
+    """The base of PEFT's model is as it was before `read_peft`, its own modules in their places."""
+    if not model.peft_config[next(iter(model.peft_config))].is_prompt_learning:
+        model.unload()
+    base = unwrapped(model)
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        base.__dict__.pop(name, None)
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

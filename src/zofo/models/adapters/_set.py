@@ -152,13 +152,7 @@ class AdapterSet(ABC):
 
     def save(self, name: str, directory: Path, base_model: str | None = None) -> None:
         """Write a PEFT directory. The same weights give the same bytes (PEFT's own writer orders sets by hash)."""
-        directory.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.state(name), directory / WEIGHTS)
-        config = self.config(name)
-        if base_model is not None:
-            config["base_model_name_or_path"] = base_model
-        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        (directory / CONFIG).write_text(dumps(plain, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
+        write_adapter(directory, self.state(name), self.config(name), base_model)
 
     def restore(self, name: str, directory: Path) -> None:
         """Load what `save` wrote. Raises OSError, or ValueError naming both models."""
@@ -167,6 +161,17 @@ class AdapterSet(ABC):
             self.load(name, state)
         except ValueError as error:
             raise ValueError(f"{error}; {both(directory, self.model.config)}") from error
+
+
+def write_adapter(
+    directory: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], base_model: str | None
+) -> None:
+    """A PEFT directory of these tensors and this adapter_config.json. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tensors(state, directory / WEIGHTS)
+    content = {**config} if base_model is None else {**config, "base_model_name_or_path": base_model}
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
+    (directory / CONFIG).write_text(dumps(plain, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
 
 
 def difference(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

@@ -19,11 +19,11 @@ counted and the prompt not. A position beyond s is read as it is: a text may gro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from zofo.models.adapters._base import Base
+from zofo.models.adapters._base import Base, Settings
 from zofo.models.adapters.prompt import real_embeddings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     tokens: int = field(
         default=4, metadata={"help": "virtual tokens of the short prompt", "paper": "section 2: m", "ge": 1}
     )
@@ -58,6 +58,12 @@ class Adapter(Base):
 
     config: Config
 
+    @classmethod
+    def reads(cls, raw: Mapping[str, Any], tensors: Sequence[str]) -> dict[str, Any] | None:
+        """PEFT has none: the file is one of zofo's, with every setting in it."""
+        names = [spec.name for spec in fields(Config) if spec.name != "start"]
+        return {name: raw[name] for name in names if name in raw} if raw.get("zofo") == "dept" else None
+
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: key of A's draw. tokenizer: the model's."""
         from zofo.models.adapters._front import PromptFront
@@ -80,5 +86,6 @@ class Adapter(Base):
             return config.scale * rows @ weights["B"]
 
         written = {"peft_type": "DEPT", "task_type": "CAUSAL_LM", "zofo": "dept", **asdict(config)}
+        del written["start"]  # a place on this machine, and no part of what the adapter computes
         written["base_model_name_or_path"] = getattr(model.config, "_name_or_path", None)
         return SoftSet(model, PromptFront(shift), names, draw(seed), written, virtual=config.tokens, draw=draw)

@@ -7,18 +7,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zofo.models.adapters._base import Base, head_problems
+from zofo.errors import InputError
+from zofo.models.adapters._base import Base, Settings, head_problems, paths_of, refuse
 
 if TYPE_CHECKING:
     from zofo.models.adapters._set import AdapterSet
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     target_modules: list[str] | None = field(
         default=None, metadata={"help": "names of the scaled modules; default: keys, values and the feed-forward"}
     )
@@ -38,6 +39,19 @@ class Adapter(Base):
     fixed_start: ClassVar[str | None] = "ones"
 
     config: Config
+
+    @classmethod
+    def reads(cls, raw: Mapping[str, Any], tensors: Sequence[str]) -> dict[str, Any] | None:
+        if raw.get("peft_type") != "IA3":
+            return None
+        refuse(raw, ("modules_to_save",), "ia3")
+        targets, forward = raw.get("target_modules"), raw.get("feedforward_modules") or []
+        if not isinstance(forward, list):  # of PEFT's a pattern may stand there: somebody else's, and not run
+            raise InputError("feedforward_modules is no list; name the modules there")
+        if not isinstance(targets, list) or raw.get("exclude_modules"):
+            targets = paths_of(tensors, "ia3_l")
+            forward = [path for path in targets if any(f".{path}".endswith(f".{name}") for name in forward)]
+        return {"target_modules": sorted(map(str, targets)), "feedforward_modules": sorted(map(str, forward))}
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> AdapterSet:
         """Raises InputError where the family is unknown and no modules are named, or one of them cannot be scaled."""

@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zofo.errors import InputError
-from zofo.models.adapters._base import Base
+from zofo.models.adapters._base import Base, Settings, whole_number
 from zofo.models.adapters.prompt import start_ids
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     tokens: int = field(default=5, metadata={"help": "virtual tokens", "paper": "B.1.2", "ge": 1})
     text: str = field(
         default="Read the text below with care, then give the right answer to it.",
@@ -37,6 +37,12 @@ class Adapter(Base):
     fixed_start: ClassVar[str | None] = "a text"
 
     config: Config
+
+    @classmethod
+    def reads(cls, raw: Mapping[str, Any], tensors: Sequence[str]) -> dict[str, Any] | None:
+        if raw.get("peft_type") not in ("PREFIX_TUNING",):
+            return None
+        return {"tokens": whole_number(raw, "num_virtual_tokens")}
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: unused, the start is a text. tokenizer: the model's.

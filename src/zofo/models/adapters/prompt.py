@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zofo.models.adapters._base import Base
+from zofo.models.adapters._base import Base, Settings, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     tokens: int = field(default=10, metadata={"help": "virtual tokens", "paper": "B.1.2", "ge": 1})
     text: str = field(
         default="Read the text below with care, then give the right answer to it.",
@@ -37,6 +37,13 @@ class Adapter(Base):
     fixed_start: ClassVar[str | None] = "a text"
 
     config: Config
+
+    @classmethod
+    def reads(cls, raw: Mapping[str, Any], tensors: Sequence[str]) -> dict[str, Any] | None:
+        """Of p-tuning, too: what its encoder made in training is one table of embeddings in the file."""
+        if raw.get("peft_type") not in ("PROMPT_TUNING", "P_TUNING"):
+            return None
+        return {"tokens": whole_number(raw, "num_virtual_tokens")}
 
     def build(self, model: Any, names: Sequence[str], seed: int, tokenizer: Any = None) -> SoftSet:
         """seed: unused, the start is a text. tokenizer: the model's."""

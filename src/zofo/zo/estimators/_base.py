@@ -37,6 +37,11 @@ class Shift:
 
     anchored: ClassVar[bool] = False  # whether it keeps an estimate of one function at another theta
 
+    def further(self, start: int, stop: int) -> int:
+        """Batches beside its own that an estimate at each of the steps start, ..., stop - 1 draws, in all."""
+        del start, stop
+        return 0
+
     def problems(self) -> list[str]:
         """What is wrong among these fields, each line "field: what and the fix"."""
         return []

@@ -46,6 +46,10 @@ class Config(_base.Config):
 
     anchored: ClassVar[bool] = True
 
+    def further(self, start: int, stop: int) -> int:
+        anchors = (stop - 1) // self.refresh - start // self.refresh + 1 if stop > start else 0
+        return anchors * self.anchor_batches
+
     def problems(self) -> list[str]:
         if self.shift == "inplace":
             return ["shift: svrg shifts its anchor too, which mode inplace cannot; use layer or copy"]

@@ -1,0 +1,64 @@
+"""`zofo compare`: runs as a paper's table, with what is noise marked as noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zofo.cli.options import option
+from zofo.config.json_text import dumps
+from zofo.errors import InputError, did_you_mean, first_few, printable
+
+FORMATS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, directories of runs, kept files.")],
+    against: Annotated[str | None, option("The row that the others are compared with; the first if left out.")] = None,
+    metric: Annotated[str | None, option("What is compared; each task's own if left out. loss: the loss.")] = None,
+    split: Annotated[str, option("test or dev.")] = "test",
+    form: Annotated[str | None, option("markdown, csv, latex or json.", "--format")] = None,
+    output: Annotated[str | None, option("A file for it: .md, .csv, .tex or .json.")] = None,
+    overwrite: Annotated[bool, option("Replace the output.", "--overwrite")] = False,
+) -> None:
+    """Lay runs beside each other: mean and standard deviation over seeds, cost, and which differences are noise.
+
+    Runs that differ in their seed alone are one row. Differences have Student's interval over the seeds and a paired
+    bootstrap over test examples, and p adjusted for all of them by Holm's rule (docs/compare.md).
+    """
+    chosen = _format(form, output)
+    if output is not None and Path(output).exists() and not overwrite:
+        raise InputError(f"{output}: is there already; give --overwrite to replace it, or another name")
+    from zofo.study import tables
+    from zofo.study.compare import compare as lay_out
+
+    found = lay_out(runs, against=against, metric=metric, split=split)  # type: ignore[arg-type]
+    parts = tables.tables(found)
+    text = dumps(found.to_dict(), indent=2) + "\n" if chosen == "json" else getattr(tables, chosen)(parts)
+    if found.left_out:
+        names = [f"{path.parent.name}/{path.name} ({why})" for path, why in found.left_out.items()]
+        typer.echo(printable(f"left out: {first_few(names)}"), err=True)
+    if output is None:
+        print(printable(text, plain="\n\t"), end="")
+        return
+    from zofo.train.files import write_text
+
+    write_text(Path(output), text)
+    typer.echo(f"saved in {output}", err=True)
+
+
+def _format(form: str | None, output: str | None) -> str:
+    """By --format, else by the output's suffix. Raises InputError."""
+    if form is not None:
+        if form not in FORMATS.values():
+            known = ", ".join(FORMATS.values())
+            raise InputError(f'--format: unknown "{form}"{did_you_mean(form, FORMATS.values())}; known: {known}')
+        return form
+    if output is None:
+        return "markdown"
+    suffix = Path(output).suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"--output {output}: expected a name that ends in {', '.join(FORMATS)}, or give --format")
+    return FORMATS[suffix]
