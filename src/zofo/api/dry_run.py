@@ -10,23 +10,29 @@ from typing import Any
 from zofo.api.adapter_start import trained_for
 from zofo.config.cadence import rounded
 from zofo.config.resolve import Config
+from zofo.config.sections import ModelConfig
 from zofo.data.batch import collate
 from zofo.data.preview import preview, sizes
 from zofo.data.stream import longest
 from zofo.methods._base import Base as Method
 from zofo.methods._problem import Schedule
+from zofo.models.backbone import Loaded
 from zofo.train.progress import duration, gib
 from zofo.train.record import peak_bytes
 from zofo.train.setup import audit, build
 
 
-def dry_run(config: Config, metric: Callable[..., Any] | None = None) -> dict[str, Any]:
+def dry_run(
+    config: Config,
+    metric: Callable[..., Any] | None = None,
+    load: Callable[[ModelConfig], Loaded] | None = None,
+) -> dict[str, Any]:
     """Print three prompts, the time and the peak memory of a step, and the time of the whole run. Writes no file.
 
-    metric: see `train`. Returns {steps, seconds_per_step, peak_bytes}.
+    metric, load: see `train`. Returns {steps, seconds_per_step, peak_bytes}.
     """
     trained = trained_for(config)
-    session = build(config, metric=metric, start=None if trained is None else trained.directory)
+    session = build(config, load, metric=metric, start=None if trained is None else trained.directory)
     config = session.config  # of which the steps are counted
     selects = session.counted_per_step > 0
     for line in (*sizes(session.data, config.task, selects), *preview(session.data, session.encoded)):

@@ -24,8 +24,10 @@ from zofo.api.states import info_of
 from zofo.api.targets import as_path, export_info, load
 from zofo.api.trained_before import say_trained_before
 from zofo.config.resolve import Config
+from zofo.config.sections import ModelConfig
 from zofo.data.rewards import name_given
 from zofo.errors import InputError, RunError
+from zofo.models.backbone import Loaded
 from zofo.train.callbacks import check_callbacks
 from zofo.train.ending import Ending
 from zofo.train.lease import Lease, refuse_in_use
@@ -139,14 +141,16 @@ def train(
     dry_run: bool = False,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     metric: Callable[..., Any] | None = None,
+    load: Callable[[ModelConfig], Loaded] | None = None,
 ) -> Run:
     """Run a resolved configuration: train, select, test, record. With dry_run, one step of each kind and no files.
 
-    metric: the reward that `resolve` was given, where it was a function.
+    metric: the reward that `resolve` was given, where it was a function. load: reads the model in place of
+    `models.load.load`, as a sweep's worker does.
     """
     config = config.absolute()
     with explained(config, "the rehearsal" if dry_run else "the run"):
-        return _run(config, dry_run, callbacks, metric)
+        return _run(config, dry_run, callbacks, metric, load)
 
 
 def _run(
@@ -154,13 +158,14 @@ def _run(
     dry_run: bool,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
     metric: Callable[..., Any] | None,
+    load: Callable[[ModelConfig], Loaded] | None,
 ) -> Run:
     began, run = time.perf_counter(), RunDir(config.train.output_dir)
     if dry_run:
         from zofo.api.dry_run import dry_run as rehearse
 
         warn_if_it_will_not_fit(config)
-        return Run(run.root, rehearse(config, metric))
+        return Run(run.root, rehearse(config, metric, load))
     check_callbacks(config.train.report_to, callbacks)
     refuse_in_use(run.root, here=True)
     try:
@@ -170,7 +175,7 @@ def _run(
         raise
     warn_if_it_will_not_fit(config)
     trained = adapter_start.trained_for(config)
-    session = build(config, metric=metric, start=None if trained is None else trained.directory)
+    session = build(config, load, metric=metric, start=None if trained is None else trained.directory)
     warn_of_the_export(Path(config.model.name), export_info(Path(config.model.name)))
     if session.journals:
         audit(session)
@@ -219,16 +224,17 @@ def _train(
     return Run(run.root, info)
 
 
-def score_test(path: str | Path) -> Run:
+def score_test(path: str | Path, load: Callable[[ModelConfig], Loaded] | None = None) -> Run:
     """Measure the test set of a run at its end that left it alone (train.score_test=false), as if it had done so then:
-    run.json, predictions and the model card are those of a run that was not told to. Raises InputError."""
+    run.json, predictions and the model card are those of a run that was not told to. load: see `train`. Raises
+    InputError."""
     run = RunDir(path)
     info = info_of(run)
     if any(info["test"].values()):
         return Run(run.root, info)
     config = run.read_config()
     again = dataclasses.replace(config.train, output_dir=str(run.root), resume="latest", score_test=True)
-    done = train(dataclasses.replace(config, train=again)).info
+    done = train(dataclasses.replace(config, train=again), load=load).info
     done |= {"phases": {**info.get("phases", {}), "test": done["phases"]["test"]}}  # the run's own, but for this one
     with Lease(run.root) as lease:
         RunDir(run.root, lease.check).write_info(done)

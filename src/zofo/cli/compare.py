@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zofo.cli.options import option
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, did_you_mean, first_few, printable
+
+if TYPE_CHECKING:
+    from zofo.study.tables import Table
 
 FORMATS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
@@ -18,6 +21,9 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, directories of runs, kept files.")],
     against: Annotated[str | None, option("The row that the others are compared with; the first if left out.")] = None,
     metric: Annotated[str | None, option("What is compared; each task's own if left out. loss: the loss.")] = None,
+    layout: Annotated[
+        str | None, option("A paper's layout: modes, prompts, stages, seconds, memory, parameters.")
+    ] = None,
     split: Annotated[str, option("test or dev.")] = "test",
     form: Annotated[str | None, option("markdown, csv, latex or json.", "--format")] = None,
     output: Annotated[str | None, option("A file for it: .md, .csv, .tex or .json.")] = None,
@@ -32,14 +38,13 @@ def compare(
     if output is not None and Path(output).exists() and not overwrite:
         raise InputError(f"{output}: is there already; give --overwrite to replace it, or another name")
     from zofo.study import tables
-    from zofo.study.compare import compare as lay_out
+    from zofo.study.meta_tests import is_meta_test
 
-    found = lay_out(runs, against=against, metric=metric, split=split)  # type: ignore[arg-type]
-    parts = tables.tables(found)
-    text = dumps(found.to_dict(), indent=2) + "\n" if chosen == "json" else getattr(tables, chosen)(parts)
-    if found.left_out:
-        names = [f"{path.parent.name}/{path.name} ({why})" for path, why in found.left_out.items()]
-        typer.echo(printable(f"left out: {first_few(names)}"), err=True)
+    if all(is_meta_test(Path(run)) for run in runs):
+        parts, content = _meta_tests(runs, {"--against": against, "--metric": metric, "--layout": layout})
+    else:
+        parts, content = _runs(runs, against, metric, layout, split)
+    text = dumps(content, indent=2) + "\n" if chosen == "json" else getattr(tables, chosen)(parts)
     if output is None:
         print(printable(text, plain="\n\t"), end="")
         return
@@ -47,6 +52,36 @@ def compare(
 
     write_text(Path(output), text)
     typer.echo(f"saved in {output}", err=True)
+
+
+def _runs(
+    runs: list[str], against: str | None, metric: str | None, layout: str | None, split: str
+) -> tuple[list[Table], dict[str, Any]]:
+    """(tables, what JSON has)."""
+    from zofo.study.compare import compare as lay_out
+    from zofo.study.layouts import lay_out as by_name
+    from zofo.study.tables import plain, tables
+
+    found = lay_out(runs, against=against, metric=metric, split=split)  # type: ignore[arg-type]
+    if found.left_out:
+        names = [f"{path.parent.name}/{path.name} ({why})" for path, why in found.left_out.items()]
+        typer.echo(printable(f"left out: {first_few(names)}"), err=True)
+    if layout is None:
+        return tables(found), found.to_dict()
+    table = by_name(found, layout)
+    return [table], {"layout": layout, **plain(table)}
+
+
+def _meta_tests(runs: list[str], given: dict[str, str | None]) -> tuple[list[Table], dict[str, Any]]:
+    """(tables, what JSON has)."""
+    from zofo.study.meta_tests import table
+    from zofo.study.tables import plain
+
+    for option_, value in given.items():
+        if value is not None:
+            raise InputError(f"{option_}: is for runs; meta-tests have one table")
+    found = table([Path(run) for run in runs])
+    return [found], plain(found)
 
 
 def _format(form: str | None, output: str | None) -> str:

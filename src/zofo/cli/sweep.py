@@ -12,6 +12,7 @@ from zofo.cli.options import option
 from zofo.errors import RunError, printable
 
 if TYPE_CHECKING:
+    from zofo.study.kept_model import KeptModel
     from zofo.study.plan import Plan
     from zofo.study.sweep_jobs import Job, State
 
@@ -48,13 +49,14 @@ def run_plan(read: Plan, study: Path, dry_run: bool, estimate: bool) -> None:
     """See `sweep`. Raises InputError before anything runs, and RunError where a row has no result in the end."""
     from zofo.cli.show import table
     from zofo.study import cost, trials
+    from zofo.study.kept_model import KeptModel
     from zofo.study.plan_check import check
     from zofo.study.study_dir import check_study, open_study
 
     check_study(read, study)
     trials.installed()
-    configs = check(read, study)
-    costs = cost.estimate(read, configs, study, rehearse=estimate or dry_run)
+    configs, load = check(read, study), KeptModel()
+    costs = cost.estimate(read, configs, study, rehearse=estimate or dry_run, load=load)
     if dry_run:
         columns, rows = cost.table(costs)
         table(columns, rows, header=True)
@@ -63,17 +65,17 @@ def run_plan(read: Plan, study: Path, dry_run: bool, estimate: bool) -> None:
     open_study(read, study)
     cost.keep(costs, study)
     typer.echo(f"{study}: {cost.words(costs)}", err=True)
-    _print(read, _work(read, study), study)
+    _print(read, _work(read, study, load), study)
 
 
-def _work(plan: Plan, study: Path) -> list[tuple[Job, State]]:
+def _work(plan: Plan, study: Path, load: KeptModel) -> list[tuple[Job, State]]:
     from zofo.study.sweep import Worker
     from zofo.study.sweep_view import View
     from zofo.train.signals import Interrupted
 
     try:
         with View(plan.runs) as view:
-            return Worker(plan, study, view).run()
+            return Worker(plan, study, view, load).run()
     except Interrupted as stop:
         typer.echo(f"{study}: what was going on is saved; the same command goes on", err=True)
         raise typer.Exit(128 + stop.number) from stop

@@ -145,6 +145,14 @@ def shapes(directory: Path) -> Shapes:
     return held
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that are read. Raises InputError where an index leads elsewhere."""
+    if (one := directory / WEIGHTS).exists():
+        return [one]
+    index = directory / INDEX
+    return [directory / name for name in _shards(index)] if index.exists() else []
+
+
 def _shards(index: Path) -> dict[str, list[str]]:
     """{file: the tensors that it holds by the index}. Only safetensors files beside the index are read."""
     entries = read_json(index).get("weight_map")

@@ -240,12 +240,13 @@ def _differences(rows: Mapping[str, Mapping[str, Cell]], against: str) -> dict[t
     for row, cells in rows.items():
         for task, cell in cells.items():
             if row != against and task in rows[against]:
-                found[row, task] = _difference(cell, rows[against][task])
+                found[row, task] = difference(cell, rows[against][task])
     adjusted = holm({key: one.p for key, one in found.items()})
     return {key: Difference(one.seeds, one.examples, adjusted[key]) for key, one in found.items()}
 
 
-def _difference(cell: Cell, base: Cell) -> Difference:
+def difference(cell: Cell, base: Cell) -> Difference:
+    """cell minus base over the seeds that both have; p is not adjusted."""
     shared = [seed for seed in cell.values if seed in base.values]
     if not shared:
         return Difference(None, None, math.nan)

@@ -13,11 +13,13 @@ from typing import Any
 from zofo.api import finetune
 from zofo.config.resolve import Config
 from zofo.errors import InputError, RunError
+from zofo.study.kept_model import Load
 from zofo.study.plan import Plan, Row
 from zofo.study.study_dir import patiently
 from zofo.study.sweep_jobs import Job, trials_of
 from zofo.train.files import make_directory, write_json
 from zofo.train.progress import duration, gib
+from zofo.train.record import reset_peak
 from zofo.train.run_dir import RunDir
 
 NAME = "cost.json"
@@ -46,9 +48,11 @@ class Cost:
         return None if self.seconds is None else self.seconds * self.steps * self.runs
 
 
-def estimate(plan: Plan, configs: Mapping[str, Config], study: Path, rehearse: bool = True) -> list[Cost]:
+def estimate(
+    plan: Plan, configs: Mapping[str, Config], study: Path, rehearse: bool = True, load: Load | None = None
+) -> list[Cost]:
     """Of each row: by its finished runs in the study, else by one real step of each kind, which is kept in cost.json.
-    Raises InputError with what is wrong with any row."""
+    load: reads the models, see `sweep.Worker`. Raises InputError with what is wrong with any row."""
     kept, faults, costs = _kept(study), [], []
     for row in plan.rows:
         config = configs[row.name]
@@ -56,7 +60,7 @@ def estimate(plan: Plan, configs: Mapping[str, Config], study: Path, rehearse: b
         rates = [info["seconds_per_step"] for info in done if info.get("seconds_per_step")]
         if not rates and rehearse and row.name not in kept:
             try:
-                kept[row.name] = _rehearsed(config)
+                kept[row.name] = _rehearsed(config, load)
             except InputError as error:
                 faults += [f"plan {plan.name}, row {row.name}: {line}" for line in str(error).split("\n")]
                 continue
@@ -124,13 +128,14 @@ def _finished(job: Job, study: Path) -> dict[str, Any] | None:
         return None
 
 
-def _rehearsed(config: Config) -> dict[str, Any]:
+def _rehearsed(config: Config, load: Load | None) -> dict[str, Any]:
     from zofo.study.sweep import free
 
     said = StringIO()
+    reset_peak()
     try:
         with redirect_stdout(said), redirect_stderr(said):
-            info = finetune.train(config, dry_run=True).info
+            info = finetune.train(config, dry_run=True, load=load).info
     except RunError as error:  # such as out of memory: its runs will say so
         return {"seconds_per_step": None, "peak_bytes": None, "basis": str(error).partition(";")[0]}
     finally:

@@ -25,6 +25,7 @@ except ImportError:
 LEVEL = 0.95
 RESAMPLES = 10_000
 ENOUGH_SEEDS = 5  # fewer can show large differences only: with three, the t interval is 2.5 sd of the differences wide
+ROUNDING = 1e-12  # of values: a spread below it is that of their sums' last digits
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n)
     error = float(stats.sem(values))
-    if error == 0:
+    if error <= ROUNDING * max(map(abs, values)):  # equal but for the last digits of their sums
         return Estimate(mean, mean, mean, n, float(mean == 0))
     low, high = stats.t.interval(LEVEL, n - 1, loc=mean, scale=error)
     return Estimate(mean, float(low), float(high), n, float(cast(float, stats.ttest_1samp(values, 0.0)[1])))

@@ -15,6 +15,7 @@ from typing import Any
 from zofo.api import finetune
 from zofo.config.resolve import Config
 from zofo.errors import InputError, RunError, first_few
+from zofo.study.kept_model import KeptModel, Load
 from zofo.study.plan import Plan, Point, Row
 from zofo.study.plan_check import config_of
 from zofo.study.study_dir import patiently
@@ -24,6 +25,7 @@ from zofo.study.sweep_watch import Pruned, Watch
 from zofo.study.trials import Trials
 from zofo.train.lease import Lease, holder
 from zofo.train.loop import FULL
+from zofo.train.record import reset_peak
 from zofo.train.run_dir import RunDir
 from zofo.train.signals import Interrupted, caught
 
@@ -33,7 +35,9 @@ POLL = 2.0  # seconds between two looks at what others are doing
 class Worker:
     """Of the plan in a study's directory, which `study_dir.open_study` made or found."""
 
-    def __init__(self, plan: Plan, study: Path, view: View) -> None:
+    def __init__(self, plan: Plan, study: Path, view: View, load: Load | None = None) -> None:
+        """load: reads a run's model; one that is kept between the runs if left out."""
+        self.load = load or KeptModel()
         self.plan, self.study, self.view = plan, study, view
         self.known: dict[str, State] = {}  # runs that are over
         self.trials = Trials(study, plan)
@@ -111,12 +115,14 @@ class Worker:
     def _run(self, job: Job, state: State, point: Point, trial: Any) -> State:
         """Train it, or measure its test set; how it stands then. A failure is the run's and not the sweep's."""
         root = job.directory(self.study)
+        reset_peak()
         try:
             with self.view.quiet(root.with_name(f"{root.name}.log")):
                 if state.kind == "done":
-                    finetune.score_test(root)
+                    finetune.score_test(root, self.load)
                 else:
-                    finetune.train(config := self._config(job, point, state), callbacks=[self._watch(config, trial)])
+                    config = self._config(job, point, state)
+                    finetune.train(config, callbacks=[self._watch(config, trial)], load=self.load)
         except InputError as error:  # of this run alone; what is of all runs was looked at before the first
             if holder(root) is not None:  # somebody goes on with it by hand
                 return _under_lock(job, self.study)

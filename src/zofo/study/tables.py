@@ -12,6 +12,7 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zofo.study.compare import Cell, Comparison, Difference
 from zofo.study.results import Result, finite
@@ -44,7 +45,11 @@ def tables(comparison: Comparison) -> list[Table]:
 def _results(comparison: Comparison) -> Table:
     """Mean and standard deviation over the seeds, the best of each task bold."""
     many = len(comparison.tasks) > 1
-    head = ["", *(f"{task} ({_metric(comparison, task)})" for task in comparison.tasks), *(["average"] if many else [])]
+    head = [
+        "",
+        *(f"{task} ({metric_of(comparison, task)})" for task in comparison.tasks),
+        *(["average"] if many else []),
+    ]
     best = {task: comparison.best(task) for task in comparison.tasks}
     averages = {row: comparison.average(row) for row in comparison.rows}
     known = finite(averages.values())
@@ -54,22 +59,22 @@ def _results(comparison: Comparison) -> Table:
         line = [Entry(row)]
         for task in comparison.tasks:
             cell = cells.get(task)
-            unit, mark = _unit(comparison, task), _marked(comparison, row, task)
-            line.append(Entry("-") if cell is None else _entry(cell, unit, row in best[task], mark))
+            unit, mark = unit_of(comparison, task), _marked(comparison, row, task)
+            line.append(Entry("-") if cell is None else entry(cell, unit, row in best[task], mark))
         if many:
-            mean, units = averages[row], {_unit(comparison, task) for task in comparison.tasks}
+            mean, units = averages[row], {unit_of(comparison, task) for task in comparison.tasks}
             shown = math.isfinite(mean) and len(units) == 1
-            line.append(Entry(_number(mean, units.pop()), mean == top, mean) if shown else Entry("-"))
+            line.append(Entry(number(mean, units.pop()), mean == top, mean) if shown else Entry("-"))
         rows.append(line)
     return Table(f"{comparison.split} set", head, rows, _notes(comparison))
 
 
-def _entry(cell: Cell, unit: float, best: bool, mark: str) -> Entry:
+def entry(cell: Cell, unit: float, best: bool = False, mark: str = "") -> Entry:
     if not cell.values:
         return Entry(FEW)
-    text = _number(cell.mean, unit)
+    text = number(cell.mean, unit)
     if math.isfinite(cell.sd):
-        text += f" ± {_number(cell.sd, unit)}"
+        text += f" ± {number(cell.sd, unit)}"
     short = f" [{len(cell.values)}/{len(cell.runs)}]" if len(cell.values) < len(cell.runs) else ""
     return Entry(text + short + mark, best, cell.mean)
 
@@ -83,14 +88,18 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = []
     if any(one.within_noise for one in comparison.differences.values()):
         notes.append(f"{NOISE}: not shown to differ from {comparison.against} (see the differences)")
-    if comparison.underpowered:
-        notes.append(
-            f"underpowered: {comparison.seeds} seed{'s' if comparison.seeds != 1 else ''} in a cell; with fewer than "
-            f"five, only large differences can be shown"
-        )
+    notes += underpowered(comparison)
     if any(len(cell.values) < len(cell.runs) for cells in comparison.rows.values() for cell in cells.values()):
         notes.append("[k/n]: k of n seeds gave a number; the others are not finite")
     return notes
+
+
+def underpowered(comparison: Comparison) -> list[str]:
+    """A note where a cell has fewer than five seeds."""
+    few = (
+        f"underpowered: {comparison.seeds} seed{'s' if comparison.seeds != 1 else ''} in a cell; with fewer than five, "
+    )
+    return [few + "only large differences can be shown"] if comparison.underpowered else []
 
 
 AXES: dict[str, Callable[[Result], float | None]] = {
@@ -121,12 +130,12 @@ def _differences(comparison: Comparison) -> Table:
     head += ["p (Holm)", "verdict"]
     rows = []
     for (row, task), one in comparison.differences.items():
-        unit = _unit(comparison, task)
+        unit = unit_of(comparison, task)
         adjusted = Entry(f"{one.p:.3g}" if math.isfinite(one.p) else "-", value=one.p)
         line = [
             Entry(row),
             Entry(task),
-            Entry(_signed(one.mean, unit) if math.isfinite(one.mean) else "-", value=one.mean),
+            Entry(signed(one.mean, unit) if math.isfinite(one.mean) else "-", value=one.mean),
         ]
         rows.append(
             [*line, *(Entry(text) for text in _intervals(one, unit)), adjusted, Entry(_verdict(comparison, one))]
@@ -140,7 +149,7 @@ def _intervals(one: Difference, unit: float) -> list[str]:
         if estimate is None or not estimate.known:
             shown.append("-")
         else:
-            shown.append(f"{_signed(estimate.low, unit)} to {_signed(estimate.high, unit)} (n {estimate.n})")
+            shown.append(f"{signed(estimate.low, unit)} to {signed(estimate.high, unit)} (n {estimate.n})")
     return shown
 
 
@@ -157,27 +166,37 @@ def _verdict(comparison: Comparison, one: Difference) -> str:
     return "differs" + (f" (noise of {kinds[0]} not known)" if kinds else "")
 
 
-def _metric(comparison: Comparison, task: str) -> str:
+def metric_of(comparison: Comparison, task: str) -> str:
     return next(cells[task].metric for cells in comparison.rows.values() if task in cells)
 
 
 def _losses(comparison: Comparison) -> bool:
-    return all(_metric(comparison, task) == "loss" for task in comparison.tasks)
+    return all(metric_of(comparison, task) == "loss" for task in comparison.tasks)
 
 
-def _unit(comparison: Comparison, task: str) -> float:
+def unit_of(comparison: Comparison, task: str) -> float:
     """Shares are shown in percent, as the papers do; losses and other numbers as they are."""
     cells = [cells[task] for cells in comparison.rows.values() if task in cells]
     share = all(abs(value) <= 1 for cell in cells for value in cell.values.values())
     return 100.0 if share and cells[0].metric not in ("loss", "perplexity") else 1.0
 
 
-def _number(value: float, unit: float) -> str:
+def number(value: float, unit: float) -> str:
     return f"{value * unit:.1f}" if unit == 100 else f"{value:.4f}"
 
 
-def _signed(value: float, unit: float) -> str:
+def signed(value: float, unit: float) -> str:
     return f"{value * unit:+.1f}" if unit == 100 else f"{value:+.4f}"
+
+
+def plain(table: Table) -> dict[str, Any]:
+    """For JSON: its title, head, lines of texts, notes."""
+    return {
+        "title": table.title,
+        "head": list(table.head),
+        "rows": [[cell.text for cell in line] for line in table.rows],
+        "notes": list(table.notes),
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- as text

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,22 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory since the process began: the allocator's on CUDA, the process's resident set elsewhere.
-
-    Not the run's own where a process makes several runs, or did other work before.
+    """Peak memory since the process began, or `reset_peak`: the allocator's on CUDA, the process's resident set
+    elsewhere. Not the run's own where a process makes several runs, or did other work before.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak() -> None:
+    """From here on the peak is counted anew, with what is held now: for a process that makes runs one after the other.
+    Where the system cannot (no Linux), it stays the process's."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 class MetricsLog:

@@ -204,6 +204,11 @@ def test_several_runs_are_laid_over_one_another(
     assert "<title>both &lt;b&gt; · zofo report</title>" in text
     assert {row[0] for row in page.tables["Headline numbers"][1:]} == {"run", "mezo"}
     assert page.tables["Coefficient c"][0] == ["counted step", "run", "mezo"]
+    infos = {name: json.loads((path / "run.json").read_text()) for name, path in {"run": run, "mezo": other}.items()}
+    for title, key, unit in (("Seconds a step", "seconds_per_step", 1), ("Peak memory", "peak_bytes", 2**30)):
+        shown = {row[0]: row[2] for row in page.tables[title][1:]}
+        assert shown == {name: number(info[key] / unit) for name, info in infos.items()}
+    assert [row[0] for row in page.tables["Weights of the adapter"][1:]] == ["run"], "mezo has none"
     assert text.count('class="run-1"') >= 3
     assert [given["data-run"] for _, given in page.tags if "data-run" in given] == ["0", "1"]
 

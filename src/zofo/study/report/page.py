@@ -15,12 +15,13 @@ from typing import Any
 
 from zofo.errors import InputError, printable
 from zofo.models.versions import installed
+from zofo.study.meta_tests import MetaTest, is_meta_test, meta_test
 from zofo.study.report import facts
 from zofo.study.report.curves import of_movement, panels
 from zofo.study.report.figures import check_matplotlib, swatch
 from zofo.study.report.movement import movement
 from zofo.study.report.predictions import Listed, listed
-from zofo.study.report.tested import MetaTest, is_meta_test, meta_test
+from zofo.study.report.resources import resources
 from zofo.study.report.words import clipped, number
 from zofo.study.results import Result, read, runs_in
 from zofo.train.files import looks_like_run
@@ -134,6 +135,7 @@ def _content(found: Found, names: Sequence[str], title: str | None, many: int) -
         "meta": found.meta,
         "unread": found.unread,
         "panels": drawn,
+        "resources": resources(runs[:many], names),
         "swatches": [swatch(style) for style in range(styles)],
         "movements": [(name, each) for name, each in zip(names, moved) if each is not None],
         "moved": of_movement(moved, names),
