@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from tests import forked
 from tests.small_setting import make_setting
@@ -113,6 +114,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
     absent = ["film", "kind", "quiz", f"absent{named}"]
     setting = make_setting(folder / f"set{named}", description=EVIL, source=EVIL, target=absent)
     there = str(setting.parent / "data")
+    cadence = {"max_steps": 2, "batch_size": 2, "eval_steps": 2, "save_steps": 2}
+    plan = {"model": "model", "task": {"name": data}, "methods": ["mezo"], "search": {"method.lr": [1e-5, 1e-4]}}
+    (folder / f"plan{named}.yaml").write_text(json.dumps(plan | {"seeds": [0], "train": cadence}))
     return {
         "validate": ["validate", *start, "--output-dir", out],
         "memory": ["memory", *start, "--measure"],
@@ -149,6 +153,17 @@ def commands(folder: Path) -> dict[str, list[str]]:
             "--test-examples",
             "4",
         ],
+        "predict": ["predict", out, "--file", data, "--output", f"answers{named}.jsonl"],
+        "second": ["train", *start, *small, "--output-dir", f"second{named}", "--seed", "1"],
+        "compare": ["compare", out, f"second{named}"],
+        "diff": ["diff", out, f"second{named}"],
+        "report": ["report", out],
+        "signal": ["signal", out, "--limit", "8", "--directions", "2"],
+        "sweep": ["sweep", f"plan{named}.yaml", "--output-dir", f"study{named}"],
+        "ablate": ["ablate", *start, *small, "--vary", "method.lr=1e-4", "--output-dir", f"ablation{named}"],
+        "sensitivity": ["sensitivity", *start, *small, "--output-dir", f"words{named}"],
+        "env": ["env"],
+        "ls": ["ls", "methods"],
         "show": ["show", f"task{named}.yaml"],
         "show data": ["show", f"task{named}.yaml", "--data", "numbered.jsonl"],
         "show setting": ["show", str(setting), "--data", there],
@@ -166,6 +181,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
 
 def test_no_verb_sends_a_terminal_what_data_hold(folder: Path) -> None:
     lines = commands(folder)
+    known: Any = typer.main.get_command(app)
+    elsewhere = {"chat", "quickstart"}  # which waits for a person (test_chat.py); which has data of its own
+    assert {line[0] for line in lines.values()} >= set(known.commands) - elsewhere
     sent = dict(zip(lines, on_a_terminal(list(lines.values()), folder), strict=True))
     for verb, what in sent.items():
         for sequence in STEERS:

@@ -42,8 +42,9 @@ class View:
         self.total, self.over = total, 0
         self._console = console(sys.stderr)
         self._lines: deque[_Line] = deque(maxlen=SHOWN)
-        self._live = Live(console=self._console, get_renderable=self._table) if self._console.is_terminal else None
         self._waits, self._took, self._began = "", deque[float](maxlen=20), 0.0
+        # It draws itself as it is made
+        self._live = Live(console=self._console, get_renderable=self._table) if self._console.is_terminal else None
 
     def __enter__(self) -> View:
         if self._live:
@@ -100,7 +101,7 @@ class View:
     def _left(self) -> str:
         left = max(0, self.total - self.over)
         each = sum(self._took) / len(self._took) if self._took else 0.0
-        return f"{self.over} of {self.total} runs over" + (f", about {duration(each * left)} left" if left else "")
+        return f"{self.over} of {self.total} runs over" + (f", about {duration(each * left)} left" if left and self._took else "")
 
     def _table(self) -> Table:
         table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold", caption=self._waits or self._left())
