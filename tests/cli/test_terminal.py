@@ -106,6 +106,33 @@ def folder(tmp_path: Path, tiny_model_dir: Path) -> Path:
     return tmp_path
 
 
+def of_studies(start: list[str], small: list[str], data: str, out: str, named: str) -> dict[str, list[str]]:
+    """What is done with several runs, and with rows without labels."""
+    return {
+        "predict": ["predict", out, "--file", data, "--output", f"answers{named}.jsonl"],
+        "second": ["train", *start, *small, "--output-dir", f"second{named}", "--seed", "1"],
+        "compare": ["compare", out, f"second{named}"],
+        "diff": ["diff", out, f"second{named}"],
+        "report": ["report", out],
+        "signal": ["signal", out, "--limit", "8", "--directions", "2"],
+        "sweep": ["sweep", f"plan{named}.yaml", "--output-dir", f"study{named}"],
+        "ablate": ["ablate", *start, *small, "--vary", "method.lr=1e-4", "--output-dir", f"ablation{named}"],
+        "sensitivity": ["sensitivity", *start, *small, "--output-dir", f"words{named}"],
+    }
+
+
+def refused(start: list[str], data: str, out: str) -> dict[str, list[str]]:
+    return {
+        "unknown task": ["train", "--model", "model", "--task", f"x{EVIL}", "--output-dir", out],
+        "unknown option": ["train", f"--{EVIL}", EVIL],
+        "unknown setting": ["train", *start, f"train.{EVIL}={EVIL}", f"{EVIL}={EVIL}"],
+        "unknown model": ["eval", f"./{EVIL}", "--task", data],
+        "unknown name": ["show", EVIL],
+        "unknown verb": [EVIL],
+        "debug": ["eval", f"./{EVIL}", "--task", data, "--debug"],
+    }
+
+
 def commands(folder: Path) -> dict[str, list[str]]:
     named = EVIL.replace("/", "")
     data, out = f"rows{named}.jsonl", f"out{named}"
@@ -153,15 +180,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
             "--test-examples",
             "4",
         ],
-        "predict": ["predict", out, "--file", data, "--output", f"answers{named}.jsonl"],
-        "second": ["train", *start, *small, "--output-dir", f"second{named}", "--seed", "1"],
-        "compare": ["compare", out, f"second{named}"],
-        "diff": ["diff", out, f"second{named}"],
-        "report": ["report", out],
-        "signal": ["signal", out, "--limit", "8", "--directions", "2"],
-        "sweep": ["sweep", f"plan{named}.yaml", "--output-dir", f"study{named}"],
-        "ablate": ["ablate", *start, *small, "--vary", "method.lr=1e-4", "--output-dir", f"ablation{named}"],
-        "sensitivity": ["sensitivity", *start, *small, "--output-dir", f"words{named}"],
+        **of_studies(start, small, data, out, named),
         "env": ["env"],
         "ls": ["ls", "methods"],
         "show": ["show", f"task{named}.yaml"],
@@ -169,13 +188,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "show setting": ["show", str(setting), "--data", there],
         "convert": ["data", "meta", data, "--output-dir", f"converted{named}"],
         "broken": ["train", "--model", "model", "--task", "broken.jsonl", "--method", "mezo", "--output-dir", out],
-        "unknown task": ["train", "--model", "model", "--task", f"x{EVIL}", "--output-dir", out],
-        "unknown option": ["train", f"--{EVIL}", EVIL],
-        "unknown setting": ["train", *start, f"train.{EVIL}={EVIL}", f"{EVIL}={EVIL}"],
-        "unknown model": ["eval", f"./{EVIL}", "--task", data],
-        "unknown name": ["show", EVIL],
-        "unknown verb": [EVIL],
-        "debug": ["eval", f"./{EVIL}", "--task", data, "--debug"],
+        **refused(start, data, out),
     }
 
 

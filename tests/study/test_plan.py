@@ -184,7 +184,12 @@ def test_the_command_line_goes_over_the_plan(folder: Path) -> None:
         plan_of(folder, content, reduced=True)
 
 
-OF_OTHER_SCRIPTS = {"half_batch_smollm2", "meta_smollm2", "tasks_smollm2"}  # experiments that are no sweeps
+OF_OTHER_SCRIPTS = {
+    "half_batch_smollm2",
+    "meta_smollm2",
+    "signal_map_smollm2",
+    "tasks_smollm2",
+}  # experiments that are no sweeps
 EXPERIMENTS = [p for p in sorted((ROOT / "experiments").glob("*.yaml")) if p.stem not in OF_OTHER_SCRIPTS]
 REDUCED = [*registry.names("plans"), *(str(path) for path in EXPERIMENTS if "\nreduced:" in path.read_text("utf-8"))]
 
