@@ -181,6 +181,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
             "4",
         ],
         **of_studies(start, small, data, out, named),
+        "check": ["check", "--tiny", "--device", "cpu"],
         "env": ["env"],
         "ls": ["ls", "methods"],
         "show": ["show", f"task{named}.yaml"],

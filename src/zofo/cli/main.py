@@ -12,6 +12,7 @@ import typer
 from zofo.cli import process
 from zofo.cli.about import env, ls, quickstart, show
 from zofo.cli.chat import chat
+from zofo.cli.check import check
 from zofo.cli.compare import compare
 from zofo.cli.data import app as data_verbs
 from zofo.cli.diff import diff
@@ -266,7 +267,7 @@ def memory(
     return run_memory(*asked, measure) if fits is None else run_fits(fits, *asked, measure)
 
 
-for verb in (compare, diff, ablate, sensitivity, signal, env, quickstart):
+for verb in (compare, diff, ablate, sensitivity, signal, check, env, quickstart):
     app.command()(verb)
 
 

@@ -43,7 +43,7 @@ def load(config: ModelConfig) -> Loaded:
     if Path(where).is_dir():
         files.check(Path(where))
     options = hub_options(config, where)
-    device = _device(config.device)
+    device = device_of(config.device)
     with refusing(config.name, files.CONFIG):
         settings = AutoConfig.from_pretrained(where, **options)
         check_kind(settings)
@@ -242,7 +242,7 @@ def why_not_loaded(error: Exception, part: str = "") -> str:
     return f"{part} cannot be used: {first}" if part else first
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = name.partition(":")

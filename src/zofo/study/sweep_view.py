@@ -101,7 +101,9 @@ class View:
     def _left(self) -> str:
         left = max(0, self.total - self.over)
         each = sum(self._took) / len(self._took) if self._took else 0.0
-        return f"{self.over} of {self.total} runs over" + (f", about {duration(each * left)} left" if left and self._took else "")
+        return f"{self.over} of {self.total} runs over" + (
+            f", about {duration(each * left)} left" if left and self._took else ""
+        )
 
     def _table(self) -> Table:
         table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold", caption=self._waits or self._left())
