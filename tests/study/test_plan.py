@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_every_fault_is_said_before_anything_runs(folder: Path) -> None:
     content = SHORT.replace("fo-peft", "fo-pef").replace("batch_size", "batch_sise").replace("lora, prefix", "lora")
     lines = faults(folder, content.replace("method.lr", "method.rl"))
     assert any("row fo-pef: method.name" in line and 'did you mean "fo-peft"?' in line for line in lines)
-    assert any(line.startswith("plan plan, every row: train.batch_sise: ") for line in lines)
+    assert any(line.startswith("plan plan.yaml, every row: train.batch_sise: ") for line in lines)
     assert any("row mezo: method.rl: " in line for line in lines)
 
 
@@ -204,3 +205,33 @@ def test_every_run_of_our_plans_is_a_configuration(name: str, reduced: bool, fol
     plan = read_plan(name, model=str(folder / "model"), reduced=reduced, overrides=rows_here)
     configs = check(plan, folder / "study")
     assert set(configs) == {row.name for row in plan.rows}
+
+
+def test_adapters_beside_one_method_are_its_rows(folder: Path) -> None:
+    base = {"model": "model", "task": {"name": "rows.jsonl"}, "adapters": ["lora", "prefix"], "seeds": [0]}
+    for method in ("fo-peft", {"name": "fo-peft", "optimizer": "sgd"}):
+        plan = plan_of(folder, {**base, "method": method, "search": {"lora": {"method.lr": [1e-3, 1e-2]}}})
+        assert {row.name: row.trials for row in plan.rows} == {"lora": 2, "prefix": 1}
+        configs = check(plan, folder / "study")
+        assert {name: config.names["adapter"] for name, config in configs.items()} == {
+            "lora": "lora",
+            "prefix": "prefix",
+        }
+    assert [row.name for row in plan_of(folder, {**base, "preset": "quickstart"}).rows] == ["lora", "prefix"]
+    for method in ({"method": "mezo"}, {"methods": ["mezo", "fo-ft"]}):
+        (fault,) = faults(folder, {**base, **method})
+        assert "adapters: no method of the plan takes one" in fault
+
+
+def test_every_layer_of_faults_is_said_at_once(folder: Path) -> None:
+    search = {"fo-peft-lora": {"method.lr": [1e-3]}, "fo-peft-prefix": {"method.lr": [1e-3]}}
+    content = {"model": "model", "task": {"name": "rows.jsonl"}, "methods": ["fo-peft"], "search": search}
+    found = faults(folder, {**content, "adapters": ["lora", "prefx"], "train": {"eval_step": 50}, "task_examples": 9})
+    text = "\n".join(found)
+    assert 'no "section.field", and no method or row' in text
+    assert "prefx" not in next(line for line in found if "search:" in line), "no typo is offered"
+    assert 'did you mean "prefix"' in text
+    assert 'did you mean "eval_steps"' in text
+    assert re.search(r'unknown key "task_examples"; did you mean task\.(train|dev|test)_examples, as in shared:', text)
+    (fault,) = faults(folder, {**content, "search": {}, "adapters": ["lora"], "max_steps": 9})
+    assert "did you mean train.max_steps, as in shared: {train.max_steps: ...} or train: {max_steps: ...}?" in fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,6 +135,32 @@ def test_another_plan_is_refused_naming_what_differs(
     assert sorted(path.name for path in bench.study.iterdir()) == ["notes.txt"]
 
 
+def test_seeds_and_rows_are_added_to_a_study(whole: Bench, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole.study, bench.study)
+    before = {path: path.read_bytes() for path in bench.study.rglob("*") if path.is_file() and path.name != "run.json"}
+    more = {"seeds": [3, 4, 5], "methods": ["mezo", "fo-ft", "zero-shot"]}
+    for search in ({"method.lr": [1e-5, 1e-4, 1e-3]}, {"method.lr": [1e-4, 1e-5]}):
+        bench.plan(**more, search=search)
+        assert bench.sweep() == 2
+        assert "seeds and rows may be added to a study" in capsys.readouterr().err
+    bench.plan(**more, search={"mezo": PLAN["search"], "fo-ft": PLAN["search"]})
+    assert bench.sweep() == 0
+    new = {f"{row}/seed-5" for row in ("mezo", "fo-ft")} | {
+        f"zero-shot/{run}" for run in ("trial-0", "seed-4", "seed-5")
+    }
+    assert set(names(bench)) == {*RUNS, *new}
+    ours = ("plan.yaml", "study.json", "trials.log", "cost.json")
+    changed = [str(path) for path, content in before.items() if path.read_bytes() != content and path.name not in ours]
+    assert not changed, "no run is made again"
+    for run in RUNS:
+        assert numbers(bench, run) == numbers(whole, run)
+    assert bench.info("mezo/seed-5")["study"]["trial"] == bench.info("mezo/seed-4")["study"]["trial"]
+    capsys.readouterr()
+    assert bench.sweep() == 0, "the plan as it is now is the study's"
+    bench.plan()
+    assert bench.sweep() == 2, "and the one before it is not"
+
+
 def killed(bench: Bench, call: str, holding: str, nth: int, sent: int = signal.SIGKILL) -> int:
     done = forked.run(cut, str(int(sent)), call, holding, str(nth), *bench.args())
     return done.returncode
@@ -186,6 +213,7 @@ def test_a_stop_saves_and_says_how_to_go_on(sent: int, bench: Bench) -> None:
     done = forked.run(cut, str(int(sent)), "zofo.train.progress:Progress.step", "", "3", *bench.args())
     assert done.returncode == 128 + sent
     assert "the same command goes on" in done.stderr
+    assert "zofo train" not in done.stderr, "which would go on with one run alone"
     assert (bench.study / "mezo" / "trial-0" / "checkpoint-3").is_dir()
 
 

@@ -117,7 +117,10 @@ def advice(found: Signal) -> list[str]:
         ]
         if most > 0:
             least = math.ceil(moments.variance.value / most)
-            out.append(f"If there is signal, a batch of at least {least:,} is needed for half of an estimate to be it.")
+            out.append(
+                f"At the largest gradient that the interval allows, half of a batch of {least:,} would be signal; the "
+                f"shares above are of the value in its middle. No rate follows, so none is shown."
+            )
         return [*out, "More rows (--limit) and directions narrow the intervals; docs/signal.md says what else helps."]
     half = moments.half
     out = [f"Half of a batch of {_rows(half.value)} is signal ({_rows(half.low)} to {_rows(half.high)})."]

@@ -62,7 +62,7 @@ def estimate(
             try:
                 kept[row.name] = _rehearsed(config, load)
             except InputError as error:
-                faults += [f"plan {plan.name}, row {row.name}: {line}" for line in str(error).split("\n")]
+                faults += [f"plan {plan.name}.yaml, row {row.name}: {line}" for line in str(error).split("\n")]
                 continue
         costs.append(_cost(row, config, rates, kept.get(row.name, {})))
     if faults:

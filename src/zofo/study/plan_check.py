@@ -49,7 +49,7 @@ def check(plan: Plan, study: Path) -> dict[str, Config]:
                 for line in str(error).split("\n"):
                     faults.setdefault(line, []).append(row.name)
     if faults:
-        lines = [f"plan {plan.name}, {_rows(names, plan)}: {line}" for line, names in faults.items()]
+        lines = [f"plan {plan.name}.yaml, {_rows(names, plan)}: {line}" for line, names in faults.items()]
         raise InputError("\n".join(lines))
     return configs
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from zofo.config import registry
 from zofo.config.layers import SECTIONS
 from zofo.config.yaml_reader import dump, read_yaml, scalar
-from zofo.errors import InputError, did_you_mean, first_few, printable
+from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
+from zofo.errors import InputError, did_you_mean, first_few, nearest, printable
 from zofo.study.plan import Plan
 from zofo.study.plan_rows import rows_of
 
@@ -49,16 +51,34 @@ def plan_of(content: Mapping[str, Any], text: str, path: Path, only: Sequence[st
     faults = _faults(content)
     broken = any(fault.startswith(("shared:", "overrides:", "seed:", "methods:")) for fault in faults)
     rows = [] if broken else rows_of(content, path.parent, faults)
+    tuned = (str(content.get("sampler", "grid")), bool(content.get("prune", False)), _whole(content.get("seed", 0)))
     if faults:
-        raise InputError("\n".join(f"plan {path}: {fault}" for fault in dict.fromkeys(faults)))
+        lines = [f"plan {path}: {fault}" for fault in dict.fromkeys(faults)]
+        raise InputError(
+            "\n".join([*lines, *_of_rows(Plan(path.stem, tuple(rows), content, path.parent, text, *tuned))])
+        )
     if unknown := [name for name in only if name not in {row.name for row in rows}]:
         hint = did_you_mean(unknown[0], [row.name for row in rows]) or ";"
         known = first_few([row.name for row in rows], 8)
         raise InputError(f'--only: no row "{printable(unknown[0], 60)}"{hint} the plan has {known}')
     bases = {row.like for row in rows if row.name in only}
     rows = [row for row in rows if not only or row.name in only or row.name in bases]
-    tuned = (str(content.get("sampler", "grid")), bool(content.get("prune", False)), int(content.get("seed", 0)))
     return Plan(path.stem, tuple(rows), content, path.parent, text, *tuned)
+
+
+def _whole(value: Any) -> int:
+    return value if type(value) is int else 0
+
+
+def _of_rows(plan: Plan) -> list[str]:
+    """What is wrong with the configurations of those rows that could be read, so that it is said at once."""
+    from zofo.study.plan_check import check
+
+    try:
+        check(plan, Path("study"))
+    except InputError as error:
+        return str(error).split("\n")
+    return []
 
 
 def find(place: str | Path) -> Path:
@@ -109,14 +129,23 @@ def _reduced(content: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _hint(key: str, known: Sequence[str]) -> str:
+    """A key that is spelt otherwise, or a setting that stands without its section."""
+    sections = {"model": ModelConfig, "task": TaskConfig, "train": TrainConfig}
+    places = {f"{section}.{one.name}": one.name for section, of in sections.items() for one in fields(of)}
+    if near := nearest(key, known, 0.75):
+        return f'; did you mean "{near}"?'
+    same = next((place for place, name in places.items() if name == key), None)
+    if place := same or nearest(key.replace("_", ".", 1), places, 0.7):
+        section, _, name = place.partition(".")
+        return f"; did you mean {place}, as in shared: {{{place}: ...}} or {section}: {{{name}: ...}}?"
+    return f"; known: {', '.join(known)}"
+
+
 def _faults(data: Mapping[str, Any]) -> list[str]:
     """Of the plan's own keys; those of its settings are found with the configurations."""
     known = (*KEYS, *SECTIONS)
-    faults = [
-        f'unknown key "{printable(key, 60)}"{did_you_mean(key, known) or "; known: " + ", ".join(known)}'
-        for key in data
-        if key not in known
-    ]
+    faults = [f'unknown key "{printable(key, 60)}"{_hint(str(key), known)}' for key in data if key not in known]
     if not any(data.get(key) for key in ("methods", "rows", "method", "preset")):
         faults.append("methods: required; give names (zofo ls methods), or rows:")
     sampler = data.get("sampler", "grid")

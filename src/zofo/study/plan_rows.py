@@ -10,7 +10,8 @@ from typing import Any
 
 from zofo.config import registry
 from zofo.config.layers import SECTIONS, brief
-from zofo.errors import did_you_mean, printable
+from zofo.config.yaml_reader import read_yaml
+from zofo.errors import InputError, did_you_mean, printable
 from zofo.study.plan import OF_A_ROW, Point, Row, flat, settings_of
 from zofo.study.plan_search import row_of, seeds_of
 
@@ -25,7 +26,9 @@ def rows_of(data: Mapping[str, Any], folder: Path, faults: list[str]) -> list[Ro
     over = settings_of("overrides", data.get("overrides") or {}, faults)
     built = list(_crossed(data, faults)) if data.get("methods") or not data.get("rows") else []
     built += [(name, name, spec, {}) for name, spec in _named("rows", data.get("rows"), faults).items()]
-    searched = _by_row(data.get("search") or {}, {name: label for name, label, _, _ in built}, faults)
+    named = {name: label for name, label, _, _ in built}
+    wrong = {name for name, _, _, axes in built if not _there(axes)}
+    searched = _by_row(data.get("search") or {}, named, wrong, faults)
     rows: list[Row] = []
     for name, _, spec, axes in built:
         settings = {**shared, **axes}
@@ -44,12 +47,15 @@ def rows_of(data: Mapping[str, Any], folder: Path, faults: list[str]) -> list[Ro
 def _crossed(data: Mapping[str, Any], faults: list[str]) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
     """(a row's name, its method's in the plan, the keys given there, the settings of its task and adapter)."""
     methods = _named("methods", data.get("methods"), faults) or {"": {}}
+    one = _one_method(data)
     tasks = _named("tasks", data.get("tasks"), faults) or {"": {}}
     adapters = _named("adapters", data.get("adapters"), faults)
+    unused = bool(adapters)
     for (task, of_task), (label, of_method) in itertools.product(tasks.items(), methods.items()):
         chosen = _named(f"{label}.adapters", of_method.get("adapters"), faults) or (
-            adapters if _needs_adapter(of_method.get("method.name", label)) else {}
+            adapters if _needs_adapter(of_method.get("method.name", label or one)) else {}
         )
+        unused = unused and not chosen
         for adapter, of_adapter in (chosen or {"": {}}).items():
             axes = {"task.name": task} if task else {}
             axes |= settings_of(f"tasks.{task}", of_task, faults)
@@ -60,6 +66,22 @@ def _crossed(data: Mapping[str, Any], faults: list[str]) -> Iterator[tuple[str, 
                 axes["method.name"] = label
             parts = [task if len(tasks) > 1 else "", label, adapter if len(chosen or {}) > 1 else ""]
             yield "-".join(part for part in parts if part) or "run", label, of_method, axes
+    if unused:
+        faults.append(
+            f"adapters: no method of the plan takes one ({', '.join(filter(None, [*methods, one]))}); leave it out"
+        )
+
+
+def _one_method(data: Mapping[str, Any]) -> str:
+    """Of a plan with `method:` in place of `methods:`, or with a preset's; "" where it is not known."""
+    given = data.get("method")
+    name = given.get("name") if isinstance(given, Mapping) else given
+    if name is None and data.get("preset") is not None:
+        try:
+            name = read_yaml(registry.load("presets", str(data["preset"])), "preset").get("method", {}).get("name")
+        except (InputError, AttributeError):  # the configuration says what is wrong with it
+            return ""
+    return str(name or "")
 
 
 def _named(key: str, content: Any, faults: list[str]) -> dict[str, dict[str, Any]]:
@@ -84,6 +106,12 @@ def _named(key: str, content: Any, faults: list[str]) -> dict[str, dict[str, Any
             spec = {}
         out[str(name)] = dict(spec or {})
     return out
+
+
+def _there(axes: Mapping[str, Any]) -> bool:
+    """Whether its method and adapter are names of any."""
+    kinds = {"methods": axes.get("method.name"), "adapters": axes.get("adapter.name")}
+    return all(name is None or registry.canonical(str(name)) in registry.names(kind) for kind, name in kinds.items())
 
 
 def _needs_adapter(method: str) -> bool:
@@ -119,17 +147,18 @@ def _rows_place(name: str, settings: Point, data: Mapping[str, Any], folder: Pat
     return {"task.data": str(base)}
 
 
-def _by_row(search: Any, rows: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+def _by_row(search: Any, rows: Mapping[str, str], wrong: set[str], faults: list[str]) -> dict[str, Any]:
     """{row: its settings to search}. `search` is of all rows, or has a key for a method or a row. rows: their methods,
-    as the plan calls them."""
+    as the plan calls them. wrong: rows with a name of an adapter or a method that there is not, which are no hint."""
     if not isinstance(search, Mapping):
         faults.append(f'search: expected a mapping of "section.field: [values]", got {brief(search)}')
         return {}
-    labels = list(dict.fromkeys([*rows.values(), *rows]))
+    labels = list(dict.fromkeys(filter(None, [*rows.values(), *rows])))
     special = {key: value for key, value in search.items() if "." not in str(key) or key in labels}
     for key, value in special.items():
         if key not in labels:
-            known = did_you_mean(str(key), labels) or f"; known: {', '.join(labels)}"
+            right = [name for name in labels if name not in wrong]
+            known = did_you_mean(str(key), right) or (f"; known: {', '.join(right)}" if right else "")
             faults.append(f'search: "{printable(str(key), 60)}" is no "section.field", and no method or row{known}')
         elif not isinstance(value or {}, Mapping):
             faults.append(f'search.{key}: expected a mapping of "section.field: [values]", got {brief(value)}')

@@ -23,7 +23,11 @@ from zofo.train.progress import console, duration
 
 SHOWN = 12  # runs in the table, the last ones
 COLUMNS = ("run", "settings", "step", "dev", "state")
-SAID = ("interrupted", "stopped at once")  # how lines of a run begin that its worker says too
+# How lines of a run begin that its worker says too, and its words for them: what goes on is the sweep
+SAID = {
+    "interrupted": "interrupted: saving the run that is under way; the same command goes on (again to stop at once)",
+    "stopped at once": "stopped at once; the same command goes on",
+}
 
 
 @dataclass(frozen=True)
@@ -136,8 +140,9 @@ class _Said(io.TextIOBase):
         self._file.write(text)
         self._file.flush()
         for line in text.splitlines():
-            if line.startswith(SAID):
-                self._say(line)
+            for begins, said in SAID.items():
+                if line.startswith(begins):
+                    self._say(said)
         return len(text)
 
 
