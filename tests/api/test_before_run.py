@@ -123,7 +123,7 @@ def test_a_run_that_surely_fits_is_not_predicted(
 def test_the_bound_is_above_the_prediction(method: str, tiny_model_dir: Path, sentiment_file: Path) -> None:
     config = of_run(tiny_model_dir, sentiment_file, method=method)
     settings, _ = settings_of(config.model)
-    rows = before_run._rows(config, settings, before_run._Once())
+    rows = before_run._rows(config, settings, before_run.Once())
     assert before_run._at_most(config, settings, 4, *rows) - 2**30 > predict(config).peak.total
 
 
@@ -142,7 +142,7 @@ def test_the_bound_of_anchors_factors_and_experts(
     """Else each such run, however small, would wait for a prediction."""
     config = of_run(family_dir(family), sentiment_file, f"estimator={estimator}", method="mezo")
     settings, _ = settings_of(config.model)
-    rows = before_run._rows(config, settings, before_run._Once())
+    rows = before_run._rows(config, settings, before_run.Once())
     bound = before_run._at_most(config, settings, 4, *rows)
     assert predict(config).peak.total < bound - 2**30 < before_run.UNKNOWN / 2
 

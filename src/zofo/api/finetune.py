@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from zofo.api import adapter_start
 from zofo.api.configure import resolve
 from zofo.api.export import export
 from zofo.api.finish import finish
-from zofo.api.memory.before_run import warn_if_it_will_not_fit
+from zofo.api.memory.before_run import Once, warn_if_it_will_not_fit
 from zofo.api.out_of_memory import explained, smaller, with_options
 from zofo.api.restore import given_model
 from zofo.api.standing import ended_before, warn_of_the_export
@@ -25,9 +26,11 @@ from zofo.api.targets import as_path, export_info, load
 from zofo.api.trained_before import say_trained_before
 from zofo.config.resolve import Config
 from zofo.config.sections import ModelConfig
+from zofo.data.kept_rows import rows_kept
 from zofo.data.rewards import name_given
 from zofo.errors import InputError, RunError
 from zofo.models.backbone import Loaded
+from zofo.models.load import load as load_model
 from zofo.train.callbacks import check_callbacks
 from zofo.train.ending import Ending
 from zofo.train.lease import Lease, refuse_in_use
@@ -132,8 +135,9 @@ def finetune(
     }
     if own := {key: os.fspath(value) for key, value in own.items() if value is not None}:
         sections["task"] = own | ({} if task is None else {"name": task})
-    config = resolve(None, overrides, preset, train=options, source="caller", metric=function, **sections)
-    return train(config, dry_run, callbacks, function)
+    with rows_kept():
+        config = resolve(None, overrides, preset, train=options, source="caller", metric=function, **sections)
+        return train(config, dry_run, callbacks, function)
 
 
 def train(
@@ -173,9 +177,12 @@ def _run(
     except InputError:
         refuse_in_use(run.root)  # then what helps is to wait
         raise
-    warn_if_it_will_not_fit(config)
-    trained = adapter_start.trained_for(config)
-    session = build(config, load, metric=metric, start=None if trained is None else trained.directory)
+    with rows_kept() as let_go:
+        warn_if_it_will_not_fit(config, read=(read := Once()))
+        trained = adapter_start.trained_for(config)
+        load = load or (None if read.tokenizer is None else partial(load_model, tokenizer=read.tokenizer))
+        session = build(config, load, metric=metric, start=None if trained is None else trained.directory)
+        let_go()
     warn_of_the_export(Path(config.model.name), export_info(Path(config.model.name)))
     if session.journals:
         audit(session)

@@ -12,6 +12,7 @@ import typer
 
 from zofo.cli.generate import note
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
+from zofo.cli.process import libraries
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, did_you_mean, printable
 
@@ -52,7 +53,8 @@ def chat(
     check_words(settings or [], {"model": ModelConfig}, "chat")
     if sys.stdin is None:
         raise InputError("standard input is closed; chat reads its turns there")
-    from zofo.api.chat import open_chat
+    with libraries():
+        from zofo.api.chat import open_chat
 
     given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     given |= {"seed": seed, "adapter": adapter, "model": model, "overrides": settings or [], "noted": note}

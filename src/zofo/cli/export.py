@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from zofo.cli.options import BaseModel, option
+from zofo.cli.process import libraries
 from zofo.errors import InputError
 
 
@@ -33,7 +34,8 @@ def export(
     prefix, dept), or with --separate, is written beside its backbone; the folder's README.md is a model card and says
     how to open it. A push is one commit of these files, with the token in HF_TOKEN or of `hf auth login`.
     """
-    from zofo.api import finetune
+    with libraries():
+        from zofo.api import finetune
 
     if merge and separate:
         raise InputError("--merge and --separate: give one of them")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
+from zofo.cli.process import libraries
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, printable
 
@@ -132,8 +133,9 @@ def run(target: str, texts: Sequence[str], file: str | None, output: str | None,
 
     check_words(options["overrides"], {"model": ModelConfig}, "generate")
     prompts = read_prompts(texts, file)
-    from zofo.api.generate import Prompt
-    from zofo.api.generate import generate as complete
+    with libraries():
+        from zofo.api.generate import Prompt
+        from zofo.api.generate import generate as complete
     from zofo.api.predictions import COMPLETION, check_own
     from zofo.train.files import make_directory, naming, sync
 

@@ -99,24 +99,27 @@ def train(
     `zofo show bilevel-zofo` prints a method's settings, `zofo validate` a whole configuration.
     """
     from zofo.cli.settings import train_config
+    from zofo.data.kept_rows import rows_kept
 
-    config = train_config(
-        with_rows(settings, data, (train_file, dev_file, test_file), (text_column, label_column)),
-        preset,
-        {"model": model, "task": task, "method": method, "adapter": adapter},
-        {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "num_train_epochs": num_train_epochs}
-        | {"resume": resume, "threads": threads}
-        | ({"overwrite": True} if overwrite else {}),
-    )
-    _print_notes(config.notes)
-    from zofo.api import finetune
-    from zofo.cli.show import print_run
-    from zofo.train.signals import Interrupted
+    with rows_kept():
+        config = train_config(
+            with_rows(settings, data, (train_file, dev_file, test_file), (text_column, label_column)),
+            preset,
+            {"model": model, "task": task, "method": method, "adapter": adapter},
+            {"output_dir": output_dir, "seed": seed, "max_steps": max_steps, "num_train_epochs": num_train_epochs}
+            | {"resume": resume, "threads": threads}
+            | ({"overwrite": True} if overwrite else {}),
+        )
+        _print_notes(config.notes)
+        with process.libraries():
+            from zofo.api import finetune
+        from zofo.cli.show import print_run
+        from zofo.train.signals import Interrupted
 
-    try:
-        finished = finetune.train(config, dry_run)
-    except Interrupted as stop:
-        raise typer.Exit(128 + stop.number) from stop
+        try:
+            finished = finetune.train(config, dry_run)
+        except Interrupted as stop:
+            raise typer.Exit(128 + stop.number) from stop
     if not dry_run:
         print_run(finished)
 
@@ -153,7 +156,8 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score a run, an export or a plain model."""
-    from zofo.api import finetune
+    with process.libraries():
+        from zofo.api import finetune
     from zofo.cli.show import print_result
 
     result = finetune.evaluate(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
+from zofo.cli.process import libraries
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, printable
 
@@ -40,14 +41,16 @@ def predict(
     if text:
         if file is not None or output is not None or text_column is not None or prefix or overwrite:
             raise InputError("--text: prints the answers; leave out --file and what belongs to it")
-        from zofo.api.predict import predict as answer
+        with libraries():
+            from zofo.api.predict import predict as answer
 
         for line, row in zip(text, answer(target, text, **given)):
             _print(line, row)
         return
     if file is None or output is None:
         raise InputError("give --file FILE and --output FILE, or --text TEXT")
-    from zofo.api.predict_file import predict_file
+    with libraries():
+        from zofo.api.predict_file import predict_file
 
     given |= {"text_column": text_column, "prefix": prefix, "overwrite": overwrite}
     summary = predict_file(target, file, output, **given)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -14,6 +16,21 @@ from zofo.cli.streams import Guarded, occupied
 from zofo.errors import RunError, said_once
 
 INTERRUPTED, PIPE = 130, 141  # exit codes as shells have them: 128 + SIGINT, 128 + SIGPIPE
+
+
+@contextmanager
+def libraries() -> Iterator[None]:
+    """While the large ones are imported no garbage is looked for: they make a million objects that stay, of which each
+    look goes through all, and hardly one that does not. What there is by then is not looked at again."""
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def run(app: typer.Typer, args: Sequence[str]) -> int:

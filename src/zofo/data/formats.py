@@ -23,6 +23,7 @@ from typing import Any
 from zofo.config.sections import DATA_SUFFIXES, data_suffix
 from zofo.data.arrow_rows import check_twice, parquet_errors, python_rows
 from zofo.data.json_array import TwiceError, items, once
+from zofo.data.kept_rows import kept
 from zofo.errors import InputError, printable
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -75,7 +76,7 @@ def rows_of(path: Path, head: Head | None = None) -> list[tuple[int, Row | RowFa
     """All rows of a file, or those of its head. Raises InputError naming the file for what no row is at fault of."""
     with named_errors(path):
         numbered = _reader(path)(path, head)
-        return list(numbered) if head is None else _first(numbered, head)
+        return _first(numbered, head) if head else kept(path, lambda: list(numbered))
 
 
 def stream(path: Path) -> Numbered:

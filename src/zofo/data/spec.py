@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,21 +138,22 @@ def _check(spec: TaskSpec) -> list[str]:
     return problems
 
 
-def used_columns(spec: TaskSpec) -> dict[str, set[str] | str]:
+def used_columns(spec: TaskSpec) -> dict[str, frozenset[str] | str]:
     """{place in the file: columns it reads, or the text of a syntax error}"""
-    used: dict[str, set[str] | str] = {}
+    used: dict[str, frozenset[str] | str] = {}
     for name, template in spec.templates.items():
         answers = template.answers if isinstance(template.answers, list) else ["{{" + template.answers + "}}"]
         used[f'template "{name}"'] = _variables(
-            "\n".join([template.prompt, template.null_prompt or "", *answers]), spec.columns
+            "\n".join([template.prompt, template.null_prompt or "", *answers]), tuple(spec.columns)
         )
     for place in ("gold", "reference"):
         if (expression := getattr(spec, place)) is not None:
-            used[place] = _variables("{{" + expression + "}}", spec.columns)
+            used[place] = _variables("{{" + expression + "}}", tuple(spec.columns))
     return used
 
 
-def _variables(source: str, columns: list[str]) -> set[str] | str:
+@lru_cache(maxsize=1024)  # a run asks eight times for its task's file
+def _variables(source: str, columns: tuple[str, ...]) -> frozenset[str] | str:
     """What a template reads from outside. What it sets itself, in one branch of an `if` alone, is no column."""
     try:
         tree = ENV.parse(source)
@@ -159,7 +161,7 @@ def _variables(source: str, columns: list[str]) -> set[str] | str:
         set_here |= {macro.name for macro in tree.find_all(jinja2.nodes.Macro)}
         names = jinja2.meta.find_undeclared_variables(tree) - (set_here - set(columns))
         ENV.compile(source)  # unknown filters, and what Python refuses of the program that a template becomes
-        return names
+        return frozenset(names)
     except jinja2.TemplateError as e:  # Jinja computes what is constant in it now, and that may fail
         return f"bad template: {printable(e.message or '', 200)}"
     except (RecursionError, MemoryError, SyntaxError):

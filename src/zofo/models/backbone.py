@@ -38,9 +38,10 @@ class Loaded:
             self.model if model is None else model, LabelHead(unwrapped(self.model)), self.pad_id, self.device
         )
 
-    def base_sha256(self, theta: Point) -> str:
-        """One digest of all tensors, the quantised ones too. theta: all the others, at their start."""
-        digest = theta.digest()
+    def base_sha256(self, theta: Point, sums: Mapping[str, str] | None = None) -> str:
+        """One digest of all tensors, the quantised ones too. theta: all the others, at their start. sums: its `sha256`,
+        where it is known."""
+        digest = theta.digest(sums)
         if not self.frozen:
             return digest
         return hashlib.sha256(f"{digest} {self.frozen.digest()}".encode()).hexdigest()

@@ -44,8 +44,11 @@ def _of_a_model() -> Iterator[None]:
 
 
 @_of_a_model()
-def check(directory: Path) -> None:
-    """Raises InputError naming the file of a model's directory that is missing or damaged, and the fix."""
+def check(directory: Path, tokenizer: bool = True) -> None:
+    """Raises InputError naming the file of a model's directory that is missing or damaged, and the fix.
+
+    tokenizer: whether its files are looked at too.
+    """
     check_export(directory)
     config, weights = _sizes(directory), shapes(directory)
     if (directory / ADAPTER).exists():  # transformers would read the model that it names, and not this one
@@ -66,7 +69,8 @@ def check(directory: Path) -> None:
                 f"tensor {name} holds {dtype}, no floating-point numbers, and {CONFIG} names no quantization_config; "
                 "save the model's own weights",
             )
-    _check_tokenizer(directory)
+    if tokenizer:
+        _check_tokenizer(directory)
 
 
 @_of_a_model()

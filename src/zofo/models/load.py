@@ -30,18 +30,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @during("loading the model")
-def load(config: ModelConfig) -> Loaded:
+def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
     """Load `config.name`, a hub id or a directory. Weights come from safetensors files only: no pickle is read.
 
+    tokenizer: the model's own, where `read_tokenizer` was asked for it just before.
     Raises InputError for a model that is not there, is no causal LM, lacks weights, needs its own code, has no
     safetensors, or of which a file is damaged or another model's. A router's auxiliary loss is switched off: it is no
     part of F.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     where = source_of(config.name)
     if Path(where).is_dir():
-        files.check(Path(where))
+        files.check(Path(where), tokenizer is None)
     options = hub_options(config, where)
     device = device_of(config.device)
     with refusing(config.name, files.CONFIG):
@@ -51,8 +52,8 @@ def load(config: ModelConfig) -> Loaded:
         quantized = quantization.options(config, settings, dtype, device)
     files.check_index(where, options)
     model, info = _read(config, where, settings, dtype, {**options, **quantized})
-    with refusing(config.name, "the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    if tokenizer is None:
+        tokenizer = _tokenizer(config.name, where, options)
     ending.adopt(tokenizer, model)
     _check_complete(config.name, info)
     if config.quantization:
@@ -74,6 +75,21 @@ def load(config: ModelConfig) -> Loaded:
     loaded = Loaded(model, tokenizer, device, dtype, limit, pad, Frozen(model), beyond)
     quantization.check_loaded(config, loaded)
     return loaded
+
+
+def read_tokenizer(config: ModelConfig) -> Any:
+    """The model's tokenizer, its files looked at. Raises InputError."""
+    where = source_of(config.name)
+    if Path(where).is_dir():
+        files.check_tokenizer(Path(where))
+    return _tokenizer(config.name, where, hub_options(config, where))
+
+
+def _tokenizer(name: str, where: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    with refusing(name, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(where, **options)
 
 
 @contextmanager

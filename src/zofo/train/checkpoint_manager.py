@@ -226,7 +226,7 @@ class CheckpointManager:
             for _ in scan(path, state["journal"]):
                 pass
             if self.session.method.theta_of == "backbone":
-                check_initial(self.session.problem.theta, read_header(path)[0], path)
+                check_initial(self.session.problem.theta, read_header(path)[0], path, self.session.sums)
         except FileNotFoundError:
             raise InputError(f"cannot resume: {path}: missing; put back a copy of the file") from None
         except (JournalError, OSError) as error:
@@ -296,7 +296,7 @@ def journal_header(session: Session) -> dict[str, Any]:
     """What a replay needs: the tensors it starts from, and the configuration of everything that acts on them."""
     config = session.config
     return {
-        "tensors": session.problem.theta.catalogue(),
+        "tensors": session.problem.theta.catalogue(session.sums if session.method.theta_of == "backbone" else None),
         "model": config.model.name,
         "theta": session.method.theta_of,
         "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},

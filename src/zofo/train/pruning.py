@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zofo.config.json_text import read_json
 from zofo.errors import InputError
-from zofo.train import checkpoint
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Best
 
@@ -24,7 +24,7 @@ def prune(run: RunDir, limit: int | None, best: Best | None, finite: Path | None
     referred = {run.best(best.count)} if best else set()
     for directory in run.checkpoints():
         try:
-            state = checkpoint.read(directory, "state")
+            state = read_json(directory / "state.json")  # and not the tensors beside it
             referred |= {run.best(state["best"]["count"])} if state["best"] else set()
         except (InputError, KeyError, TypeError):  # a damaged one: any best before it may be its own
             referred |= {each for each in bests if number_of(each) <= number_of(directory)}

@@ -105,9 +105,14 @@ class Session:
         return {"train": list(trained_tasks(self.data)), "held_out": sorted({e.group for e in self.data.dev})}
 
     @cached_property
+    def sums(self) -> dict[str, str]:
+        """SHA-256 of each tensor of the backbone that is not quantised. Read it before theta moves."""
+        return self.backbone.sha256()
+
+    @cached_property
     def base_sha256(self) -> str:
         """One digest of the base model's tensors. Read it before theta moves."""
-        return self.loaded.base_sha256(self.backbone)
+        return self.loaded.base_sha256(self.backbone, self.sums)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:

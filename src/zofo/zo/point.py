@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -276,12 +277,14 @@ class Point(Mapping[str, Tensor]):
         return unread
 
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of each tensor's bytes, row-major and little endian."""
-        return {name: tensor_sha256(param) for name, param in self.params.items()}
+        """SHA-256 of each tensor's bytes, row-major and little endian. As many at once as torch has threads."""
+        params = self.params
+        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:  # hashlib holds no lock while it reads
+            return dict(zip(params, pool.map(tensor_sha256, params.values())))
 
-    def catalogue(self) -> list[dict]:
-        """The tensors in order as a journal's header lists them (docs/journal.md), their digests those of now."""
-        sums = self.sha256()
+    def catalogue(self, sums: Mapping[str, str] | None = None) -> list[dict]:
+        """The tensors in order as a journal's header lists them (docs/journal.md). sums: `sha256`, where known."""
+        sums = self.sha256() if sums is None else sums
         return [
             {
                 "id": number,
@@ -293,9 +296,10 @@ class Point(Mapping[str, Tensor]):
             for number, (name, param) in enumerate(self.items())
         ]
 
-    def digest(self) -> str:
-        """One SHA-256 over the names and digests of all tensors, in the order of their names."""
-        lines = (f"{name} {digest}\n" for name, digest in sorted(self.sha256().items()))
+    def digest(self, sums: Mapping[str, str] | None = None) -> str:
+        """One SHA-256 over the names and digests of all tensors, in the order of their names. sums: see `catalogue`."""
+        sums = self.sha256() if sums is None else sums
+        lines = (f"{name} {digest}\n" for name, digest in sorted(sums.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

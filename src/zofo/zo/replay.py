@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from zofo.zo.rules._base import Base as Rule
 
 
-def check_initial(theta: Point, header: dict[str, Any], path: Path) -> None:
-    """Raises InputError naming the first tensor of theta that is not the one the journal started from."""
+def check_initial(theta: Point, header: dict[str, Any], path: Path, sums: Mapping[str, str] | None = None) -> None:
+    """Raises InputError naming the first tensor of theta that is not the one the journal started from. sums: theta's
+    `sha256`, where it is known."""
     recorded = {t["name"]: t for t in header.get("tensors", [])}
     if set(recorded) != set(theta):
         odd = sorted(set(recorded) ^ set(theta))[0]
         raise InputError(f"{path}: written for a model with other tensors (for one, {odd}); is it the same base model?")
-    for name, digest in theta.sha256().items():
+    for name, digest in (theta.sha256() if sums is None else sums).items():
         if recorded[name]["sha256"] != digest:
             raise InputError(
                 f"{path}: tensor {name} of the base model is not the one this run started from "

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zofo.api.memory.hollow import settings_of, tokenizer_of
+from zofo.api.memory.hollow import settings_of
 from zofo.api.memory.room import Room, of
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import dumps
@@ -20,7 +20,7 @@ from zofo.config.resolve import Config, load
 from zofo.data import Example, TaskData, load_task
 from zofo.data.loader import tokenize_task
 from zofo.errors import InputError, out_of_memory, unheard
-from zofo.models.load import max_length_of
+from zofo.models.load import max_length_of, read_tokenizer
 from zofo.train.progress import gib
 
 log = logging.getLogger("zofo")
@@ -31,9 +31,10 @@ LONGEST = 120  # seconds of one prediction, more or less
 KEPT = 512  # examples of a split that are tokenized, those with the longest texts
 
 
-def warn_if_it_will_not_fit(config: Config, room: Room | None = None) -> str | None:
+def warn_if_it_will_not_fit(config: Config, room: Room | None = None, read: Once | None = None) -> str | None:
     """Says by a warning, and returns, what does not fit; None where it does or nothing can be told.
 
+    read: where what is read is kept, of which the run needs the tokenizer.
     The run goes on: a prediction can be wrong. A run that surely fits costs a look at config.json, or at the lengths of
     its rows; for another a process of its own predicts, since what that takes the run may need. room: where not this
     machine's or its device's is meant.
@@ -41,7 +42,7 @@ def warn_if_it_will_not_fit(config: Config, room: Room | None = None) -> str | N
     try:
         with unheard():  # the run says the same of its rows
             room = room or of(config.model.device)
-            told = None if room is None or _surely(config, room, _Once()) else _asked(config, room)
+            told = None if room is None or _surely(config, room, read or Once()) else _asked(config, room)
     except Exception as error:  # whatever is wrong with the input, the run says it at its place
         if out_of_memory(error):
             raise
@@ -64,11 +65,12 @@ def _asked(config: Config, room: Room) -> str | None:
     return json.loads(child.stdout.splitlines()[-1])
 
 
-class _Once:
+class Once:
     """Stands for `load_task`: the rows are read once for several predictions, and the longest of them are kept."""
 
     def __init__(self) -> None:
         self._read: dict[bool, TaskData] = {}
+        self.tokenizer: Any = None  # once it was needed
 
     def __call__(self, task: Any, seed: int, tokenizer: Any, only: Any, demonstrates: bool) -> TaskData:
         if demonstrates not in self._read:
@@ -100,7 +102,7 @@ def _two_micro_batches(config: Config) -> Config:
     return replace(config, train=replace(train, batch_size=2 * train.micro_batch_size))
 
 
-def _surely(config: Config, room: Room, read: _Once) -> bool:
+def _surely(config: Config, room: Room, read: Once) -> bool:
     """Whether a run fits by a bound, and need not be predicted."""
     settings, dtype = settings_of(config.model)
     positions = getattr(settings, "max_position_embeddings", None)
@@ -113,7 +115,7 @@ def _surely(config: Config, room: Room, read: _Once) -> bool:
 def line(config: Config, room: Room, seconds: float = SECONDS) -> str | None:
     """What does not fit and the nearest settings that do, predicted here; None where it fits. seconds: after which no
     further setting is asked about. Raises InputError, and whatever else a prediction may."""
-    read = _Once()
+    read = Once()
     from zofo.api.memory.fits import allowance
     from zofo.api.memory.footprint import Footprint, predict
     from zofo.api.memory.nearest import nearest
@@ -142,9 +144,10 @@ def line(config: Config, room: Room, seconds: float = SECONDS) -> str | None:
     )
 
 
-def _rows(config: Config, settings: Any, read: _Once) -> tuple[int, int, int]:
+def _rows(config: Config, settings: Any, read: Once) -> tuple[int, int, int]:
     """(tokens of the longest row, its labels, rows of an example) of all that the run reads."""
-    method, tokenizer = make_method(config), tokenizer_of(config.model)
+    method = make_method(config)
+    read.tokenizer = tokenizer = read_tokenizer(config.model)
     data = read(config.task, config.train.seed, tokenizer, None, method.demonstrates)
     limit = max_length_of(config.model, settings, tokenizer)
     splits = method.split(data, config.train.seed)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zofo.api.memory.depth import deepened, shallow
-from zofo.api.memory.hollow import Hollow, hollow, hollow_model, settings_of, tokenizer_of
+from zofo.api.memory.hollow import Hollow, hollow, hollow_model, settings_of
 from zofo.api.memory.live import PARTS, REST, Live, Peak
 from zofo.api.memory.rows import NoTokenizer, Rows
 from zofo.config.adapter_start import without
@@ -34,7 +34,7 @@ from zofo.errors import InputError
 from zofo.methods._problem import Schedule
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
-from zofo.models.load import max_length_of, pad_id_of
+from zofo.models.load import max_length_of, pad_id_of, read_tokenizer
 from zofo.train import setup
 from zofo.train.checks import trains_metric
 from zofo.zo._torch import tree_leaves
@@ -139,7 +139,7 @@ def _loader(settings: PreTrainedConfig, dtype: torch.dtype, mode: Hollow, rows: 
     """Stands for `models.load.load`."""
 
     def load(config: ModelConfig) -> Loaded:
-        tokenizer = NoTokenizer() if rows is not None else tokenizer_of(config)
+        tokenizer = NoTokenizer() if rows is not None else read_tokenizer(config)
         model = hollow_model(config, settings, dtype, mode)
         limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
         return Loaded(model, tokenizer, torch.device("cpu"), dtype, limit, pad, Frozen(model))

@@ -22,7 +22,6 @@ from zofo.config.sections import ModelConfig
 from zofo.errors import InputError
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import dequantize_in_backward
-from zofo.models.files import check_tokenizer
 from zofo.models.load import check_kind, choose_dtype, hub_options, refusing, source_of
 from zofo.zo import kernels, low_rank_rows, quantile, shift
 from zofo.zo._torch import (
@@ -197,14 +196,3 @@ def hollow_model(config: ModelConfig, settings: PreTrainedConfig, dtype: torch.d
         model.config.output_router_logits = False  # as `models.load.load` does
     dequantize_in_backward(model)
     return model.eval().requires_grad_(False)
-
-
-def tokenizer_of(config: ModelConfig) -> Any:
-    """The model's tokenizer. Raises InputError."""
-    from transformers import AutoTokenizer
-
-    where = source_of(config.name)
-    if Path(where).is_dir():
-        check_tokenizer(Path(where))
-    with refusing(config.name, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(where, **hub_options(config, where))
