@@ -229,7 +229,7 @@ class Point(Mapping[str, Tensor]):
         self._stretches.forget()
 
     def planes(self, kept: Planes | None = None) -> Planes:
-        """Residual planes of the bf16 tensors: int16 in their shapes, 2 bytes a weight. Zeros, or `kept` where theta is.
+        """Residual planes of the bf16 tensors: int16 in their shapes, 2 bytes a weight. Zeros, or `kept`, there.
 
         A weight and its plane are the halves of one fp32 number (`kernels.split`); the weight is what the model reads.
         """
