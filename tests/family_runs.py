@@ -16,7 +16,8 @@ from tests.tiny_models import config
 from zofo import Run, evaluate, finetune, load
 from zofo.api.restore import restore
 from zofo.config import registry
-from zofo.zo.point import Point, tensor_sha256
+from zofo.zo.digests import tensor_sha256
+from zofo.zo.point import Point
 from zofo.zo.quantized import parts
 
 WINDOW = 16  # of the sliding layers: more than a prefix has tokens, fewer than a text has

@@ -38,6 +38,8 @@ def moved(tensor: Tensor, threads: int, law: str) -> None:
         cpu.add(tensor, tensor, TERMS, 7, lo, seed, law, band)
         wide = tensor.view(2, whole // 2)
         cpu.add_rows(torch.empty_like(wide), wide, rows, TERMS, 7, seed, law, band)
+    for band, seed in product((None, (0.0, 1.0)), (None, 3)):
+        cpu.add_series(tensor, None, [(TERMS, seed), (TERMS[:1], seed)], 7, law, band)
     cpu.add_dense(tensor, tensor, torch.zeros(tensor.shape), 7)
     cpu.add_many([(out, tensor, 7, None)], TERMS, None, law)
 
@@ -53,7 +55,10 @@ def threads() -> Iterator[int]:
 def test_no_call_of_a_run_compiles_anything() -> None:
     ahead.compile_all()
     before = versions()
-    assert all(before[f"zofo.zo.kernels.compiled.{name}"] for name in ("add_groups", "add_groups_parallel", "add_rows"))
+    assert all(
+        before[f"zofo.zo.kernels.compiled.{name}"]
+        for name in ("add_groups", "add_groups_parallel", "add_series_groups", "add_series_parallel", "add_rows")
+    )
 
     for dtype, size, threads, law in product(
         (torch.float32, torch.bfloat16, torch.float16), (64, cpu.SERIAL + 2), (1, 2), (RADEMACHER, GAUSSIAN)
@@ -62,6 +67,7 @@ def test_no_call_of_a_run_compiles_anything() -> None:
         if dtype == torch.bfloat16:
             planes = torch.zeros(size, dtype=dtype), torch.zeros(size, dtype=torch.int16)
             cpu.add_split(*planes, TERMS, 7, 0, law)
+            cpu.add_series(*planes, [(TERMS, None)], 7, law)
             cpu.add_dense_split(*planes, torch.zeros(size))
     cpu.sum_squares(5000, 2**63, 2**64 - 1)
     cpu.noise(5000, 2**63, 2**64 - 1, 4096)

@@ -21,9 +21,9 @@ from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.train import checkpoint
-from zofo.train.checkpoint import move_theta
 from zofo.train.checks import shift_mode
 from zofo.train.inputs import check_inputs, tokenizer_digest
+from zofo.train.replayed import move_theta
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
 

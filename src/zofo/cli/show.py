@@ -17,6 +17,7 @@ from zofo.config import registry
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError, did_you_mean, printable
 from zofo.models import versions
+from zofo.train import replayed
 
 if TYPE_CHECKING:
     from zofo.api.finetune import Run
@@ -240,11 +241,21 @@ def print_environment(full: bool) -> None:
     rows.append(("cpu", _cpu_name()))
     rows.append(("cores", f"{cores} usable, {os.cpu_count()} in all"))
     rows.append(("memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available"))
+    rows.append(("theta kept in", _kept()))
     tested = {"python": ", ".join(versions.pythons())} | {each.name: each.span for each in versions.libraries()}
     rows += _torch_rows() if full else []
     table(("what", "value", "tested with"), [(*row, tested.get(row[0], "")) for row in rows])
     for warning in versions.warnings():
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _kept() -> str:
+    """Where replays of long runs are kept, and how much is there."""
+    root = replayed.folder()
+    if root is None:
+        return f"nowhere ({replayed.VARIABLE})"
+    size = sum(path.stat().st_size for entry in replayed.kept(root) for path in entry.rglob("*") if path.is_file())
+    return f"{root}, {size / 2**30:.1f} of at most {replayed.LIMIT / 2**30:.0f} GiB ({replayed.VARIABLE})"
 
 
 def _torch_rows() -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from zofo.config import registry
 from zofo.config.layers import SECTIONS
-from zofo.config.yaml_reader import dump, read_yaml, scalar
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
+from zofo.config.yaml_reader import dump, read_yaml, scalar
 from zofo.errors import InputError, did_you_mean, first_few, nearest, printable
 from zofo.study.plan import Plan
 from zofo.study.plan_rows import rows_of

@@ -91,6 +91,24 @@ def read(directory: Path, name: str) -> dict[str, Any]:
         raise InputError(f"{directory}: cannot be read: {error}") from error
 
 
+@contextmanager
+def _reading(journal: Path) -> Iterator[None]:
+    try:
+        yield
+    except JournalError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{journal}: {error.strerror or error}") from error
+
+
+def check_base(theta: Point, journal: Path) -> int:
+    """The journal's first byte behind its header, where theta holds what it started from. Raises InputError."""
+    with _reading(journal):
+        header, start = read_header(journal)
+        check_initial(theta, header, journal)
+        return start
+
+
 def move_theta(theta: Point, config: Config, journal: Path, position: int | None, snapshot: Path) -> None:
     """theta, which holds the base weights, <- theta of the journal's first `position` bytes (None: all of it).
 
@@ -100,11 +118,6 @@ def move_theta(theta: Point, config: Config, journal: Path, position: int | None
     if (snapshot / "backbone").is_dir():
         load_theta_(theta, snapshot / "backbone")
         return
-    try:
-        header, start = read_header(journal)
-        check_initial(theta, header, journal)
+    start = check_base(theta, journal)
+    with _reading(journal):
         replay(theta, make_estimator(config), make_rule(config), read_records(journal, start, position))
-    except JournalError as error:
-        raise InputError(str(error)) from error
-    except OSError as error:
-        raise InputError(f"{journal}: {error.strerror or error}") from error

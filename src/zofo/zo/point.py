@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from zofo.zo import digests
 from zofo.zo.dense_update import Room, Step, apply
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
@@ -20,6 +19,7 @@ from zofo.zo.laws import SPHERE
 from zofo.zo.low_rank_rows import Store
 from zofo.zo.move import Move, Planes
 from zofo.zo.quantized import frozen
+from zofo.zo.series import Series
 from zofo.zo.sphere import Stretches
 from zofo.zo.support import Band
 from zofo.zo.swap import Places
@@ -63,6 +63,7 @@ class Point(Mapping[str, Tensor]):
         self._move = Move(self.bases)
         self._pending: list[tuple[int, float]] = []  # terms that bring theta back, of the last estimate in place
         self._pending_of = Direction(0)
+        self._series: Series | None = None  # updates that wait, inside `waiting`
         self._stretches = Stretches()
         chosen = _chosen(model, names) if params is None else dict(params)
         self._params: dict[str, Tensor] = {name: param.requires_grad_(False) for name, param in chosen.items()}
@@ -179,8 +180,22 @@ class Point(Mapping[str, Tensor]):
         self._pending, self._pending_of = list(self.terms(z, +eps)), z
         return plus, f()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Updates of `add_` may wait inside, on a CPU, and are made many in one pass, with the same bits. Who reads
+        theta here finds them made; the model's own tensors are up to date after it."""
+        if self.mode != "inplace" and all(param.device.type == "cpu" for param in self._params.values()):
+            self._series = Series(self._params, self.addresses, self.bases)
+        try:
+            yield
+        finally:
+            self.settle()
+            self._series = None
+
     def settle(self) -> None:
-        """Do what an estimate in mode `inplace` left to restore. In the other modes there is nothing."""
+        """Do what waits: updates, or what an estimate in mode `inplace` left to restore."""
+        if self._series:
+            self._series.make()
         if self._pending:
             terms, self._pending = self._pending, []
             self._add(terms, self._pending_of, None)
@@ -210,17 +225,20 @@ class Point(Mapping[str, Tensor]):
         if self._pending and (low or (left.law, left.entries, left.support) != (z.law, z.entries, z.support)):
             self.settle()
         terms, self._pending = [*self._pending, *terms], []
-        self._add(terms, z, round_seed, low)
+        (self._series.put if self._series else self._add)(terms, z, round_seed, low)
         self._stretches.forget()
 
-    def planes(self) -> Planes:
-        """Residual planes of zeros for the bf16 tensors: int16 in their shapes, 2 bytes a weight.
+    def planes(self, kept: Planes | None = None) -> Planes:
+        """Residual planes of the bf16 tensors: int16 in their shapes, 2 bytes a weight. Zeros, or `kept`, there.
 
         A weight and its plane are the halves of one fp32 number (`kernels.split`); the weight is what the model reads.
         """
+        if kept is not None:
+            there = all(plane.device == self._params[name].device for name, plane in kept.items())
+            return kept if there else {name: plane.to(self._params[name].device) for name, plane in kept.items()}
         return {
             name: torch.zeros(param.shape, dtype=torch.int16, device=param.device)
-            for name, param in self.params.items()
+            for name, param in self._params.items()
             if param.dtype == torch.bfloat16
         }
 
@@ -256,7 +274,10 @@ class Point(Mapping[str, Tensor]):
         The sum is one of integers, exact; it takes a pass over theta's elements and is remembered for the last seeds.
         """
         scale = 1.0 if z.support is None else z.support.scale
-        return scale * self._stretches(self, self.addresses, z) if z.law == SPHERE else scale
+        if z.law != SPHERE:
+            return scale
+        reads = z.support is not None and any(isinstance(part, Band) for part in z.support.parts.values())
+        return scale * self._stretches(self.params if reads else self._params, self.addresses, z)
 
     def audit(self, forward: Callable[[], object]) -> set[str]:
         """Run `forward` shifted and check that no weight of theta is read unshifted. Returns the names never read.
@@ -277,35 +298,16 @@ class Point(Mapping[str, Tensor]):
         return unread
 
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of each tensor's bytes, row-major and little endian. As many at once as torch has threads."""
-        params = self.params
-        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:  # hashlib holds no lock while it reads
-            return dict(zip(params, pool.map(tensor_sha256, params.values())))
+        """SHA-256 of each tensor's bytes, row-major and little endian."""
+        return digests.sha256_of_each(self.params)
 
     def catalogue(self, sums: Mapping[str, str] | None = None) -> list[dict]:
         """The tensors in order as a journal's header lists them (docs/journal.md). sums: `sha256`, where known."""
-        sums = self.sha256() if sums is None else sums
-        return [
-            {
-                "id": number,
-                "name": name,
-                "shape": list(param.shape),
-                "dtype": str(param.dtype)[6:],
-                "sha256": sums[name],
-            }
-            for number, (name, param) in enumerate(self.items())
-        ]
+        return digests.catalogue(self.params, sums)
 
     def digest(self, sums: Mapping[str, str] | None = None) -> str:
         """One SHA-256 over the names and digests of all tensors, in the order of their names. sums: see `catalogue`."""
-        sums = self.sha256() if sums is None else sums
-        lines = (f"{name} {digest}\n" for name, digest in sorted(sums.items()))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def tensor_sha256(tensor: Tensor) -> str:
-    raw = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8)
-    return hashlib.sha256(raw.numpy().data).hexdigest()
+        return digests.digest(self.params, sums)
 
 
 def _chosen(model: nn.Module, names: set[str] | None) -> dict[str, nn.Parameter]:

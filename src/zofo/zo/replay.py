@@ -36,25 +36,34 @@ def check_initial(theta: Point, header: dict[str, Any], path: Path, sums: Mappin
 
 
 def replay(theta: Point, estimator: Estimator, rule: Rule, records: Iterable[Record]) -> int:
-    """Do a journal's updates again, bit for bit. Returns their number. Estimator and rule must be as at their start."""
+    """Do a journal's updates again, bit for bit; on a CPU many in one pass over theta, where they are sums of z.
+
+    Returns their number. Estimator and rule must be as at their start.
+    """
     count = 0
-    for record in records:
-        if record.outcome is Outcome.SUPPORT:
-            restore_support(theta, estimator.mask, record)
-            continue
-        terms = tuple((c, estimator.direction(theta, record.step, seed)) for seed, c in record.terms)
-        estimator.passing(theta, record.step, record.terms)
-        if theta.mode == "inplace":  # the drift of the run's own shifts is part of what happened to theta
-            for _, z in terms:
-                estimator.drift_(theta, z)
-        if record.outcome is not Outcome.SKIPPED:
-            if not terms:
-                raise JournalError(
-                    f"journal.bin: the update of step {record.step} has no direction; put back a copy of the file"
-                )
-            rule.update_(theta, ZOGrad(terms, 0.0, 0), record.rate, record.step, outcome=record.outcome)
-        count += 1
+    with theta.waiting():
+        for record in records:
+            count += _again(theta, estimator, rule, record)
     return count
+
+
+def _again(theta: Point, estimator: Estimator, rule: Rule, record: Record) -> int:
+    """Returns the number of its updates, 0 or 1."""
+    if record.outcome is Outcome.SUPPORT:
+        restore_support(theta, estimator.mask, record)
+        return 0
+    terms = tuple((c, estimator.direction(theta, record.step, seed)) for seed, c in record.terms)
+    estimator.passing(theta, record.step, record.terms)
+    if theta.mode == "inplace":  # the drift of the run's own shifts is part of what happened to theta
+        for _, z in terms:
+            estimator.drift_(theta, z)
+    if record.outcome is not Outcome.SKIPPED:
+        if not terms:
+            raise JournalError(
+                f"journal.bin: the update of step {record.step} has no direction; put back a copy of the file"
+            )
+        rule.update_(theta, ZOGrad(terms, 0.0, 0), record.rate, record.step, outcome=record.outcome)
+    return 1
 
 
 def restore_support(theta: Point, mask: Mask, record: Record) -> None:

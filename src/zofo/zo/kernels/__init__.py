@@ -16,18 +16,20 @@ import torch
 from torch import Tensor
 
 from zofo.zo.kernels import reference
-from zofo.zo.kernels.reference import Band, Item, Terms, join, split
+from zofo.zo.kernels.reference import Band, Item, Terms, Updates, join, split
 from zofo.zo.laws import RADEMACHER
 
 __all__ = [
     "Band",
     "Item",
     "Terms",
+    "Updates",
     "add",
     "add_dense",
     "add_dense_split",
     "add_many",
     "add_rows",
+    "add_series",
     "add_split",
     "join",
     "noise",
@@ -150,6 +152,32 @@ def add_split(
 def add_dense_split(high: Tensor, low: Tensor, delta: Tensor) -> None:
     """(high, low) <- split(join(high, low) + delta) in place, for contiguous 1-D planes and fp32 delta, all [n]."""
     _backend(high.device, high.dtype).add_dense_split(high.detach(), low, delta)
+
+
+def add_series(
+    dst: Tensor,
+    low: Tensor | None,
+    updates: Updates,
+    key: int,
+    law: str = RADEMACHER,
+    band: Band | None = None,
+) -> None:
+    """A whole tensor moved in place by one update after another: the bits of an `add` for each, or of an `add_split`.
+
+    updates: (terms, round_seed) of each, all with round_seeds or all without. low: the residual plane, or None. On a
+    CPU all of them are made of a part of the tensor while it is in the cache.
+    """
+    compiled = dst.device.type == "cpu" and dst.dtype in COMPILED
+    if compiled and dst.is_contiguous() and (low is None or low.is_contiguous()):
+        from zofo.zo.kernels import cpu
+
+        cpu.add_series(dst.detach().view(-1), None if low is None else low.view(-1), updates, key, law, band)
+        return
+    for terms, round_seed in updates:
+        if low is None:
+            add(dst, dst, terms, key, 0, round_seed, law, band)
+        else:
+            add_split(dst, low, terms, key, 0, law, band)
 
 
 def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu") -> int:

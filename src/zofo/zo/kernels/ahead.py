@@ -24,6 +24,8 @@ def compile_all() -> None:
             few, many = torch.zeros(2, GROUP, dtype=dtype), torch.zeros(cpu.SERIAL + 1, dtype=dtype)
             cpu.add(few, few, TERMS, 0)
             cpu.add(many, many, TERMS, 0)
+            cpu.add_series(few, None, [(TERMS, 1)], 0)
+            cpu.add_series(many, None, [(TERMS, 1)], 0)
             cpu.add_rows(few[:1], few, torch.tensor([1]), TERMS, 0)
     finally:
         torch.set_num_threads(threads)

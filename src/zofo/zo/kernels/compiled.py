@@ -26,6 +26,9 @@ W0, W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 GROUP = 4096
 PART = 256  # elements of a group of 16-bit draws: Gaussian entries, rounding
 CHUNK_GROUPS = 16  # groups that one thread takes at a time: 64 Ki elements
+SERIES_GROUPS = (
+    4  # the same where many updates are made of them, so that they stay in a core's own cache: 16 Ki elements
+)
 F32, BF16, FP16, SPLIT = 0, 1, 2, 3
 MAGNITUDE, INFINITY, NAN = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x7FC00000)
 
@@ -45,6 +48,13 @@ def _words(out, seed, key, group):
         out[j], out[32 + j], out[64 + j], out[96 + j] = c0, c1, c2, c3
 
 
+@njit(nogil=True, inline="always")
+def _bit(b):
+    """The mask of bit b. A word is tested as `np.uint32(word & bit)`: what is not cut to 32 bits numba makes 64 of, and
+    half as many numbers fit into a register."""
+    return np.uint32(np.uint32(1) << np.uint32(b))
+
+
 @njit(nogil=True)
 def _sum_signs(total, words, seeds, values, key, group):
     """total[e] <- sum_i factor_i z_i[e], fp32, in the order of the terms, for the 4096 elements of a group."""
@@ -52,9 +62,9 @@ def _sum_signs(total, words, seeds, values, key, group):
         _words(words, seeds[i], key, group)
         c = values[i, 0]
         for b in range(32):
-            shift = np.uint32(b)
+            bit = _bit(b)
             for w in range(128):
-                z = c if (words[w] >> shift) & np.uint32(1) else -c
+                z = c if np.uint32(words[w] & bit) else -c
                 if i == 0:
                     total[b * 128 + w] = z
                 else:
@@ -115,20 +125,35 @@ def _move(dst, x, gauge, total, band):
 def _move_by_signs(dst, x, words, c):
     """dst <- x + c z for a whole group and the signs z of its words."""
     for b in range(32):
-        shift = np.uint32(b)
+        bit = _bit(b)
         for w in range(128):
             e = b * 128 + w
-            dst[e] = x[e] + (c if (words[w] >> shift) & np.uint32(1) else -c)
+            dst[e] = x[e] + (c if np.uint32(words[w] & bit) else -c)
+
+
+@njit(nogil=True, inline="always")
+def _move_by_four_signs(dst, words, a, b, c, d):
+    """The same in place for four directions one after the other, each sum rounded: words [512] are theirs."""
+    less_a, less_b, less_c, less_d = -a, -b, -c, -d
+    for n in range(32):
+        bit = _bit(n)
+        for w in range(128):
+            x = dst[n * 128 + w]
+            x += a if np.uint32(words[w] & bit) else less_a
+            x += b if np.uint32(words[128 + w] & bit) else less_b
+            x += c if np.uint32(words[256 + w] & bit) else less_c
+            x += d if np.uint32(words[384 + w] & bit) else less_d
+            dst[n * 128 + w] = x
 
 
 @njit(nogil=True, inline="always")
 def _move_band_by_signs(dst, x, words, c, least, most):
     """The same where |x| lies in the band, and x elsewhere."""
     for b in range(32):
-        shift = np.uint32(b)
+        bit = _bit(b)
         for w in range(128):
             e = b * 128 + w
-            step = c if (words[w] >> shift) & np.uint32(1) else -c
+            step = c if np.uint32(words[w] & bit) else -c
             inside = (abs(x[e]) >= least) & (abs(x[e]) <= most)
             dst[e] = x[e] + step if inside else x[e]
 
@@ -304,6 +329,47 @@ def add_groups_parallel(dst, src, same, low, delta, lo, first, last, seeds, valu
         begin = first + chunk * CHUNK_GROUPS
         end = min(begin + CHUNK_GROUPS, last)
         add_groups(dst, src, same, low, delta, lo, begin, end, seeds, values, key, kind, rounding, band)
+
+
+@njit(nogil=True)
+def _signs_series_f32(dst, first, last, seeds, values, key, band):
+    """Whole groups moved by one sign after another: four of them each time that the numbers are in registers."""
+    words = np.empty(512, np.uint32)
+    fours = seeds.size // 4 * 4
+    for group in range(first, last):
+        out = dst[group * GROUP : (group + 1) * GROUP]
+        for i in range(0, fours, 4):
+            for j in range(4):
+                _words(words[128 * j : 128 * (j + 1)], seeds[i + j], key, group)
+            _move_by_four_signs(out, words, values[i, 0], values[i + 1, 0], values[i + 2, 0], values[i + 3, 0])
+        for i in range(fours, seeds.size):
+            _signs_f32(dst, dst, True, 0, group, group + 1, seeds[i : i + 1], values[i : i + 1], key, band)
+
+
+@njit(nogil=True)
+def add_series_groups(dst, low, delta, first, last, ends, seeds, values, key, kind, roundings, band):
+    """Groups [first, last) of a whole tensor moved in place by one update after another, each with its own rounding.
+
+    ends [updates] int64: where the terms of each end. roundings [updates], or none.
+    """
+    last_whole = first
+    if kind == F32 and values.shape[1] == 1 and band.size == 0 and ends.size == seeds.size:
+        last_whole = min(last, dst.size // GROUP)
+        _signs_series_f32(dst.view(np.float32), first, last_whole, seeds, values, key, band)
+    begin = 0
+    for i in range(ends.size if last_whole < last else 0):
+        ours, factors, rounding = seeds[begin : ends[i]], values[begin : ends[i]], roundings[i : i + 1]
+        add_groups(dst, dst, True, low, delta, 0, last_whole, last, ours, factors, key, kind, rounding, band)
+        begin = ends[i]
+
+
+@njit(parallel=True)
+def add_series_parallel(dst, low, delta, first, last, ends, seeds, values, key, kind, roundings, band):
+    chunks = (last - first + SERIES_GROUPS - 1) // SERIES_GROUPS
+    for chunk in prange(chunks):
+        begin = first + chunk * SERIES_GROUPS
+        end = min(begin + SERIES_GROUPS, last)
+        add_series_groups(dst, low, delta, begin, end, ends, seeds, values, key, kind, roundings, band)
 
 
 @njit()

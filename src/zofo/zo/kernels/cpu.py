@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zofo.zo.kernels import compiled
 from zofo.zo.kernels.compiled import BF16, F32, FP16, GROUP, SPLIT
-from zofo.zo.kernels.reference import Band, Item, Terms
+from zofo.zo.kernels.reference import Band, Item, Terms, Updates
 from zofo.zo.laws import GAUSSIAN, RADEMACHER, TABLE_ONE, gaussian_table
 
 SERIAL = 1 << 17  # elements below which waking a second thread costs more than it saves
@@ -116,6 +116,22 @@ def add_many(items: Sequence[Item], terms: Terms, round_seed: int | None = None,
     """`reference.add_many` for contiguous fp32, bf16 and fp16 tensors on the CPU."""
     for dst, src, key, band in items:
         add(dst, src, terms, key, 0, round_seed, law, band)
+
+
+def add_series(
+    dst: Tensor, low: Tensor | None, updates: Updates, key: int, law: str = RADEMACHER, band: Band | None = None
+) -> None:
+    """`kernels.add_series` for contiguous fp32, bf16 and fp16 tensors on the CPU, in one pass over them."""
+    terms, kind = [term for terms, _ in updates for term in terms], DTYPES[dst.dtype] if low is None else SPLIT
+    seeds, values, at, kind, _, edges = _arguments(terms, key, kind, None, law, band)
+    ends = np.cumsum([len(terms) for terms, _ in updates])
+    roundings = np.array([seed for _, seed in updates if seed is not None], np.uint64)
+    plane, groups = NO_LOW if low is None else _flat(low), -(-dst.numel() // GROUP)
+    run = compiled.add_series_groups
+    if dst.numel() * len(terms) > SERIAL and torch.get_num_threads() > 1:
+        numba.set_num_threads(min(torch.get_num_threads(), MAX_THREADS))
+        run = compiled.add_series_parallel
+    run(_flat(dst), plane, NO_DELTA, 0, groups, ends, seeds, values, at, kind, roundings, edges)
 
 
 def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu") -> int:

@@ -19,6 +19,7 @@ NAN = 0x7FC00000  # the NaN of a split
 CHUNK = 1 << 22  # elements: below this the many small integer operations cost more than the memory they save
 
 Terms = Sequence[tuple[int, float]]  # (seed of z_i, fp32 factor of z_i)
+Updates = Sequence[tuple[Terms, int | None]]  # (terms, round_seed) of each
 Band = tuple[float, float]  # fp32 magnitudes (a, b): a weight w moves if a <= |w| <= b
 Item = tuple[Tensor, Tensor, int, Band | None]  # (dst, src, key, band) of one tensor
 

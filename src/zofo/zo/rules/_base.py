@@ -77,8 +77,7 @@ class Base(ABC):
     def rounding(self, theta: Point, step: int) -> tuple[int | None, Mapping[str, Tensor] | None]:
         """(key of this step's stochastic rounding or None, residual planes or None), as `Point.add_` takes them."""
         if self.config.rounding == "split":
-            planes = theta.planes() if self.low is None else self.low
-            self.low = {name: plane.to(theta[name].device) for name, plane in planes.items()}  # loaded on the CPU
+            self.low = theta.planes(self.low)  # loaded on the CPU
             return None, self.low
         return derive(self.seed, "round/update", step) if self.config.rounding == "stochastic" else None, None
 
