@@ -1,6 +1,6 @@
 """What Bilevel ZOFO need not compute, beside computing it: one process, interleaved, medians of each round's ratio.
 
-    python -m benchmarks.bilevel --model DIR --data DIR_OR_FILE [--sizes 4x32,16x64] [--rounds 5] [--json FILE]
+    python -m benchmarks.bilevel --model DIR --data DIR_OR_FILE [--sizes 4x32,4x100] [--rounds 5] [--json FILE]
 
 upper       with p_start=s: the estimate of theta's coefficient by G's first term, and by all three; their c
 dev         an evaluation of what decides where `deploy` is fixed, and of both candidates; 4 demonstrations in front
@@ -105,21 +105,26 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--task", default="movie-reviews")
     parser.add_argument("--data")
-    parser.add_argument("--sizes", default="4x32,16x64")
+    parser.add_argument("--sizes", default="4x32,4x100")
     parser.add_argument("--examples", type=int, default=64, help="dev examples")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json")
     args = parser.parse_args()
     logging.getLogger("zofo").setLevel(logging.ERROR)
-    pair, found = Pair(args), {"machine": facts()}
-    found["upper"] = {}
+    pair = Pair(args)
+    found: dict[str, Any] = {"machine": facts(), "upper": {}}
     for size in args.sizes.split(","):
         n, length = map(int, size.split("x"))
         found["upper"][size] = pair.upper(n, length, args.rounds)
         print(size, dumps(found["upper"][size], indent=2), flush=True)
+        save(args, found)
     found["dev"] = pair.dev(args.rounds)
     print(dumps(found["dev"], indent=2))
+    save(args, found)
+
+
+def save(args: argparse.Namespace, found: dict[str, Any]) -> None:
     if args.json:
         Path(args.json).write_text(dumps(found, indent=2) + "\n")
 
