@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from tests.tiny_bilevel import world
-from tests.tiny_models import PAD
+from tests.tiny_bank import ADAPTERS, KINDS, Words, forked
+from tests.tiny_bilevel import SEED, examples, lively, world
+from tests.tiny_models import PAD, build, cpu_loss
 from zofo.data.batch import collate
+from zofo.data.option_tree import option_trees
 from zofo.objectives import _loss
 from zofo.objectives._loss import FORWARD_TOKENS, SHARED_TOKENS, shares
 
@@ -52,3 +55,27 @@ def test_an_adapter_that_cannot_mix_rows_never_shares(monkeypatch: pytest.Monkey
     before = w.loss.meter.forwards
     w.loss.each([(f, "p"), (p, "p"), (p, "s")])
     assert w.loss.meter.forwards == before + 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_of_the_parts_alone_to_the_bit(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each adapter, 3 or 6 examples, longer and shorter than those beside them, with and without option trees."""
+    monkeypatch.setattr(_loss, "shares", lambda *_: True)
+    model = lively(build("llama")).to(dtype)
+    adapters = ADAPTERS[kind].build(model, ("p", "s"), SEED, Words())
+    generator = torch.Generator().manual_seed(5)
+    for tensor in adapters.parameters("s").values():
+        tensor.data += 0.2 * torch.randn(tensor.shape, generator=generator)
+    adapters.copy("s", "p")
+    loss = cpu_loss(model, "options", adapters)
+    trees, rows = option_trees(forked(), None), examples("options", 6, 0)
+    for first, other in ((rows, trees), (trees, rows), (rows, examples("options", 6, 1)), (rows[:3], trees)):
+        f, p = collate(first, PAD), collate(other, PAD)
+        parts = [(f, "p"), (p, "p"), (p, "s")]
+        assert loss._groups([batch for batch, _ in parts])[0] == ([0, 1, 2] if adapters.mixes else [0])
+        whole = loss.each(parts)
+        assert loss.first(parts) == whole[0]
+        assert whole[1] == whole[2]

@@ -82,6 +82,7 @@ _MAY_CHANGE = {
     "logging_steps",
     "max_replay_seconds",
     "score_test",
+    "eval_candidates",
 }
 # How much is computed at once: the same numbers but for the last bits of first-order parts, of losses and coefficients
 _AT_ONCE = {"micro_batch_size", "eval_batch_size", "gradient_checkpointing"}

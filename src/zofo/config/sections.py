@@ -258,6 +258,11 @@ class TrainConfig:
     select_by: Literal["loss", "metric"] = _f(
         "loss", "what on dev selects the checkpoint", paper="B.1.4: validation loss"
     )
+    eval_candidates: Literal["deciding", "all"] = _f(
+        "deciding",
+        "what evaluations on dev measure: the candidates that it may choose from, or also those that method.deploy "
+        "rules out; test measures all",
+    )
     score_test: bool = _f(True, "measure the test set at the end; false leaves it alone, for a run that is a trial")
     resume: str | None = _f(None, "latest, or a checkpoint directory")
     overwrite: bool = _f(False, "replace another run in output_dir")

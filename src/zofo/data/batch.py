@@ -50,8 +50,11 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
-    def select(self, example_indices: slice) -> Batch:
-        """The batch of some examples alone (a micro-batch): renumbered, its padding trimmed to its own longest row."""
+    def select(self, example_indices: slice, trimmed: bool = True) -> Batch:
+        """The batch of some examples alone (a micro-batch): renumbered, its padding trimmed to its own longest row.
+
+        trimmed: False leaves padding and kind of mask as beside the others.
+        """
         chosen = torch.zeros(self.examples, dtype=torch.bool, device=self.input_ids.device)
         chosen[example_indices] = True
         new_example = torch.cumsum(chosen, 0) - 1
@@ -60,7 +63,7 @@ class Batch:
         new_row, new_option = torch.cumsum(rows, 0) - 1, torch.cumsum(options, 0) - 1
         old_length = self.input_ids.shape[1]
         mask = self.attention_mask[rows]
-        length = int(mask.sum(1).max()) if len(mask) else 0
+        length = (int(mask.sum(1).max()) if len(mask) else 0) if trimmed else old_length
         row, position = self.positions[labels] // old_length, self.positions[labels] % old_length
         segments = None if self.segments is None else self.segments[rows, :length].contiguous()
         return Batch(
@@ -75,7 +78,7 @@ class Batch:
             row_example=new_example[self.row_example[rows]],
             examples=int(chosen.sum()),
             tokens=int(mask.sum()),
-            segments=segments if segments is not None and segments.any() else None,
+            segments=segments if segments is not None and (segments.any() or not trimmed) else None,
             source=self.source[example_indices],
         )
 

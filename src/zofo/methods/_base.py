@@ -115,6 +115,11 @@ class Base:
         """Of the last step: what is logged beside its metrics, and is too much for the line that a person reads."""
         return {}
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a run of these settings says once, at its start."""
+        return ()
+
     def optimizers(self) -> dict[str, Descent]:
         """The first-order optimizers whose state a checkpoint holds."""
         return {}

@@ -90,6 +90,9 @@ class Penalised(bilevel_zofo.Penalised):
         (first,) = self.upper.each([(self.batch_f, "p")])
         if self.lam == 0:
             return first
+        if self.cancels:
+            self.seen.append((first,))
+            return first + 0.0
         p, s = self.loss.each([(self.batch_p, "p"), (self.batch_p, "s")])
         self.seen.append((first, p, s))
         return first + self.lam * (p - s)
@@ -112,6 +115,16 @@ class Method(bilevel_zofo.Method):
         self.upper_per_step, self.apart = config.p_steps, config.apart
         if config.upper_objective == "metric":
             self.objectives = ("loss", "metric")
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        cfg = self.config
+        if cfg.p_start != "s" or cfg.independent_z or not (cfg.lam or cfg.lam_start):
+            return ()
+        return (
+            "method.p_start=s: p is s in theta's estimate, where the penalty's terms cancel: G is its first term, the "
+            "forwards of the others are left out",
+        )
 
     @classmethod
     def faults(cls, parts: Mapping[str, Any]) -> list[str]:

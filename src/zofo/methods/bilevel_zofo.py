@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zofo.data.example import split_levels, upper_part
@@ -72,16 +73,24 @@ class Penalised:
     def __init__(self, loss: Loss, adapters: AdapterSet, batch_f: Batch, batch_p: Batch, lam: float) -> None:
         self.loss, self.adapters, self.lam = loss, adapters, lam
         self.batch_f, self.batch_p = batch_f, batch_p
-        self.seen: list[tuple[float, float, float]] = []  # F(theta, p; B_f), F(theta, p; B_p), F(theta, s; B_p)
+        self.parts = [(batch_f, "p"), (batch_p, "p"), (batch_p, "s")]
+        self.seen: list[tuple[float, ...]] = []  # F(theta, p; B_f), F(theta, p; B_p), F(theta, s; B_p)
 
     def __call__(self) -> float:
         """F(theta, p; B_f) + lam [F(theta, p; B_p) - F(theta, s; B_p)], without gradients."""
-        f = (self.batch_f, "p")
         if self.lam == 0:
-            return self.loss.each([f])[0]
-        f_p, p_p, p_s = self.loss.each([f, (self.batch_p, "p"), (self.batch_p, "s")])
+            return self.loss.each(self.parts[:1])[0]
+        if self.cancels:
+            self.seen.append((self.loss.first(self.parts),))
+            return self.seen[-1][0] + 0.0  # as with a penalty of 0: no minus 0
+        f_p, p_p, p_s = self.loss.each(self.parts)
         self.seen.append((f_p, p_p, p_s))
         return f_p + self.lam * (p_p - p_s)
+
+    @cached_property
+    def cancels(self) -> bool:
+        """Whether p is s, so that the penalty is 0 at every theta, and computes as 0. Neither moves while G lives."""
+        return self.adapters.equal("p", "s") and not self.loss.cuts(self.parts)
 
     def grad_p(self) -> float:
         """Fill p's `.grad` with eq. (8)'s bracket, exactly (theta's too, where it is trainable). F(theta, p; B_f)."""
@@ -106,7 +115,7 @@ class Method(Base):
     def __init__(self, config: Config, with_adapter: bool = True) -> None:
         super().__init__(config)
         self.lower_per_step = config.inner_steps
-        self.seen: list[tuple[float, float, float]] = []  # of G, by the last estimate
+        self.seen: list[tuple[float, ...]] = []  # of G, by the last estimate
 
     @property
     def deployable(self) -> tuple[str, ...]:
@@ -179,7 +188,8 @@ class Method(Base):
 
     @property
     def details(self) -> Metrics:
-        """F in each of G's terms, the mean over the estimate's evaluations, as G's is; none where they are apart."""
+        """F in each of G's terms, the mean over the estimate's evaluations, as G's is; none where they are apart, and
+        G_f alone where the others cancel and are not computed."""
         return {name: sum(f) / len(f) for name, f in zip(("G_f", "G_p", "G_s"), zip(*self.seen))}
 
     def zeroth_order(self, G: Penalised, k: int) -> ZOGrad:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORWARD_TOKENS = 56
 SHARED_TOKENS = {"cpu": 1152, "cuda": 8192}  # cuda: not measured; there a forward of few tokens is launches
+LEFT_ALONE = 4  # examples from which a row's fp32 numbers on a CPU depend on the padding, not on the rows beside it
 
 
 def shares(shapes: Sequence[tuple[int, ...]], device: str) -> bool:
@@ -102,6 +103,42 @@ class Loss:
         slices = [slice(i, j) for i, j in zip(starts, [*starts[1:], batch.examples])]
         return [(batch if len(slices) == 1 else batch.select(s), members[s]) for s in slices]
 
+    @torch.no_grad()
+    def first(self, parts: Sequence[tuple[Batch, str | None]]) -> float:
+        """F of the first part, to the bit as `each` gives it beside the others, which are left out.
+
+        Where all share a forward, its rows alone keep the padding of all, if that is known to give the same numbers;
+        else the forward stays whole.
+        """
+        group = self._groups([batch for batch, _ in parts])[0]
+        value = self._one(*parts[0]) if len(group) == 1 else self._beside([parts[i] for i in group])
+        self._watch(value, parts[0][1])
+        return value
+
+    def _beside(self, parts: Sequence[tuple[Batch, str | None]]) -> float:
+        """Of the first of several parts that share a forward."""
+        whole, members = self._joined(parts)
+        mine = parts[0][0].examples
+        if self._left_alone(members[:mine]):
+            whole, members = whole.select(slice(mine), trimmed=False), members[:mine]
+        self._count(whole)
+        sums, weights = self._each_sum(whole, members)
+        return self._mean(sums[:mine], weights[:mine])
+
+    def cuts(self, parts: Sequence[tuple[Batch, str | None]]) -> bool:
+        """Whether micro-batches cut a forward that several parts share: the same example then has other neighbours and
+        other padding in each, and other last bits."""
+        batches, size = [batch for batch, _ in parts], self.micro_batch_size
+        shared = (group for group in self._groups(batches) if len(group) > 1)
+        return size is not None and any(sum(batches[i].examples for i in group) > size for group in shared)
+
+    def _left_alone(self, members: Sequence[str | None]) -> bool:
+        """Whether examples with these adapters have the same bits without those beside them. In bf16 and fp16 mixed
+        rows round elsewhere; of a GPU nothing is known."""
+        dtype = next(self.scorer.model.parameters()).dtype
+        alike = len(members) >= LEFT_ALONE and len(set(members)) == 1
+        return alike and self.scorer.device.type == "cpu" and dtype == torch.float32
+
     def _count(self, batch: Batch, backward: bool = False) -> None:
         self.meter.forwards += 1
         self.meter.backward_passes += backward
@@ -152,13 +189,16 @@ class Loss:
         return [part for group in same.values() for part in ([group] if fits(group) else [[i] for i in group])]
 
     def _shared(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
-        assert self.adapters is not None
-        whole = concat([batch for batch, _ in parts], self.scorer.pad_id)
-        members = [m for batch, name in parts for m in self._members(batch, name)]
+        whole, members = self._joined(parts)
         self._count(whole)
         sizes = [batch.examples for batch, _ in parts]
         split = zip(*(each.split(sizes) for each in self._each_sum(whole, members)))
         return [self._mean(s, w) for s, w in split]
+
+    def _joined(self, parts: Sequence[tuple[Batch, str | None]]) -> tuple[Batch, list[str | None]]:
+        """Several parts as one batch, and the adapter of each of its examples."""
+        whole = concat([batch for batch, _ in parts], self.scorer.pad_id)
+        return whole, [m for batch, name in parts for m in self._members(batch, name)]
 
     def _mean(self, sums: Tensor, weights: Tensor) -> float:
         """The global mean: sums over weights, each added up over the ranks first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -62,6 +61,8 @@ class Loop:
         measured = trains_metric(session.config, session.method) or not session.data.answered
         by = "metric" if measured else self.config.select_by
         self.selection = Selection(by, session.data.metric, session.method.deployable)
+        every = self.config.eval_candidates == "all"
+        self.measured = session.method.candidates if every else self.selection.candidates  # on dev
         self.at, self.saved = Position(), 0
         self.divergence, self.skips = Divergence(), Skips(session.problem.refusals)
         self.before = largest(session)  # weights, while theta is still the base
@@ -148,7 +149,9 @@ class Loop:
         if self.resumed is not None:
             done = "all is trained" if self.trained else "training goes on"
             self.progress.say(f"from {self.resumed}, step {self.count} of {self.config.max_steps}: {done}")
-        for line in filter(None, (self.session.passes.words(), *rounded(self.config, self.session.method.per_step))):
+        method = self.session.method
+        said = (*method.remarks, self.session.passes.words(), *rounded(self.config, method.per_step))
+        for line in filter(None, said):
             self.progress.say(line)
 
     def _run(self) -> None:
@@ -240,7 +243,7 @@ class Loop:
         return adapters.without() if adapter == "theta" else adapters.active(adapter)
 
     def _evaluate(self) -> None:
-        results = {name: self.evaluate("dev", name) for name in self.session.method.candidates}
+        results = {name: self.evaluate("dev", name) for name in self.measured}
         evaluations = {name: result.values for name, result in results.items()}
         self.at.evaluated = self.count
         for name, values in evaluations.items():
@@ -251,10 +254,7 @@ class Loop:
             way = self._advice() if self.count else untrained
             raise RunError(f"step {self.count}: the scores of all dev examples are NaN; {way}")
         self._log_realised()
-        logs = {f"eval_{n}_{key}": value for n, v in evaluations.items() for key, value in v.items()}
-        # Of rows without a loss what HF's callbacks call so is minus the metric
-        losses = [v["loss"] if "loss" in v else -v[self.selection.metric] for v in evaluations.values()]
-        logs["eval_loss"] = min((loss for loss in losses if math.isfinite(loss)), default=losses[0])
+        logs = self.selection.logs(evaluations)
         self.callbacks.call("on_evaluate", metrics=logs)  # before the best is updated, as early stopping expects
         self.callbacks.log(logs)
         position = self.checkpoints.journal_position

@@ -38,6 +38,15 @@ class Selection:
         void = values.get("unpredicted", 0) == values.get("n")
         return score if math.isfinite(score) and not void else math.inf
 
+    def logs(self, evaluations: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """What transformers' callbacks see: all that was measured, and `eval_loss`, the least of what may be chosen."""
+        logs = {f"eval_{name}_{key}": value for name, values in evaluations.items() for key, value in values.items()}
+        chosen = [evaluations[name] for name in self.candidates]
+        # Of rows without a loss what the callbacks call so is minus the metric
+        losses = [values["loss"] if "loss" in values else -values[self.metric] for values in chosen]
+        logs["eval_loss"] = min((loss for loss in losses if math.isfinite(loss)), default=losses[0])
+        return logs
+
     def better(
         self, evaluations: dict[str, dict[str, float]], best: Best | None, count: int, k: int, journal: int | None
     ) -> Best | None:

@@ -138,6 +138,11 @@ class AdapterSet(ABC):
         for key, param in self._parameters[src].items():
             self._parameters[dst][key].copy_(param)
 
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two adapters have the same weights to the bit, where a NaN is no number's equal."""
+        pairs = zip(self._parameters[one].values(), self._parameters[other].values())
+        return all(torch.equal(a, b) for a, b in pairs)
+
     @torch.no_grad()
     def put(self, name: str, values: Mapping[str, Tensor]) -> None:
         """The adapter's weights <- values, under the names of `parameters`."""
