@@ -14,7 +14,7 @@ from zofo import finetune
 from zofo.api.memory import before_run, room
 from zofo.data import formats
 from zofo.train.run_dir import RunDir
-from zofo.zo import point
+from zofo.zo import digests
 from zofo.zo.journal import read_header
 
 
@@ -30,7 +30,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(where, name, call)
 
-    counted(point, "tensor_sha256", point.tensor_sha256)
+    counted(digests, "tensor_sha256", digests.tensor_sha256)
     counted(AutoTokenizer, "from_pretrained", AutoTokenizer.from_pretrained)
     counted(formats, "_object", formats._object)
     monkeypatch.setattr(before_run, "_at_most", lambda *_: next(bounds))

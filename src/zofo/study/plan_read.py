@@ -135,8 +135,10 @@ def _hint(key: str, known: Sequence[str]) -> str:
     places = {f"{section}.{one.name}": one.name for section, of in sections.items() for one in fields(of)}
     if near := nearest(key, known, 0.75):
         return f'; did you mean "{near}"?'
-    same = next((place for place, name in places.items() if name == key), None)
-    if place := same or nearest(key.replace("_", ".", 1), places, 0.7):
+    section, _, rest = key.partition("_")
+    same = [place for place, name in places.items() if name == key]
+    same += [place for place in places if rest and place.startswith(f"{section}.") and place.endswith(f"_{rest}")]
+    if place := next(iter(same), None) or nearest(key.replace("_", ".", 1), places, 0.7):
         section, _, name = place.partition(".")
         return f"; did you mean {place}, as in shared: {{{place}: ...}} or {section}: {{{name}: ...}}?"
     return f"; known: {', '.join(known)}"
