@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from tests.conftest import ROOT, sentiment_rows, write_rows
 from zofo import InputError, finetune
 from zofo.cli import main as cli
-from zofo.study import tables
+from zofo.study import table_text, tables
 from zofo.study.compare import compare
 from zofo.study.diff import diff
 from zofo.study.results import FORMAT, kept, read
@@ -127,6 +128,13 @@ def test_every_format(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "\\toprule" in tex
     assert "\\textbf{" in tex
     assert tex.count("\\begin{tabular}") == tex.count("\\end{tabular}") == 3
+    assert tex.count("\n  %") == 0, "what a mark means is printed"
+    assert "Test set: accuracy on the test set in per cent, mean $\\pm$ standard deviation over the seeds." in tex
+    assert "5 seeds a cell (0, 1, 2, 3, 4)." in tex
+    assert "\\label{tab:test-set}" in tex
+    assert "    $\\sim$: not shown to differ from base (see the differences).\\par" in tex
+    assert "$-$" in tex
+    assert not re.search(r"(?<![\w$])-\d", tex), "a hyphen is no minus"
     assert cli.run(["compare", str(study), "--output", str(tmp_path / "t.json"), "--against", "base"]) == 0
     assert json.loads((tmp_path / "t.json").read_text()) == json.loads(json.dumps(found.to_dict()))
     capsys.readouterr()
@@ -136,7 +144,7 @@ def test_every_format(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["--format", "latx"], 'did you mean "latex"?'),
         (["--against", "baze"], 'did you mean "base"?'),
         (["--metric", "acuracy"], 'did you mean "accuracy"?'),
-        (["--split", "train"], 'expected "test" or "dev"'),
+        (["--split", "train"], "expected test or dev"),
     ):
         assert cli.run(["compare", str(study), *args]) == 2
         assert expected in capsys.readouterr().err
@@ -148,6 +156,31 @@ def test_names_with_markup_stay_text(tmp_path: Path) -> None:
     parts = tables.tables(compare([tmp_path / "s"]))
     assert "a\\|b\\*\\_$%&" in tables.markdown(parts)
     assert "a|b*\\_\\$\\%\\&" in tables.latex(parts)
+
+
+def test_a_minus_is_a_sign_and_a_hyphen_one_of_a_name() -> None:
+    row = [table_text.Entry(text) for text in ("fo-peft-2 (lr 1e-06)", "-0.5 to -.25 (n 3)", "-", "1-2")]
+    tex = table_text.latex([table_text.Table("A title, with-3 parts", ["", "a", "b", "c"], [row], ["x: -1"])])
+    assert "fo-peft-2 (lr 1e-06) & $-$0.5 to $-$.25 (n 3) & - & 1-2" in tex
+    assert "\\label{tab:a-title-with-3-parts}" in tex
+    assert "\\caption{A title, with-3 parts}" in tex
+    assert tex.index("\\end{tabular}") < tex.index("x: $-$1.\\par")
+
+
+def test_n_over_examples_is_the_union_of_the_seeds(tmp_path: Path) -> None:
+    for seed in range(3):
+        for row, right in {"base": [0, 1] * 10, "good": [1, 1] * 10}.items():
+            made_up(tmp_path / "s", row, seed, "one", right)
+            file = tmp_path / "s" / f"{row}-one-{seed}.json"
+            content = json.loads(file.read_text())
+            for number, one in enumerate(content["outcomes"]["theta"]):
+                one[0] = f"rows:{number + 15 * seed}"
+            file.write_text(json.dumps(content))
+    found = compare([tmp_path / "s"], against="base")
+    examples = found.differences["good", "one"].examples
+    assert examples is not None
+    assert examples.n == 50, "of rows 0 to 49"
+    assert "each seed drew its own" in tables.markdown(tables.tables(found))
 
 
 def test_what_cannot_be_compared(runs: Path, study: Path, tmp_path: Path) -> None:
@@ -174,7 +207,7 @@ def test_numbers_that_are_not_finite_are_said(study: Path) -> None:
     assert "k of n seeds gave a number" in text
 
 
-def test_diff(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diff(runs / "fo-a", runs / "fo-a") == []
     lines = {line.name: (line.first, line.second) for line in diff(runs / "mezo-a", runs / "mezo-c")}
     assert lines["method.lr"] == (1e-3, 1e-2)
@@ -188,6 +221,12 @@ def test_diff(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "method.name" in out
     assert "adapter.r" in out
+    file = tmp_path / "base-one-0.json"
+    made_up(tmp_path, "base", 0, "one", [1, 1, 0, 0])
+    made_up(tmp_path, "good", 0, "one", [1, 0, 1, 1])
+    assert cli.run(["diff", str(file), str(tmp_path / "good-one-0.json")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"test examples that this run alone gets right \(of 4 in both\) +1 +2\n", out)
     old = ROOT / "results" / "sst2_smollm2"
     kept_of_before = sorted(old.glob("*.json"))[:2]
     assert diff(*kept_of_before)

@@ -110,7 +110,7 @@ def test_given_again_it_runs_nothing(whole: Bench, capsys: pytest.CaptureFixture
     after = {path: path.stat().st_mtime_ns for path in whole.study.rglob("*") if path.is_file()}
     assert {path.name for path in after if after[path] != before.get(path)} <= {"cost.json"}
     out = capsys.readouterr().out.splitlines()
-    assert [line.split("\t")[0] for line in out] == ["row", "mezo", "fo-ft"]
+    assert [line.split("\t")[0] for line in out] == ["row", "mezo", "fo-ft", "", "row", *["mezo"] * 2, *["fo-ft"] * 2]
     assert out[1].split("\t")[5:] == ["2", "2", "0", "0"]
 
 

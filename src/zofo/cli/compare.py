@@ -35,6 +35,7 @@ def compare(
     bootstrap over test examples, and p adjusted for all of them by Holm's rule (docs/compare.md).
     """
     chosen = _format(form, output)
+    _check_words(split, layout)
     if output is not None and Path(output).exists() and not overwrite:
         raise InputError(f"{output}: is there already; give --overwrite to replace it, or another name")
     from zofo.study import tables
@@ -54,18 +55,35 @@ def compare(
     typer.echo(f"saved in {output}", err=True)
 
 
+def _check_words(split: str, layout: str | None) -> None:
+    """Before any run is read. Raises InputError."""
+    from zofo.study.compare import SPLITS
+    from zofo.study.layouts import check_name
+
+    if split not in SPLITS:
+        raise InputError(f'--split: expected test or dev, got "{split}"{did_you_mean(split, SPLITS)}')
+    if layout is not None:
+        check_name(layout)
+
+
 def _runs(
     runs: list[str], against: str | None, metric: str | None, layout: str | None, split: str
 ) -> tuple[list[Table], dict[str, Any]]:
     """(tables, what JSON has)."""
     from zofo.study.compare import compare as lay_out
+    from zofo.study.labels import short
     from zofo.study.layouts import lay_out as by_name
     from zofo.study.tables import plain, tables
 
     found = lay_out(runs, against=against, metric=metric, split=split)  # type: ignore[arg-type]
-    if found.left_out:
-        names = [f"{path.parent.name}/{path.name} ({why})" for path, why in found.left_out.items()]
-        typer.echo(printable(f"left out: {first_few(names)}"), err=True)
+    out = [f"{short(path)} ({why})" for path, why in found.left_out.items()]
+    if found.unchosen:
+        several = "s" * (found.unchosen != 1)
+        out.append(f"{found.unchosen} trial{several} that dev did not choose{' (--split dev)' * (split == 'test')}")
+    if found.further:
+        out.append(f"{found.further} run{'s' * (found.further != 1)} of further seeds, which the trials do not have")
+    if out:
+        typer.echo(printable(f"left out: {first_few(out)}"), err=True)
     if layout is None:
         return tables(found), found.to_dict()
     table = by_name(found, layout)

@@ -82,12 +82,19 @@ def _work(plan: Plan, study: Path, load: KeptModel) -> list[tuple[Job, State]]:
 
 
 def _print(plan: Plan, jobs: list[tuple[Job, State]], study: Path) -> None:
-    """A line for each row. Raises RunError where a row has no result."""
+    """A line for each row, one for each trial that was chosen among, and what is at the edge of a grid. Raises RunError
+    where a row has no result."""
     from zofo.cli.show import table
-    from zofo.study.sweep_report import summary
+    from zofo.study.sweep_report import search, summary
 
     columns, rows, without = summary(plan, jobs, study)
     table(columns, rows, header=True)
+    columns, rows, edges = search(plan, jobs, study)
+    if rows:
+        print()
+        table(columns, rows, header=True)
     sys.stdout.flush()
+    for line in edges:
+        typer.echo(printable(f"warning: {line}"), err=True)
     if without:
         raise RunError("\n".join(printable(line) for line in without))

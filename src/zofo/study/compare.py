@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zofo.errors import InputError, did_you_mean, first_few
+from zofo.study.labels import Named, find_row, label, named, short
 from zofo.study.results import Result, finite, read, runs_in
 from zofo.study.statistics import ENOUGH_SEEDS, Estimate, holm, over_examples, over_seeds
 
 Split = Literal["test", "dev"]
-# What two runs of one row may differ in: the seed, where files are, and what changes no number
-NO_ROW = ("train.seed", "train.output_dir", "train.resume", "train.overwrite", "train.threads", "train.report_to")
-NO_ROW += ("train.save_steps", "train.save_total_limit", "train.max_replay_seconds", "model.device")
-OF_TASK = ("task.name", "task.data", "task.train_file", "task.dev_file", "task.test_file")
-OF_TASK += ("task.train_examples", "task.dev_examples", "task.test_examples", "task.text_column", "task.label_column")
+SPLITS = ("test", "dev")
+PRUNED = "pruned: "  # what the reason of a trial begins with that a sweep has stopped
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ class Difference:
 class Comparison:
     """rows: {name: {task: cell}}. against: the row that the others are compared with. differences: {(row, task)}.
 
-    left_out: runs that are not at their end, with why.
+    left_out: runs that are not at their end, with why. unchosen: how many trials of a study are not there since dev did
+    not choose them, or has not yet. further: runs of chosen settings with other seeds than the trials beside them.
     """
 
     rows: Mapping[str, Mapping[str, Cell]]
@@ -90,6 +89,8 @@ class Comparison:
     split: Split
     differences: Mapping[tuple[str, str], Difference]
     left_out: Mapping[Path, str] = field(default_factory=dict)
+    unchosen: int = 0
+    further: int = 0
 
     @property
     def seeds(self) -> int:
@@ -140,36 +141,85 @@ def compare(
     against: the row that the others are compared with, the first if left out. metric: each task's own if left out;
     "loss" for the loss. Raises InputError where nothing is finished, or two runs are the same cell and seed.
     """
-    if split not in ("test", "dev"):
+    if split not in SPLITS:
         raise InputError(f'split: expected "test" or "dev", got "{split}"')
-    results, left_out = _read(paths)
-    if split == "test":
-        left_out |= {run.path: "its test set was not scored" for run in results if not run.test}
-        results = [run for run in results if run.test]
-    if not results:
-        why = "; ".join(f"{path.name}: {reason}" for path, reason in list(left_out.items())[:3])
-        raise InputError(f"no finished run to compare{f' ({why})' if why else ''}")
-    rows = _rows(results, metric, split)
+    return of_runs(*_read(paths), against=against, metric=metric, split=split)
+
+
+def of_runs(
+    results: Sequence[Result],
+    given: Sequence[Path] = (),
+    *,
+    against: str | None = None,
+    metric: str | None = None,
+    split: Split = "test",
+) -> Comparison:
+    """`compare` of runs that are read. given: those that were asked for by themselves, of which it is said why they are
+    left out, trials that dev did not choose too. Raises InputError."""
+    names, out = named(results), dict[Path, str]()
+    known = [run for run in results if run.finished and (split == "dev" or run.test)]
+    without = [run for run in results if run.finished and split == "test" and not run.test]
+    unchosen = 0
+    for run in results:
+        quiet = names[run.path].unchosen and run.path not in given
+        if run.finished and run not in known:
+            unchosen += quiet
+            out |= {} if quiet else {run.path: "its test set was not scored"}
+        elif not run.finished:
+            pruned = quiet and run.ending.reason.startswith(PRUNED)
+            unchosen += pruned
+            out |= {} if pruned else {run.path: run.ending.words() or "not at its end"}
+    if not known:
+        raise InputError(_nothing(split, without, out))
+    alike = [run for run in known if not _further(run, known, names)]
+    further, known = len(known) - len(alike), alike
+    rows = _rows(known, metric, split)
     tasks = list(dict.fromkeys(task for cells in rows.values() for task in cells))
-    if against is not None and against not in rows:
-        near = did_you_mean(against, rows)
-        raise InputError(f'against: no row "{against}"{near}; rows: {first_few(rows, 12)}')
-    chosen = against or next(iter(rows))
-    return Comparison(rows, tasks, chosen, split, _differences(rows, chosen), left_out)
+    chosen = next(iter(rows)) if against is None else _against(against, known, results, rows)
+    return Comparison(rows, tasks, chosen, split, _differences(rows, chosen), out, unchosen, further)
 
 
-def _read(paths: Sequence[str | Path]) -> tuple[list[Result], dict[Path, str]]:
-    results, left_out = list[Result](), dict[Path, str]()
-    for given in paths:
-        found = runs_in(Path(given))
-        for path in found or [Path(given)]:  # `read` says what a path without a run is
+def _further(run: Result, runs: Sequence[Result], names: Mapping[Path, Named]) -> bool:
+    """Whether trials that it was chosen among stand beside it, none with its seed: a mean with this seed in it and one
+    without say nothing of the settings."""
+    if not (at := names[run.path].place) or not at.chosen:
+        return False
+    others = [one for one in runs if names[one.path].unchosen and one.task == run.task]
+    seeds = {one.seed for one in others if (its := names[one.path].place) is not None and its.row == at.row}
+    return bool(seeds) and run.seed not in seeds
+
+
+def _nothing(split: Split, without: Sequence[Result], left_out: Mapping[Path, str]) -> str:
+    """Why there is nothing to compare, and what helps."""
+    others = [f"{short(path)}: {why}" for path, why in left_out.items() if path not in {run.path for run in without}]
+    why = [f"test set not scored: {first_few([short(run.path) for run in without])}"] if without else []
+    why += [first_few(others, 3, "; ")] if others else []
+    said = f"no finished run to compare{f' ({joined})' if (joined := '; '.join(why)) else ''}"
+    return f"{said}; --split dev compares those that are finished by their dev set" if without else said
+
+
+def _against(wanted: str, known: Sequence[Result], results: Sequence[Result], rows: Mapping[str, Any]) -> str:
+    """The row that is meant, also as it is called beside the trials that are not there. Raises InputError."""
+    if (found := find_row(wanted, list(rows))) is not None:
+        return found
+    now, whole = label(known), label(results)
+    if (other := find_row(wanted, list(dict.fromkeys(whole.values())))) is not None:
+        meant = {now[path] for path, name in whole.items() if name == other and path in now}
+        if len(meant) == 1:
+            return meant.pop()
+    raise InputError(f'against: no row "{wanted}"{did_you_mean(wanted, rows)}; rows: {first_few(rows, 12)}')
+
+
+def _read(paths: Sequence[str | Path]) -> tuple[list[Result], list[Path]]:
+    """(runs, those of them that were given by themselves)."""
+    results, own = dict[Path, Result](), list[Path]()
+    for given in map(Path, paths):
+        found = runs_in(given)
+        for path in found or [given]:  # `read` says what a path without a run is
             result = read(path)
-            if result.finished:
-                results.append(result)
-            else:
-                left_out[path] = result.ending.words() or "not at its end"
-    unique = {result.path.resolve(): result for result in results}
-    return list(unique.values()), left_out
+            results.setdefault(path.resolve(), result)
+            own += [result.path] if path == given else []
+    return list(results.values()), own
 
 
 def _rows(results: Sequence[Result], metric: str | None, split: Split) -> dict[str, dict[str, Cell]]:
@@ -196,43 +246,6 @@ def _metric(seeds: Mapping[int, Result], metric: str | None, split: Split) -> st
             f'metric: {first.path} has no "{metric}"{did_you_mean(metric, known)}; known: {", ".join(known)}'
         )
     return metric or first.metric
-
-
-def label(results: Sequence[Result]) -> dict[Path, str]:
-    """{path: its row's name}: the study's own, or method and adapter, and of rows that share these the settings in
-    which they differ."""
-    of_study = {run.path: run.info.get("study", {}) for run in results}
-    names = {path: str(study.get("label") or study.get("row") or "") for path, study in of_study.items()}
-    plain = {run.path: " ".join(filter(None, (run.method, run.adapter))) for run in results}
-    groups = defaultdict[str, list[Result]](list)
-    for run in results:
-        groups[names[run.path] or plain[run.path]].append(run)
-    labels = {}
-    for name, group in groups.items():
-        differing = {} if names[group[0].path] else _differing(group)
-        for run in group:
-            extra = ", ".join(f"{key.partition('.')[2]} {_word(run.settings.get(key))}" for key in differing)
-            labels[run.path] = f"{name} ({extra})" if extra else name
-    return labels
-
-
-def _differing(group: Sequence[Result]) -> list[str]:
-    """The settings in which runs differ that are no seed's, place's or task's. A setting that hangs on the task alone
-    makes no row."""
-    ignored = {*NO_ROW, *OF_TASK}
-    keys = dict.fromkeys(key for run in group for key in run.settings if key not in ignored)
-    found = []
-    for key in keys:
-        by_task = defaultdict[str, set[str]](set)
-        for run in group:
-            by_task[run.task].add(_word(run.settings.get(key)))
-        if any(len(values) > 1 for values in by_task.values()):
-            found.append(key)
-    return found
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _differences(rows: Mapping[str, Mapping[str, Cell]], against: str) -> dict[tuple[str, str], Difference]:

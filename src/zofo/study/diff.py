@@ -91,7 +91,7 @@ def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]
 
 
 def _examples(one: Result, other: Result) -> Iterator[Line]:
-    """How many test examples each alone has right."""
+    """How many test examples each run does better on; of scores that are right or wrong, has right alone."""
     ours, theirs = ({each.id: each.score for each in run.outcomes()} for run in (one, other))
     shared = [name for name in ours if name in theirs]
     if not shared:
@@ -99,7 +99,9 @@ def _examples(one: Result, other: Result) -> Iterator[Line]:
     better = sum((ours[name] or 0) > (theirs[name] or 0) for name in shared)
     worse = sum((ours[name] or 0) < (theirs[name] or 0) for name in shared)
     if better or worse:
-        yield Line("numbers", f"of {len(shared)} test examples better in this run", better, worse)
+        plain = {run[name] for run in (ours, theirs) for name in shared} <= {0.0, 1.0, None}
+        how = "that this run alone gets right" if plain else f"where this run alone has the better {one.metric}"
+        yield Line("numbers", f"test examples {how} (of {len(shared)} in both)", better, worse)
 
 
 def _same(one: Any, other: Any) -> bool:

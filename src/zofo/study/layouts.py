@@ -16,7 +16,20 @@ from zofo.errors import InputError, did_you_mean
 from zofo.study.compare import Cell, Comparison, Difference, difference
 from zofo.study.results import Result, finite
 from zofo.study.statistics import holm
-from zofo.study.tables import NOISE, Entry, Table, entry, metric_of, number, signed, underpowered, unit_of
+from zofo.study.table_text import Entry, Table, sentence
+from zofo.study.tables import (
+    NOISE,
+    caption,
+    entry,
+    marked,
+    metric_of,
+    notes,
+    number,
+    of_seeds,
+    signed,
+    underpowered,
+    unit_of,
+)
 
 PLAIN = "plain"  # the template without a hard prompt
 
@@ -33,10 +46,16 @@ class Layout:
 
 def lay_out(comparison: Comparison, name: str) -> Table:
     """Raises InputError for an unknown name, or runs without what the layout is of."""
+    check_name(name)
+    table = LAYOUTS[name].table(comparison)
+    return table if table.caption else replace(table, caption=f"{sentence(table.title)}. {of_seeds(comparison)}")
+
+
+def check_name(name: str) -> None:
+    """Raises InputError for an unknown layout."""
     if name not in LAYOUTS:
         known = ", ".join(LAYOUTS)
         raise InputError(f'--layout: unknown "{name}"{did_you_mean(name, LAYOUTS) or f"; known: {known}"}')
-    return LAYOUTS[name].table(comparison)
 
 
 def modes(comparison: Comparison) -> Table:
@@ -54,7 +73,11 @@ def modes(comparison: Comparison) -> Table:
         if len(rows) > 1:
             means = [_mean(comparison, rows, task) for task in comparison.tasks]
             lines.append([Entry(trainer), Entry("average"), *means, _average(comparison, rows)])
-    return Table(f"{comparison.split} set, trainers by modes", head, lines, underpowered(comparison))
+    added = notes(comparison)
+    if any(one.within_noise for one in comparison.differences.values()):
+        added.append(f"an average has no {NOISE}: its own difference was not tested, only those of its cells")
+    title = f"{comparison.split} set, trainers by modes"
+    return Table(title, head, lines, added, caption(comparison, title))
 
 
 def prompts(comparison: Comparison) -> Table:
@@ -88,8 +111,9 @@ def prompts(comparison: Comparison) -> Table:
         lines.append([Entry(trainer), Entry(task), Entry(template), *shown, *_differing(one, unit)])
     head = ["method", "task", "prompt", "with prompt", "without prompt", "difference", "95 %", "p (Holm)"]
     lines.sort(key=lambda line: line[0].text)
-    notes = [f"{NOISE}: not shown to differ", *underpowered(comparison)]
-    return Table(f"{comparison.split} set, with and without a hard prompt", head, lines, notes)
+    title = f"{comparison.split} set, with and without a hard prompt"
+    added = [f"{NOISE}: not shown to differ", *underpowered(comparison)]
+    return Table(title, head, lines, added, caption(comparison, title))
 
 
 def _differing(one: Difference, unit: float) -> list[Entry]:
@@ -110,7 +134,8 @@ def stages(comparison: Comparison) -> Table:
         raise InputError("--layout stages: there is no run of method two-stage")
     lines = [[*_staged(comparison.rows[row], row), *_cells(comparison, row)] for row in rows]
     head = ["method", "experiment", *(_headed(comparison, task) for task in comparison.tasks)]
-    return Table(f"{comparison.split} set, in two stages and bilevel", head, lines, underpowered(comparison))
+    title = f"{comparison.split} set, in two stages and bilevel"
+    return Table(title, head, lines, notes(comparison), caption(comparison, title))
 
 
 def _staged(cells: Mapping[str, Cell], row: str) -> tuple[Entry, Entry]:
@@ -161,8 +186,8 @@ def _by_task(comparison: Comparison, title: str, of: Callable[[Result], float | 
             line.append(Entry(form.format(mean) + spread, value=mean) if values else Entry("-"))
         lines.append(line)
     machines = {str(run.info.get("environment", {}).get("device_name")) for run in _all(comparison.rows.values())}
-    notes = ["the runs are of different machines: these numbers do not compare"] if len(machines) > 1 else []
-    return Table(title, ["task", *comparison.rows], lines, notes)
+    added = ["the runs are of different machines: these numbers do not compare"] if len(machines) > 1 else []
+    return Table(title, ["task", *comparison.rows], lines, added)
 
 
 def _gib(size: float | None) -> float | None:
@@ -188,7 +213,9 @@ def _headed(comparison: Comparison, task: str) -> str:
 def _cells(comparison: Comparison, row: str) -> list[Entry]:
     cells = comparison.rows[row]
     return [
-        entry(cells[task], unit_of(comparison, task), row in comparison.best(task)) if task in cells else Entry("-")
+        entry(cells[task], unit_of(comparison, task), row in comparison.best(task), marked(comparison, row, task))
+        if task in cells
+        else Entry("-")
         for task in comparison.tasks
     ]
 

@@ -12,7 +12,7 @@ from zofo.api.metatest.results import percent, rows, with_sd
 from zofo.config.json_text import read_json
 from zofo.errors import InputError
 from zofo.study.statistics import ENOUGH_SEEDS
-from zofo.study.tables import Entry, Table
+from zofo.study.table_text import Entry, Table
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from zofo.errors import InputError
-
-try:
-    from scipy import stats
-    from statsmodels.stats.multitest import multipletests
-    from statsmodels.stats.proportion import proportion_confint
-except ImportError:
-    raise InputError('zofo compare needs scipy and statsmodels: pip install "zofo[study]"') from None
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -51,6 +44,7 @@ class Estimate:
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean with Student's interval, and the t test against 0. One value has no interval; equal ones one of width
     0, and the p of what they are."""
+    stats, _, _ = _installed()
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n)
@@ -77,14 +71,28 @@ def over_examples(differences: Sequence[float], seed: int = 0) -> Estimate:
 
 def proportion(right: int, n: int) -> tuple[float, float]:
     """Wilson's interval of a share, such as an accuracy."""
+    _, _, proportion_confint = _installed()
     low, high = cast(tuple[float, float], proportion_confint(right, n, alpha=1 - LEVEL, method="wilson"))
     return float(low), float(high)
 
 
 def holm(p: Mapping[tuple, float]) -> dict[tuple, float]:
     """{comparison: its p adjusted for all of them} (Holm 1979); NaN stays NaN and counts for nothing."""
+    _, multipletests, _ = _installed()
     known = {key: value for key, value in p.items() if math.isfinite(value)}
     if not known:
         return dict(p)
     adjusted = cast(Sequence[float], multipletests(list(known.values()), alpha=1 - LEVEL, method="holm")[1])
     return {**p, **{key: float(value) for key, value in zip(known, adjusted)}}
+
+
+def _installed() -> tuple[Any, Any, Any]:
+    """(scipy.stats, multipletests, proportion_confint): a page of `zofo report` is there without them. Raises
+    InputError."""
+    try:
+        from scipy import stats
+        from statsmodels.stats.multitest import multipletests
+        from statsmodels.stats.proportion import proportion_confint
+    except ImportError:
+        raise InputError('zofo compare needs scipy and statsmodels: pip install "zofo[study]"') from None
+    return stats, multipletests, proportion_confint

@@ -1,45 +1,31 @@
 """A comparison as a table: the papers' layout (rows by tasks, an average), the four axes of cost, the differences.
 
-One table is a list of rows of cells; `markdown`, `csv` and `latex` write it. A cell knows whether it is the best.
+`markdown`, `csv`, `latex` and `plain` write them (`table_text`).
 """
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import math
-import re
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
+from zofo.errors import first_few
 from zofo.study.compare import Cell, Comparison, Difference
 from zofo.study.results import Result, finite
+from zofo.study.table_text import Entry, Table, csv, latex, markdown, plain, sentence
 
+__all__ = ["Entry", "Table", "csv", "latex", "markdown", "plain", "tables"]
 NOISE, FEW = "~", "not finite"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """text: as people read it. best: shown bold. value: as CSV has it, where it is a number."""
-
-    text: str
-    best: bool = False
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[Entry]]
-    notes: Sequence[str] = ()
 
 
 def tables(comparison: Comparison) -> list[Table]:
     """What was reached, at what cost, and how it differs from the row that is compared with."""
     return [_results(comparison), _costs(comparison), *([_differences(comparison)] if comparison.differences else [])]
+
+
+def measured(comparison: Comparison) -> list[Table]:
+    """`tables` without the cost."""
+    return [_results(comparison), *([_differences(comparison)] if comparison.differences else [])]
 
 
 def _results(comparison: Comparison) -> Table:
@@ -59,14 +45,15 @@ def _results(comparison: Comparison) -> Table:
         line = [Entry(row)]
         for task in comparison.tasks:
             cell = cells.get(task)
-            unit, mark = unit_of(comparison, task), _marked(comparison, row, task)
+            unit, mark = unit_of(comparison, task), marked(comparison, row, task)
             line.append(Entry("-") if cell is None else entry(cell, unit, row in best[task], mark))
         if many:
             mean, units = averages[row], {unit_of(comparison, task) for task in comparison.tasks}
             shown = math.isfinite(mean) and len(units) == 1
             line.append(Entry(number(mean, units.pop()), mean == top, mean) if shown else Entry("-"))
         rows.append(line)
-    return Table(f"{comparison.split} set", head, rows, _notes(comparison))
+    title = f"{comparison.split} set"
+    return Table(title, head, rows, notes(comparison), caption(comparison, title))
 
 
 def entry(cell: Cell, unit: float, best: bool = False, mark: str = "") -> Entry:
@@ -79,19 +66,45 @@ def entry(cell: Cell, unit: float, best: bool = False, mark: str = "") -> Entry:
     return Entry(text + short + mark, best, cell.mean)
 
 
-def _marked(comparison: Comparison, row: str, task: str) -> str:
+def marked(comparison: Comparison, row: str, task: str) -> str:
+    """The sign of a cell that is not shown to differ."""
     difference = comparison.differences.get((row, task))
     return f" {NOISE}" if difference is not None and difference.within_noise else ""
 
 
-def _notes(comparison: Comparison) -> list[str]:
-    notes = []
+def notes(comparison: Comparison) -> list[str]:
+    """What the marks of cells mean."""
+    found = []
     if any(one.within_noise for one in comparison.differences.values()):
-        notes.append(f"{NOISE}: not shown to differ from {comparison.against} (see the differences)")
-    notes += underpowered(comparison)
+        found.append(f"{NOISE}: not shown to differ from {comparison.against} (see the differences)")
+    found += underpowered(comparison)
     if any(len(cell.values) < len(cell.runs) for cells in comparison.rows.values() for cell in cells.values()):
-        notes.append("[k/n]: k of n seeds gave a number; the others are not finite")
-    return notes
+        found.append("[k/n]: k of n seeds gave a number; the others are not finite")
+    return found
+
+
+def caption(comparison: Comparison, title: str) -> str:
+    """title, metric, split, unit, spread and seeds, in sentences."""
+    metrics = list(dict.fromkeys(metric_of(comparison, task) for task in comparison.tasks))
+    units = {unit_of(comparison, task) for task in comparison.tasks}
+    unit = " in per cent" if units == {100.0} else " (shares in per cent)" if 100.0 in units else ""
+    spread = "mean ± standard deviation over the seeds" if _seeds(comparison)[-1] > 1 else "of one seed"
+    words = f"{sentence(title)}: {' and '.join(metrics)} on the {comparison.split} set{unit}, {spread}"
+    return f"{words}. {of_seeds(comparison)} The best mean of a task is bold."
+
+
+def of_seeds(comparison: Comparison) -> str:
+    """How many seeds a cell has, and which, as a sentence."""
+    few, most = _seeds(comparison)
+    seeds = sorted({seed for cells in comparison.rows.values() for cell in cells.values() for seed in cell.values})
+    count = str(few) if few == most else f"{few} to {most}"
+    return f"{count} seed{'s' * (most != 1)} a cell ({first_few(map(str, seeds), 10)})."
+
+
+def _seeds(comparison: Comparison) -> tuple[int, int]:
+    """(the fewest, the most that a cell has)."""
+    counts = [len(cell.values) for cells in comparison.rows.values() for cell in cells.values()]
+    return min(counts), max(counts)
 
 
 def underpowered(comparison: Comparison) -> list[str]:
@@ -122,7 +135,8 @@ def _costs(comparison: Comparison) -> Table:
             line.append(Entry(f"{mean:,.0f}" if values else "not known", value=mean if values else None))
         rows.append(line)
     note = "a forward-equivalent is a forward of one batch; a backward pass is two"
-    return Table("cost of a run", ["", "runs", *AXES], rows, [note])
+    about = f"Cost of a run: means over tasks and seeds. {of_seeds(comparison)}"
+    return Table("cost of a run", ["", "runs", *AXES], rows, [note], about)
 
 
 def _differences(comparison: Comparison) -> Table:
@@ -140,7 +154,23 @@ def _differences(comparison: Comparison) -> Table:
         rows.append(
             [*line, *(Entry(text) for text in _intervals(one, unit)), adjusted, Entry(_verdict(comparison, one))]
         )
-    return Table(f"differences from {comparison.against}", head, rows)
+    metrics = " and ".join(dict.fromkeys(metric_of(comparison, task) for task in comparison.tasks))
+    title = f"differences from {comparison.against}"
+    about = (
+        f"{sentence(title)} in {metrics} on the {comparison.split} set, with 95 % intervals (Student's t over seeds, "
+    )
+    about += f"paired bootstrap over examples) and p adjusted by Holm's rule. {of_seeds(comparison)}"
+    return Table(title, head, rows, _of_differences(comparison), about)
+
+
+def _of_differences(comparison: Comparison) -> list[str]:
+    """What n is, where intervals show it."""
+    counts = [one.examples.n for one in comparison.differences.values() if one.examples is not None]
+    cells = [cell for cells in comparison.rows.values() for cell in cells.values()] if counts else []
+    drawn = [int(run.test.get("n") or 0) for cell in cells for run in cell.runs.values()]
+    if not drawn or max(counts) <= max(drawn):
+        return []
+    return ["n over examples is above a run's test examples: each seed drew its own, and n counts those of all seeds"]
 
 
 def _intervals(one: Difference, unit: float) -> list[str]:
@@ -187,74 +217,3 @@ def number(value: float, unit: float) -> str:
 
 def signed(value: float, unit: float) -> str:
     return f"{value * unit:+.1f}" if unit == 100 else f"{value:+.4f}"
-
-
-def plain(table: Table) -> dict[str, Any]:
-    """For JSON: its title, head, lines of texts, notes."""
-    return {
-        "title": table.title,
-        "head": list(table.head),
-        "rows": [[cell.text for cell in line] for line in table.rows],
-        "notes": list(table.notes),
-    }
-
-
-# ----------------------------------------------------------------------------------------------------------- as text
-
-
-def markdown(parts: Sequence[Table]) -> str:
-    out = []
-    for part in parts:
-        head = [_cell_of_markdown(text) for text in part.head]
-        rows = [[_bold(entry, "**{}**", _cell_of_markdown) for entry in row] for row in part.rows]
-        widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
-        out += ["", f"**{_cell_of_markdown(part.title)}**", ""]
-        rule = [("-" * widths[0])] + ["-" * (width - 1) + ":" for width in widths[1:]]
-        for row in (head, rule, *rows):
-            out.append("| " + " | ".join(text.ljust(width) for text, width in zip(row, widths)) + " |")
-        out += ["", *part.notes] if part.notes else []
-    return "\n".join(out[1:]) + "\n"
-
-
-def csv(parts: Sequence[Table]) -> str:
-    """All parts after each other, `table` the first column; numbers in full, mean and text beside each other."""
-    file = io.StringIO()
-    writer = csv_module.writer(file, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "value", "shown", "best"])
-    for part in parts:
-        for row in part.rows:
-            for name, entry in zip(part.head[1:], row[1:]):
-                value = "" if entry.value is None or not math.isfinite(entry.value) else repr(float(entry.value))
-                writer.writerow([part.title, row[0].text, name, value, entry.text, int(entry.best)])
-    return file.getvalue()
-
-
-def latex(parts: Sequence[Table]) -> str:
-    """booktabs tables: \\usepackage{booktabs}."""
-    out = ["% \\usepackage{booktabs}"]
-    for part in parts:
-        out += ["\\begin{table}", "  \\centering", f"  \\caption{{{_tex(part.title)}}}"]
-        out += [f"  \\begin{{tabular}}{{l{'c' * (len(part.head) - 1)}}}", "    \\toprule"]
-        out.append("    " + " & ".join(map(_tex, part.head)) + " \\\\")
-        out.append("    \\midrule")
-        for row in part.rows:
-            out.append("    " + " & ".join(_bold(entry, "\\textbf{{{}}}", _tex) for entry in row) + " \\\\")
-        out += ["    \\bottomrule", "  \\end{tabular}", *(f"  % {_tex(note)}" for note in part.notes), "\\end{table}"]
-    return "\n".join(out) + "\n"
-
-
-def _bold(entry: Entry, how: str, escape: Callable[[str], str]) -> str:
-    text = escape(entry.text)
-    return how.format(text) if entry.best else text
-
-
-def _cell_of_markdown(text: str) -> str:
-    return re.sub(r"([|*_`\\<>\[\]])", r"\\\1", " ".join(text.split())) if re.search(r"[|*_`\\<>]", text) else text
-
-
-TEX = {"\\": r"\textbackslash{}", "~": r"$\sim$", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
-
-
-def _tex(text: str) -> str:
-    return "".join(TEX.get(char, char) for char in " ".join(text.split()))

@@ -8,15 +8,17 @@ escape.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from zofo.errors import InputError, printable
 from zofo.models.versions import installed
+from zofo.study.labels import Named, named
 from zofo.study.meta_tests import MetaTest, is_meta_test, meta_test
 from zofo.study.report import facts
+from zofo.study.report.compared import compared, in_detail, in_order
 from zofo.study.report.curves import of_movement, panels
 from zofo.study.report.figures import check_matplotlib, swatch
 from zofo.study.report.movement import movement
@@ -84,10 +86,15 @@ def render(found: Found, title: str | None = None, refresh: int | None = None) -
     """The page. refresh: seconds after which it reads itself again, while a run goes on. Raises InputError where
     matplotlib is missing, or a run's file is damaged."""
     check_matplotlib()
+    called = named(found.runs)
+    found = replace(found, runs=in_order(found.runs, called))
     names, many, room = facts.short_names(found.runs), OVERLAID, ROOM
+    detailed = in_detail(found.runs, called, LISTED)
     content = _content(found, names, title, many) | {"refresh": refresh if found.going else None}
+    content |= {"compared": compared(found.runs), "undetailed": len(found.runs) - len(detailed)}
+    content |= _detailed(found.runs, names, detailed) | {"runs": _runs(found.runs, names, called)}
     while True:
-        content["predictions"] = _predictions(found.runs, names, room)
+        content["predictions"] = _predictions(found.runs, names, detailed, room)
         content["sections"] = [(id, name) for id, name in SECTIONS.items() if _there(id, content)]
         page = _template().render(content)
         if len(page.encode()) < MOST or many == 1:
@@ -117,11 +124,9 @@ def _content(found: Found, names: Sequence[str], title: str | None, many: int) -
     """many: runs that are shown with more than their numbers."""
     from markupsafe import Markup
 
-    runs, first = found.runs, found.runs[:LISTED]
-    moved = [movement(result) for result in first]
+    runs = found.runs
     drawn = panels(runs[:many], names) if runs else []
     styles = max((len(panel.legend) for panel in drawn), default=0) if len(runs) == 1 else len(runs[:many])
-    confusions = [(name, facts.confusion(result)) for name, result in zip(names, first)]
     return {
         "title": title or _title(found, names),
         "mark": Markup(REPORT_MARK),
@@ -130,28 +135,41 @@ def _content(found: Found, names: Sequence[str], title: str | None, many: int) -
         "version": installed("zofo"),
         "several": len(runs) > 1,
         "beyond": max(0, len(runs) - many),
-        "runs": [_run(name, result) for name, result in zip(names, runs)],
         "measured": [row for name, result in zip(names, runs) for row in facts.measured(result, name)],
         "meta": found.meta,
         "unread": found.unread,
         "panels": drawn,
         "resources": resources(runs[:many], names),
         "swatches": [swatch(style) for style in range(styles)],
-        "movements": [(name, each) for name, each in zip(names, moved) if each is not None],
-        "moved": of_movement(moved, names),
-        "confusions": [(name, each) for name, each in confusions if each is not None],
         "number": number,
     }
 
 
-def _run(name: str, result: Result) -> dict[str, Any]:
+def _detailed(runs: Sequence[Result], names: Sequence[str], numbers: Sequence[int]) -> dict[str, Any]:
+    """Movement and confusions. numbers: of the runs that have them on the page."""
+    first, shown = [runs[i] for i in numbers], [names[i] for i in numbers]
+    moved = [movement(result) for result in first]
+    confusions = [(name, facts.confusion(result)) for name, result in zip(shown, first)]
+    return {
+        "movements": [(name, each) for name, each in zip(shown, moved) if each is not None],
+        "moved": of_movement(moved, shown),
+        "confusions": [(name, each) for name, each in confusions if each is not None],
+    }
+
+
+def _runs(runs: Sequence[Result], names: Sequence[str], called: Mapping[Path, Named]) -> list[dict[str, Any]]:
+    return [_run(name, result, called[result.path]) for name, result in zip(names, runs)]
+
+
+def _run(name: str, result: Result, called: Named) -> dict[str, Any]:
     status, said = facts.status(result)
     return {
         "name": name,
         "kind": "done" if status == "finished" else "going" if status == "still going" else "odd",
         "status": status,
         "said": said,
-        "line": clipped(_line(result), 200),
+        "line": clipped(_line(result) + (f", {called.differs}" if called.differs else ""), 200),
+        "chosen": called.chosen,
         "phases": facts.phases(result),
         "facts": facts.what_was_run(result),
         "again": facts.again(result),
@@ -170,8 +188,10 @@ def _title(found: Found, names: Sequence[str]) -> str:
     return f"{len(names)} runs" if names else ", ".join(test.name for test in found.meta)
 
 
-def _predictions(runs: Sequence[Result], names: Sequence[str], room: int) -> list[tuple[str, Listed]]:
-    of = [(name, result) for name, result in zip(names, runs[:LISTED]) if result.rows()]
+def _predictions(
+    runs: Sequence[Result], names: Sequence[str], numbers: Sequence[int], room: int
+) -> list[tuple[str, Listed]]:
+    of = [(names[i], runs[i]) for i in numbers if runs[i].rows()]
     if room < 10_000:
         return []
     return [(name, listed(result, room // len(of))) for name, result in of]
