@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -20,7 +22,7 @@ from zofo.zo.laws import LAWS
 from zofo.zo.point import MODES
 
 FORMAT = "zofo.machine/1"
-ROUNDS = 5
+ROUNDS = 3
 SIZES = {"cpu": ((4, 32), (4, 64)), "cuda": ((4, 256), (16, 256))}  # rows x tokens
 NEAR = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of a loss, between batches of other shapes
 SLOW = 1.5  # a MeZO step over its two forwards: above it something else is in the way
@@ -205,6 +207,8 @@ def _peak_over(run: Callable[[], object], device: torch.device) -> int | None:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    with suppress(OSError, AttributeError):  # else freed memory that is held for later hides the step's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _resident("VmRSS")
     if before is None:
         return None
