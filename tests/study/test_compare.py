@@ -244,3 +244,8 @@ def test_without_the_extra_it_says_what_to_install(
     assert capsys.readouterr().err.strip() == (
         'error: zofo compare needs scipy and statsmodels: pip install "zofo[study]"'
     )
+
+
+def test_a_verb_for_one_run_says_that_there_are_several(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["signal", str(runs)]) == 2
+    assert f"is a directory of runs; name one, such as {runs / 'fo-a'}" in capsys.readouterr().err

@@ -235,3 +235,9 @@ def test_every_layer_of_faults_is_said_at_once(folder: Path) -> None:
     assert re.search(r'unknown key "task_examples"; did you mean task\.(train|dev|test)_examples, as in shared:', text)
     (fault,) = faults(folder, {**content, "search": {}, "adapters": ["lora"], "max_steps": 9})
     assert "did you mean train.max_steps, as in shared: {train.max_steps: ...} or train: {max_steps: ...}?" in fault
+
+
+@pytest.mark.parametrize("key", ["sampler: random", "trials: 4", "prune: true"])
+def test_a_key_without_effect_is_refused(key: str, folder: Path) -> None:
+    without = SHORT.replace("search: {method.lr: [1e-5, 1e-3]}", key)
+    assert any("nothing is searched" in fault for fault in faults(folder, without))

@@ -59,11 +59,20 @@ def split_settings(settings: Sequence[str]) -> tuple[str | None, list[str]]:
     if len(files) > 1:
         fault = f"one config file at most, got {', '.join(files)}; changes to it are written section.key=value"
     elif files and not Path(files[0]).is_file():
-        what = "is a directory; give the config.yaml in it" if Path(files[0]).is_dir() else "no such file"
+        what = _of_a_directory(Path(files[0])) if Path(files[0]).is_dir() else "no such file"
         fault = f"config file {files[0]}: {what}"
     if fault:
         raise InputError("\n".join([*unknown_words(overrides), fault]))
     return (files[0] if files else None), overrides
+
+
+def _of_a_directory(path: Path) -> str:
+    from zofo.study.results import runs_in
+
+    runs = [] if (path / "config.yaml").is_file() else runs_in(path)
+    return (
+        f"is a directory of runs; name one, such as {runs[0]}" if runs else "is a directory; give the config.yaml in it"
+    )
 
 
 def run_among(

@@ -18,6 +18,7 @@ from zofo.study.plan_rows import rows_of
 AXES = ("methods", "adapters", "tasks", "rows")
 TUNING = ("search", "sampler", "trials", "prune", "seeds", "seed")
 KEYS = ("preset", "data", "shared", "overrides", "reduced", "extra", *AXES, *TUNING)
+IDLE = ("sampler", "trials", "prune")  # without effect where nothing is searched
 SAMPLERS = ("grid", "random", "tpe")
 
 
@@ -51,6 +52,8 @@ def plan_of(content: Mapping[str, Any], text: str, path: Path, only: Sequence[st
     faults = _faults(content)
     broken = any(fault.startswith(("shared:", "overrides:", "seed:", "methods:")) for fault in faults)
     rows = [] if broken else rows_of(content, path.parent, faults)
+    if not faults and not any(row.trials > 1 or row.search for row in rows):
+        faults += [f"{key}: nothing is searched; give search:, or leave it out" for key in IDLE if content.get(key)]
     tuned = (str(content.get("sampler", "grid")), bool(content.get("prune", False)), _whole(content.get("seed", 0)))
     if faults:
         lines = [f"plan {path}: {fault}" for fault in dict.fromkeys(faults)]
