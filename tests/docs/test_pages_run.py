@@ -52,11 +52,12 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("max_steps=500, callbacks=[]", "max_steps=4, callbacks=[], batch_size=4"),
     ],
     "docs/report.md": [("train.max_steps=66", SMALL)],
+    "docs/check.md": [("zofo check", "zofo check --tiny")],
     "docs/sweep.md": [
         ("{max_steps: 200, eval_steps: 50, save_steps: 50,", "{max_steps: 4, eval_steps: 2, save_steps: 2,"),
         ("{max_steps: 110, eval_steps: 55, save_steps: 55,", "{max_steps: 22, eval_steps: 11, save_steps: 11,"),
         ("task: sst2\n", "task: {name: sst2, train_examples: 24, dev_examples: 6, test_examples: 6}\n"),
-        ("--only two-stage", f"--only two-stage {SMALL}"),
+        ("--only two-stage-1e-6", f"--only two-stage-1e-6 {SMALL}"),
         ("--output-dir out/ablation", f"--output-dir out/ablation {TRAIN} train.max_steps=2 task.test_examples=6"),
         ("--output-dir out/words", f"--output-dir out/words {TRAIN} train.max_steps=2"),
     ],
