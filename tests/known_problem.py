@@ -122,6 +122,9 @@ class Adapters:
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         return {"a": self.model.adapters[name]}
 
+    def equal(self, one: str, other: str) -> bool:
+        return torch.equal(self.model.adapters[one], self.model.adapters[other])
+
     @contextmanager
     def active(self, name: str) -> Iterator[None]:
         before, self.model.active = self.model.active, name
@@ -139,6 +142,14 @@ class Loss:
     def each(self, parts: Sequence[tuple[Data, str]]) -> list[float]:
         theta = self.model.theta * 1.0  # one read of the shifted weight
         return [float(data.loss(theta, self.model.adapters[name])) for data, name in parts]
+
+    def cuts(self, parts: Sequence[tuple[Data, str]]) -> bool:
+        """There are no micro-batches."""
+        del parts
+        return False
+
+    def first(self, parts: Sequence[tuple[Data, str]]) -> float:
+        return self.each(parts[:1])[0]
 
     def backward(self, data: Data, scale: float = 1.0) -> float:
         value = data.loss(self.model.theta, self.model.adapters[self.model.active])
