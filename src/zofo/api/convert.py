@@ -156,10 +156,10 @@ def _best_template(spec: TaskSpec) -> str:
     return "plain" if whole else "default"
 
 
-def _read(spec: TaskSpec, template: str) -> set[str]:
+def _read(spec: TaskSpec, template: str) -> frozenset[str]:
     """Columns that a template reads."""
     used = used_columns(spec)[f'template "{template}"']
-    return used if isinstance(used, set) else set()
+    return used if isinstance(used, frozenset) else frozenset()
 
 
 def meta_row(name: str, example: Example) -> Row | str:

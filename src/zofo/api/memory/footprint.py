@@ -246,6 +246,7 @@ def _follow(live: Live, built: setup.Session) -> None:
     problem = built.problem
     live.follow(problem.loss, "backward", FIRST_ORDER)
     live.follow(problem.loss, "each", ZEROTH_ORDER)
+    live.follow(problem.loss, "first", ZEROTH_ORDER)
     for name, descent in built.method.optimizers().items():
         live.follow(descent, "step", DESCENT_THETA if name == "theta" else DESCENT_ADAPTER, "moments")
         for param in descent.params.values():

@@ -22,6 +22,7 @@ from zofo.config.sections import ModelConfig
 from zofo.errors import InputError
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import dequantize_in_backward
+from zofo.models.adapters._set import AdapterSet
 from zofo.models.load import check_kind, choose_dtype, hub_options, refusing, source_of
 from zofo.zo import kernels, low_rank_rows, quantile, shift
 from zofo.zo._torch import (
@@ -153,7 +154,8 @@ def hollow(family: str) -> Iterator[Hollow]:
         no_bases = replaced(low_rank_rows, orthonormal=lambda columns: columns, _check=lambda *_: None)
         no_modules = replaced(nn.Module, _apply=_apply)
         few = replaced(shift, slabs=_few_slabs)
-        with no_kernels, no_values, no_bases, no_modules, few, warnings.catch_warnings(), Hollow() as mode:
+        other = replaced(AdapterSet, equal=lambda *_: False)  # without values all are alike; apart takes more
+        with no_kernels, no_values, no_bases, no_modules, few, other, warnings.catch_warnings(), Hollow() as mode:
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # all are null
             yield mode
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
