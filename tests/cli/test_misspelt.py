@@ -58,6 +58,7 @@ ALL = [
 def test_every_option_of_every_verb(verb: tuple[str, ...], every: bool, capsys: pytest.CaptureFixture[str]) -> None:
     named = options(VERBS[verb])
     settings = {f"--{place.name}" for place in every_place()}  # such as method.adapters, which is meant then
+    settings |= {"--candidates"}  # is nearer to train.eval_candidates
     for number, option in enumerate(named):
         slips = [
             s for s in sorted(misspelt(option) - set(named)) if (s not in settings or "_" in s) and s != "--candidates"
