@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from zofo.models.versions import processor
+
 MIB = 2**20
 
 
@@ -23,7 +25,7 @@ def facts() -> dict[str, Any]:
 
     machine: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load": [round(x, 2) for x in psutil.getloadavg()],
@@ -36,14 +38,6 @@ def facts() -> dict[str, Any]:
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     return machine
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def status(field: str) -> int:

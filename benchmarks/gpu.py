@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._machine import facts
-from benchmarks._random import MODELS, batch, world
+from benchmarks._random import MODELS, T, world
 from zofo.config.json_text import dumps
 from zofo.zo import kernels
 from zofo.zo.direction import Direction
@@ -170,9 +170,8 @@ def steps(device: Device, args: argparse.Namespace) -> dict[str, Any]:
     for model, tokens in product(MODELS, (1024, 4096)):
         rows, length = (2, 16) if device.rehearse else (tokens // 256, 256)
         w = world(model, torch.bfloat16, device.name, tiny=device.rehearse)
-        f, p = (batch(rows, length, seed, w.vocab) for seed in (0, 1))
-        w.use(f, p)
-        loss = w.problem.loss
+        f, loss = w.use(rows, length), w.problem.loss
+        p = next(w.problem.streams["p"])
 
         def limit(loss: Any = loss, f: Any = f) -> None:
             for _ in range(2):
@@ -182,7 +181,9 @@ def steps(device: Device, args: argparse.Namespace) -> dict[str, Any]:
             for _ in range(2):
                 loss.each([(f, "p"), (p, "p"), (p, "s")])
 
-        variants = {"limit": limit, "mixed x 2": mixed, "mezo": w.mezo(), "fo": w.fo(), "bilevel": w.bilevel()}
+        steps = w.steps(T)
+        variants = {"limit": limit, "mixed x 2": mixed, "mezo": steps["mezo"], "fo": steps["fo-peft"]}
+        variants["bilevel"] = steps["bilevel-zofo"]
         seconds = {
             name: device.seconds(run, args.repeats if name != "bilevel" else 2) for name, run in variants.items()
         }

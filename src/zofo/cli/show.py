@@ -238,7 +238,7 @@ def print_environment(full: bool) -> None:
     rows += [(each.name, each.installed or "not installed") for each in versions.libraries()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory()
-    rows.append(("cpu", _cpu_name()))
+    rows.append(("cpu", versions.processor()))
     rows.append(("cores", f"{cores} usable, {os.cpu_count()} in all"))
     rows.append(("memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available"))
     rows.append(("theta kept in", _kept()))
@@ -266,11 +266,3 @@ def _torch_rows() -> list[tuple[str, str]]:
         device = torch.cuda.get_device_properties(number)
         rows.append((f"cuda:{number}", f"{device.name}, {device.total_memory / 2**30:.1f} GiB"))
     return rows if len(rows) > 2 else [*rows, ("cuda devices", "none")]
-
-
-def _cpu_name() -> str:
-    try:
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match.group(1) if match else platform.processor() or platform.machine()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -88,3 +89,12 @@ def installed(name: str) -> str | None:
 def named(*names: str) -> str:
     """Some of them, for a message: "peft 0.21.2 (tested with ...) and transformers 5.24.0 (tested with ...)"."""
     return " and ".join(str(each) for each in libraries() if each.name in names)
+
+
+def processor() -> str:
+    """The processor's name, as far as the system says it."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()

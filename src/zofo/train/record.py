@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +68,26 @@ def peak_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def reset_peak() -> None:
+def reset_peak() -> bool:
     """From here on the peak is counted anew, with what is held now: for a process that makes runs one after the other.
-    Where the system cannot (no Linux), it stays the process's."""
+    False where the system cannot (no Linux): then it stays the process's."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):
+    try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def resident(field: str) -> int | None:
+    """Bytes of one field of /proc/self/status: VmRSS is held now, VmHWM was the most since `reset_peak`. None where
+    there is no such file (no Linux)."""
+    try:
+        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 class MetricsLog:

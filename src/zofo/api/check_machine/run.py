@@ -16,6 +16,7 @@ from zofo.api.check_machine.bits import BitsDiffer, check_bits
 from zofo.api.check_machine.world import SHAPE, World, world
 from zofo.errors import InputError
 from zofo.models.load import device_of
+from zofo.models.versions import processor
 from zofo.train import record
 from zofo.zo.estimators import spsa
 from zofo.zo.laws import LAWS
@@ -70,22 +71,12 @@ def block(verdicts: list[Verdict], device: str, seconds: float) -> dict[str, Any
         "format": FORMAT,
         "device": str(device_of(device)),
         "device_name": environment["device_name"],
-        "processor": _processor(),
+        "processor": processor(),
         "environment": {key: environment[key] for key in ("python", "machine", "packages", "threads", "cuda")},
         "cpu_capability": environment["cpu_capability"],
         "seconds": round(seconds, 1),
         "checks": [{"name": v.name, "good": v.good, "words": v.words, **v.facts} for v in verdicts],
     }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        import platform
-
-        return platform.processor() or platform.machine()
 
 
 def _bits(device: torch.device) -> Verdict:
@@ -209,19 +200,10 @@ def _peak_over(run: Callable[[], object], device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated() - before
     with suppress(OSError, AttributeError):  # else freed memory that is held for later hides the step's
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = _resident("VmRSS")
+    before = record.resident("VmRSS")
     if before is None:
         return None
     record.reset_peak()
     run()
-    after = _resident("VmHWM")
+    after = record.resident("VmHWM")
     return None if after is None else max(1, after - before)
-
-
-def _resident(name: str) -> int | None:
-    """Bytes of a field of /proc/self/status; None where there is none (no Linux)."""
-    try:
-        with open("/proc/self/status", encoding="utf-8") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
-    except (OSError, StopIteration):
-        return None

@@ -47,12 +47,12 @@ class World:
         self.problem.streams = {"f": repeat(f), "p": repeat(p), "train": repeat(f)}
         return f
 
-    def steps(self) -> dict[str, Callable[[], object]]:
+    def steps(self, inner_steps: int = T) -> dict[str, Callable[[], object]]:
         """By method: one step."""
         kinds: dict[str, Any] = {
             "mezo": mezo.Method(mezo.Config(lr=0.0)),
             "fo-peft": fo_peft.Method(fo_peft.Config(lr=0.0)),
-            "bilevel-zofo": bilevel_zofo.Method(bilevel_zofo.Config(inner_steps=T, lr_s=0.0, lr_theta=0.0)),
+            "bilevel-zofo": bilevel_zofo.Method(bilevel_zofo.Config(inner_steps=inner_steps, lr_s=0.0, lr_theta=0.0)),
         }
         for method in kinds.values():
             method.setup(self.problem)
@@ -66,20 +66,21 @@ def world(device: torch.device, dtype: torch.dtype, tiny: bool = False, mode: st
     shape = read_json(named_shapes.FOLDER / f"{SHAPE}.json")
     shape = {key: value for key, value in shape.items() if key not in ("model_type", "architectures")}
     settings = LlamaConfig(**{**shape, **(TINY if tiny else {})})
-    before = torch.random.get_rng_state()
-    try:
+    with torch.random.fork_rng():  # transformers draws weights from the global state
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype).eval().requires_grad_(False)
-    finally:
-        torch.random.set_rng_state(before)
-    model.to(device)
+    return of_model(model.to(device), settings.vocab_size, mode)
+
+
+def of_model(model: Any, vocab: int, mode: str = "layer") -> World:
+    """A world of a model that is there, on its device."""
     theta, head = Point(model, mode=mode), LabelHead(model)
     adapters = lora.Adapter(lora.Config()).build(model, ("p", "s"), 0)
-    loss = Loss(Scorer(adapters.model, head, 2, device), options.Objective(), adapters)
+    loss = Loss(Scorer(adapters.model, head, 2, model.device), options.Objective(), adapters)
     problem = Problem(theta, adapters, loss, {}, 0)
     problem.estimator = spsa.Estimator(spsa.Config())
     problem.rule = Journalled(sgd.Rule(sgd.Config(), 0), None)
-    return World(problem, settings.vocab_size, device)
+    return World(problem, vocab, model.device)
 
 
 def batch(rows: int, length: int, seed: int, vocab: int) -> Batch:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +36,7 @@ from zofo.models.load import load as load_model
 from zofo.models.load import max_length_of, pad_id_of, read_tokenizer
 from zofo.train import setup
 from zofo.train.checks import trains_metric
+from zofo.train.record import reset_peak, resident
 from zofo.zo._torch import tree_leaves
 from zofo.zo.quantized import Frozen
 
@@ -172,9 +172,9 @@ def _trace(
         for name in built.problem.adapters.names:
             live.claim(built.problem.adapters.parameters(name).values(), "adapters")
     with live:
-        before = _resident("VmRSS") if real and _reset_process_peak() else None
+        before = resident("VmRSS") if real and reset_peak() else None
         _steps(live, built, batches, real)
-        process = None if before is None else (before, _resident("VmHWM"))
+        process = None if before is None else (before, resident("VmHWM") or before)
         _evaluation(live, built, batches[EVALUATION])
     return _Traced(config, built.loaded.dtype, batches, live.peaks, live.moments, process)
 
@@ -280,18 +280,3 @@ def _evaluation(live: Live, built: setup.Session, batch: Batch) -> None:
     loss = built.problem.loss
     with live.during(EVALUATION), torch.no_grad():
         loss.scorer.logprobs(batch)
-
-
-def _reset_process_peak() -> bool:
-    """Forget the process's peak so far (loading takes more than the weights). False where the system cannot."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident(field: str) -> int:
-    """Bytes of one field of /proc/self/status: VmRSS is held now, VmHWM was the most since the reset."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return next(int(line[1]) for line in lines if line[0] == f"{field}:") * 1024

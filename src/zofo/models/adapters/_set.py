@@ -139,7 +139,7 @@ class AdapterSet(ABC):
             self._parameters[dst][key].copy_(param)
 
     def equal(self, one: str, other: str) -> bool:
-        """Whether two adapters have the same weights to the bit, where a NaN is no number's equal."""
+        """Whether two adapters have the same weights; a NaN is no number's equal, and 0 is -0's."""
         pairs = zip(self._parameters[one].values(), self._parameters[other].values())
         return all(torch.equal(a, b) for a, b in pairs)
 

@@ -26,9 +26,7 @@ W0, W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 GROUP = 4096
 PART = 256  # elements of a group of 16-bit draws: Gaussian entries, rounding
 CHUNK_GROUPS = 16  # groups that one thread takes at a time: 64 Ki elements
-SERIES_GROUPS = (
-    4  # the same where many updates are made of them, so that they stay in a core's own cache: 16 Ki elements
-)
+SERIES_GROUPS = 4  # the same where many updates are made of them, which stay in a core's own cache: 16 Ki elements
 F32, BF16, FP16, SPLIT = 0, 1, 2, 3
 MAGNITUDE, INFINITY, NAN = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x7FC00000)
 
