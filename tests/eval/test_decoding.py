@@ -106,7 +106,8 @@ def test_rows_of_every_adapter(family: str, name: str, family_dir: Directories, 
     assert decode(adapters.model, tiny_tokenizer, all_requests, GREEDY, PAD) == want
     sampled = decode(adapters.model, tiny_tokenizer, all_requests, SAMPLED, PAD)
     deployed = adapters.deployable("p")
-    assert takes_padding(deployed) == (name in ("lora", "ia3") and family != "mamba")
+    slides = name == "prefix" and family in ("mistral", "gemma2")  # padding would part a row from its prefix
+    assert takes_padding(deployed) == (family != "mamba" and not slides)
     assert decode(deployed, tiny_tokenizer, all_requests, GREEDY, PAD, batch_size=3) == want
     assert alone(deployed, tiny_tokenizer, all_requests, SAMPLED) == sampled
     plain = lively(family_dir(family))
@@ -124,14 +125,37 @@ def test_the_writer_follows_the_active_adapter(name: str, family_dir: Directorie
     assert decode(adapters.model, tiny_tokenizer, all_requests, GREEDY, PAD) == before
 
 
-def test_soft_rows_of_one_length_share_a_batch(family_dir: Directories, tiny_tokenizer: Any, monkeypatch: Any) -> None:
-    model = lively(family_dir("llama"))
-    writer = adapted("prompt", model, tiny_tokenizer).model
+@pytest.mark.parametrize("name", ["prefix", "prompt", "dept"])
+def test_soft_rows_share_a_batch_whatever_their_lengths(
+    name: str, family_dir: Directories, tiny_tokenizer: Any, monkeypatch: Any
+) -> None:
+    """Each row says what it says alone, as a trained adapter at other positions than the start's would not."""
+    writer = adapted(name, lively(family_dir("llama")), tiny_tokenizer).model
+    all_requests = [Request([0, 70 + i, *range(80, 80 + 3 * (i % 4))], 6, i) for i in range(8)]
+    each = alone(writer, tiny_tokenizer, all_requests, SAMPLED)
     calls = watched(writer, monkeypatch)
-    all_requests = [Request([0, 70 + i, *range(80, 80 + i % 2)], 4, i) for i in range(6)]
-    texts = decode(writer, tiny_tokenizer, all_requests, SAMPLED, PAD)
-    assert sorted(tuple(ids.shape) for ids, _ in calls) == [(3, 2), (3, 3)]
-    assert texts == alone(writer, tiny_tokenizer, all_requests, SAMPLED)
+    assert decode(writer, tiny_tokenizer, all_requests, SAMPLED, PAD) == each
+    ((ids, _),) = calls
+    assert ids.shape == (8, 11)
+    assert len(set(each)) > 4
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt"])
+def test_where_distances_in_the_row_count_a_prefix_is_not_parted_from_it(name: str, tiny_tokenizer: Any) -> None:
+    """ALiBi (Press et al. 2022) as MPT has it: what is farther back in the row weighs less, padding counted."""
+    from transformers import MptConfig, MptForCausalLM
+
+    settings = MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=64, vocab_size=len(tiny_tokenizer))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model: Any = MptForCausalLM(settings).eval().requires_grad_(False)
+    for param in model.transformer.blocks.parameters():
+        param.mul_(8)
+    writer = adapted(name, model, tiny_tokenizer).model
+    assert takes_padding(model)
+    assert takes_padding(writer) == (name == "prompt")
+    texts = decode(writer, tiny_tokenizer, requests(tiny_tokenizer), GREEDY, PAD)
+    assert texts == [likeliest(writer, tiny_tokenizer, r.ids, 7, 1) for r in requests(tiny_tokenizer)]
 
 
 def test_a_trained_model(stories_dir: Path) -> None:
@@ -207,6 +231,19 @@ def test_without_an_end_token_a_stop_still_ends_a_row() -> None:
     assert spelled(model, texts, Decoding(12, stop=("h",))) == ["bcdefg", "g"]
     overlapping = Decoding(12, stop=("h", "ghab"))  # a row that goes on would be cut before "ghab"
     assert spelled(model, texts, overlapping) == ["bcdefg", "g"]
+
+
+@pytest.mark.parametrize("stop", ["zz", "abcdefgh" * 5 + "b", "h" + "abcdefgh" * 4 + "a"])
+def test_stops_are_looked_for_in_the_last_tokens(stop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that never come and one of 34 letters that does; what is decoded grows with the tokens, not their square."""
+    model, tokenizer = chain({**ABC, "h": {"a": 1.0}}), spelling()
+    model.generation_config.eos_token_id = None
+    decoded, decode_all = [], tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **how: decoded.append(len(ids)) or decode_all(ids, **how))
+    (text,) = decode(model, tokenizer, [Request([IDS["a"]], 200)], Decoding(200, stop=(stop,)), PAD)
+    endless = "bcdefgha" * 25
+    assert text == endless[: endless.find(stop) if stop in endless else None]
+    assert sum(decoded) < 200 * 4 * len(stop) + 200 * 50
 
 
 def test_a_chat_and_a_plain_text_in_one_batch_end_each_in_its_own_way() -> None:

@@ -1,7 +1,7 @@
 """Generation in batches: what a row of a batch says is what it would say alone.
 
-Rows of unequal length are padded on the left, where the model's positions follow its mask; recurrent models and soft
-prompts, which cannot do that, are given rows of one length at a time. Sampling adds a row's own Gumbel noise to its
+Rows of unequal length are padded on the left, where the model's positions follow its mask; recurrent models, which cannot
+do that, are given rows of one length at a time. Sampling adds a row's own Gumbel noise to its
 log-probabilities and takes the largest (Maddison et al. 2014), so that a draw hangs on the row's key alone, not on its
 batch, and the global random state is neither read nor moved.
 """
@@ -20,10 +20,12 @@ from torch import Tensor
 from zofo.data import Decoding, ending
 from zofo.errors import InputError
 from zofo.models._transformers import pads_left, unwrapped, way_to_write, write_greedily
-from zofo.models.adapters._soft import is_soft
+from zofo.models.adapters._soft import SoftModel, is_soft
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList
+
+TAIL = 16  # tokens that are decoded at first to see whether a text has stopped
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def _batches(model: Any, requests: Sequence[Request], new: int, size: int) -> It
 
 def takes_padding(model: Any) -> bool:
     """Whether rows of unequal length may be padded on the left: a row says the same then."""
-    return not is_soft(model) and pads_left(unwrapped(model))
+    if isinstance(model, SoftModel):
+        return model.takes_padding()
+    return not is_soft(model) and pads_left(unwrapped(model))  # PEFT's soft prompts drop the positions
 
 
 def _decode_batch(
@@ -107,12 +111,21 @@ def _decode_batch(
         whole = detokenize(tokenizer, [*requests[row].ids, *new])
         return whole[len(before[row]) :] if whole.startswith(before[row]) else detokenize(tokenizer, new)
 
+    def may_end(row: int, new: list[int]) -> bool:
+        """Whether the last token may have ended a stop text: from the last tokens, since a text grows long."""
+        longest, seen = max(map(len, stops[row]), default=0), [*requests[row].ids[-TAIL:], *new]
+        size = TAIL
+        while size < len(seen) and len(detokenize(tokenizer, seen[-size:-1])) < longest:
+            size *= 2
+        text = detokenize(tokenizer, seen[-size:])
+        return any(stop in text for stop in stops[row])
+
     def said(row: int, new: list[int]) -> str:
         return ending.cut(continuation(row, new[: over.get(row, len(new))]), stops[row])
 
     def stopped(sequences: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         for row, new in enumerate(sequences[:, length:].tolist()):
-            if row not in over:
+            if row not in over and (heard is not None or may_end(row, new)):
                 text = continuation(row, new)
                 if any(stop in text for stop in stops[row]):
                     over[row] = len(new)

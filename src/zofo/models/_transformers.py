@@ -8,6 +8,7 @@ counts. `zofo.models.versions` knows the versions that this was tried with; `zof
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -28,6 +29,7 @@ log = logging.getLogger("zofo")
 CACHE_NAMES = ("cache", "past_key_values")  # what forwards have called it; the newest name first
 TRIED = 3  # tokens that are written to compare two ways
 PROMPT = 6  # tokens of a prompt that is tried, at most: whatever is written must fit the model's positions
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")  # where a config tells how far a token looks back
 _names: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 _pads_left: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _ways: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
@@ -36,6 +38,16 @@ _ways: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 def unwrapped(model: Any) -> Any:
     """The backbone of a model with or without an adapter around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def window(config: Any) -> float:
+    """Tokens that the layer which sees fewest looks back; inf where all see the whole row."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kinds = getattr(text, "layer_types", None)
+    if kinds and set(kinds) == {"full_attention"}:
+        return math.inf
+    windows = (getattr(text, name, None) for name in WINDOWS)
+    return min((n for n in windows if isinstance(n, int) and n > 0), default=math.inf)
 
 
 _INSIDE = {
@@ -175,14 +187,20 @@ class SharedStart:
 
 
 @torch.no_grad()
-def pads_left(base: Any) -> bool:
+def pads_left(model: Any) -> bool:
     """Whether a row says the same behind padding on the left: its positions follow the mask, and it has no other state.
 
-    Tried in `generate` with a row alone and behind two tokens of padding.
+    Tried in `generate` with a row alone and behind two tokens of padding. model: a backbone, or a soft adapter's model.
     """
-    if base not in _pads_left:
-        _pads_left[base] = not getattr(base, "_is_stateful", False) and _same_behind_padding(base)
-    return _pads_left[base]
+    if model not in _pads_left:
+        _pads_left[model] = True  # while it is tried: a soft adapter's `generate` asks, too
+        try:
+            stateful = getattr(unwrapped(model), "_is_stateful", False)
+            _pads_left[model] = not stateful and _same_behind_padding(model)
+        except BaseException:
+            del _pads_left[model]
+            raise
+    return _pads_left[model]
 
 
 def write_greedily(model: Any, ids: Tensor, mask: Tensor, settings: dict[str, Any], **hooks: Any) -> Any:
@@ -205,15 +223,15 @@ def write_greedily(model: Any, ids: Tensor, mask: Tensor, settings: dict[str, An
             each.generation_config = before
 
 
-def _same_behind_padding(base: Any) -> bool:
-    ids = torch.tensor([[1, 2, 3, 1]], device=base.device)  # any will do
-    behind, mask = torch.cat([ids[:, :2], ids], dim=1), torch.tensor([[0, 0, 1, 1, 1, 1]], device=base.device)
+def _same_behind_padding(model: Any) -> bool:
+    ids = torch.tensor([[1, 2, 3, 1]], device=model.device)  # any will do
+    behind, mask = torch.cat([ids[:, :2], ids], dim=1), torch.tensor([[0, 0, 1, 1, 1, 1]], device=model.device)
     try:
-        alone, padded = (_write(base, row, seen)[1] for row, seen in ((ids, torch.ones_like(ids)), (behind, mask)))
+        alone, padded = (_write(model, row, seen)[1] for row, seen in ((ids, torch.ones_like(ids)), (behind, mask)))
     except Exception as error:  # whatever a model's code says to padding
         if out_of_memory(error):
             raise
-        log.debug("%s takes no padding on the left: %s", type(base).__name__, error)
+        log.debug("%s takes no padding on the left: %s", type(model).__name__, error)
         return False
     return close(padded[:, :1], alone[:, :1])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,13 @@ from zofo.data.batch import Batch, collate
 from zofo.data.option_tree import option_trees
 from zofo.data.tokenization import Encoded, Row
 from zofo.errors import out_of_memory
-from zofo.models._transformers import unwrapped
+from zofo.models._transformers import unwrapped, window
 from zofo.models.scorer import Scorer
 
 log = logging.getLogger("zofo")
 
 TRIALS = {True: (2, 2), False: (8, 4)}  # the shortest and the longest examples that are tried; False: in half precision
 PREFIX, BRANCH, BRANCHES = 64, 16, 4  # the most tokens, and branches, of the rows through which gradients are taken
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")  # where a config tells how far a token looks back
 
 
 def share_prompts(
@@ -57,7 +55,7 @@ class Sharing:
     def __init__(self, scorer: Scorer, limit: int | None) -> None:
         self.scorer, self.limit = scorer, limit
         self._reason: str | None = None  # why not; None: not tried yet
-        self._reach = _window(unwrapped(scorer.model).config) - getattr(scorer.model, "virtual", 0)
+        self._reach = window(unwrapped(scorer.model).config) - getattr(scorer.model, "virtual", 0)
 
     def __call__(self, examples: Sequence[Encoded]) -> list[Encoded]:
         plain, packed = list(examples), option_trees(examples, self.limit)
@@ -85,7 +83,7 @@ def probe(scorer: Scorer, pairs: Sequence[tuple[Encoded, Encoded]]) -> str:
         return "PEFT's soft prompts drop the positions"
     # A mask [R, 1, L, L] stands for a layer's own window too, so all rows that may share a batch must lie in it.
     longest = max(e.length for pair in pairs for e in pair) + getattr(model, "virtual", 0)
-    if longest > (reach := _window(base.config)):
+    if longest > (reach := window(base.config)):
         return f"rows of {longest} tokens are longer than the window of {reach} that a layer of the model sees"
     changed = sorted((pair for pair in pairs if pair[0] is not pair[1]), key=lambda pair: pair[1].length)
     exact = torch.finfo(base.dtype).bits >= 32
@@ -109,16 +107,6 @@ def probe(scorer: Scorer, pairs: Sequence[tuple[Encoded, Encoded]]) -> str:
     if reason:
         handle.remove()
     return reason
-
-
-def _window(config: Any) -> float:
-    """Tokens that the layer which sees fewest looks back; inf where all see the whole row."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    kinds = getattr(text, "layer_types", None)
-    if kinds and set(kinds) == {"full_attention"}:
-        return math.inf
-    windows = (getattr(text, name, None) for name in WINDOWS)
-    return min((n for n in windows if isinstance(n, int) and n > 0), default=math.inf)
 
 
 def _additive(

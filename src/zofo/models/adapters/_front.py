@@ -16,7 +16,13 @@ Shift = Callable[[Weights, Tensor], Tensor]  # (weights [R, ...], positions [R, 
 
 
 class Front(Protocol):
-    """What an adapter puts before the rows' own tokens. weights: stacked over the rows, [R, ...]."""
+    """What an adapter puts before the rows' own tokens. weights: stacked over the rows, [R, ...].
+
+    apart: whether the padding of a row that is padded on the left stands between the two.
+    """
+
+    @property
+    def apart(self) -> bool: ...
 
     def attach(
         self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
@@ -25,7 +31,10 @@ class Front(Protocol):
         ...
 
     def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
-        """What to change in a call of `base` that `generate` makes, when the cache holds `read` tokens of the text."""
+        """What to change in a call of `base` that `generate` makes, when the cache holds `read` tokens of the text.
+
+        Its mask, if it has one, is [R, read + L], of rows padded on the left.
+        """
         ...
 
 
@@ -34,6 +43,7 @@ class PromptFront:
     """Embeddings weights["prompt"] [R, n, D] before those of the tokens, which `shift` may move by their positions."""
 
     shift: Shift | None = None
+    apart = False
 
     def attach(
         self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
@@ -44,13 +54,17 @@ class PromptFront:
     def write(self, base: Any, weights: Weights, call: dict[str, Any], read: int) -> dict[str, Any]:
         ids, prompt, mask = call["input_ids"], weights["prompt"], call.get("attention_mask")
         n, length = prompt.shape[1], ids.shape[1]
+        seen = ids.new_ones(len(ids), read + length) if mask is None else mask
+        shift = self._shift(weights, counted(seen)[:, -length:])
         shown = prompt if read == 0 else prompt[:, :0]
-        new = prepend(base, shown, ids, ids.new_ones(ids.shape), shift=self._shift(weights, arange(ids, read)))
-        new |= {"input_ids": None, "attention_mask": None if mask is None else lengthen(mask, n)}
+        embedded: Tensor = prepend(base, shown, ids, ids.new_ones(ids.shape), shift=shift)["inputs_embeds"]
+        if read == 0 and not bool(seen.all()):
+            embedded = behind_padding(embedded, n, seen)
+        whole = torch.cat([seen, seen.new_ones(len(ids), n)], dim=1)  # padding, the prompt, the row
+        new = {"input_ids": None, "inputs_embeds": embedded, "attention_mask": None if mask is None else whole}
         if call.get("position_ids") is None:
             return new
-        span = torch.arange(0 if read == 0 else n + read, n + read + length, device=ids.device)
-        return {**new, "position_ids": span.expand(len(ids), -1)}
+        return {**new, "position_ids": counted(whole)[:, -embedded.shape[1] :]}
 
     def _shift(self, weights: Weights, positions: Tensor) -> Tensor | None:
         return None if self.shift is None else self.shift(weights, positions)
@@ -62,6 +76,7 @@ class PrefixFront:
 
     layers: int
     heads: int
+    apart = True
 
     def attach(
         self, base: Any, weights: Weights, ids: Tensor, mask: Tensor, positions: Tensor | None
@@ -93,6 +108,20 @@ class PrefixFront:
 def arange(ids: Tensor, first: int = 0) -> Tensor:
     """Positions [R, L] of tokens [R, L], counted from `first`."""
     return torch.arange(first, first + ids.shape[1], device=ids.device).expand(len(ids), -1)
+
+
+def counted(mask: Tensor) -> Tensor:
+    """Positions [R, L] of rows whose mask is [R, L]: padding on the left is not counted, and is at 0."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def behind_padding(embedded: Tensor, n: int, mask: Tensor) -> Tensor:
+    """[R, n + L, D], n virtual tokens before padded rows -> the padding before the virtual tokens: what looks back by
+    a distance in the row sees them where it was trained to. mask: [R, L]."""
+    padding = (mask == 0).sum(-1, keepdim=True)
+    place = torch.arange(embedded.shape[1], device=mask.device).expand(len(mask), -1)
+    moved = torch.where(place < padding, place + n, torch.where(place < padding + n, place - padding, place))
+    return embedded.gather(1, moved[..., None].expand_as(embedded))
 
 
 def prepend(

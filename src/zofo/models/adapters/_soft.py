@@ -8,14 +8,17 @@ PEFT knows the adapter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zofo.errors import InputError
+from zofo.models._transformers import pads_left, window
 from zofo.models.adapters._front import Front, Weights
 from zofo.models.adapters._peft import wrap_soft
 from zofo.models.adapters._set import AdapterSet
@@ -80,16 +83,28 @@ class SoftModel(nn.Module):
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
         """transformers' `generate` with the active adapter: [R, L] -> [R, L + new tokens].
 
-        A token that is written at position t is read back as in training. Rows of unequal length (padded on either
-        side) are written one after the other, each as if it were alone. Raises ValueError for a static cache.
+        A token that is written at position t is read back as in training. Rows padded on the left are written together,
+        each as if it were alone, where the backbone can do that (`takes_padding`); others, and rows padded on the right,
+        one after the other. Raises ValueError for a static cache.
         """
-        if attention_mask is not None and not attention_mask.all():
-            return self._one_by_one(input_ids, attention_mask, options)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if not bool(mask.all()) and (bool((mask.diff() < 0).any()) or not self.takes_padding()):
+            return self._one_by_one(input_ids, mask, options)
         handle = self.base.register_forward_pre_hook(_Reading(self), with_kwargs=True)
         try:
-            return self.base.generate(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **options)
+            return self.base.generate(input_ids=input_ids, attention_mask=mask, **options)
         finally:
             handle.remove()
+
+    def takes_padding(self) -> bool:
+        """Whether rows padded on the left say the same.
+
+        A prefix stands farther before a padded row than it was trained to. That is no matter where positions are what
+        the model is told; but for a layer that looks back so far and no farther, or counts distances in the row
+        (ALiBi in MPT), which a trial of a few tokens may not show.
+        """
+        told = "position_ids" in signature(self.base.forward).parameters and window(self.config) == math.inf
+        return (told or not self.front.apart) and pads_left(self)
 
     def _one_by_one(self, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
         settings = (options.get("generation_config"), self.base.generation_config, self.base.config)
