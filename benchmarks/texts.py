@@ -1,9 +1,9 @@
 """Texts written with soft adapters beside LoRA's: rows a second, in one interleaved run.
 
-    python -m benchmarks.texts --model DIR --file ROWS.jsonl [--rows 48] [--new 32] [--batch 16] [--rounds 3] [--json FILE]
+    python -m benchmarks.texts --model DIR --file ROWS.jsonl [--rows 48] [--new 32] [--batch 16] [--json FILE]
 
-Each adapter stands at its start on a copy of one model and writes greedily behind the same texts, cut at 8 to 40 tokens in
-turn, each ended by a blank line at the latest. Each batch's texts are compared with those of rows written alone.
+Each adapter stands at its start on a copy of one model and writes greedily behind the same texts, cut at 8 to 40 tokens
+in turn, each ended by a blank line at the latest. Each batch's texts are compared with those of rows written alone.
 """
 
 from __future__ import annotations

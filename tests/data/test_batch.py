@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from zofo.data import Example
 from zofo.data.batch import Batch, collate, concat
-from zofo.data.stream import Stream, eval_batches, longest
+from zofo.data.stream import Stream, _ends, eval_batches, longest
 from zofo.data.tokenization import Encoded, Row, tokenize_all
 from zofo.errors import InputError
 
@@ -194,6 +195,39 @@ def test_eval_batches_cover_all_longest_first(tiny_tokenizer: Any) -> None:
         lengths.append(batch.input_ids.shape[1])
     assert sorted(seen) == list(range(len(encoded)))
     assert lengths == sorted(lengths, reverse=True)
+
+
+def cheapest(shapes: list[tuple[int, int]], most: int, forward: float) -> float:
+    """Of all ways to cut the examples into batches, by trying each."""
+    if not shapes:
+        return 0.0
+    batches = (shapes[: n + 1] for n in range(min(most, len(shapes))))
+    return min(
+        forward + sum(rows for rows, _ in batch) * batch[0][1] + cheapest(shapes[len(batch) :], most, forward)
+        for batch in batches
+    )
+
+
+@pytest.mark.parametrize("most", [1, 3, 32])
+@pytest.mark.parametrize("forward", [0.0, 5.0, 56.0, 1e6])
+def test_evaluations_batches_are_the_cheapest_there_are(most: int, forward: float) -> None:
+    rng = random.Random(most)
+    for _ in range(20):
+        lengths = sorted((int(rng.lognormvariate(3, 0.8)) + 1 for _ in range(rng.randint(1, 10))), reverse=True)
+        shapes = [(rng.choice((1, 1, 2, 4)), length) for length in lengths]
+        ends = _ends(shapes, most, forward)
+        batches = [shapes[start:end] for start, end in zip([0, *ends], ends)]
+        assert [shape for batch in batches for shape in batch] == shapes
+        assert max(map(len, batches)) <= most
+        cost = sum(forward + sum(rows for rows, _ in batch) * batch[0][1] for batch in batches)
+        assert cost == cheapest(shapes, most, forward)
+    assert _ends([], most, forward) == []
+
+
+def test_without_a_price_of_a_forward_batches_are_full() -> None:
+    assert _ends([(1, 9)] * 7, 3, math.inf) == [3, 6, 7]
+    assert _ends([(1, 100)] * 40 + [(1, 3)] * 400, 10**6, math.inf) == [440]
+    assert _ends([(1, 100)] * 40 + [(1, 3)] * 400, 10**6, 56.0) == [40, 184, 440]
 
 
 def test_longest(tiny_tokenizer: Any) -> None:

@@ -10,8 +10,9 @@ from tests.tiny_bilevel import SEED, examples, lively, world
 from tests.tiny_models import PAD, build, cpu_loss
 from zofo.data.batch import collate
 from zofo.data.option_tree import option_trees
+from zofo.data.stream import FORWARD_TOKENS
 from zofo.objectives import _loss
-from zofo.objectives._loss import FORWARD_TOKENS, SHARED_TOKENS, shares
+from zofo.objectives._loss import SHARED_TOKENS, shares
 
 
 def test_small_batches_share_and_large_ones_do_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -13,6 +14,8 @@ from zofo.errors import InputError
 # Batches of one window of `group_by_length`: enough to find neighbours of nearly equal length, few enough that an
 # epoch's batches are not the same groups every time.
 WINDOW = 16
+ENOUGH = 256  # examples, beyond which a forward's own cost is little beside their tokens
+FORWARD_TOKENS = 56  # what a forward costs, in tokens: measured on a CPU (docs/log.md)
 
 
 class Stream:
@@ -88,12 +91,44 @@ class Stream:
         self.position = int(state["position"])
 
 
-def eval_batches(encoded: Sequence[Encoded], batch_size: int, pad_id: int) -> Iterator[tuple[list[int], Batch]]:
-    """(indices into `encoded`, batch), longest examples first: little padding, and the peak of memory comes at once."""
+def eval_batches(
+    encoded: Sequence[Encoded], batch_size: int, pad_id: int, forward: float = FORWARD_TOKENS
+) -> Iterator[tuple[list[int], Batch]]:
+    """(indices into `encoded`, batch), longest examples first. batch_size: the most examples of one; fewer where the
+    padding would cost more than another forward. forward: what one costs, in tokens; inf: as few as may be."""
     order = sorted(range(len(encoded)), key=lambda i: (-encoded[i].length, i))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        yield indices, collate([encoded[i] for i in indices], pad_id)
+    ends = _ends([(len(encoded[i].rows), encoded[i].length) for i in order], batch_size, forward)
+    for start, end in zip([0, *ends], ends):
+        yield order[start:end], collate([encoded[i] for i in order[start:end]], pad_id)
+
+
+def _ends(shapes: Sequence[tuple[int, int]], most: int, forward: float) -> list[int]:
+    """Where batches of examples with these (rows, length), longest first, end: the fewest padded tokens, each batch
+    counted as `forward` more.
+
+    cost[i] is that of the first i examples. A batch whose padding is more than `forward` times the sum of 1/n over its
+    rows is cut with a gain: if no cut gained, (rows behind the n-th) x (the length that they lack) <= forward for
+    all n. Nor is a longer batch looked at then, in which that cut gains more.
+    """
+    count = len(shapes)
+    if forward == math.inf:
+        return [*range(most, count, most), count] if count else []
+    most = min(most, ENOUGH)
+    cost, begun = [0.0, *[math.inf] * count], [0] * (count + 1)
+    for start, (_, length) in enumerate(shapes):
+        rows = tokens = 0
+        for end in range(start + 1, min(start + most, count) + 1):
+            more, own = shapes[end - 1]
+            rows, tokens = rows + more, tokens + more * own
+            padded = rows * length
+            if padded - tokens > forward * (1 + math.log(rows)):
+                break
+            if cost[start] + forward + padded < cost[end]:
+                cost[end], begun[end] = cost[start] + forward + padded, start
+    ends = [count] if count else []
+    while ends and begun[ends[0]]:
+        ends.insert(0, begun[ends[0]])
+    return ends
 
 
 def longest(encoded: Sequence[Encoded], n: int) -> list[Encoded]:

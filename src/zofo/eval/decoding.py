@@ -1,9 +1,9 @@
 """Generation in batches: what a row of a batch says is what it would say alone.
 
-Rows of unequal length are padded on the left, where the model's positions follow its mask; recurrent models, which cannot
-do that, are given rows of one length at a time. Sampling adds a row's own Gumbel noise to its
-log-probabilities and takes the largest (Maddison et al. 2014), so that a draw hangs on the row's key alone, not on its
-batch, and the global random state is neither read nor moved.
+Rows of unequal length are padded on the left, where the model's positions follow its mask; recurrent models, which
+cannot do that, are given rows of one length at a time. Sampling adds a row's own Gumbel noise to its log-probabilities
+and takes the largest (Maddison et al. 2014), so that a draw hangs on the row's key alone, not on its batch, and the
+global random state is neither read nor moved.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zofo.data.batch import Batch, concat
+from zofo.data.stream import FORWARD_TOKENS
 from zofo.errors import NonFiniteError
 from zofo.models.scorer import Scorer
 from zofo.objectives._base import Objective
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from zofo.models.adapters._set import AdapterSet
 
 
-FORWARD_TOKENS = 56
 SHARED_TOKENS = {"cpu": 1152, "cuda": 8192}  # cuda: not measured; there a forward of few tokens is launches
 LEFT_ALONE = 4  # examples from which a row's fp32 numbers on a CPU depend on the padding, not on the rows beside it
 

@@ -193,7 +193,7 @@ def _shortened(config: Config) -> Config:
 
 
 def _batches(built: setup.Session, rows: Rows | None) -> dict[str, Batch]:
-    """The batch of each stream whose rows take most tokens, and the first one of an evaluation."""
+    """The batch of each stream whose rows take most tokens, and the largest of an evaluation."""
     train, pad = built.config.train, built.loaded.pad_id
     if rows is not None:
         limit, words = built.loaded.max_length, built.loaded.model.get_input_embeddings().weight.shape[0]
@@ -205,7 +205,8 @@ def _batches(built: setup.Session, rows: Rows | None) -> dict[str, Batch]:
         examples = {name: _filled(stream.encoded, train.batch_size) for name, stream in built.streams.items()}
         evaluated = max((built.encoded["dev"], built.encoded["test"]), key=lambda split: max(e.length for e in split))
     batches = {name: collate(batch, pad) for name, batch in examples.items()}
-    return {**batches, EVALUATION: next(eval_batches(evaluated, train.eval_batch_size, pad))[1]}
+    parts = (batch for _, batch in eval_batches(evaluated, train.eval_batch_size, pad))
+    return {**batches, EVALUATION: max(parts, key=lambda batch: batch.input_ids.numel())}
 
 
 def _filled(encoded: Sequence[Encoded], size: int) -> list[Encoded]:

@@ -84,8 +84,8 @@ class SoftModel(nn.Module):
         """transformers' `generate` with the active adapter: [R, L] -> [R, L + new tokens].
 
         A token that is written at position t is read back as in training. Rows padded on the left are written together,
-        each as if it were alone, where the backbone can do that (`takes_padding`); others, and rows padded on the right,
-        one after the other. Raises ValueError for a static cache.
+        each as if it were alone, where that can be done (`takes_padding`); others, and rows padded on the right, one
+        after the other. Raises ValueError for a static cache.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if not bool(mask.all()) and (bool((mask.diff() < 0).any()) or not self.takes_padding()):
