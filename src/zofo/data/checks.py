@@ -14,6 +14,7 @@ from zofo.data.tokenization import Encoded, merged, tokenize_all
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
+LOOKED = 5_000  # examples whose borders are tokenized once more, to say something of them; they come in a random order
 Splits = Mapping[str, Sequence[Example]]
 
 
@@ -111,7 +112,7 @@ def say_cut_answers(splits: Splits, decoding: Decoding, where: str) -> None:
 def say_borders(splits: Splits, where: str, tokenizer: Any = None) -> None:
     """Warns once of each kind of border between prompt and answer that a model meets nowhere else, with a count.
 
-    tokenizer: for the borders inside a token.
+    tokenizer: for the borders inside a token, which are looked for in LOOKED examples at most.
     """
     every = [example for listed in splits.values() for example in listed if example.cuttable is None]
     examples = [example for example in every if not example.unanswered]
@@ -128,7 +129,8 @@ def say_borders(splits: Splits, where: str, tokenizer: Any = None) -> None:
             "rows have a token with the prompt's end and the answer's beginning: it is learnt and scored with the "
             "answer, but a generated text begins behind it; let answers begin with a blank, or prompts end in a line "
             "break"
-        ] = merged(tokenizer, [e for e in examples if e.prompt])
+        ] = merged(tokenizer, [e for e in examples[:LOOKED] if e.prompt])
     for what, such in ends.items():
         if such:
-            log.warning("%s: %d of %d %s (%s is one)", where, len(such), len(every), what, such[0].where)
+            looked = min(len(every), LOOKED) if "token with" in what else len(every)
+            log.warning("%s: %d of %d %s (%s is one)", where, len(such), looked, what, such[0].where)

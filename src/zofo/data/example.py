@@ -30,7 +30,7 @@ class Source:
     prompt: str | list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """`gold`: indices of the right `answers`. A completion is an example with one answer.
 

@@ -18,7 +18,7 @@ log = logging.getLogger("zofo")
 SPLIT_FILES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     id: str
     place: str  # "rows.jsonl:17"

@@ -10,7 +10,7 @@ from typing import Any
 from zofo.data.example import Learnt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Text:
     prompt: str
     answer: str
@@ -18,7 +18,7 @@ class Text:
     learnt: tuple[Learnt, ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class Tokens:
     """prompt + answer as tokens: ids[first:] belong to the answer.
 
@@ -60,21 +60,35 @@ def _fast(tokenizer: Any, texts: Sequence[Text], specials: bool) -> Iterator[Tok
     out = tokenizer(
         [text.prompt + text.answer for text in texts],
         add_special_tokens=specials,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
         truncation=False,
         padding=False,
         verbose=False,
     )
-    for ids, offsets, special, text in zip(out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], texts):
+    for ids, encoding, text in zip(out["input_ids"], out.encodings, texts):
+        special = encoding.special_tokens_mask
         start = next((i for i, s in enumerate(special) if not s), len(ids))
         end = next((i for i in range(len(ids), start, -1) if not special[i - 1]), start)
-        # A token whose text ends beyond the prompt holds a character of the answer, whatever it holds of the prompt.
-        first = next((i for i in range(start, end) if offsets[i][1] > len(text.prompt)), end)
-        lead, stop = start, first
-        if text.cuttable is not None:
-            lead, stop = (next((i for i in range(first) if offsets[i][1] > c), first) for c in text.cuttable)
-        yield Tokens(list(ids[:end]), lead, stop, first, _learnt(text, offsets, first))
+        first = _first(encoding, text, start, end)
+        if text.cuttable is None:
+            yield Tokens(ids[:end], start, first, first)
+            continue
+        offsets = encoding.offsets
+        lead, stop = (next((i for i in range(first) if offsets[i][1] > c), first) for c in text.cuttable)
+        yield Tokens(ids[:end], lead, stop, first, _learnt(text, offsets, first))
+
+
+def _first(encoding: Any, text: Text, start: int, end: int) -> int:
+    """The first token whose text ends beyond the prompt: it holds a character of the answer, whatever it holds of the
+    prompt. All offsets as Python's objects take longer than the tokens do, so the tokenizer is asked for that one."""
+    if not text.answer:
+        return end
+    token = encoding.char_to_token(len(text.prompt))
+    if token is not None and start <= token < end:
+        return token
+    offsets = encoding.offsets  # that character is in no token
+    return next((i for i in range(start, end) if offsets[i][1] > len(text.prompt)), end)
 
 
 def _learnt(text: Text, offsets: Sequence[tuple[int, int]], first: int) -> list[Learnt]:

@@ -23,7 +23,7 @@ log = logging.getLogger("zofo")
 Encodes = Literal["options", "gold"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One sequence. `labels`: (position whose hidden state predicts, token id to predict, option index).
 
@@ -35,7 +35,7 @@ class Row:
     branches: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """A tokenized example: `gold` holds the indices of its right options, out of `n_options`.
 
