@@ -8,9 +8,9 @@ causal, options whose tokens differ only at the end (" terrible", " great") are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal
 
 from zofo.data.ending import trained_id
@@ -20,6 +20,7 @@ from zofo.data.text_tokens import Text, Tokens, common, split
 from zofo.errors import InputError
 
 log = logging.getLogger("zofo")
+PART = 2**13  # examples whose texts the tokenizer is given at once
 Encodes = Literal["options", "gold"]
 
 
@@ -83,7 +84,7 @@ def tokenize_all(
     bad: BadRows | None = None,
     says: bool = True,
 ) -> list[Encoded]:
-    """Tokenize every example, all answers in one call of the tokenizer.
+    """Tokenize every example, the answers of many in one call of the tokenizer.
 
     encodes "options": all options. "gold": the right answer alone, or, `for_eval`, all options where there are any.
     `add_eos` appends the EOS as a label. `max_length` None: the tokenizer's own limit, if any. what: the examples' name
@@ -92,12 +93,11 @@ def tokenize_all(
     if max_length is None and tokenizer.model_max_length < 1e9:  # a tokenizer without a limit says 1e30
         max_length = int(tokenizer.model_max_length)
     every = encodes == "options" or for_eval
-    texts = [[_text(e, i) for i in (range(len(e.answers)) if every else e.gold[:1])] for e in examples]
-    tokens = iter(split(tokenizer, list(chain.from_iterable(texts))))
+    texts = ([_text(e, i) for i in (range(len(e.answers)) if every else e.gold[:1])] for e in examples)
+    tokens = _tokens(tokenizer, texts)
     eos = trained_id(tokenizer) if add_eos else None
     encoded, cut, refused = [], [], bad or BadRows()
-    for example, answers in zip(examples, texts):
-        options = [next(tokens) for _ in answers]
+    for example, options in zip(examples, tokens):
         try:
             for option in options:
                 ends = eos if example.cuttable is None else None  # a chat ends its turn itself
@@ -125,6 +125,20 @@ def tokenize_all(
             _lost(encoded),
         )
     return encoded
+
+
+def _tokens(tokenizer: Any, texts: Iterable[Sequence[Text]]) -> Iterator[list[Tokens]]:
+    """Each example's answers. What the tokenizer makes beside the ids is let go of after PART examples, and equal ids
+    are one object: a million rows would take gigabytes more."""
+    one: dict[int, int] = {}
+    texts = iter(texts)
+    while part := list(islice(texts, PART)):
+        tokens = iter(split(tokenizer, list(chain.from_iterable(part))))
+        for answers in part:
+            options = [next(tokens) for _ in answers]
+            for option in options:
+                option.ids = [one.setdefault(i, i) for i in option.ids]
+            yield options
 
 
 def _lost(encoded: Sequence[Encoded]) -> str:
