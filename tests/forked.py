@@ -6,6 +6,7 @@ the interpreter itself matters, the slow tests start one.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ LOADED = [
 ]
 for module in LOADED:
     importlib.import_module(module)
+gc.freeze()  # in the server: else a look for garbage in a fork goes through all libraries, and copies their pages
 torch.set_num_threads(1)  # in the server, so in all of them: a fork shares no pool of threads
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__])
