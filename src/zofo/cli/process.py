@@ -36,7 +36,7 @@ def libraries() -> Iterator[None]:
 
 
 @functools.cache
-def _command(app: typer.Typer) -> Any:
+def command(app: typer.Typer) -> Any:
     """Of all verbs with their options, 20 ms: once for a process that runs several command lines."""
     return typer.main.get_command(app)
 
@@ -47,7 +47,7 @@ def run(app: typer.Typer, args: Sequence[str]) -> int:
     try:
         with said_once():
             given = [a for a in args if a != "--debug"] or ["--help"]
-            code = _command(app)(given, prog_name="zofo", standalone_mode=False)
+            code = command(app)(given, prog_name="zofo", standalone_mode=False)
         sys.stdout.flush()
         if code in (INTERRUPTED, *range(129, 160)):  # typer's newer versions turn Ctrl-C into a code, older into Abort
             typer.echo("interrupted", err=True)
