@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,30 @@ hub_http.__dict__["time"] = SimpleNamespace(
     **{**vars(time), "sleep": lambda s: None}
 )  # no test waits for a hub to come back
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and much more beside other work
+
+FROZEN = [0]  # how many modules were there then
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """A million objects of libraries and collected tests live to the end, and each full collection of garbage, which
+    statsmodels asks for in every call, would go through them: half a second to a second. Frozen, they are left out."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        FROZEN[0] = len(sys.modules)
+
+
+def pytest_runtest_logfinish() -> None:
+    """So are those of what a test was the first to import."""
+    if len(sys.modules) > FROZEN[0] + 50:
+        gc.collect()  # what is garbage by now would stay
+        gc.freeze()
+        FROZEN[0] = len(sys.modules)
+
 
 ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 SHARED = next((path for path in (ROOT / "shared", ROOT.parent / "shared") if path.is_dir()), ROOT.parent / "shared")

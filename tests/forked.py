@@ -6,6 +6,7 @@ the interpreter itself matters, the slow tests start one.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -21,6 +22,8 @@ from typing import Any
 import torch
 
 import zofo.cli.main
+from zofo.cli import process
+from zofo.zo.kernels import cpu
 
 LOADED = [
     *("peft", "transformers.models.llama.modeling_llama", "zofo.api.evaluate", "zofo.api.export", "zofo.api.finetune"),
@@ -28,9 +31,13 @@ LOADED = [
     *("zofo.api.predict_file", "pyarrow.parquet"),
     *("zofo.models.load", "zofo.models.adapters.lora", "zofo.models.adapters._bank", "zofo.train.loop"),
     *("zofo.methods.bilevel_zofo", "zofo.methods.mezo", "zofo.zo.estimators.spsa", "zofo.zo.kernels.cpu"),
+    *("pydantic.type_adapter", "zofo.cli.settings", "zofo.cli.show", "zofo.objectives.options"),
 ]
 for module in LOADED:
     importlib.import_module(module)
+process.command(zofo.cli.main.app)
+cpu.add(torch.empty(8), torch.zeros(8), [(1, 0.5)], 7)  # numba loads half of itself with its first function
+gc.freeze()  # in the server: else a look for garbage in a fork goes through all libraries, and copies their pages
 torch.set_num_threads(1)  # in the server, so in all of them: a fork shares no pool of threads
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__])

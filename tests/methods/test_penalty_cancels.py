@@ -15,6 +15,7 @@ import torch
 
 from tests.conftest import read_rows
 from tests.small_runs import SMALL
+from tests.thinned import latin
 from tests.tiny_bilevel import SEED, values, world
 from tests.tiny_models import PAD
 from zofo import finetune
@@ -66,8 +67,7 @@ def steps(
 BOUNDS = {"apart": 0, "two": 150, "all": 10_000}
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize(("estimator", "bound"), latin(list(ESTIMATORS), list(BOUNDS)))
 def test_the_same_bits_from_fewer_forwards(estimator: str, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_loss.SHARED_TOKENS, "cpu", BOUNDS[bound])
     ours = steps(ESTIMATORS[estimator](), p_start="s")
@@ -92,24 +92,24 @@ def test_two_forwards_in_place_of_six(monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps(p_start="s")["meter"]["forwards"] == 2 * (1 + 2 + 6)
 
 
+CASES: list[dict[str, Any]] = [
+    {"micro": 1},
+    {"micro": 2},
+    {"micro": 3},
+    {"micro": 4},
+    {"dtype": torch.bfloat16},
+    {"rule": conservative},
+    {"rule": adam},
+    {"p_steps": 3},
+    {"s_start": "from_p"},
+    {"lam_schedule": "linear", "lam_start": 0.0},
+    {"upper_objective": "metric"},
+]
+
+
 @pytest.mark.parametrize(
-    "case",
-    [
-        {"micro": 1},
-        {"micro": 2},
-        {"micro": 3},
-        {"micro": 4},
-        {"dtype": torch.bfloat16},
-        {"rule": conservative},
-        {"rule": adam},
-        {"p_steps": 3},
-        {"s_start": "from_p"},
-        {"lam_schedule": "linear", "lam_start": 0.0},
-        {"upper_objective": "metric"},
-    ],
-    ids=lambda case: next(iter(case)),
+    ("case", "bound"), latin(CASES, list(BOUNDS), label=lambda case, bound: f"{next(iter(case))}-{bound}")
 )
-@pytest.mark.parametrize("bound", BOUNDS)
 def test_with_what_else_may_be_asked(case: dict[str, Any], bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_loss.SHARED_TOKENS, "cpu", BOUNDS[bound])
     ours = steps(p_start="s", **case)["numbers"]

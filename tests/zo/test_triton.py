@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.python_ints import assert_same_bits, patterns
+from tests.thinned import latin
 from zofo.zo import kernels
 from zofo.zo.grad import float32
 from zofo.zo.kernels import reference
@@ -30,9 +31,9 @@ BAND = (2.0**-130, 0.04)
 N = 37 + 4096  # a cut group and a whole one
 
 
-def run_checks(**environment: str) -> None:
+def run_checks(*options: str, **environment: str) -> None:
     command = [sys.executable, "-m", "pytest", __file__, "-o", "python_functions=check_*", "-p", "no:cacheprovider"]
-    command += ["--noconftest", "-p", "no:xdist"]  # of both it takes nothing, and seconds to load
+    command += ["--noconftest", "-p", "no:xdist", *options]  # of both it takes nothing, and seconds to load
     environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:]
@@ -42,9 +43,14 @@ def test_equal_to_the_reference_in_the_interpreter() -> None:
     run_checks(TRITON_INTERPRET="1")
 
 
+@pytest.mark.slow
+def test_each_combination_is_equal_in_the_interpreter() -> None:
+    run_checks("-m", "slow", TRITON_INTERPRET="1")
+
+
 @pytest.mark.gpu
 def test_equal_to_the_reference_on_a_gpu() -> None:
-    run_checks(TRITON_INTERPRET="0")
+    run_checks("-m", "", TRITON_INTERPRET="0")
 
 
 def test_the_backend_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,10 +86,7 @@ def assert_adds_alike(
         assert_same_bits(x.cpu(), expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("round_seed", [None, 2**64 - 1])
-@pytest.mark.parametrize("band", [None, BAND])
+@pytest.mark.parametrize(("dtype", "law", "round_seed", "band"), latin(DTYPES, LAWS, [None, 2**64 - 1], [None, BAND]))
 def check_add(dtype: torch.dtype, law: str, round_seed: int | None, band: Band | None) -> None:
     """Three terms, with all special numbers."""
     src = patterns(N, dtype, torch.Generator().manual_seed(1))

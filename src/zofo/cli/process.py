@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
@@ -33,12 +35,19 @@ def libraries() -> Iterator[None]:
         gc.enable()
 
 
+@functools.cache
+def command(app: typer.Typer) -> Any:
+    """Of all verbs with their options, 20 ms: once for a process that runs several command lines."""
+    return typer.main.get_command(app)
+
+
 def run(app: typer.Typer, args: Sequence[str]) -> int:
     """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 128 + a signal's number."""
     debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
     try:
         with said_once():
-            code = app([a for a in args if a != "--debug"] or ["--help"], prog_name="zofo", standalone_mode=False)
+            given = [a for a in args if a != "--debug"] or ["--help"]
+            code = command(app)(given, prog_name="zofo", standalone_mode=False)
         sys.stdout.flush()
         if code in (INTERRUPTED, *range(129, 160)):  # typer's newer versions turn Ctrl-C into a code, older into Abort
             typer.echo("interrupted", err=True)

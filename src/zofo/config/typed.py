@@ -43,7 +43,7 @@ def build(at: str, cls: type, given: Mapping[str, Any], errors: list[str], files
     required = [f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
     before, whole, values = len(errors), True, {}
     given = _as_meant(at, fields, required, given, errors)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for name, spec in fields.items():
         if name in given:
             value = given[name] if isinstance(given[name], Value) else Value(given[name], "file")
@@ -67,6 +67,12 @@ def build(at: str, cls: type, given: Mapping[str, Any], errors: list[str], files
     problems += files(built) if files is not None else []
     errors += [printable(f"{at}{problem}") for problem in problems]  # a line each, whatever a value holds
     return built if len(errors) == before else None
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Once for a class: every annotation is compiled and evaluated each time."""
+    return typing.get_type_hints(cls)
 
 
 def _as_meant(

@@ -5,6 +5,8 @@ PyYAML reads YAML 1.1, where `no` is False and 1e-3 a text; its tags are replace
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Hashable
 from itertools import chain
@@ -137,7 +139,7 @@ def read_yaml(path: Path, what: str, such_as: str = 'sections such as "method:"'
     """
     place = f"{what} {path}".strip()
     try:
-        data = yaml.load(path.read_text("utf-8"), Loader)
+        data = copy.deepcopy(_parsed(path.read_text("utf-8")))
     except FileNotFoundError:
         raise InputError(f"{place}: no such file") from None
     except OSError as error:
@@ -153,6 +155,12 @@ def read_yaml(path: Path, what: str, such_as: str = 'sections such as "method:"'
     if not isinstance(data, dict):
         raise InputError(f"{place}: expected {such_as} at the top level, got {type(data).__name__}")
     return {str(key): value for key, value in data.items()}
+
+
+@functools.lru_cache(32)
+def _parsed(text: str) -> Any:
+    """A verb reads a run's config.yaml, and the same presets and tasks, several times over."""
+    return yaml.load(text, Loader)
 
 
 def _problem(error: yaml.YAMLError) -> str:
