@@ -17,6 +17,7 @@ from zofo.data.checks import check_choices, check_metrics, say_borders, say_cut_
 from zofo.data.example import Decoding, Example, TaskData, objective_of
 from zofo.data.fewshot import dressed
 from zofo.data.files import BadRows, Record, Tables, columns_of
+from zofo.data.heap import growing
 from zofo.data.hub import from_hub
 from zofo.data.labels import say_labels, say_slips
 from zofo.data.layouts import columns_asked, template_of
@@ -31,6 +32,7 @@ from zofo.errors import InputError, did_you_mean
 log = logging.getLogger("zofo")
 
 
+@growing()
 def load_task(
     cfg: TaskConfig,
     seed: int,

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from zofo.data.ending import trained_id
 from zofo.data.example import Example
 from zofo.data.files import BadRows
+from zofo.data.heap import growing
 from zofo.data.text_tokens import Text, Tokens, common, split
 from zofo.errors import InputError
 
@@ -73,6 +74,7 @@ def _text(example: Example, option: int) -> Text:
     return Text(example.prompt + lead, answer, example.cuttable, example.learnt)
 
 
+@growing()
 def tokenize_all(
     tokenizer: Any,
     examples: Sequence[Example],
