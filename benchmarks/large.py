@@ -5,9 +5,9 @@
 
 Random weights in the models' shapes, random tokens: for seconds and bytes, never for a loss. Each model and dtype has a
 process of its own. In one interleaved run: `limit`, two forwards without a shift, logits only where a label is; `mezo`,
-the step around them (layer mode, signs). peaks: of the resident set, over what was there before. checkpoint: theta's
-snapshot as a run writes it, brought to the disk, beside a file of as many bytes. --bank: the same of 42 tasks' adapters
-p and s (LoRA, rank 8, of SmolLM2-135M's shape) with AdamW's moments.
+the step around them (layer mode, signs). peaks: of the resident set, over what was there before, the compiled kernels
+loaded. checkpoint: theta's snapshot as a run writes it, brought to the disk, beside a file of as many bytes. --bank:
+the same of 42 tasks' adapters p and s (LoRA, rank 8, of SmolLM2-135M's shape) with AdamW's moments.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from zofo.api.memory import named_shapes
 from zofo.config.json_text import dumps, read_json
 from zofo.train.checkpoint import save_theta, save_tree
 from zofo.train.trees import remove_tree, write_tree
+from zofo.zo import kernels
 
 SIZES = ((4, 64), (4, 256))
 
@@ -45,6 +46,7 @@ def measure(name: str, dtype: str, rounds: int) -> dict[str, Any]:
         model: Any = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, dtype))
     world = of_model(model.eval().requires_grad_(False), settings.vocab_size)
     loss, theta, found = world.problem.loss, world.problem.theta, dict[str, Any]()
+    kernels.add(*[torch.randn(1 << 18)] * 2, ((1, 1e-3),), 1)  # numba and LLVM, 100 MiB whatever the model, are loaded
     for rows, length in SIZES if dtype == "float32" else SIZES[:1]:
         batch = world.use(rows, length)
         step = world.steps()["mezo"]
