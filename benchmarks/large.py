@@ -46,7 +46,8 @@ def measure(name: str, dtype: str, rounds: int) -> dict[str, Any]:
         model: Any = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, dtype))
     world = of_model(model.eval().requires_grad_(False), settings.vocab_size)
     loss, theta, found = world.problem.loss, world.problem.theta, dict[str, Any]()
-    kernels.add(*[torch.randn(1 << 18)] * 2, ((1, 1e-3),), 1)  # numba and LLVM, 100 MiB whatever the model, are loaded
+    some = torch.randn(1 << 18)
+    kernels.add(some, some, ((1, 1e-3),), 1)  # numba and LLVM, 100 MiB whatever the model, are loaded
     for rows, length in SIZES if dtype == "float32" else SIZES[:1]:
         batch = world.use(rows, length)
         step = world.steps()["mezo"]

@@ -30,7 +30,7 @@ def write(file: Path, into: Path, rows: int) -> None:
     with into.open("w", encoding="utf-8") as out:
         for i in range(rows):
             text = f"{i} {texts[i % len(texts)]}"
-            out.write(json.dumps({"text": text, "label": LABELS[(i * 2654435761 >> 7) % 2]}) + "\n")
+            out.write(dumps({"text": text, "label": LABELS[(i * 2654435761 >> 7) % 2]}) + "\n")
 
 
 def alone(model: str, file: Path) -> dict[str, Any]:
