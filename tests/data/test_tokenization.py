@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zofo.data import Example
+from zofo.data.text_tokens import Text, split
 from zofo.data.tokenization import Encoded, Row, tokenize, tokenize_all
 from zofo.errors import InputError
 
@@ -64,6 +66,20 @@ def test_characters_of_several_tokens(tiny_tokenizer: Any) -> None:
     e = tokenize(tiny_tokenizer, example("naïve é“", "ï”"), None, "gold", False)
     labels = [token for row in e.rows for _, token, _ in row.labels]
     assert tiny_tokenizer.decode(labels) == "ï”"
+
+
+def test_the_border_is_where_all_offsets_say_it_is(tiny_tokenizer: Any) -> None:
+    """Of blanks, line breaks, accents, signs of several bytes and special tokens, against every token's offset."""
+    rng, pieces = random.Random(1), [*"ab  \n\t.é漢", "😀", "\u0301", "\u200d", "<s>", "</s>", " great"]
+    for _ in range(500):
+        prompt, answer = ("".join(rng.choices(pieces, k=rng.randint(0, most))) for most in (12, 5))
+        (tokens,) = split(tiny_tokenizer, [Text(prompt, answer, None)])
+        out = tiny_tokenizer(prompt + answer, return_offsets_mapping=True, return_special_tokens_mask=True)
+        special, offsets = out["special_tokens_mask"], out["offset_mapping"]
+        start = special.index(0) if 0 in special else len(special)
+        end = max((i + 1 for i, s in enumerate(special) if not s), default=start)
+        first = next((i for i in range(start, end) if offsets[i][1] > len(prompt)), end)
+        assert (tokens.ids, tokens.lead, tokens.first) == (out["input_ids"][:end], start, first), (prompt, answer)
 
 
 def test_sentencepiece_style(stories_dir: Path) -> None:

@@ -102,6 +102,11 @@ def eval_batches(
         yield order[start:end], collate([encoded[i] for i in order[start:end]], pad_id)
 
 
+def forward_cost(device: str) -> float:
+    """Of `eval_batches`, on a kind of device. Of others than a CPU it was not measured, so their batches are full."""
+    return FORWARD_TOKENS if device == "cpu" else math.inf
+
+
 def _ends(shapes: Sequence[tuple[int, int]], most: int, forward: float) -> list[int]:
     """Where batches of examples with these (rows, length), longest first, end: the fewest padded tokens, each batch
     counted as `forward` more.

@@ -14,7 +14,7 @@ from zofo.data.batch import Batch
 from zofo.data.calibration import NULLED, NullKey, null_examples, null_key
 from zofo.data.example import Example, Scoring
 from zofo.data.metrics import METRICS, NONE, one_right, report
-from zofo.data.stream import FORWARD_TOKENS, eval_batches
+from zofo.data.stream import eval_batches, forward_cost
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import RunError
 from zofo.eval.prefix_cache import read_start
@@ -169,8 +169,7 @@ def _forwards(
 ) -> Iterator[tuple[list[int], torch.Tensor, Batch]]:
     """(which examples, the log-probability of each label, the batch) of all batches."""
     start = read_start(scorer, encoded)
-    forward = FORWARD_TOKENS if scorer.device.type == "cpu" else math.inf  # elsewhere not measured: full batches
-    for indices, batch in eval_batches(encoded, batch_size, scorer.pad_id, forward):
+    for indices, batch in eval_batches(encoded, batch_size, scorer.pad_id, forward_cost(scorer.device.type)):
         if start is not None:
             yield indices, *start.logprobs([encoded[i] for i in indices])
         else:

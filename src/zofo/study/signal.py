@@ -25,7 +25,7 @@ from zofo.api.targets import Opened
 from zofo.config.instantiate import make_method
 from zofo.config.resolve import Config
 from zofo.data.loader import shorter
-from zofo.data.stream import eval_batches
+from zofo.data.stream import eval_batches, forward_cost
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import InputError, RunError, did_you_mean, printable
 from zofo.eval.evaluator import make_evaluator
@@ -59,7 +59,8 @@ class Place:
     def losses(self, batch_size: int) -> Tensor:
         """[n] float64; their mean is the loss."""
         sums, weights = torch.zeros(len(self.rows)).double(), torch.zeros(len(self.rows)).double()
-        for indices, batch in eval_batches(self.rows, batch_size, self.loss.scorer.pad_id):
+        scorer = self.loss.scorer
+        for indices, batch in eval_batches(self.rows, batch_size, scorer.pad_id, forward_cost(scorer.device.type)):
             sums[indices], weights[indices] = self.loss.rows(batch.to(self.loss.scorer.device))
         return sums * (len(self.rows) / weights.sum())
 

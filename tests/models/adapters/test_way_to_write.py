@@ -233,3 +233,15 @@ def test_padding_is_tried(family: str, family_dir: Directories) -> None:
     other = load_family(family_dir(family))
     other.register_forward_pre_hook(forget, with_kwargs=True)
     assert pads_left(other) is False
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64])
+def test_a_mask_of_any_kind_says_on_which_side_the_padding_is(
+    dtype: torch.dtype, family_dir: Directories, tiny_tokenizer: Any
+) -> None:
+    writer = adapted("prompt", load_family(family_dir("llama")), tiny_tokenizer).model
+    row, settings = [0, 70, 71, 80], {"max_new_tokens": 5, "pad_token_id": 2}
+    want = writer.generate(torch.tensor([row]), **settings)[0, len(row) :].tolist()
+    for ids, mask in (([2, 2, *row], [0, 0, 1, 1, 1, 1]), ([*row, 2, 2], [1, 1, 1, 1, 0, 0])):
+        out = writer.generate(torch.tensor([ids]), attention_mask=torch.tensor([mask]).to(dtype), **settings)
+        assert out[0, len(ids) :].tolist() == want, (ids, mask)

@@ -27,7 +27,7 @@ from zofo.config.sections import ModelConfig
 from zofo.data import TaskData
 from zofo.data.batch import Batch, collate
 from zofo.data.multitask.setting import find_setting
-from zofo.data.stream import eval_batches, longest
+from zofo.data.stream import eval_batches, forward_cost, longest
 from zofo.data.tokenization import Encoded
 from zofo.errors import InputError
 from zofo.methods._problem import Schedule
@@ -205,7 +205,9 @@ def _batches(built: setup.Session, rows: Rows | None) -> dict[str, Batch]:
         examples = {name: _filled(stream.encoded, train.batch_size) for name, stream in built.streams.items()}
         evaluated = max((built.encoded["dev"], built.encoded["test"]), key=lambda split: max(e.length for e in split))
     batches = {name: collate(batch, pad) for name, batch in examples.items()}
-    parts = (batch for _, batch in eval_batches(evaluated, train.eval_batch_size, pad))
+    asked = built.config.model.device  # of the run, whatever this prediction computes on
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked.partition(":")[0]
+    parts = (batch for _, batch in eval_batches(evaluated, train.eval_batch_size, pad, forward_cost(device)))
     return {**batches, EVALUATION: max(parts, key=lambda batch: batch.input_ids.numel())}
 
 

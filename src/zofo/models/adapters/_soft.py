@@ -88,7 +88,7 @@ class SoftModel(nn.Module):
         after the other. Raises ValueError for a static cache.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if not bool(mask.all()) and (bool((mask.diff() < 0).any()) or not self.takes_padding()):
+        if not bool(mask.all()) and (bool((mask.long().diff() < 0).any()) or not self.takes_padding()):
             return self._one_by_one(input_ids, mask, options)
         handle = self.base.register_forward_pre_hook(_Reading(self), with_kwargs=True)
         try:
