@@ -189,10 +189,10 @@ def spoilt(place: Place | None, bad: float, counts: dict[str, int] | None = None
 
     inside = [False]
 
-    def backward(self: Loss, batch: Any, scale: float = 1.0) -> float:
+    def backward(self: Loss, batch: Any, scale: float = 1.0, everywhere: bool = False) -> float:
         inside[0] = due("loss with gradient")
         try:
-            value = real[1](self, batch, scale)
+            value = real[1](self, batch, scale, everywhere)
         finally:
             inside[0] = False
         if due("gradient"):

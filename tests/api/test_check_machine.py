@@ -80,9 +80,9 @@ def test_mixed_rows_are_compared_with_what_they_are_alone(dtype: torch.dtype, mo
     right = run._mixed(made, dtype)
     assert right.word == "ok"
     loss = made.problem.loss
-    shared = loss._shared
+    tables = loss._tables
     other = {"p": "s", "s": "p"}
-    monkeypatch.setattr(loss, "_shared", lambda parts: shared([(batch, other[name]) for batch, name in parts]))
+    monkeypatch.setattr(loss, "_tables", lambda parts: tables([(batch, other[name]) for batch, name in parts]))
     assert run._mixed(made, dtype).word == "FAILS", "the other adapter"
 
 

@@ -42,10 +42,10 @@ TRAIN: dict[str, tuple[str, str, int, str]] = {
     "the upper update at step 0": ("zofo.objectives._loss.Loss", "each", 1, BILEVEL),
     "the upper update at step 6": ("zofo.zo.point.Point", "add_", 4, BILEVEL),
     "the lower update at step 6": ("zofo.objectives._loss.Loss", "backward", 10, BILEVEL),
-    "the dev evaluation at step 4": ("zofo.eval.likelihood", "eval_batches", 3, BILEVEL),
+    "the dev evaluation at step 4": ("zofo.eval.likelihood", "eval_parts", 3, BILEVEL),
     "saving the best so far at step 2": (MANAGER, "_write_adapters", 1, BILEVEL),
     "saving a checkpoint at step 8": ("zofo.train.checkpoint", "save_tensors", 2, BILEVEL),
-    "the test evaluation": ("zofo.eval.likelihood", "eval_batches", 9, BILEVEL),
+    "the test evaluation": ("zofo.eval.likelihood", "eval_parts", 9, BILEVEL),
     "the upper update at step 0, fo-ft": ("torch.optim.AdamW", "step", 1, "--method fo-ft"),
     "the upper update at step 1, mezo": ("zofo.zo.point.Point", "add_", 2, "--method mezo estimator.shift=copy"),
 }  # fmt: skip
@@ -137,7 +137,7 @@ def test_a_run_says_where_and_what_helps(
 
 
 VERBS = {
-    "the evaluation": (["eval"], "zofo.eval.likelihood", "eval_batches"),
+    "the evaluation": (["eval"], "zofo.eval.likelihood", "eval_parts"),
     "loading the model": (["eval"], "transformers.AutoModelForCausalLM", "from_pretrained"),
     "generation": (["generate", "--prompt", "a"], "zofo.api.generate", "decode"),
 }
@@ -209,7 +209,7 @@ def test_a_resume(
 def test_a_meta_test(
     tiny_model_dir: Path, small_setting: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing(monkeypatch, "zofo.eval.likelihood", "eval_batches", 1, MemoryError())
+    failing(monkeypatch, "zofo.eval.likelihood", "eval_parts", 1, MemoryError())
     assert command_line(["meta-test", str(tiny_model_dir), *task_args(small_setting), "--ways", "zero-shot"]) == 1
     assert the_line(capsys.readouterr().err).startswith("error: out of memory in the meta-test: the process ")
 

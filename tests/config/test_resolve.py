@@ -43,7 +43,7 @@ def test_method_decides_the_sections() -> None:
     config = resolve(None, ["method=mezo"], **BASE)
     assert config.adapter is None
     assert config.estimator is not None
-    assert list(config.to_dict()) == ["model", "task", "method", "estimator", "rule", "train"]
+    assert list(config.to_dict()) == ["model", "task", "method", "estimator", "rule", "train", "parallel"]
 
 
 def test_precedence_preset_file_command_line(tmp_path: Path) -> None:

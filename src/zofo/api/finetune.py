@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from zofo.api.export import export
 from zofo.api.finish import finish
 from zofo.api.memory.before_run import Once, warn_if_it_will_not_fit
 from zofo.api.out_of_memory import explained, smaller, with_options
+from zofo.api.ranks import of_this_process, resumed_from, seen_by_all
 from zofo.api.restore import given_model
 from zofo.api.standing import ended_before, warn_of_the_export
 from zofo.api.start import check_directory
@@ -31,13 +33,17 @@ from zofo.data.rewards import name_given
 from zofo.errors import InputError, RunError
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
+from zofo.train.agreement import same_start
 from zofo.train.callbacks import check_callbacks
 from zofo.train.ending import Ending
+from zofo.train.follower import FollowedDir
 from zofo.train.lease import Lease, refuse_in_use
 from zofo.train.loop import Loop
 from zofo.train.outcome import note, stopped_by
+from zofo.train.record import environment
 from zofo.train.run_dir import RunDir
 from zofo.train.setup import Session, audit, build
+from zofo.zo.ranks import Ranks
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -52,6 +58,7 @@ class Run:
 
     path: Path
     info: dict[str, Any] = field(repr=False)
+    leads: bool = field(default=True, repr=False)  # whether this process wrote it, of several that made it
 
     @property
     def deployed(self) -> str:
@@ -154,45 +161,56 @@ def train(
     """
     config = config.absolute()
     with explained(config, "the rehearsal" if dry_run else "the run"):
-        return _run(config, dry_run, callbacks, metric, load)
+        if dry_run:
+            return _rehearse(config, metric, load)
+        with of_this_process(config) as ranks:
+            return _run(config, callbacks, metric, load, ranks)
+
+
+def _rehearse(config: Config, metric: Callable[..., Any] | None, load: Callable[[ModelConfig], Loaded] | None) -> Run:
+    from zofo.api.dry_run import dry_run as rehearse
+
+    warn_if_it_will_not_fit(config)
+    return Run(Path(config.train.output_dir), rehearse(config, metric, load))
 
 
 def _run(
     config: Config,
-    dry_run: bool,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
     metric: Callable[..., Any] | None,
     load: Callable[[ModelConfig], Loaded] | None,
+    ranks: Ranks,
 ) -> Run:
-    began, run = time.perf_counter(), RunDir(config.train.output_dir)
-    if dry_run:
-        from zofo.api.dry_run import dry_run as rehearse
-
-        warn_if_it_will_not_fit(config)
-        return Run(run.root, rehearse(config, metric, load))
+    began, root = time.perf_counter(), Path(config.train.output_dir)
     check_callbacks(config.train.report_to, callbacks)
+    ranks.lead(lambda: _check_alone(config, RunDir(root)))
+    with rows_kept() as let_go:
+        warn_if_it_will_not_fit(config, read=(read := Once()))
+        trained = adapter_start.trained_for(config)
+        load = load or (None if read.tokenizer is None else partial(load_model, tokenizer=read.tokenizer))
+        session = build(config, load, metric=metric, start=None if trained is None else trained.directory, ranks=ranks)
+        let_go()
+    warn_of_the_export(Path(config.model.name), export_info(Path(config.model.name)))
+    if session.journals:
+        audit(session)
+    same_start(ranks, {"settings": config.hash(), **session.inputs, "versions": environment()["packages"]})
+    adapter_start.say_what_differs(config, trained, session.base_sha256, session.loaded.tokenizer)
+    if config.train.resume is None:
+        say_trained_before(config, session.data)
+    # Not before everything that can be wrong with the input has been found
+    with Lease(root) if ranks.leads else nullcontext() as lease:
+        run = FollowedDir(root) if lease is None else RunDir(root, lease.check)
+        return _train(session, run, resumed_from(session.config, run, ranks), callbacks, began)
+
+
+def _check_alone(config: Config, run: RunDir) -> None:
+    """Raises InputError where the directory is another run's, or another process's."""
     refuse_in_use(run.root, here=True)
     try:
         check_directory(config, run)
     except InputError:
         refuse_in_use(run.root)  # then what helps is to wait
         raise
-    with rows_kept() as let_go:
-        warn_if_it_will_not_fit(config, read=(read := Once()))
-        trained = adapter_start.trained_for(config)
-        load = load or (None if read.tokenizer is None else partial(load_model, tokenizer=read.tokenizer))
-        session = build(config, load, metric=metric, start=None if trained is None else trained.directory)
-        let_go()
-    warn_of_the_export(Path(config.model.name), export_info(Path(config.model.name)))
-    if session.journals:
-        audit(session)
-    _ = session.inputs  # while theta is still the base
-    adapter_start.say_what_differs(config, trained, session.base_sha256, session.loaded.tokenizer)
-    if config.train.resume is None:
-        say_trained_before(config, session.data)
-    with Lease(run.root) as lease:  # not before everything that can be wrong with the input has been found
-        run = RunDir(run.root, lease.check)
-        return _train(session, run, check_directory(session.config, run), callbacks, began)
 
 
 def _train(
@@ -205,8 +223,8 @@ def _train(
     """began: see `Phases`."""
     config = session.config  # of which the steps are counted
     if resume_from is None:
-        run.clear()
-        run.begin(session.inputs)
+        session.ranks.lead(lambda: (run.clear(), run.begin(session.inputs)))
+    seen_by_all(run, session.ranks)
     loop, before = Loop(session, run, callbacks, began), None if resume_from is None else ended_before(run)
     if resume_from is not None:
         loop.resume(resume_from)  # may be refused, and must leave the run as it was then
@@ -228,7 +246,7 @@ def _train(
         raise
     if (ending := Ending.read(info["outcome"])).failed:
         raise RunError(f"{ending.reason}; the weights in {run.root} are {ending.weights}; {ending.fix}")
-    return Run(run.root, info)
+    return Run(run.root, info, session.ranks.leads)
 
 
 def score_test(path: str | Path, load: Callable[[ModelConfig], Loaded] | None = None) -> Run:

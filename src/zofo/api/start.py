@@ -104,7 +104,7 @@ def _same_run(config: Config, run: RunDir) -> None:
     saved = run.read_config().absolute().to_dict()
     now = config.to_dict()
     changed, pinned = [], "examples" in run.inputs
-    for section in sorted({*saved, *now}):
+    for section in sorted({*saved, *now} - {"parallel"}):  # how many compute changes nothing
         before, here = saved.get(section) or {}, now.get(section) or {}
         for key in sorted({*before, *here}):
             if before.get(key) == here.get(key) or (section == "train" and key in _MAY_CHANGE):

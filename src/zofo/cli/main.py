@@ -120,7 +120,7 @@ def train(
             finished = finetune.train(config, dry_run)
         except Interrupted as stop:
             raise typer.Exit(128 + stop.number) from stop
-    if not dry_run:
+    if not dry_run and finished.leads:
         print_run(finished)
 
 

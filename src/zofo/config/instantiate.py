@@ -19,10 +19,12 @@ def make_mask(config: Config, gradients: Any = None, listen: Any = None) -> Any:
     return registry.load("masks", config.names["mask"]).Mask(config.mask, config.train.seed, gradients, listen)
 
 
-def make_estimator(config: Config, gradients: Any = None, listen: Any = None) -> Any:
-    """The estimator as at the start of a run, with its mask; gradients, listen: see `make_mask`."""
+def make_estimator(config: Config, gradients: Any = None, listen: Any = None, ranks: Any = None) -> Any:
+    """The estimator as at the start of a run, with its mask; gradients, listen: see `make_mask`. ranks: the
+    `zo.ranks.Ranks` that share its directions."""
     module = registry.load("estimators", config.names["estimator"])
-    return module.Estimator(config.estimator, config.train.seed, make_mask(config, gradients, listen))
+    shared = () if ranks is None else (ranks,)
+    return module.Estimator(config.estimator, config.train.seed, make_mask(config, gradients, listen), *shared)
 
 
 def make_rule(config: Config) -> Any:

@@ -12,7 +12,8 @@ from zofo.config import registry
 from zofo.config.yaml_reader import scalar
 from zofo.errors import printable
 
-SECTIONS = ("model", "task", "method", "adapter", "estimator", "mask", "rule", "train")
+SECTIONS = ("model", "task", "method", "adapter", "estimator", "mask", "rule", "train", "parallel")
+UNNAMED = ("train", "parallel")
 MODULE_SECTIONS = ("method", "adapter", "estimator", "mask", "rule")
 DEFAULT_NAMES = {"adapter": "lora", "estimator": "spsa", "mask": "magnitude", "rule": "sgd"}
 
@@ -49,7 +50,7 @@ class Layer:
                 self.sections.setdefault(section, {})
                 for key, value in content.items():
                     self.put(section, str(key), value)
-            elif isinstance(content, (str, os.PathLike)) and section != "train":
+            elif isinstance(content, (str, os.PathLike)) and section not in UNNAMED:
                 self.put(section, "name", os.fspath(content))
             elif content is not None:
                 errors.append(f"{section}: expected {_expected(section)}, got {brief(content)} ({self.source})")
@@ -65,7 +66,7 @@ class Layer:
                 errors.append(f'{shown}: expected "section.key=value"')
             elif section not in SECTIONS:
                 self.unknown.append(path.strip())
-            elif not dot and section == "train":
+            elif not dot and section in UNNAMED:
                 errors.append(f'{shown}: expected "train.key=value"')
             else:
                 self.put(section, key if dot else "name", scalar(raw), raw)
@@ -75,7 +76,7 @@ class Layer:
 def _expected(section: str) -> str:
     if section == "model":
         return "a hub id, a directory (save_pretrained writes one) or a mapping of fields"
-    return "a mapping of fields" + (" or a name" if section != "train" else "")
+    return "a mapping of fields" + (" or a name" if section not in UNNAMED else "")
 
 
 def brief(value: object) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from zofo.config import registry
 from zofo.config.known_words import Word, known
 from zofo.config.layers import MODULE_SECTIONS, SECTIONS
+from zofo.config.parallel import ParallelConfig
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
 from zofo.errors import nearest
 
@@ -34,7 +35,7 @@ class Place:
 def every_place() -> list[Place]:
     """Of the sections that all runs have, then of those of the registry's entries, a place for each field: one for
     entries in which it is the same, default and all."""
-    core: dict[str, type] = {"model": ModelConfig, "task": TaskConfig, "train": TrainConfig}
+    core: dict[str, type] = {"model": ModelConfig, "task": TaskConfig, "train": TrainConfig, "parallel": ParallelConfig}
     places = [Place(section, spec.name, cls) for section, cls in core.items() for spec in dataclasses.fields(cls)]
     for section in MODULE_SECTIONS:
         alike: dict[str, Place] = {}

@@ -26,6 +26,7 @@ from zofo.config.layers import (
     merge,
 )
 from zofo.config.moved import settle
+from zofo.config.parallel import ParallelConfig
 from zofo.config.paths import PLACED, absolute, bare, located
 from zofo.config.places import somewhere_else
 from zofo.config.sections import ModelConfig, TaskConfig, TrainConfig
@@ -37,7 +38,12 @@ from zofo.errors import InputError, printable
 
 __all__ = ["CORE", "SECTIONS", "Config", "ModelConfig", "TaskConfig", "TrainConfig", "from_dict", "load", "resolve"]
 
-CORE: dict[str, type] = {"model": ModelConfig, "task": TaskConfig, "train": TrainConfig}
+CORE: dict[str, type] = {
+    "model": ModelConfig,
+    "task": TaskConfig,
+    "train": TrainConfig,
+    "parallel": ParallelConfig,
+}
 MERGE = "; a trained adapter goes on with it merged into its model: zofo export RUN OUT --merge, then --model OUT"
 # How a run is started, not what it trains; num_train_epochs is the max_steps that are made of it
 _LAUNCH_ONLY = ("output_dir", "resume", "overwrite", "num_train_epochs", "score_test")
@@ -55,6 +61,7 @@ class Config:
     estimator: Any = None
     mask: Any = None
     rule: Any = None
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     names: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
@@ -99,6 +106,7 @@ class Config:
     def hash(self) -> str:
         """SHA-256 of what the run computes: canonical JSON without what is of its start alone."""
         data = self.to_dict()
+        data.pop("parallel")
         for key in _LAUNCH_ONLY:
             data["train"].pop(key)
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -91,19 +91,25 @@ class Stream:
         self.position = int(state["position"])
 
 
+def eval_parts(encoded: Sequence[Encoded], batch_size: int, forward: float = FORWARD_TOKENS) -> list[list[int]]:
+    """Indices into `encoded` of the batches of an evaluation, longest examples first. batch_size: the most examples of
+    one; fewer where the padding would cost more than another forward. forward: what one costs, in tokens; inf: as few
+    as may be."""
+    order = sorted(range(len(encoded)), key=lambda i: (-encoded[i].length, i))
+    ends = _ends([(len(encoded[i].rows), encoded[i].length) for i in order], batch_size, forward)
+    return [order[start:end] for start, end in zip([0, *ends], ends)]
+
+
 def eval_batches(
     encoded: Sequence[Encoded], batch_size: int, pad_id: int, forward: float = FORWARD_TOKENS
 ) -> Iterator[tuple[list[int], Batch]]:
-    """(indices into `encoded`, batch), longest examples first. batch_size: the most examples of one; fewer where the
-    padding would cost more than another forward. forward: what one costs, in tokens; inf: as few as may be."""
-    order = sorted(range(len(encoded)), key=lambda i: (-encoded[i].length, i))
-    ends = _ends([(len(encoded[i].rows), encoded[i].length) for i in order], batch_size, forward)
-    for start, end in zip([0, *ends], ends):
-        yield order[start:end], collate([encoded[i] for i in order[start:end]], pad_id)
+    """(indices into `encoded`, batch) of each of `eval_parts`."""
+    for indices in eval_parts(encoded, batch_size, forward):
+        yield indices, collate([encoded[i] for i in indices], pad_id)
 
 
 def forward_cost(device: str) -> float:
-    """Of `eval_batches`, on a kind of device. Of others than a CPU it was not measured, so their batches are full."""
+    """Of `eval_parts`, on a kind of device. Of others than a CPU it was not measured, so their batches are full."""
     return FORWARD_TOKENS if device == "cpu" else math.inf
 
 

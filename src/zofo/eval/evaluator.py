@@ -52,7 +52,8 @@ class Evaluator:
         null, scoring = None, self.data.scoring
         if scoring in NULLED:
             examples = [e.example for e in encoded]
-            null = null_scores(self.loss.scorer, examples, self.tokenizer, self.max_length, self.batch_size, scoring)
+            scorer, ranks = self.loss.scorer, self.loss.ranks
+            null = null_scores(scorer, examples, self.tokenizer, self.max_length, self.batch_size, scoring, ranks)
         one_answer = all(len({e.example.answers[i] for i in e.gold}) == 1 for e in encoded)
         labels = self.data.labels if one_answer else ()
         evaluation = evaluate(self.loss, encoded, self.data.metrics, self.batch_size, progress, scoring, labels, null)
@@ -63,17 +64,28 @@ class Evaluator:
             return by_task(evaluation, encoded, self.data.groups)
         if self.data.kind != "generation" or not generate:
             return evaluation
-        examples = [e.example for e in encoded]
-        texts = self.decode(examples, progress)
+        texts, measured = self._written([e.example for e in encoded], progress)
         measured = [
             self._wrong(values) if p.predicted == NONE else values
-            for values, p in zip(self.measure(texts, examples), evaluation.predictions)
+            for values, p in zip(measured, evaluation.predictions)
         ]
         outcomes = zip(evaluation.predictions, texts, measured)
         predictions = [replace(p, texts=tuple(t), measures=m) for p, t, m in outcomes]
         names = list(dict.fromkeys(name for m in measured for name in m))
         values = {name: sum(m[name] for m in measured) / len(measured) for name in names}
         return Evaluation(evaluation.values | values, predictions)
+
+    def _written(
+        self, examples: Sequence[Example], progress: Callable[[int], None] | None
+    ) -> tuple[list[list[str]], list[dict[str, float]]]:
+        """(the texts of each example, its metrics). Each rank writes and measures a share of them: a reward is asked
+        once for each."""
+        ranks = self.loss.ranks
+        mine = list(examples[ranks.rank :: ranks.size])
+        of_all = (lambda done: progress(min(done * ranks.size, len(examples)))) if progress else None
+        texts = self.decode(mine, of_all)
+        both = ranks.objects(list(zip(texts, self.measure(texts, mine))), len(examples))
+        return [each for each, _ in both], [values for _, values in both]
 
     @torch.no_grad()
     def decode(self, examples: Sequence[Example], progress: Callable[[int], None] | None = None) -> list[list[str]]:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from zofo.data.batch import Batch
+from zofo.data.batch import Batch, collate
 from zofo.data.calibration import NULLED, NullKey, null_examples, null_key
 from zofo.data.example import Example, Scoring
 from zofo.data.metrics import METRICS, NONE, one_right, report
-from zofo.data.stream import eval_batches, forward_cost
+from zofo.data.stream import eval_parts, forward_cost
 from zofo.data.tokenization import Encoded, tokenize_all
 from zofo.errors import RunError
 from zofo.eval.prefix_cache import read_start
 from zofo.models.scorer import Scorer
 from zofo.objectives._base import option_scores
 from zofo.objectives._loss import Loss
+from zofo.zo.ranks import ALONE, Ranks
 
 log = logging.getLogger("zofo")
 
@@ -112,17 +113,21 @@ def evaluate(
     names of the options, for a report. progress: called with the number of examples done so far.
     """
     outcomes: list[Prediction | None] = [None] * len(encoded)
-    total, weight, done = 0.0, 0.0, 0
-    for indices, logp, batch in _forwards(loss.scorer, encoded, batch_size):
+
+    def measured(indices: Sequence[int], logp: torch.Tensor, batch: Batch) -> torch.Tensor:
         sums, weights = (x.double().cpu() for x in loss.objective(logp, batch))
-        total, weight = total + float(sums.sum()), weight + float(weights.sum())
-        by_example = _scores([encoded[i] for i in indices], logp, batch, scoring, null or {})
-        for place, (index, by_option) in enumerate(zip(indices, by_example)):
-            e, value = encoded[index], float(sums[place] / weights[place])
+        scores = _scores([encoded[i] for i in indices], logp, batch, scoring, null or {})
+        return torch.cat([sums.sum()[None], weights.sum()[None], sums / weights, *scores])
+
+    total, weight = 0.0, 0.0
+    for indices, each in _forwards(loss.scorer, encoded, batch_size, measured, 2, 1, loss.ranks, progress):
+        total, weight = total + float(each[0]), weight + float(each[1])
+        losses, by_example = each[2 : 2 + len(indices)], each[2 + len(indices) :]
+        for index, value, by_option in zip(
+            indices, losses.tolist(), by_example.split([encoded[i].n_options for i in indices])
+        ):
+            e = encoded[index]
             outcomes[index] = Prediction(e.example.id, tuple(by_option.tolist()), likeliest(by_option), e.gold, value)
-        done += len(indices)
-        if progress is not None:
-            progress(done)
     predictions = [p for p in outcomes if p is not None]
     values: dict[str, float] = {"loss": total / weight, "n": len(predictions)}
     if unpredicted := sum(p.predicted == NONE for p in predictions):
@@ -154,27 +159,55 @@ def option_scores_of(
     scoring: Scoring = "mean",
     null: Mapping[NullKey, Sequence[float]] | None = None,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[torch.Tensor]:
-    """fp64 [options] of each example: its options' scores, whichever is right. Arguments: see `evaluate`."""
+    """fp64 [options] of each example: its options' scores, whichever is right. Arguments: see `evaluate`. ranks: those
+    that share the batches."""
     scores: dict[int, torch.Tensor] = {}
-    for indices, logp, batch in _forwards(scorer, encoded, batch_size):
-        scores |= zip(indices, _scores([encoded[i] for i in indices], logp, batch, scoring, null or {}))
-        if progress is not None:
-            progress(len(scores))
+
+    def scored(indices: Sequence[int], logp: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return torch.cat(_scores([encoded[i] for i in indices], logp, batch, scoring, null or {}))
+
+    for indices, each in _forwards(scorer, encoded, batch_size, scored, 0, 0, ranks, progress):
+        scores |= zip(indices, each.split([encoded[i].n_options for i in indices]))
     return [scores[i] for i in range(len(encoded))]
 
 
 def _forwards(
-    scorer: Scorer, encoded: Sequence[Encoded], batch_size: int
-) -> Iterator[tuple[list[int], torch.Tensor, Batch]]:
-    """(which examples, the log-probability of each label, the batch) of all batches."""
+    scorer: Scorer,
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    measure: Callable[[Sequence[int], torch.Tensor, Batch], torch.Tensor],
+    of_batch: int,
+    of_example: int,
+    ranks: Ranks,
+    progress: Callable[[int], None] | None,
+) -> list[tuple[list[int], torch.Tensor]]:
+    """(which examples, what `measure` makes of them) of all batches, which the ranks share.
+
+    measure(which examples, the log-probability of each label, the batch) is float64: so many numbers of the batch, so
+    many of each example, and one of each option.
+    """
     start = read_start(scorer, encoded)
-    for indices, batch in eval_batches(encoded, batch_size, scorer.pad_id, forward_cost(scorer.device.type)):
+    if not ranks.every(start is not None):  # a probe's outcome is one machine's
+        start = None
+    parts, done = eval_parts(encoded, batch_size, forward_cost(scorer.device.type)), 0
+
+    def compute(indices: list[int]) -> torch.Tensor:
+        nonlocal done
+        examples = [encoded[i] for i in indices]
         if start is not None:
-            yield indices, *start.logprobs([encoded[i] for i in indices])
+            values = measure(indices, *start.logprobs(examples))
         else:
-            batch = batch.to(scorer.device)
-            yield indices, scorer.logprobs(batch), batch
+            batch = collate(examples, scorer.pad_id).to(scorer.device)
+            values = measure(indices, scorer.logprobs(batch), batch)
+        done += len(indices)
+        if progress is not None:
+            progress(min(done * ranks.size, len(encoded)))
+        return values
+
+    sizes = [of_batch + sum(of_example + encoded[i].n_options for i in indices) for indices in parts]
+    return list(zip(parts, ranks.dealt(parts, sizes, compute)))
 
 
 def _scores(
@@ -206,11 +239,12 @@ def null_scores(
     max_length: int | None,
     batch_size: int,
     scoring: Scoring = "calibrated",
+    ranks: Ranks = ALONE,
 ) -> dict[NullKey, tuple[float, ...]]:
     """{null_key: each option's score, as `scoring` takes it, after the prompt without its input}."""
     kinds = null_examples(examples, scoring)
     rows = tokenize_all(tokenizer, list(kinds.values()), max_length, "options", False, True)
-    scores = option_scores_of(scorer, rows, batch_size, "mean" if scoring == "pmi" else "sum")
+    scores = option_scores_of(scorer, rows, batch_size, "mean" if scoring == "pmi" else "sum", ranks=ranks)
     return {key: tuple(each.tolist()) for key, each in zip(kinds, scores)}
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zofo.errors import NonFiniteError
+from zofo.zo.ranks import ALONE, Ranks
 
 Kind = Literal["adamw", "sgd"]
 
@@ -17,7 +18,15 @@ Kind = Literal["adamw", "sgd"]
 class Descent:
     """AdamW without weight decay (appendix B.1.4) or plain SGD, on named parameters whose `.grad` somebody filled."""
 
-    def __init__(self, params: Mapping[str, Tensor], kind: Kind = "adamw", max_grad_norm: float | None = None):
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        kind: Kind = "adamw",
+        max_grad_norm: float | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """ranks: those that each fill `.grad` with the gradient of their slice of a batch."""
+        self.ranks, self._summed = ranks, False
         self.params, self.max_grad_norm = dict(params), max_grad_norm
         values = list(self.params.values())
         if kind == "adamw":
@@ -43,13 +52,28 @@ class Descent:
 
     def check(self) -> float:
         """The norm of the gradients. Raises NonFiniteError, before anything moves, when it is not finite."""
+        self._sum()
         norm = float(nn.utils.get_total_norm([p.grad for p in self.params.values() if p.grad is not None]))
         if not math.isfinite(norm):
             raise NonFiniteError(f"the norm of the gradient is {norm}")
         return norm
 
+    def _sum(self) -> None:
+        """The gradients of all ranks, once: before the norm, so that all have one, and clip alike. A tensor that no
+        rank has a gradient of has none still: AdamW would move it."""
+        if self._summed or self.ranks.alone:
+            return
+        params = list(self.params.values())
+        has = self.ranks.highest([float(param.grad is not None) for param in params])
+        for param, known in zip(params, has, strict=True):
+            if known and param.grad is None:
+                param.grad = torch.zeros_like(param)
+        self.ranks.sum_([param.grad for param in params if param.grad is not None])
+        self._summed = True
+
     def drop(self) -> None:
         """Forget the gradients."""
+        self._summed = False
         self.optimizer.zero_grad(set_to_none=True)
 
     def forget(self) -> None:

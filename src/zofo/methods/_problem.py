@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zofo.errors import NonFiniteError, during
 from zofo.methods._nonfinite import Refusals
 from zofo.zo.keys import derive
+from zofo.zo.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from zofo.data.batch import Batch
@@ -77,6 +78,7 @@ class Problem:
     tasks: tuple[str, ...] = ()  # of a setting: those that are trained on
     among: Callable[[Sequence[str], object], None] = lambda tasks, round: None  # batches are of these tasks from now on
     metric: Loss | None = None  # the loss with minus the task's metric as its objective
+    ranks: Ranks = ALONE  # those that make the run together
     descents: list[Descent] = field(default_factory=list)
 
     @property
@@ -105,7 +107,7 @@ class Problem:
         else:
             assert self.adapters is not None
             params = self.adapters.parameters(name)
-        self.descents.append(Descent(params, kind, self.max_grad_norm))
+        self.descents.append(Descent(params, kind, self.max_grad_norm, self.ranks))
         return self.descents[-1]
 
     @contextmanager

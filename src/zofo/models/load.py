@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -260,7 +261,7 @@ def why_not_loaded(error: Exception, part: str = "") -> str:
 
 def device_of(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError("model.device: mps was asked for, but this torch sees no Apple GPU; take auto or cpu")
@@ -268,6 +269,8 @@ def device_of(name: str) -> torch.device:
         raise InputError(f"model.device: {name} was asked for, but this torch sees no CUDA device")
     if kind == "cuda" and number and int(number[:6]) >= torch.cuda.device_count():
         raise InputError(f"model.device: {name} was asked for, and there are {torch.cuda.device_count()} CUDA devices")
+    if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:  # of the processes of a machine each has its own
+        return torch.device(name, int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device(name)
 
 

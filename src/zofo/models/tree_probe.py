@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,11 @@ PREFIX, BRANCH, BRANCHES = 64, 16, 4  # the most tokens, and branches, of the ro
 
 
 def share_prompts(
-    scorer: Scorer, encoded: Mapping[str, Sequence[Encoded]], limit: int | None
+    scorer: Scorer, encoded: Mapping[str, Sequence[Encoded]], limit: int | None, agreed: Callable[[bool], bool] = bool
 ) -> dict[str, list[Encoded]]:
     """The examples of each split, packed where that saves tokens and the model computes the same from packed rows.
 
-    limit: see `option_trees`. The meter is not moved.
+    limit: see `option_trees`. agreed: whether all ranks found what this one did. The meter is not moved.
     """
     plain = {name: list(examples) for name, examples in encoded.items()}
     packed = {name: option_trees(examples, limit) for name, examples in plain.items()}
@@ -36,8 +36,9 @@ def share_prompts(
     changed = sum(after is not before for before, after in pairs)
     if not changed:
         return plain
-    if reason := probe(scorer, pairs):
-        log.info("a prompt is computed anew for each of its options: %s", reason)
+    reason = probe(scorer, pairs)
+    if not agreed(not reason):
+        log.info("a prompt is computed anew for each of its options: %s", reason or "so another rank found")
         return plain
     before, after = (sum(len(row.ids) for pair in pairs for row in pair[i].rows) for i in (0, 1))
     log.info(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ from zofo.data.stream import FORWARD_TOKENS
 from zofo.errors import NonFiniteError
 from zofo.models.scorer import Scorer
 from zofo.objectives._base import Objective
+from zofo.zo.ranks import ALONE, Axis, Ranks
 
 if TYPE_CHECKING:
     from zofo.models.adapters._set import AdapterSet
 
 
 SHARED_TOKENS = {"cpu": 1152, "cuda": 8192}  # cuda: not measured; there a forward of few tokens is launches
+EMPTY = torch.empty(0, 2, dtype=torch.float64)
 LEFT_ALONE = 4  # examples from which a row's fp32 numbers on a CPU depend on the padding, not on the rows beside it
 
 
@@ -65,7 +67,7 @@ class Loss:
         objective: Objective,
         adapters: AdapterSet | None = None,
         micro_batch_size: int | None = None,
-        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+        ranks: Ranks = ALONE,
         meter: Meter | None = None,
         checkpointed: bool = False,
     ) -> None:
@@ -73,19 +75,20 @@ class Loss:
 
         checkpointed: layers are computed again for the gradient (activation checkpointing), when nothing says any more
         which row has which adapter.
-        reduce: the sum of a tensor over all ranks, so that a value is the global mean and the same number on each.
+        ranks: those that compute a batch's slices; a value is of the whole batch, and the same number on each of them.
         meter: what several losses of one run count with together.
         """
-        self.reduce = reduce
+        self.ranks = ranks
         self.scorer, self.objective = scorer, objective
         self.adapters, self.micro_batch_size = adapters, micro_batch_size
         self.meter, self.checkpointed = meter or Meter(), checkpointed
+        ranks.counts(vars(self.meter))
         self.nonfinite = ""  # the last value that was not finite, in words; whoever asks clears it before
 
     def of(self, objective: Objective) -> Loss:
         """The same with another objective; both count with one meter."""
         return Loss(
-            self.scorer, objective, self.adapters, self.micro_batch_size, self.reduce, self.meter, self.checkpointed
+            self.scorer, objective, self.adapters, self.micro_batch_size, self.ranks, self.meter, self.checkpointed
         )
 
     def _micro(
@@ -111,26 +114,26 @@ class Loss:
         else the forward stays whole.
         """
         group = self._groups([batch for batch, _ in parts])[0]
-        value = self._one(*parts[0]) if len(group) == 1 else self._beside([parts[i] for i in group])
-        self._watch(value, parts[0][1])
+        mine = self._tables(parts[:1])[0] if len(group) == 1 else self._beside([parts[i] for i in group])
+        (value,) = self._means([mine], parts[:1])
         return value
 
-    def _beside(self, parts: Sequence[tuple[Batch, str | None]]) -> float:
-        """Of the first of several parts that share a forward."""
-        whole, members = self._joined(parts)
-        mine = parts[0][0].examples
-        if self._left_alone(members[:mine]):
+    def _beside(self, parts: Sequence[tuple[Batch, str | None]]) -> Tensor:
+        """As `_tables`, of the first of several parts that share a forward."""
+        whole, members, counts = self._joined(parts)
+        mine = counts[0]
+        if alone := self._left_alone(members[:mine]):
             whole, members = whole.select(slice(mine), trimmed=False), members[:mine]
-        self._count(whole)
-        sums, weights = self._each_sum(whole, members)
-        return self._mean(sums[:mine], weights[:mine])
+        self._count(*(batch for batch, _ in (parts[:1] if alone else parts)))
+        return self._table(whole, members)[:mine] if mine else EMPTY
 
     def cuts(self, parts: Sequence[tuple[Batch, str | None]]) -> bool:
         """Whether micro-batches cut a forward that several parts share: the same example then has other neighbours and
         other padding in each, and other last bits."""
         batches, size = [batch for batch, _ in parts], self.micro_batch_size
         shared = (group for group in self._groups(batches) if len(group) > 1)
-        return size is not None and any(sum(batches[i].examples for i in group) > size for group in shared)
+        most = [self.ranks.cut(batch.examples)[0].stop for batch in batches]
+        return size is not None and any(sum(most[i] for i in group) > size for group in shared)
 
     def _left_alone(self, members: Sequence[str | None]) -> bool:
         """Whether examples with these adapters have the same bits without those beside them. In bf16 and fp16 mixed
@@ -139,11 +142,12 @@ class Loss:
         alike = len(members) >= LEFT_ALONE and len(set(members)) == 1
         return alike and self.scorer.device.type == "cpu" and dtype == torch.float32
 
-    def _count(self, batch: Batch, backward: bool = False) -> None:
+    def _count(self, *batches: Batch, backward: bool = False) -> None:
+        """One pass over these batches, over all ranks."""
         self.meter.forwards += 1
         self.meter.backward_passes += backward
-        self.meter.examples_seen += batch.examples
-        self.meter.tokens += batch.tokens
+        self.meter.examples_seen += sum(batch.examples for batch in batches)
+        self.meter.tokens += sum(batch.tokens for batch in batches)
 
     def _sums(self, batch: Batch, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return self.objective.sums(self.scorer, batch.to(self.scorer.device), **kwargs)
@@ -157,13 +161,10 @@ class Loss:
     def each(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
         """F of several (batch, adapter name) parts. Parts whose adapters can sit on rows of one batch share a forward
         where that is faster, which `shares` says. None stands for the active adapter."""
-        values: dict[int, float] = {}
+        tables: dict[int, Tensor] = {}
         for group in self._groups([batch for batch, _ in parts]):
-            together = [parts[i] for i in group]
-            values |= zip(group, self._shared(together) if len(together) > 1 else [self._one(*together[0])])
-        for i, (_, name) in enumerate(parts):
-            self._watch(values[i], name)
-        return [values[i] for i in range(len(parts))]
+            tables |= zip(group, self._tables([parts[i] for i in group]))
+        return self._means([tables[i] for i in range(len(parts))], parts)
 
     @torch.no_grad()
     def rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -179,7 +180,8 @@ class Loss:
             return [[i] for i in every]
 
         def fits(group: list[int]) -> bool:
-            return shares([tuple(batches[i].input_ids.shape) for i in group], self.scorer.device.type)
+            shapes = [tuple(batches[i].input_ids.shape) for i in group]
+            return shares([(math.ceil(rows / self.ranks.data), n) for rows, n in shapes], self.scorer.device.type)
 
         if fits(every):
             return [every]
@@ -188,26 +190,44 @@ class Loss:
             same.setdefault(id(batch), []).append(i)
         return [part for group in same.values() for part in ([group] if fits(group) else [[i] for i in group])]
 
-    def _shared(self, parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
-        whole, members = self._joined(parts)
-        self._count(whole)
-        sizes = [batch.examples for batch, _ in parts]
-        split = zip(*(each.split(sizes) for each in self._each_sum(whole, members)))
-        return [self._mean(s, w) for s, w in split]
+    def _tables(self, parts: Sequence[tuple[Batch, str | None]]) -> list[Tensor]:
+        """float64 [examples of this rank, 2] of each part, on the CPU: what an example adds to F's sum and weight. All
+        in one forward."""
+        self._count(*(batch for batch, _ in parts))
+        whole, members, counts = self._joined(parts)
+        return list(self._table(whole, members).split(counts)) if members else [EMPTY for _ in parts]
 
-    def _joined(self, parts: Sequence[tuple[Batch, str | None]]) -> tuple[Batch, list[str | None]]:
-        """Several parts as one batch, and the adapter of each of its examples."""
-        whole = concat([batch for batch, _ in parts], self.scorer.pad_id)
-        return whole, [m for batch, name in parts for m in self._members(batch, name)]
+    def _table(self, batch: Batch, members: Sequence[str | None]) -> Tensor:
+        return torch.stack(self._each_sum(batch, members), 1).cpu()
+
+    def _joined(self, parts: Sequence[tuple[Batch, str | None]]) -> tuple[Batch, list[str | None], list[int]]:
+        """This rank's slices of several parts as one batch, the adapter of each of its examples, and how many are of
+        which part. Without any the batch is a whole one, which nobody reads."""
+        mine = [(self._slice(batch), name) for batch, name in parts]
+        counts = [0 if batch is None else batch.examples for batch, _ in mine]
+        there = [(batch, name) for batch, name in mine if batch is not None]
+        members = [m for batch, name in there for m in self._members(batch, name)]
+        batches = [batch for batch, _ in there] or [parts[0][0]]
+        return batches[0] if len(batches) == 1 else concat(batches, self.scorer.pad_id), members, counts
+
+    def _slice(self, batch: Batch, axis: Axis = "data") -> Batch | None:
+        """This rank's slice of a batch; None where there are fewer examples than ranks, and none for it."""
+        if self.ranks.count(axis) == 1:
+            return batch
+        mine = self.ranks.mine(batch.examples, axis)
+        return None if mine.start == mine.stop else batch.select(mine)
+
+    def _means(self, mine: Sequence[Tensor], parts: Sequence[tuple[Batch, str | None]]) -> list[float]:
+        """F of each part: sums over weights of the examples of all ranks, each added up in their order."""
+        tables = self.ranks.rows(mine, [batch.examples for batch, _ in parts])
+        values = []
+        for table, (_, name) in zip(tables, parts, strict=True):
+            values.append(self._mean(*table.T.contiguous()))
+            self._watch(values[-1], name)
+        return values
 
     def _mean(self, sums: Tensor, weights: Tensor) -> float:
-        """The global mean: sums over weights, each added up over the ranks first."""
-        total, weight = self.reduce(torch.stack([sums.sum(), weights.sum()]))
-        return float(total / weight)
-
-    def _one(self, batch: Batch, name: str | None) -> float:
-        self._count(batch)
-        return self._mean(*self._each_sum(batch, self._members(batch, name)))
+        return float(sums.sum() / weights.sum())
 
     def _members(self, batch: Batch, name: str | None) -> list[str | None]:
         """The adapter of each example. None: what is active as it is."""
@@ -238,24 +258,42 @@ class Loss:
         sums, weights = (torch.cat(parts).double() for parts in zip(*pieces))
         return sums, weights
 
-    def backward(self, batch: Batch, scale: float = 1.0) -> float:
+    def backward(self, batch: Batch, scale: float = 1.0, everywhere: bool = False) -> float:
         """Add the gradient of scale * F(batch) to `.grad` of the active adapter. Returns F.
 
-        Raises NonFiniteError, before the backward pass of the micro-batch that shows it.
+        With several ranks each adds that of its own slice, whose sum over the ranks is the gradient. everywhere: each
+        computes all slices, for what is made of gradients and must be there whole. Raises NonFiniteError, on all of
+        them, before the backward pass of the micro-batch that shows it.
         """
         self._count(batch, backward=True)
         weight = self._weight(batch)
         total = 0.0
-        for piece, names in self._micro(batch, self._members(batch, None), one=self.checkpointed):
+        for piece, names in self._pieces(batch, everywhere):
             with self._with(piece, names) as kwargs:  # for the backward pass too, which may compute layers again
                 sums, _ = self._sums(piece, **kwargs)
                 part = sums.sum() / weight
                 total += float(part.detach())
-                self._watch(total, None)
                 if not math.isfinite(total):
-                    raise NonFiniteError(f"the loss is {total}")
+                    break
                 (part * scale).backward()
+        if not everywhere:
+            total = self.ranks.added(total)
+        self._watch(total, None)
+        if not math.isfinite(total):
+            raise NonFiniteError(f"the loss is {total}")
         return total
+
+    def _pieces(self, batch: Batch, everywhere: bool) -> list[tuple[Batch, Sequence[str | None]]]:
+        """What this rank takes gradients of, as micro-batches."""
+        slices: list[Batch | None] = [self._slice(batch, "world")]
+        if everywhere and not self.ranks.alone:
+            slices = [batch.select(cut) for cut in self.ranks.cut(batch.examples, "world") if cut.start < cut.stop]
+        return [
+            piece
+            for part in slices
+            if part is not None
+            for piece in self._micro(part, self._members(part, None), one=self.checkpointed)
+        ]
 
     def _watch(self, value: float, name: str | None) -> None:
         if not math.isfinite(value):

@@ -110,15 +110,20 @@ class Callbacks:
         model: Any,
         tokenizer: Any,
         device: torch.device,
+        leads: bool = True,
     ) -> None:
+        """leads: whether this is rank 0, whose reports are those of all ranks."""
         self.args = _arguments(config, out, device)
-        reporters = _reporters(config.report_to)
+        reporters = _reporters(config.report_to) if leads else []
+        self.ask = bool(callbacks or config.report_to)  # whether somebody may ask for something
         self.state = TrainerState(
             max_steps=config.max_steps,
             logging_steps=config.logging_steps,
             eval_steps=config.eval_steps,
             save_steps=config.save_steps,
             train_batch_size=config.batch_size,
+            is_local_process_zero=leads,
+            is_world_process_zero=leads,
         )
         self.control = TrainerControl()
         self._handler = CallbackHandler([_OwnCadence(), *reporters, *callbacks], model, tokenizer, None, None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from zofo.train.files import write_json
 from zofo.zo.journal import JournalError, read_header, read_records
 from zofo.zo.point import Point
 from zofo.zo.replay import check_initial, replay
+
+if TYPE_CHECKING:
+    from zofo.train.setup import Session
 
 
 def save_tree(directory: Path, name: str, tree: Mapping[str, Any]) -> None:
@@ -121,3 +125,17 @@ def move_theta(theta: Point, config: Config, journal: Path, position: int | None
     start = check_base(theta, journal)
     with _reading(journal):
         replay(theta, make_estimator(config), make_rule(config), read_records(journal, start, position))
+
+
+def journal_header(session: Session) -> dict[str, Any]:
+    """What a replay needs: the tensors it starts from, and the configuration of everything that acts on them."""
+    config = session.config
+    return {
+        "tensors": session.problem.theta.catalogue(session.sums if session.method.theta_of == "backbone" else None),
+        "model": config.model.name,
+        "theta": session.method.theta_of,
+        "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},
+        "rule": {"name": config.names["rule"], **dataclasses.asdict(config.rule)},
+        "mask": {"name": config.names["mask"], **dataclasses.asdict(config.mask)} if config.mask else None,
+        "seed": config.train.seed,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from zofo.models.load import load
 from zofo.models.sealed import MANIFEST
 from zofo.train import adapter_start, checkpoint, record
 from zofo.train.callbacks import read_state
-from zofo.train.checkpoint import fitting, move_theta
+from zofo.train.checkpoint import fitting, journal_header, move_theta
 from zofo.train.files import naming
+from zofo.train.follower import FollowedJournal
 from zofo.train.inputs import check_inputs, check_tasks
 from zofo.train.pruning import number_of, prune
 from zofo.train.run_dir import RunDir
@@ -64,12 +64,27 @@ class CheckpointManager:
     def start(self) -> None:
         """A new run: write the journal's header."""
         self.run.sweep()
+        self.session.ranks.lead(self._begin)
+        if self.session.journals:
+            self.journal = self._open(None, None) if self.journal is None else self.journal
+            self.session.records.open(self.journal)
+        self.metrics_position = 0
+
+    def _begin(self) -> None:
         if self.session.journals:
             with naming(path := self.run.claim(self.run.journal)):
                 self.journal = Journal.create(path, journal_header(self.session))
-            self.session.records.open(self.journal)
         adapter_start.keep(self.session, self.run)
-        self.metrics_position = 0
+
+    def _open(self, position: int | None, crc: int | None) -> Journal:
+        """The journal, to go on at its end or at a checkpoint's place; rank 0 alone writes the file."""
+        kind = Journal if self.session.ranks.leads else FollowedJournal
+        return kind.open(self.run.journal, position, crc)
+
+    @property
+    def crc(self) -> int:
+        """Of all records so far."""
+        return self.journal.crc if self.journal else 0
 
     def _replay_seconds(self) -> float:
         """Estimated from the time of the fastest update so far; before any, from that of a pass over theta."""
@@ -94,7 +109,9 @@ class CheckpointManager:
     @during("saving the best so far")
     def save_best(self, best: Best) -> None:
         """best-N: the adapters as they are now (and theta, where its replay is long)."""
+        self.session.ranks.lead(lambda: self._save_best(best))
 
+    def _save_best(self, best: Best) -> None:
         def write(directory: Path) -> None:
             self._write_adapters(directory)
             self._write_theta(directory)
@@ -116,8 +133,11 @@ class CheckpointManager:
 
         finite: whether its weights are; the last one of which they are stays.
         """
-        problem, method, rule = self.session.problem, self.session.method, self.session.rule
         self.finite = self.run.checkpoint(count) if finite else self.finite
+        self.session.ranks.lead(lambda: self._save(at, count, metrics_position, trainer))
+
+    def _save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState) -> None:
+        problem, method, rule = self.session.problem, self.session.method, self.session.rule
         with_state = self._snapshots() or method.theta_of == "adapter"  # else a replay of the journal rebuilds the rule
         state = {
             "k": at.k,
@@ -179,11 +199,11 @@ class CheckpointManager:
             self._check_journal(directory, state)
         with fitting(directory, partial(instead_of, self.run, directory)):
             at, trainer = self._restore(directory, state)
-        self._go_back(directory, state)  # from here on files change
+        self.session.ranks.lead(lambda: self._go_back(directory, state))  # from here on files change
         if self.session.journals:
             self._resume_theta(directory, state)
         # A kill may have left some, and there may be no further save
-        prune(self.run, self.config.save_total_limit, at.best, self.finite)
+        self.session.ranks.lead(lambda: prune(self.run, self.config.save_total_limit, at.best, self.finite))
         return at, trainer
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> tuple[Position, TrainerState]:
@@ -247,12 +267,12 @@ class CheckpointManager:
 
     def _resume_theta(self, directory: Path, state: dict[str, Any]) -> None:
         """Cut the journal at the checkpoint, and do again what the checkpoint does not hold."""
-        path, theta = self.run.journal, self.session.problem.theta
+        theta = self.session.problem.theta
         estimator, rule = self.session.problem.estimator, self.session.rule
         assert estimator is not None
         assert rule is not None
         try:
-            self.journal = Journal.open(path, state["journal"], state.get("journal_crc"))
+            self.journal = self._open(state["journal"], state.get("journal_crc"))
             if self.session.method.theta_of == "backbone" and not (directory / "backbone").is_dir():
                 replay(theta, estimator, rule, self.journal.records())
             else:
@@ -290,17 +310,3 @@ class CheckpointManager:
     def close(self) -> None:
         if self.journal is not None:
             self.journal.close()
-
-
-def journal_header(session: Session) -> dict[str, Any]:
-    """What a replay needs: the tensors it starts from, and the configuration of everything that acts on them."""
-    config = session.config
-    return {
-        "tensors": session.problem.theta.catalogue(session.sums if session.method.theta_of == "backbone" else None),
-        "model": config.model.name,
-        "theta": session.method.theta_of,
-        "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},
-        "rule": {"name": config.names["rule"], **dataclasses.asdict(config.rule)},
-        "mask": {"name": config.names["mask"], **dataclasses.asdict(config.mask)} if config.mask else None,
-        "seed": config.train.seed,
-    }

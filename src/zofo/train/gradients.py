@@ -30,7 +30,7 @@ def _backward(loss: Loss, theta: Point, batch: Batch) -> None:
     try:
         for param in others:
             param.requires_grad_(False)
-        loss.backward(batch)
+        loss.backward(batch, everywhere=True)
     finally:
         for param in others:
             param.requires_grad_(True)

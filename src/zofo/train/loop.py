@@ -16,19 +16,23 @@ from zofo.config.reward_name import asked_again
 from zofo.data.preview import preview, sizes
 from zofo.errors import NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
+from zofo.train.agreement import same_state
 from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import stretched, trains_metric
 from zofo.train.files import naming
+from zofo.train.follower import NoMetrics
 from zofo.train.phases import Phases
-from zofo.train.progress import Divergence, Progress, Skips
-from zofo.train.record import MetricsLog, peak_bytes
+from zofo.train.progress import Divergence, Progress, Skips, of_candidate
+from zofo.train.realised import realised_shares
+from zofo.train.record import Metrics, MetricsLog, peak_bytes
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
 from zofo.train.signals import Interrupted, caught
+from zofo.train.stopping import Stopping
 from zofo.train.weights import advice, blown_up, broken, largest
-from zofo.train.whole import in_both, left_by_a_stop
+from zofo.train.whole import left_by_a_stop
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -52,10 +56,11 @@ class Loop:
         began: float | None = None,
     ) -> None:
         """began: see `Phases`."""
-        self.session, self.run, self.config = session, run, session.config.train
+        self.session, self.run, self.config, self.ranks = session, run, session.config.train, session.ranks
         self.checkpoints = CheckpointManager(session, run)
         model, loaded = session.problem.loss.scorer.model, session.loaded
-        self.callbacks = Callbacks(self.config, run.root, callbacks, model, loaded.tokenizer, loaded.device)
+        about = (model, loaded.tokenizer, loaded.device, self.ranks.leads)
+        self.callbacks = Callbacks(self.config, run.root, callbacks, *about)
         self.phases = Phases(lambda: peak_bytes(loaded.device), began)
         # What is trained selects too: a loss would not know of it
         measured = trains_metric(session.config, session.method) or not session.data.answered
@@ -68,7 +73,7 @@ class Loop:
         self.before = largest(session)  # weights, while theta is still the base
         self.resumed: Path | None = None  # the checkpoint that the run went on from
         self._again = asked_again(session.config.model.trust_remote_code, session.config.task.metric)
-        self._interrupt: int | None = None  # the signal that asked to stop
+        self.stopping = Stopping(run, self._again, session.method.per_step, self.ranks)
         self.loss: float | None = None  # theta's objective at the last update
 
     @property
@@ -88,14 +93,17 @@ class Loop:
         if words := stretched(self.session.method, self.at.k, self.callbacks.state.max_steps, self.config):
             log.warning("%s", words)
         self.callbacks.state.max_steps, self.saved = self.config.max_steps, self.count
+        self.callbacks.state.is_world_process_zero = self.ranks.leads
 
     def fit(self) -> None:
         """Train. Raises RunError, and Interrupted after a save."""
         device = self.session.loaded.device
-        self.progress = Progress(self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device))
+        self.progress = Progress(
+            self.config.max_steps, self.config.logging_steps, lambda: peak_bytes(device), silent=not self.ranks.leads
+        )
         try:
             with caught(self._stop), self.progress:
-                self.metrics = MetricsLog(self.run.claim(self.run.metrics), self.checkpoints.metrics_position)
+                self.metrics = self._metrics_log()
                 self.callbacks.call("on_train_begin")
                 self._say_sizes()
                 self._run()
@@ -114,12 +122,17 @@ class Loop:
         finally:
             self.checkpoints.close()
 
+    def _metrics_log(self) -> Metrics:
+        if not self.ranks.leads:
+            return NoMetrics()
+        return MetricsLog(self.run.claim(self.run.metrics), self.checkpoints.metrics_position)
+
     @contextmanager
     def ending(self) -> Iterator[None]:
         """After `fit`: what an interrupt leaves is said."""
 
         def stop(number: int) -> None:
-            left = f"training is done and saved, the test set is not measured; {self._go_on}"
+            left = f"training is done and saved, the test set is not measured; {self.stopping.go_on}"
             self.progress.say(left)
             raise Interrupted(left, number)
 
@@ -164,9 +177,9 @@ class Loop:
                 raise RunError(f"step {self.count}: no dev evaluation of the run was finite; {self._advice()}")
         except _Break:
             self._save()
-            saved = f"saved in {self.run.checkpoint(self.count)}; {self._go_on}"
+            saved = f"saved in {self.run.checkpoint(self.count)}; {self.stopping.go_on}"
             self.progress.say(saved)
-            raise Interrupted(saved, self._interrupt or signal.SIGINT) from None
+            raise Interrupted(saved, self.stopping.number or signal.SIGINT) from None
         self._save()
         if (skipped := self.skips.words(self.updates)) and not self.skips.mostly(self.updates):  # else it is an error
             self.progress.say(f"warning: {skipped} (train.on_nonfinite={self.config.on_nonfinite})")
@@ -174,17 +187,30 @@ class Loop:
     def _train(self) -> None:
         per_step, config = self.session.counted_per_step, self.config
         while True:
-            if self.count // config.eval_steps > self.at.evaluated // config.eval_steps or self.callbacks.asked(
-                "should_evaluate"
-            ):
+            due = self.count // config.eval_steps > self.at.evaluated // config.eval_steps
+            if due or self._asked("should_evaluate"):
                 self._evaluate()
-            if self.count // config.save_steps > self.saved // config.save_steps or self.callbacks.asked("should_save"):
+            due = self.count // config.save_steps > self.saved // config.save_steps
+            if due or self._asked("should_save"):
                 self._save()
-            if self._interrupt:
+            self.stopping.agree(self.checkpoints.crc, self.count, self.progress.say)
+            if self.stopping.number:
                 raise _Break
-            if not per_step or self.count + per_step > config.max_steps or self.callbacks.stopped():
+            if not per_step or self.count + per_step > config.max_steps or self._asked("should_training_stop"):
                 return
             self._step()
+            self._compare()
+
+    def _asked(self, flag: str) -> bool:
+        """Whether a callback asked for it, on any rank."""
+        here = self.callbacks.stopped() if flag == "should_training_stop" else self.callbacks.asked(flag)
+        return here if not self.callbacks.ask else bool(self.ranks.highest([float(here)])[0])
+
+    def _compare(self) -> None:
+        """Every so many steps: what the ranks hold is the same."""
+        every = self.session.config.parallel.check_steps
+        if self.count // every > (self.count - self.session.counted_per_step) // every:
+            same_state(self.session, self.count)
 
     def _step(self) -> None:
         self.callbacks.call("on_step_begin")
@@ -226,7 +252,7 @@ class Loop:
         encoded = session.encoded[split]
 
         def progress(done: int) -> None:
-            if self._interrupt:
+            if self.stopping.number and self.ranks.alone:  # else the others would wait for the rest of it
                 raise _Break
             self.progress.busy(f"evaluating ({adapter}, {split}): {done}/{len(encoded)}")
 
@@ -248,7 +274,7 @@ class Loop:
         self.at.evaluated = self.count
         for name, values in evaluations.items():
             self.metrics.write("dev", self.count, candidate=name, **values)
-        self.progress.say(f"step {self.count} dev | " + " | ".join(_line(n, v) for n, v in evaluations.items()))
+        self.progress.say(f"step {self.count} dev | " + " | ".join(of_candidate(n, v) for n, v in evaluations.items()))
         if all(results[name].void for name in self.selection.candidates):
             untrained = "nothing was trained yet: the model is damaged, or overflows in its dtype"
             way = self._advice() if self.count else untrained
@@ -269,23 +295,15 @@ class Loop:
 
     def _log_realised(self) -> None:
         """In bf16 and fp16: which share of the wanted shift survives the rounding, per tensor (docs/tour.md, 2)."""
-        problem = self.session.problem
-        if problem.estimator is None or self.session.loaded.dtype.itemsize != 2:
-            return
-        from zofo.zo.diagnostics import realised
-
-        cfg = problem.estimator.config
-        z = problem.estimator.glimpse(problem.theta, max(0, self.at.k - 1), problem.key("z", self.at.k))
-        if z is None:  # the mask is still to be made, by a step: theta does not move before it
-            return
-        shares = realised(problem.theta, z, cfg.eps, cfg.rounding)
-        self.metrics.write("realised_shift", self.count, shares=shares)
+        if (shares := realised_shares(self.session, self.at.k)) is not None:
+            self.metrics.write("realised_shift", self.count, shares=shares)
 
     def _save(self) -> None:
         if self.saved == self.count and self.count:
             return
         self.saved, names = self.count, broken(self.session)
         sound = not names and not self._ruined()
+        same_state(self.session, self.count)  # before anything is written
         with self.phases("saving"):
             self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=sound)
         if names:
@@ -297,24 +315,4 @@ class Loop:
         return blown_up(self.before, largest(self.session))
 
     def _stop(self, number: int) -> None:
-        """The first signal lets this round end, and saves; a second one stops at once."""
-        kept, way = left_by_a_stop(self.run, self._again)
-        if self._interrupt:
-            now = f"stopped at once, at step {self.count} of {self.config.max_steps}, with {kept}; {way}"
-            self.progress.say(now)
-            raise Interrupted(now, number)
-        self._interrupt = number
-        updates = self.session.method.per_step
-        self.progress.say(
-            f"interrupted: finishing this round of {updates} update{'s' * (updates != 1)}, then saving, to "
-            f"{self._go_on}; again to stop at once, with {kept}"
-        )
-
-    @property
-    def _go_on(self) -> str:
-        return in_both(self.run.root, self._again)
-
-
-def _line(name: str, values: dict[str, float]) -> str:
-    shown = " ".join(f"{k} {v:.4f}" for k, v in values.items() if k not in ("n", "unpredicted"))
-    return f"{name if name == 'theta' else f'(theta, {name})'}: {shown}"
+        self.stopping.signalled(number, f"step {self.count} of {self.config.max_steps}", self.progress.say)

@@ -42,10 +42,11 @@ def console(stream: Any) -> Console:
 class Progress:
     """A display that is rewritten on a terminal (`Screen`); every `every` counted steps a line of its own elsewhere."""
 
-    def __init__(self, total: int, every: int, memory: Callable[[], int]) -> None:
+    def __init__(self, total: int, every: int, memory: Callable[[], int], silent: bool = False) -> None:
+        """silent: shows nothing, as beside a process that shows the same."""
         self.total, self.every, self.memory = total, every, memory
-        self.console = console(sys.stderr)
-        self.live = self.console.is_terminal
+        self.console = Console(quiet=True) if silent else console(sys.stderr)
+        self.live = self.console.is_terminal and not silent
         self._screen = Screen(self.console, total) if self.live else None
         self._printed = -1
         self._first: tuple[float, int] | None = None
@@ -186,3 +187,9 @@ def counter(
                     shown_on.print(f"{what}: {done}/{total}, {left} left", markup=False)
 
         yield (lambda text: shown_on.print(printable(text, plain="\n\t"), markup=False)), show
+
+
+def of_candidate(name: str, values: Mapping[str, float]) -> str:
+    """`(theta, s): loss 0.3210 accuracy 0.9000`."""
+    shown = " ".join(f"{k} {v:.4f}" for k, v in values.items() if k not in ("n", "unpredicted"))
+    return f"{name if name == 'theta' else f'(theta, {name})'}: {shown}"

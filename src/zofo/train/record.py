@@ -8,7 +8,7 @@ import platform
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -90,7 +90,17 @@ def resident(field: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
-class MetricsLog:
+class Metrics(Protocol):
+    """Where a run writes what it measures."""
+
+    def write(self, event: str, step: int, **values: Any) -> None: ...
+
+    def sync(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsLog(Metrics):
     """metrics.jsonl: one line an event, appended as it happens."""
 
     def __init__(self, path: Path, position: int | None = None) -> None:

@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
 
 from zofo.config import registry
 from zofo.config.cadence import counted_per_step
@@ -53,6 +51,7 @@ from zofo.zo.journal import Records
 from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
+from zofo.zo.ranks import ALONE, Ranks
 from zofo.zo.rules._base import Base as Rule
 
 log = logging.getLogger("zofo")
@@ -75,6 +74,7 @@ class Session:
     read: TaskData  # the data as it was read, rows that do not fit the model included
     passes: Passes
     start: adapter_start.Start | None  # what the adapters began with, where adapter.start says so
+    ranks: Ranks = ALONE  # those that make the run together
 
     @property
     def rule(self) -> Rule | None:
@@ -147,18 +147,19 @@ def build(
     task: Callable[..., TaskData] | None = None,
     metric: Callable[..., Any] | None = None,
     start: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Session:
     """The method's file made ready: the backbone, the data, F, the method. Draws nothing from the global random state.
 
     load, task: what makes the model and the data in place of `models.load.load` and `data.load_task`, for a prediction.
     metric: the reward that a call in Python gave. A reward's file is run: whoever calls this was asked for it.
-    start: the files of the adapter that adapter.start means.
+    start: the files of the adapter that adapter.start means. ranks: those that make the run together.
     """
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
-        raise InputError(f"{processes} processes: not supported yet; start one, without torchrun or accelerate launch")
+    if processes > 1 and ranks.alone:
+        raise InputError(f"{processes} processes: this runs in one; start it without torchrun or accelerate launch")
     named = reward_name(config.task.metric) is not None and task is None
     reward = load_reward(str(config.task.metric), metric) if named else None
     loaded = (load or load_model)(config.model)
@@ -172,7 +173,7 @@ def build(
     bad = BadRows(config.task.on_bad_row == "skip")
     examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond, bad)
     read, data = data, without_unfit(data, bad)
-    encoded = share_prompts(backbone.scorer, examples, loaded.max_length)
+    encoded = share_prompts(backbone.scorer, examples, loaded.max_length, ranks.every)
     streams = streams_of(
         {name: encoded[name] for name in method.streams},
         config.train.batch_size,
@@ -182,12 +183,12 @@ def build(
     )
     passes = Passes(config.train, method, config.estimator, {name: len(encoded[name]) for name in method.streams})
     config = config.counted(passes) if config.train.num_train_epochs is not None else config
-    losses = make_losses(config, backbone, data, method, reward)
+    losses = make_losses(config, backbone, data, method, reward, ranks)
     records = Records()
     problem = make_problem(config, backbone, losses, data, method, streams, records)
     method.setup(problem)
     parts = (config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator, records, read)
-    return Session(*parts, passes, backbone.start)
+    return Session(*parts, passes, backbone.start, ranks)
 
 
 @dataclass(frozen=True)
@@ -236,10 +237,14 @@ class Losses:
 
 
 def make_losses(
-    config: Config, backbone: Backbone, data: TaskData, method: Method, reward: Reward | None = None
+    config: Config,
+    backbone: Backbone,
+    data: TaskData,
+    method: Method,
+    reward: Reward | None = None,
+    ranks: Ranks = ALONE,
 ) -> Losses:
     """Raises InputError for prompts that leave no room for a text: now, and not when the run is over."""
-    accelerator = Accelerator(cpu=config.model.device == "cpu")
     evaluator = make_evaluator(
         backbone.scorer,
         data,
@@ -250,7 +255,7 @@ def make_losses(
         reward,
         adapters=backbone.adapters,
         micro_batch_size=config.train.micro_batch_size,
-        reduce=lambda sums: cast(Tensor, accelerator.reduce(sums, "sum")),
+        ranks=ranks,
         checkpointed=config.train.gradient_checkpointing,
     )
     if data.kind == "generation":
@@ -270,7 +275,7 @@ def make_problem(
     """What the method is given."""
     of_theta = partial(gradients, losses.loss, backbone.theta, streams)
     told = (of_theta, records.append_support)
-    estimator = make_estimator(config, *told) if "estimator" in method.needs else None
+    estimator = make_estimator(config, *told, losses.loss.ranks) if "estimator" in method.needs else None
     return Problem(
         backbone.theta,
         backbone.adapters,
@@ -288,6 +293,7 @@ def make_problem(
         tasks=trained_tasks(data),
         among=partial(among, streams),
         metric=losses.metric,
+        ranks=losses.loss.ranks,
     )
 
 

@@ -126,13 +126,15 @@ class Journal:
     def append(self, record: Record) -> None:
         """Write one record to the operating system at once; `sync` brings it to the disk."""
         raw = record.pack(self.crc if _chained(self.header) else None)
-        written = self._file.write(raw)
-        if written != len(raw):  # a full disk may take a part: cut it, so that the file stays whole
-            self._file.truncate(self.position)
-            raise OSError(28, "no space left on device", str(self.path))
+        self._write(raw)
         self.position += len(raw)
         self.number += 1
         (self.crc,) = _U32.unpack(raw[-_U32.size :])
+
+    def _write(self, raw: bytes) -> None:
+        if self._file.write(raw) != len(raw):  # a full disk may take a part: cut it, so that the file stays whole
+            self._file.truncate(self.position)
+            raise OSError(28, "no space left on device", str(self.path))
 
     def append_support(self, step: int, support: Support) -> None:
         """Write the support of the directions from this step on."""

@@ -119,7 +119,7 @@ def _mixed(made: World, dtype: torch.dtype) -> Verdict:
             "mixed rows", None, "a trial says that rows may not mix here: each part has a forward of its own"
         )
     with torch.no_grad():  # in one forward, whether or not that is faster
-        together, alone = loss._shared(parts), [loss.each([part])[0] for part in parts]
+        together, alone = loss._means(loss._tables(parts), parts), [loss.each([part])[0] for part in parts]
     worst = max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(together, alone))
     good = worst <= NEAR[dtype]
     return Verdict(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from zofo.zo.direction import Direction
 from zofo.zo.keys import derive
 from zofo.zo.laws import RADEMACHER
+from zofo.zo.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from zofo.zo.grad import ZOGrad
@@ -71,9 +72,10 @@ class Base(ABC):
 
     keeps: ClassVar[str] = ""
 
-    def __init__(self, config: Any, seed: int = 0, mask: Any = None) -> None:
-        """seed: the run's seed, for what is drawn beside the directions. mask: a `masks._base.Base`, or None."""
-        self.config, self.seed, self.mask = config, seed, mask
+    def __init__(self, config: Any, seed: int = 0, mask: Any = None, ranks: Ranks = ALONE) -> None:
+        """seed: the run's seed, for what is drawn beside the directions. mask: a `masks._base.Base`, or None. ranks:
+        those that share the directions."""
+        self.config, self.seed, self.mask, self.ranks = config, seed, mask, ranks
 
     def law(self, step: int) -> str | LowRank:
         """The law of a step's directions."""
@@ -96,6 +98,13 @@ class Base(ABC):
         """q directions, the first with the seed itself."""
         seeds = [seed, *(derive(seed, "q", i) for i in range(1, self.config.q))]
         return [self.direction(theta, step, one) for one in seeds]
+
+    def evaluated(
+        self, directions: Sequence[Direction], evaluate: Callable[[Direction], tuple[float, ...]], width: int
+    ) -> list[list[float]]:
+        """The `width` values of `evaluate(z)` for each direction, to the last bit as if all were evaluated here: ranks
+        share the directions, and tell each other the values."""
+        return self.ranks.directions(directions, evaluate, width)
 
     @abstractmethod
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:

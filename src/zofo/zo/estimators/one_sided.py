@@ -33,10 +33,14 @@ class Estimator(_base.Base):
 
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
         eps, q, terms = self.config.eps, self.config.q, []
-        value = f()
-        for z in self.directions(theta, step, seed):
+
+        def shifted(z: Direction) -> tuple[float]:
             with theta.shifted(z, eps, self.config.rounding):
-                plus = f()
+                return (f(),)
+
+        value = f()
+        directions = self.directions(theta, step, seed)
+        for z, (plus,) in zip(directions, self.evaluated(directions, shifted, width=1)):
             terms.append((float32((plus - value) / eps / q), z))
         return ZOGrad(tuple(terms), value, 1 + q)
 

@@ -33,9 +33,10 @@ class Estimator(_base.Base):
 
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
         terms, value = [], 0.0
-        eps, q = self.config.eps, self.config.q
-        for z in self.directions(theta, step, seed):
-            plus, minus = theta.sides(f, z, eps, self.config.rounding)
+        eps, q, rounding = self.config.eps, self.config.q, self.config.rounding
+        directions = self.directions(theta, step, seed)
+        sides = self.evaluated(directions, lambda z: theta.sides(f, z, eps, rounding), width=2)
+        for z, (plus, minus) in zip(directions, sides):
             terms.append((float32((plus - minus) / (2 * eps) / q), z))
             value += (plus + minus) / 2
         return ZOGrad(tuple(terms), value / q, 2 * q)

@@ -29,6 +29,7 @@ from zofo.zo.direction import Direction
 from zofo.zo.estimators import _base
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.keys import derive
+from zofo.zo.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +72,8 @@ class Estimator(_base.Base):
     keeps: ClassVar = "for the anchor, on the host"
     config: Config
 
-    def __init__(self, config: Config, seed: int = 0, mask: Any = None) -> None:
-        super().__init__(config, seed, mask)
+    def __init__(self, config: Config, seed: int = 0, mask: Any = None, ranks: Ranks = ALONE) -> None:
+        super().__init__(config, seed, mask, ranks)
         self.anchor: dict[str, Tensor] = {}
         self.since: int | None = None  # the step at which it was taken
         self.anchor_terms: tuple[tuple[int, float], ...] = ()
@@ -86,10 +87,14 @@ class Estimator(_base.Base):
             self.take(theta, step)
             forwards += self._estimate_anchor(f, theta, step, seed)
         terms, value = [], 0.0
-        for z in self.directions(theta, step, seed):
-            plus, minus = theta.sides(f, z, eps, rounding)
+
+        def both(z: Direction) -> tuple[float, ...]:
+            here = theta.sides(f, z, eps, rounding)
             with theta.anchored(self.anchor):
-                there = theta.sides(f, z, eps, rounding)
+                return *here, *theta.sides(f, z, eps, rounding)
+
+        directions = self.directions(theta, step, seed)
+        for z, (plus, minus, *there) in zip(directions, self.evaluated(directions, both, width=4)):
             c = (plus - minus) - (there[0] - there[1])
             terms.append((float32(c / (2 * eps) / q), z))
             value += (plus + minus) / 2
@@ -103,9 +108,10 @@ class Estimator(_base.Base):
         if getattr(f, "further", None) is None:
             raise TypeError("svrg estimates its anchor on further batches: the objective needs a method further()")
         batches, eps, terms = self.config.anchor_batches, self.config.eps, []
-        for j in range(batches):
-            z: Direction = self.direction(theta, step, derive(seed, "anchor", j))
-            plus, minus = theta.sides(f.further(), z, eps, self.config.rounding)
+        directions = [self.direction(theta, step, derive(seed, "anchor", j)) for j in range(batches)]
+        drawn = {z.seed: f.further() for z in directions}  # by each rank all: the streams go on from the same place
+        sides = self.evaluated(directions, lambda z: theta.sides(drawn[z.seed], z, eps, self.config.rounding), width=2)
+        for z, (plus, minus) in zip(directions, sides):
             terms.append((z.seed, float32((plus - minus) / (2 * eps) / batches)))
         self._keep(tuple(terms))
         return 2 * batches

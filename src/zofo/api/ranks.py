@@ -1,0 +1,43 @@
+"""A run of several processes: which they are, and how the directory that rank 0 writes is seen by all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from zofo.api.start import check_directory
+from zofo.config.resolve import Config
+from zofo.errors import InputError, unheard
+from zofo.train.progress import console
+from zofo.train.run_dir import RunDir
+from zofo.zo.ranks import Ranks, launched, start
+
+
+@contextmanager
+def of_this_process(config: Config) -> Iterator[Ranks]:
+    """The ranks that a launcher made, of which rank 0 says which they are. What ends one of them ends all, by name."""
+    ranks = start(config.parallel.query, config.parallel.timeout)
+    if ranks.leads and (not ranks.alone or launched()):  # one, where more were asked for, is seen
+        console(sys.stderr).print(ranks.words())
+    with ranks.together(), nullcontext() if ranks.leads else unheard():
+        yield ranks
+
+
+def resumed_from(config: Config, run: RunDir, ranks: Ranks) -> Path | None:
+    """The checkpoint that rank 0 found to go on from; None for a new run. Raises InputError, see `check_directory`."""
+    found = str(check_directory(config, run) or "") if ranks.leads else ""
+    found = ranks.told(found)[0]
+    return Path(found) if found else None
+
+
+def seen_by_all(run: RunDir, ranks: Ranks) -> None:
+    """Raises InputError, on all, where a rank does not see what rank 0 wrote: it could not go back to the best."""
+    ids = ranks.told(run.id or "")
+    if blind := [rank for rank, seen in enumerate(ids) if seen != ids[0]]:
+        who = f"rank{'s' * (len(blind) > 1)} {', '.join(map(str, blind))}"
+        raise InputError(
+            f"train.output_dir: {run.root}: {who} cannot see what rank 0 wrote there; give a directory that "
+            f"all machines share"
+        )
