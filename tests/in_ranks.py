@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,11 @@ def in_ranks(
     act: Callable[..., Any] = forked.zofo_main,
     special: Mapping[int, Callable[..., Any]] | None = None,
     own: Mapping[int, Sequence[str]] | None = None,
-    timeout: float = 120,
+    ends_within: float = 120,
 ) -> list[subprocess.CompletedProcess[str]]:
     """act(*args) in each of so many processes; their results in the order of the ranks. special: what some ranks do in
-    place of `act`. own: further arguments of some ranks, before the others."""
+    place of `act`. own: the whole command line of some ranks, in place of args. ends_within: seconds, after which a
+    process is killed, whose exit code then is that of SIGKILL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -29,8 +31,11 @@ def in_ranks(
 
     def one(rank: int) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        given = [*(own or {}).get(rank, ()), *args]
-        return forked.run((special or {}).get(rank, act), *given, env=env, timeout=timeout)
+        given = (own or {}).get(rank, args)
+        try:
+            return forked.run((special or {}).get(rank, act), *given, env=env, timeout=ends_within)
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(given, -signal.SIGKILL, "", "")
 
     with ThreadPoolExecutor(size) as threads:
         return list(threads.map(one, range(size)))

@@ -42,6 +42,7 @@ def test_each_method_on_each_family(method, family, request, tmp_path, sentiment
         "peak_bytes",
         "phases",
         "world_size",
+        "ranks",
         "config_hash",
         "environment",
     }

@@ -19,7 +19,7 @@ from zofo.api.export import export
 from zofo.api.finish import finish
 from zofo.api.memory.before_run import Once, warn_if_it_will_not_fit
 from zofo.api.out_of_memory import explained, smaller, with_options
-from zofo.api.ranks import of_this_process, resumed_from, seen_by_all
+from zofo.api.ranks import of_this_process, resumed_from, seen_by_all, settled_by_all
 from zofo.api.restore import given_model
 from zofo.api.standing import ended_before, warn_of_the_export
 from zofo.api.start import check_directory
@@ -164,7 +164,7 @@ def train(
         if dry_run:
             return _rehearse(config, metric, load)
         with of_this_process(config) as ranks:
-            return _run(config, callbacks, metric, load, ranks)
+            return _run(settled_by_all(config, ranks), callbacks, metric, load, ranks)
 
 
 def _rehearse(config: Config, metric: Callable[..., Any] | None, load: Callable[[ModelConfig], Loaded] | None) -> Run:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-from zofo.api.start import check_directory
+from zofo.api.start import check_directory, settled
+from zofo.config.json_text import dumps
 from zofo.config.resolve import Config
 from zofo.errors import InputError, unheard
 from zofo.train.progress import console
 from zofo.train.run_dir import RunDir
-from zofo.zo.ranks import Ranks, launched, start
+from zofo.zo.process_group import launched
+from zofo.zo.ranks import Ranks, start
 
 
 @contextmanager
@@ -23,6 +27,15 @@ def of_this_process(config: Config) -> Iterator[Ranks]:
         console(sys.stderr).print(ranks.words())
     with ranks.together(), nullcontext() if ranks.leads else unheard():
         yield ranks
+
+
+def settled_by_all(config: Config, ranks: Ranks) -> Config:
+    """resume=auto as rank 0 finds it, see `start.settled`: the others may look when it has begun to write."""
+    if config.train.resume != "auto":
+        return config
+    train = settled(config).train if ranks.leads else config.train
+    resume, overwrite = json.loads(ranks.told(dumps([train.resume, train.overwrite]))[0])
+    return replace(config, train=replace(train, resume=resume, overwrite=overwrite))
 
 
 def resumed_from(config: Config, run: RunDir, ranks: Ranks) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from zofo.api.standing import ended_before
@@ -28,6 +29,26 @@ def check_directory(config: Config, run: RunDir) -> Path | None:
     if run.ours() and not config.train.overwrite:
         raise InputError(f"train.output_dir: {out} holds {_in_the_way(config, run)}")
     return None
+
+
+def settled(config: Config) -> Config:
+    """resume=auto as what it comes to: the run goes on from its newest checkpoint, or begins where it has none. One
+    that ended before its first checkpoint begins again. Raises InputError where another run is in the way."""
+    if config.train.resume != "auto":
+        return config
+    run = RunDir(config.train.output_dir)
+    if run.root.is_dir() and run.ours() and run.checkpoints():
+        return replace(config, train=replace(config.train, resume="latest"))
+    again = run.root.is_dir() and bool(run.ours()) and _is_same(config, run)
+    return replace(config, train=replace(config.train, resume=None, overwrite=again))
+
+
+def _is_same(config: Config, run: RunDir) -> bool:
+    """Whether the directory's run has this configuration."""
+    try:
+        return run.read_config().absolute().hash() == config.hash()
+    except InputError:  # no config.yaml, or one of another version
+        return False
 
 
 def _to_resume(config: Config, run: RunDir, resume: str) -> Path:
@@ -58,11 +79,7 @@ def _nothing_in_the_way(run: RunDir, chosen: Path) -> None:
 
 def _in_the_way(config: Config, run: RunDir) -> str:
     """What a directory holds that a new run cannot have, and the ways out."""
-    try:
-        same = run.read_config().absolute().hash() == config.hash()
-    except InputError:  # no config.yaml, or one of another version
-        same = False
-    what = "this run already" if same else "another run"
+    what = "this run already" if _is_same(config, run) else "another run"
     if (ending := ended_before(run)).failed:
         return f"{what}, which {ending.words()}; choose another directory, or replace it (--overwrite)"
     if not run.checkpoints():  # killed before the first one: nothing to go on from

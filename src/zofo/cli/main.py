@@ -89,7 +89,7 @@ def train(
     seed: Annotated[int | None, option("Seed of every random choice.")] = None,
     max_steps: Annotated[int | None, option("Updates in all, lower and upper level counted.")] = None,
     num_train_epochs: Annotated[float | None, option("Passes over the examples, in place of --max-steps.")] = None,
-    resume: Annotated[str | None, option("Go on with the run: latest, or a checkpoint directory.")] = None,
+    resume: Annotated[str | None, option("Go on with the run: latest, a checkpoint directory, or auto.")] = None,
     overwrite: Annotated[bool, option("Replace another run in the output directory.", "--overwrite")] = False,
     dry_run: Annotated[bool, option("One real step of each kind: memory, time, prompts.", "--dry-run")] = False,
     threads: Annotated[int | None, option("CPU threads.")] = None,

@@ -97,14 +97,15 @@ def _saved(train: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     resume = Path(train["resume"])
     if "output_dir" in train:
         run = Path(train["output_dir"])
-    elif train["resume"] == "latest":
-        raise InputError("--resume latest: give --output-dir, the directory of the run to go on with")
+    elif train["resume"] in ("latest", "auto"):
+        raise InputError(f"--resume {train['resume']}: give --output-dir, the directory of the run to go on with")
     elif (resume / "config.yaml").is_file():
         run, train = resume, {**train, "resume": "latest"}
     else:
         run = resume.parent
     refuse_in_use(run, here=True)
     if not (run / "config.yaml").is_file():
-        raise InputError(f"--resume: {run} holds no config.yaml, so no run to go on with; check --output-dir")
+        new = ", or give the settings of a new one (--resume auto)" if train["resume"] == "auto" else ""
+        raise InputError(f"--resume: {run} holds no config.yaml, so no run to go on with; check --output-dir{new}")
     RunDir(run).check_config()
     return str(run / "config.yaml"), {**train, "output_dir": str(run), "overwrite": False}

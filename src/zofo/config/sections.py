@@ -264,7 +264,9 @@ class TrainConfig:
         "rules out; test measures all",
     )
     score_test: bool = _f(True, "measure the test set at the end; false leaves it alone, for a run that is a trial")
-    resume: str | None = _f(None, "latest, or a checkpoint directory")
+    resume: str | None = _f(
+        None, "latest, or a checkpoint directory; auto: the newest checkpoint, or a new run where there is none"
+    )
     overwrite: bool = _f(False, "replace another run in output_dir")
     threads: int | None = _f(None, "CPU threads; null: torch's own choice", ge=1)
 

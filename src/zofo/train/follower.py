@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.resolve import Config
-from zofo.train.record import Metrics
+from zofo.train.record import Metrics, MetricsLog
 from zofo.train.run_dir import RunDir
 from zofo.zo.journal import Border, Journal
 
@@ -61,6 +61,11 @@ class FollowedJournal(Journal):
     def sync(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def metrics_log(run: RunDir, position: int | None, leads: bool) -> Metrics:
+    """metrics.jsonl, which rank 0 writes, from a checkpoint's place in it on."""
+    return MetricsLog(run.claim(run.metrics), position) if leads else NoMetrics()
 
 
 class NoMetrics(Metrics):

@@ -21,11 +21,11 @@ from zofo.train.callbacks import Callbacks
 from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.checks import stretched, trains_metric
 from zofo.train.files import naming
-from zofo.train.follower import NoMetrics
+from zofo.train.follower import metrics_log
 from zofo.train.phases import Phases
 from zofo.train.progress import Divergence, Progress, Skips, of_candidate
 from zofo.train.realised import realised_shares
-from zofo.train.record import Metrics, MetricsLog, peak_bytes
+from zofo.train.record import peak_bytes
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
@@ -103,7 +103,7 @@ class Loop:
         )
         try:
             with caught(self._stop), self.progress:
-                self.metrics = self._metrics_log()
+                self.metrics = metrics_log(self.run, self.checkpoints.metrics_position, self.ranks.leads)
                 self.callbacks.call("on_train_begin")
                 self._say_sizes()
                 self._run()
@@ -121,11 +121,6 @@ class Loop:
             ) from error
         finally:
             self.checkpoints.close()
-
-    def _metrics_log(self) -> Metrics:
-        if not self.ranks.leads:
-            return NoMetrics()
-        return MetricsLog(self.run.claim(self.run.metrics), self.checkpoints.metrics_position)
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -181,6 +176,8 @@ class Loop:
             self.progress.say(saved)
             raise Interrupted(saved, self.stopping.number or signal.SIGINT) from None
         self._save()
+        if not self.ranks.alone:
+            self.progress.say(f"{self.ranks.words()}; {self.ranks.wire.in_words()}")
         if (skipped := self.skips.words(self.updates)) and not self.skips.mostly(self.updates):  # else it is an error
             self.progress.say(f"warning: {skipped} (train.on_nonfinite={self.config.on_nonfinite})")
 
@@ -193,12 +190,14 @@ class Loop:
             due = self.count // config.save_steps > self.saved // config.save_steps
             if due or self._asked("should_save"):
                 self._save()
-            self.stopping.agree(self.checkpoints.crc, self.count, self.progress.say)
+            with self.ranks.counted():
+                self.stopping.agree(self.checkpoints.crc, self.count, self.progress.say)
             if self.stopping.number:
                 raise _Break
             if not per_step or self.count + per_step > config.max_steps or self._asked("should_training_stop"):
                 return
-            self._step()
+            with self.ranks.counted(steps=1):
+                self._step()
             self._compare()
 
     def _asked(self, flag: str) -> bool:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from zofo.errors import InputError, RunError
+from zofo.zo import process_group
+from zofo.zo.traffic import Traffic, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,17 +27,6 @@ if TYPE_CHECKING:
 
 Axis = Literal["world", "query", "data"]
 Item = TypeVar("Item")
-# Each of them says that a launcher started this process: torchrun, accelerate, Slurm
-LAUNCHED = ("RANK", "LOCAL_RANK", "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION", "SLURM_PROCID")
-
-
-@dataclass
-class Traffic:
-    """Payload of this rank's exchanges, in bytes."""
-
-    exchanges: int = 0
-    sent: int = 0
-    received: int = 0
 
 
 class Ranks:
@@ -48,19 +36,19 @@ class Ranks:
     """
 
     def __init__(
-        self, query: int = 1, groups: Mapping[Axis, Any] | None = None, roll: RollCall | None = None, ours: bool = False
+        self, query: int = 1, groups: Mapping[str, Any] | None = None, roll: RollCall | None = None, ours: bool = False
     ) -> None:
         """groups: the process groups of the axes, on which float64 tensors of the CPU can be gathered; None: alone.
 
         ours: whether they end with this.
         """
-        self.rank, self.size = _of_the_world() if groups else (0, 1)
+        self.rank, self.size = process_group.place() if groups else (0, 1)
         if self.size % query:
             raise InputError(
                 f"parallel.query: {query} does not divide the {self.size} process{'es' * (self.size > 1)} of this run"
             )
         self.query, self.data = query, self.size // query
-        self.traffic = Traffic()
+        self.wire = Wire()
         self._counters: list[dict[str, int]] = []
         self._groups, self._roll, self._ours = dict(groups or {}), roll, ours
 
@@ -82,6 +70,17 @@ class Ranks:
     def words(self) -> str:
         """`4 ranks: 2 query x 2 data`."""
         return f"{self.size} rank{'s' * (self.size > 1)}: {self.query} query x {self.data} data"
+
+    @contextmanager
+    def counted(self, steps: int = 0) -> Iterator[None]:
+        """Exchanges inside are those of training steps, of which so many are made here."""
+        before = self.wire.all
+        yield
+        self.wire.of_steps, self.wire.steps = self.wire.of_steps + (self.wire.all - before), self.wire.steps + steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """For run.json: the grid, this rank's exchanges and their bytes, and those of a step."""
+        return {"query": self.query, "data": self.data, **self.wire.to_dict()}
 
     # Who computes what
 
@@ -247,11 +246,9 @@ class Ranks:
 
     def _count(self, tensor: Tensor, times: float) -> None:
         size = tensor.numel() * tensor.element_size()
-        self.traffic.exchanges += 1
-        self.traffic.sent += size
-        self.traffic.received += round(size * times)
+        self.wire.all += Traffic(1, size, round(size * times))
         if self._roll is not None:
-            self._roll.exchanges = self.traffic.exchanges
+            self._roll.exchanges = self.wire.all.exchanges
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -275,31 +272,14 @@ class Ranks:
             if self._roll is not None:
                 self._roll.end()
             if self._ours:
-                _leave()
+                process_group.leave()
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _leave() -> None:
-    import torch
-
-    torch.distributed.destroy_process_group()
-
-
-def _of_the_world() -> tuple[int, int]:
-    import torch
-
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
 ALONE = Ranks()
-
-
-def launched() -> bool:
-    """Whether a launcher started this process, were it as the only one."""
-    return any(name in os.environ for name in LAUNCHED)
 
 
 def start(query: int = 1, timeout: float = 600.0) -> Ranks:
@@ -308,27 +288,14 @@ def start(query: int = 1, timeout: float = 600.0) -> Ranks:
 
     Raises InputError for a grid that the processes do not make.
     """
-    import torch
-
-    distributed = torch.distributed
-    there = distributed.is_available() and distributed.is_initialized()
-    if not there and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    ours = process_group.join(timeout)
+    if ours is None:
         return Ranks(query)
     from zofo.zo.roll_call import RollCall
 
-    patience = timedelta(seconds=timeout)
-    if not there:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
-    size = distributed.get_world_size()
+    size = process_group.place()[1]
     if size == 1 or size % query:
         return Ranks(query, {"world": None})
-    data = size // query
-    grid = torch.arange(size).view(query, data)
-    groups: dict[Axis, Any] = {"world": distributed.new_group(backend="gloo", timeout=patience)}
-    for axis, lines in (("data", grid), ("query", grid.T)):
-        made = [distributed.new_group(line, backend="gloo", timeout=patience) for line in lines.tolist()]
-        mine = (group for group, line in zip(made, lines.tolist()) if distributed.get_rank() in line)
-        groups["query" if axis == "query" else "data"] = next(mine)  # every rank makes every group, in the same order
-    ranks = Ranks(query, groups, RollCall(timeout), ours=not there)
+    ranks = Ranks(query, process_group.lines(query, timeout), RollCall(timeout), ours)
     ranks.highest([0.0])  # from here on each has been seen
     return ranks
