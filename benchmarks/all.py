@@ -33,6 +33,7 @@ def commands(model: str, data: Path, tasks: Path | None, work: Path) -> dict[str
         "texts": ["texts", *texts],
         "rows": ["rows", *texts],
         "large": ["large"],
+        "ranks": ["ranks", *reviews],
     }
     return every if tasks is None else every | {"scoring": ["scoring", "--model", model, "--data", str(tasks)]}
 
@@ -61,7 +62,8 @@ def main() -> None:
             if subprocess.run(command, check=False).returncode:
                 failed.append(name)
         if not args.list:
-            page.PAGE.write_text(page.written(page.PAGE.read_text("utf-8")), "utf-8")
+            for each in page.PAGES:
+                each.write_text(page.written(each.read_text("utf-8")), "utf-8")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

@@ -173,7 +173,40 @@ def others() -> str:
     )
 
 
-MAKERS: dict[str, Callable[[], str]] = {"waits": waits, "steps": steps, "seconds": seconds, "others": others}
+def ranks() -> str:
+    """Two processes beside one, on one machine and over a slow link (docs/scale.md)."""
+
+    def rows() -> Iterator[list[str]]:
+        for method in ("mezo", "bilevel-zofo"):
+            near, far = found("ranks", method), found("ranks_link", method)
+            sent = NONE if near is None else f"{near['ranks']['two']['a_step']['sent']:,.0f}"
+            seconds = (
+                "; ".join(_number(near["seconds a counted step"][way]) for way in ("one", "two")) if near else NONE
+            )
+            slower = shown(found("ranks_link", f"{method}|linked / two"))
+            key = "interface bytes a counted step, start and end included"
+            wire = NONE if far is None else f"{far[key]:,.0f}"
+            yield [f"`{method}`", shown(found("ranks", f"{method}|one / two")), seconds, sent, slower, wire]
+
+    head = [
+        "method",
+        "one / two",
+        "seconds a counted step",
+        "bytes of payload sent a step",
+        "over the link / near",
+        "bytes there",
+    ]
+    return table(head, rows())
+
+
+MAKERS: dict[str, Callable[[], str]] = {
+    "waits": waits,
+    "steps": steps,
+    "seconds": seconds,
+    "others": others,
+    "ranks": ranks,
+}
+PAGES = (PAGE, ROOT / "docs" / "scale.md")
 
 
 def written(page: str) -> str:
@@ -182,4 +215,5 @@ def written(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text("utf-8")), "utf-8")
+    for page in PAGES:
+        page.write_text(written(page.read_text("utf-8")), "utf-8")

@@ -13,6 +13,7 @@ import torch
 from tests.conftest import read_rows, sentiment_rows, write_rows
 from tests.small_runs import METHODS, SMALL
 from zofo import InputError, finetune
+from zofo.cli.main import run
 
 
 @pytest.mark.parametrize("family", ["tiny_model_dir", "tiny_opt_dir", "tiny_llama_untied_dir"])
@@ -235,5 +236,7 @@ def test_the_run_prints_real_sizes_and_a_label_that_occurs_once(tmp_path, tiny_m
 
 def test_several_processes_are_refused(tmp_path, tiny_model_dir, sentiment_file, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun and accelerate launch set it
-    with pytest.raises(InputError, match="2 processes: not supported yet"):
-        finetune(str(tiny_model_dir), str(sentiment_file), METHODS["mezo"], output_dir=tmp_path / "out", **SMALL)
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="2 processes: this runs in one"):
+        finetune(str(tiny_model_dir), str(sentiment_file), METHODS["mezo"], output_dir=out, dry_run=True, **SMALL)
+    assert run(["export", str(out), str(tmp_path / "exported")]) == 2

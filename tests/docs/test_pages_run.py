@@ -122,6 +122,10 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("--by-layer 4", "--by-layer 2"),
         ("--json", "--json --limit 8 --directions 2"),
     ],
+    "docs/scale.md": [
+        ("--output-dir out/two", f"--output-dir out/two {SMALL}"),
+        ("--output-dir out/grid", f"--output-dir out/grid {SMALL}"),
+    ],
     "docs/meta_data.md": [("--train-examples 500", "--train-examples 30")],
 }
 BEFORE: dict[str, list[str]] = {  # what the reader of a page has from another one
@@ -139,7 +143,7 @@ AGAIN = {  # finished results that these pages' commands skip: taken away, so th
         "half_batch_smollm2/boolq-trained-*.json",  # of which one is there, and two are wanted
     ],
 }
-SLOW = {"docs/memory.md", "docs/performance.md", "docs/tasks.md", "experiments/README.md"}
+SLOW = {"docs/memory.md", "docs/performance.md", "docs/scale.md", "docs/tasks.md", "experiments/README.md"}
 ELSEWHERE = {"docs/add_an_estimator.md", "docs/add_an_objective.md"}  # tests/docs/test_new_files.py
 
 
@@ -219,6 +223,8 @@ class Reader:
                 code = cli.run(words[1:])
             assert code == 0, f"{place}: {line}: exit code {code}\n{err.getvalue()}"
             return out.getvalue() + err.getvalue()
+        if words[0] == "torchrun":
+            return self.module(["torch.distributed.run", *words[1:]], place)
         if words[:2] == ["python", "-m"]:
             return self.module(words[2:], place)
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -20,6 +20,7 @@ from zofo.eval.predictor import Answer, Predictor
 from zofo.train.files import make_directory, naming, sync, write_json
 from zofo.train.lease import NAME, Lease
 from zofo.train.progress import counter
+from zofo.zo.ranks import ALONE, Ranks
 
 log = logging.getLogger("zofo")
 ROWS = 512  # of a part
@@ -50,14 +51,18 @@ def is_begun(parts: Path) -> bool:
 
 @dataclass
 class Parts:
-    """folder: where the parts are. place: the file that they become. rows: of the whole file."""
+    """folder: where the parts are. place: the file that they become. rows: of the whole file.
+
+    ranks: those that share the rows, of which rank 0, which has the lease, alone reads and writes parts.
+    """
 
     folder: Path
     place: Path
-    lease: Lease
+    lease: Lease | None
     style: Style
     columns: Sequence[Column]
     rows: int
+    ranks: Ranks = ALONE
     tally: Counter[str] = field(default_factory=Counter)  # of the labels, where all rows share them
     facts: Counter[str] = field(default_factory=Counter)
     done: list[Path] = field(default_factory=list)
@@ -93,20 +98,22 @@ class Parts:
 
     def fill(self, source: Path, predictor: Predictor, skips: bool) -> None:
         """Answer what has no answer yet."""
-        before = sum(self._counts(i)["rows"] for i in range(self._whole()))
+        leads = self.ranks.leads
+        before = sum(self._counts(i)["rows"] for i in range(self._whole())) if leads else 0
         at = 0
-        with counter(f"predicting {source.name}", self.rows, before) as (say, show):
+        with counter(f"predicting {source.name}", self.rows, before, silent=not leads) as (say, show):
             if before:
                 say(f"{source.name}: {before} of {self.rows} rows are answered already")
             try:
                 for index, window in enumerate(windows(source, ROWS)):
                     bad = BadRows(skips)  # they have been counted before
-                    if index >= self._whole():
+                    if self.ranks.highest([float(leads and index >= self._whole())])[0]:
                         self._answer(index, window, predictor, bad, lambda done, at=at: show(at + done))
                     elif index == 0:  # the model is tried on the same rows as it was then
                         answer(predictor, window.records, bad)
                     at += len(window.records)
-                    self._count(index)
+                    if leads:
+                        self._count(index)
             except KeyboardInterrupt:
                 log.warning(
                     "%s: %d of %d rows are answered; the same command goes on from there", source, at, self.rows
@@ -125,6 +132,8 @@ class Parts:
     def _answer(self, index: int, window: Window, predictor: Predictor, bad: BadRows, show: Any) -> None:
         cut, nan = predictor.cut, predictor.nan
         answers = answer(predictor, window.records, bad, show)
+        if self.lease is None:
+            return
         cut, nan = predictor.cut - cut, predictor.nan - nan
         answered = sum(each.prediction is not None or each.text is not None for each in answers)
         if nan and not answered + self.facts["answered"]:
@@ -162,6 +171,7 @@ class Parts:
         with naming(self.place):
             join(self.done, draft, self.style, self.columns, self.place.name.lower().endswith(".gz"))
         sync(draft)
+        assert self.lease is not None
         self.lease.check()
         plan = read_json(self.folder / PLAN, AGAIN)
         write_json(self.folder / PLAN, {**plan, "written": {"stamp": stamp(draft), "summary": self._summary()}})

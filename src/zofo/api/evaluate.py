@@ -37,6 +37,7 @@ from zofo.models.sealed import check_export
 from zofo.models.tree_probe import share_prompts
 from zofo.train.inputs import other_reward
 from zofo.train.progress import counter
+from zofo.zo.ranks import ALONE, Ranks
 
 log = logging.getLogger("zofo")
 SPLITS = ("train", "dev", "test")
@@ -54,9 +55,10 @@ def evaluate_target(
     batch_size: int | None = None,
     given: Given | None = None,
     metric: Callable[..., Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Evaluation, list[Encoded], dict[str, Any]]:
     """See `zofo.evaluate`. changes: fields of the task section; None leaves one as it is. metric: a reward, where it is
-    a function.
+    a function. ranks: those that share the examples.
 
     Returns the evaluation, the examples it was made on, and what it was: task, template, scoring, seed, ...
     """
@@ -80,8 +82,9 @@ def evaluate_target(
     bad = BadRows(cfg.on_bad_row == "skip")
     encoded = _encoded(loaded, data, split, limit, bad)
     scorer = loaded.scorer(opened.model)
-    encoded = share_prompts(scorer, {split: encoded}, loaded.max_length)[split]
-    evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, cfg.run_generated_code, reward)
+    encoded = share_prompts(scorer, {split: encoded}, loaded.max_length, ranks.every)[split]
+    how_run = (cfg.run_generated_code, reward)
+    evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, *how_run, ranks=ranks)
     if data.kind == "generation":
         evaluator.prepare([each.example for each in encoded])
     facts = {"model": str(target), "adapter": adapter, "task": data.name, "task_version": data.version, "split": split}
@@ -89,7 +92,7 @@ def evaluate_target(
     facts |= {key: getattr(cfg, key) for key in ("template", "num_fewshot", "scoring", "loss_on")} | {"seed": seed}
     how = f", {cfg.scoring} scores" if data.kind == "options" else ""
     rows = f"{len(encoded)} of {len(getattr(data, split))}" if limit else f"{len(encoded)}"
-    with counter(f"evaluating {data.name} ({split})", len(encoded)) as (say, progress):
+    with counter(f"evaluating {data.name} ({split})", len(encoded), silent=not ranks.leads) as (say, progress):
         for line in (*unused(data, cfg, (split,)), *few(data, cfg, (split,), trains=False)) if limit is None else ():
             say(line)
         say(f"{data.name}, {split}: {rows} examples, {cfg.num_fewshot}-shot, template {cfg.template}{how}")

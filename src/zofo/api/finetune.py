@@ -306,19 +306,9 @@ def evaluate(
         task_options["metric"] = name_given(function)
     fewer = f"--batch-size {max(1, (batch_size or 32) // 4)}" if batch_size != 1 else ""
     with with_options("the evaluation", [fewer, *smaller(given)]):
-        result, encoded, facts = evaluate_target(
-            as_path(target),
-            task,
-            changes | task_options,
-            overrides,
-            split,
-            adapter,
-            limit,
-            seed,
-            batch_size,
-            given,
-            function,
-        )
-    if output is not None:
+        asked = (as_path(target), task, changes | task_options, overrides, split, adapter, limit, seed, batch_size)
+        with of_this_process() as ranks:
+            result, encoded, facts = evaluate_target(*asked, given, function, ranks)
+    if output is not None and ranks.leads:
         write_files(Path(output), result, encoded, facts)
     return result.values

@@ -23,6 +23,7 @@ from zofo.data.task import answers_of, settle, shown_of
 from zofo.data.unlabelled import asking
 from zofo.errors import InputError, RunError
 from zofo.eval.predictor import Answer, Predictor
+from zofo.zo.ranks import ALONE, Ranks
 
 log = logging.getLogger("zofo")
 OWN = "./rows.jsonl"  # the name of rows in memory, where no task is named
@@ -131,9 +132,10 @@ def options(asked: Asked) -> list[str]:
 
 
 def open_predictor(
-    target: str | Path, asked: Asked, records: Sequence[Record], file: str
+    target: str | Path, asked: Asked, records: Sequence[Record], file: str, ranks: Ranks = ALONE
 ) -> tuple[Predictor, TaskConfig]:
     """The model, and how these rows are asked. records: the first of them. file: their name, where no task is named.
+    ranks: those that share them.
 
     Raises InputError for everything that is wrong before a row is answered.
     """
@@ -161,7 +163,7 @@ def open_predictor(
             raise InputError("--max-new-tokens: an option is chosen here and nothing is written; leave it out")
         decoding = dataclasses.replace(how.decoding, max_new_tokens=asked.max_new_tokens)
         how = dataclasses.replace(how, decoding=decoding)
-    return Predictor(opened.loaded, opened.model, how, cfg.scoring, batch_size or 32, seed), cfg
+    return Predictor(opened.loaded, opened.model, how, cfg.scoring, batch_size or 32, seed, ranks=ranks), cfg
 
 
 def _answers(opened: Opened, cfg: TaskConfig, task: str | None) -> Answers:

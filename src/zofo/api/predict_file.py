@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from zofo.api.answered_parts import ROWS, Parts, is_begun, stamp
 from zofo.api.out_of_memory import with_options
 from zofo.api.predict import Asked, examples_of, open_predictor, options
+from zofo.api.ranks import of_this_process
 from zofo.config.json_text import dumps
 from zofo.config.sections import exists
 from zofo.data.annotated import Column, Style, kind_of, record_of, windows
@@ -28,8 +29,10 @@ from zofo.errors import InputError, printable
 from zofo.eval.predictor import Predictor
 from zofo.models._transformers import unwrapped
 from zofo.models.sealed import sha256_of
+from zofo.train.agreement import same_start
 from zofo.train.lease import Lease
 from zofo.train.progress import counter
+from zofo.zo.ranks import Ranks
 
 HEAD = 100  # rows by whose columns a file is judged
 STAMPED = re.compile(  # weights, words and settings of a run, an export or a model, and nothing that lies beside them
@@ -67,12 +70,16 @@ def predict_file(
     have no answer (task.on_bad_row=skip). Raises InputError, RunError.
     """
     asked = Asked(task, adapter, model, overrides, text_column, max_new_tokens, batch_size, seed)
-    source, place = Path(file), Path(output)
-    _check(source, place)
+    with of_this_process() as ranks:
+        return _predict(target, Path(file), Path(output), asked, prefix, overwrite, ranks)
+
+
+def _predict(
+    target: str | Path, source: Path, place: Path, asked: Asked, prefix: str, overwrite: bool, ranks: Ranks
+) -> dict[str, Any]:
     folder = place.with_name(f".{place.name}.parts")
-    if not is_begun(folder) and place.exists() and not overwrite:
-        raise InputError(f"{place}: is there already; --overwrite replaces it, or choose another --output")
-    predictor, cfg = open_predictor(target, asked, _first(source), str(source))
+    ranks.lead(lambda: _check_place(source, place, folder, overwrite))
+    predictor, cfg = open_predictor(target, asked, _first(source), str(source), ranks)
     columns, bad = new_columns(predictor, prefix), BadRows(cfg.on_bad_row == "skip")
     rows, first = _look_over(source, predictor, columns, bad)
     plan = {
@@ -83,17 +90,24 @@ def predict_file(
         "prompts": first,
     }
     plan = json.loads(dumps(plan))  # as it is read again
-    with Lease(folder) as lease:
-        parts = Parts(folder, place, lease, Style.of(source), columns, rows)
-        if parts.begin(plan, overwrite):
+    same_start(ranks, {key: plan[key] for key in ("rows", "settings", "prompts")})
+    with Lease(folder) if ranks.leads else nullcontext() as lease:
+        parts = Parts(folder, place, lease, Style.of(source), columns, rows, ranks)
+        if any(ranks.told("begins" if lease is not None and parts.begin(plan, overwrite) else "")):
             with with_options("the prediction", options(asked)):
                 parts.fill(source, predictor, bad.skip)
-            parts.end()
-        summary = parts.clear()
+            ranks.lead(parts.end)
+        summary = parts.clear() if lease is not None else {}
     with suppress(OSError):  # another command has begun there
-        folder.rmdir()
+        folder.rmdir() if ranks.leads else None
     left_out = bad.say(source.name)
     return {"rows": rows, "output": str(place), **summary, **({"bad_rows": left_out} if left_out else {})}
+
+
+def _check_place(source: Path, place: Path, folder: Path, overwrite: bool) -> None:
+    _check(source, place)
+    if not is_begun(folder) and place.exists() and not overwrite:
+        raise InputError(f"{place}: is there already; --overwrite replaces it, or choose another --output")
 
 
 def _first(source: Path) -> list[Record]:
@@ -137,7 +151,7 @@ def _look_over(source: Path, predictor: Predictor, columns: Sequence[Column], ba
     """(how many rows there are, a digest of the first ones' prompts and options). Raises InputError for rows that
     cannot be used: hours later would be too late."""
     count, first, names = 0, "", {column.name for column in columns}
-    with counter(f"looking at {source.name}", None) as (_, show):
+    with counter(f"looking at {source.name}", None, silent=not predictor.ranks.leads) as (_, show):
         for window in windows(source, ROWS):
             _check_columns(window.records, names)
             examples = list(examples_of(predictor, window.records, bad).values())

@@ -11,21 +11,22 @@ from pathlib import Path
 
 from zofo.api.start import check_directory, settled
 from zofo.config.json_text import dumps
+from zofo.config.parallel import ParallelConfig
 from zofo.config.resolve import Config
 from zofo.errors import InputError, unheard
 from zofo.train.progress import console
 from zofo.train.run_dir import RunDir
 from zofo.zo.process_group import launched
-from zofo.zo.ranks import Ranks, start
+from zofo.zo.ranks import Ranks, together
 
 
 @contextmanager
-def of_this_process(config: Config) -> Iterator[Ranks]:
+def of_this_process(config: Config | None = None) -> Iterator[Ranks]:
     """The ranks that a launcher made, of which rank 0 says which they are. What ends one of them ends all, by name."""
-    ranks = start(config.parallel.query, config.parallel.timeout)
-    if ranks.leads and (not ranks.alone or launched()):  # one, where more were asked for, is seen
-        console(sys.stderr).print(ranks.words())
-    with ranks.together(), nullcontext() if ranks.leads else unheard():
+    parallel = ParallelConfig() if config is None else config.parallel
+    with together(parallel.query, parallel.timeout) as ranks, nullcontext() if ranks.leads else unheard():
+        if ranks.leads and (not ranks.alone or launched()):  # one, where more were asked for, is seen
+            console(sys.stderr).print(ranks.words())
         yield ranks
 
 

@@ -93,6 +93,7 @@ def train(
     overwrite: Annotated[bool, option("Replace another run in the output directory.", "--overwrite")] = False,
     dry_run: Annotated[bool, option("One real step of each kind: memory, time, prompts.", "--dry-run")] = False,
     threads: Annotated[int | None, option("CPU threads.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Processes on this machine that share the work.")] = None,
 ) -> None:
     """Fine-tune a model.
 
@@ -110,6 +111,10 @@ def train(
             | {"resume": resume, "threads": threads}
             | ({"overwrite": True} if overwrite else {}),
         )
+        if nproc is not None and nproc > 1 and not dry_run:  # what is wrong with the settings was said, once
+            from zofo.cli.launch import launch
+
+            raise typer.Exit(launch(nproc, process.given))
         _print_notes(config.notes)
         with process.libraries():
             from zofo.api import finetune
@@ -183,7 +188,8 @@ def evaluate(
         label_column=label_column,
         overrides=settings or [],
     )
-    print_result(result)
+    if process.rank() == 0:
+        print_result(result)
 
 
 for verb in (sweep, generate, chat, predict, report, export, ls, show):
@@ -276,7 +282,8 @@ for verb in (compare, diff, ablate, sensitivity, signal, check, env, quickstart)
 
 
 def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
+    """Of several processes one says them."""
+    for note in notes if process.rank() == 0 else ():
         typer.echo(f"note: {note}", err=True)
 
 

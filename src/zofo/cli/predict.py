@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from zofo.cli.options import ADAPTER_OF, BaseModel, option
-from zofo.cli.process import libraries
+from zofo.cli.process import libraries, rank
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, printable
 
@@ -54,6 +54,8 @@ def predict(
 
     given |= {"text_column": text_column, "prefix": prefix, "overwrite": overwrite}
     summary = predict_file(target, file, output, **given)
+    if rank():  # of several processes one says it
+        return
     if not sys.stdout.isatty():
         print(dumps(summary))
         return

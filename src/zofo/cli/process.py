@@ -15,8 +15,10 @@ import typer
 
 from zofo.cli.errors import failure
 from zofo.cli.streams import Guarded, occupied
-from zofo.errors import RunError, said_once
+from zofo.errors import InputError, RunError, said_once
 
+given: Sequence[str] = ()  # the command line that is run
+SHARED = ("train", "eval", "predict")  # verbs that several processes do together
 INTERRUPTED, PIPE = 130, 141  # exit codes as shells have them: 128 + SIGINT, 128 + SIGPIPE
 
 
@@ -35,17 +37,36 @@ def libraries() -> Iterator[None]:
         gc.enable()
 
 
+def rank() -> int:
+    """Of this process among those that a launcher started; 0 where it is alone."""
+    number = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    return int(number) if number.isdigit() else 0
+
+
 @functools.cache
 def command(app: typer.Typer) -> Any:
     """Of all verbs with their options, 20 ms: once for a process that runs several command lines."""
     return typer.main.get_command(app)
 
 
+def _check_processes(args: Sequence[str]) -> None:
+    """Raises InputError for a verb that would do the same thing in each of several processes."""
+    several, verb = os.environ.get("WORLD_SIZE", "1"), next((arg for arg in args if not arg.startswith("-")), "")
+    if several.isdigit() and int(several) > 1 and verb not in (*SHARED, ""):
+        raise InputError(
+            f"{several} processes: zofo {verb} runs in one; start it without torchrun or accelerate launch (those that "
+            f"share their work: {', '.join(SHARED)})"
+        )
+
+
 def run(app: typer.Typer, args: Sequence[str]) -> int:
     """Runs one command line and returns its exit code: 0, 1 failed, 2 wrong input, 128 + a signal's number."""
+    global given
+    given = args
     debug = "--debug" in args or os.environ.get("ZOFO_DEBUG", "") not in ("", "0")
     try:
         with said_once():
+            _check_processes(args)
             given = [a for a in args if a != "--debug"] or ["--help"]
             code = command(app)(given, prog_name="zofo", standalone_mode=False)
         sys.stdout.flush()
@@ -64,7 +85,7 @@ def run(app: typer.Typer, args: Sequence[str]) -> int:
             traceback.print_exc()
         lines, code = failure(error, args)
         for line in lines:
-            typer.echo(f"error: {line}", err=True)
+            typer.echo(f"{f'rank {rank()}: ' if rank() else ''}error: {line}", err=True)
         return code
 
 

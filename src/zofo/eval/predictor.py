@@ -22,6 +22,7 @@ from zofo.models.backbone import Loaded
 from zofo.models.scorer import Scorer
 from zofo.models.tree_probe import Sharing
 from zofo.zo.keys import derive
+from zofo.zo.ranks import ALONE, Ranks
 
 NULLS = 2**12  # prompts without their input whose scores are kept
 
@@ -42,7 +43,8 @@ class Answer:
 class Predictor:
     """model: the backbone, or what an adapter makes of it. seed: of texts that are sampled, with a row's id.
 
-    cut: how many rows lost the beginning of their prompts. nan: how many had no finite scores.
+    ranks: those that share the rows. cut: how many rows lost the beginning of their prompts. nan: how many had no
+    finite scores.
     """
 
     loaded: Loaded
@@ -53,11 +55,12 @@ class Predictor:
     seed: int
     cut: int = 0
     nan: int = 0
+    ranks: Ranks = ALONE
     _null: dict[NullKey, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._scorer: Scorer = self.loaded.scorer(self.model)
-        self._share = Sharing(self._scorer, self.loaded.max_length)
+        self._share = Sharing(self._scorer, self.loaded.max_length, self.ranks.every)
 
     def check(self, examples: Sequence[Example], bad: BadRows) -> None:
         """Tells `bad` of the rows that cannot be asked, so that it can be said before the first is answered."""
@@ -83,10 +86,10 @@ class Predictor:
                 self._null.clear()
             new = [e.example for e in encoded if null_key(e.example) not in self._null]
             if new:
-                tokenizer, length = self.loaded.tokenizer, self.loaded.max_length
-                self._null |= null_scores(self._scorer, new, tokenizer, length, self.batch_size, self.scoring)
+                how = (self.loaded.tokenizer, self.loaded.max_length, self.batch_size, self.scoring, self.ranks)
+                self._null |= null_scores(self._scorer, new, *how)
         packed = self._share(encoded) if encoded else []
-        scores = option_scores_of(self._scorer, packed, self.batch_size, self.scoring, self._null, progress)
+        scores = option_scores_of(self._scorer, packed, self.batch_size, self.scoring, self._null, progress, self.ranks)
         answers = {e.example.id: self._choice(e.example, each) for e, each in zip(encoded, scores)}
         return [answers.get(example.id, Answer()) for example in examples]
 
@@ -135,9 +138,11 @@ class Predictor:
             nonlocal done
             done += 1
             if progress is not None:
-                progress(done)
+                progress(min(done * ranks.size, len(requests)))
 
-        asked, decoding = [request for request, _ in requests.values()], self.asking.decoding
+        ranks, decoding = self.ranks, self.asking.decoding
+        asked = [request for request, _ in requests.values()][ranks.rank :: ranks.size]
         texts = decode(self.model, loaded.tokenizer, asked, decoding, loaded.pad_id, self.batch_size, count)
+        texts = ranks.objects(texts, len(requests))
         written = dict(zip(requests, texts))
         return [Answer(text=written.get(example.id)) for example in examples]

@@ -53,8 +53,8 @@ def share_prompts(
 class Sharing:
     """`share_prompts` for one set of examples after another: the model is tried on the first that gains from it."""
 
-    def __init__(self, scorer: Scorer, limit: int | None) -> None:
-        self.scorer, self.limit = scorer, limit
+    def __init__(self, scorer: Scorer, limit: int | None, agreed: Callable[[bool], bool] = bool) -> None:
+        self.scorer, self.limit, self.agreed = scorer, limit, agreed
         self._reason: str | None = None  # why not; None: not tried yet
         self._reach = window(unwrapped(scorer.model).config) - getattr(scorer.model, "virtual", 0)
 
@@ -66,6 +66,8 @@ class Sharing:
             return plain
         if self._reason is None:
             self._reason = probe(self.scorer, list(zip(plain, packed)))
+            if not self.agreed(not self._reason):
+                self._reason = self._reason or "so another rank found"
         return plain if self._reason else packed
 
 

@@ -161,12 +161,12 @@ class Skips:
 
 @contextmanager
 def counter(
-    what: str, total: int | None, before: int = 0
+    what: str, total: int | None, before: int = 0, silent: bool = False
 ) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """(says a line that stays; shows how many of `total` are done, and the time left: a bar on a terminal, else a line
     every half minute). total: None where nobody knows. before: how many were done before this command, which took no
-    time of it."""
-    shown_on, what = console(sys.stderr), printable(what)
+    time of it. silent: shows nothing."""
+    shown_on, what = Console(quiet=True) if silent else console(sys.stderr), printable(what)
     start = last = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Bar(*columns, console=shown_on, transient=True) if shown_on.is_terminal else None

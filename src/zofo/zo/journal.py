@@ -90,8 +90,7 @@ class Border:
 
 
 class Journal:
-    """An open journal file. `position`: the offset behind its last whole record; `crc`: its checksum; `number`: of the
-    records up to there."""
+    """An open journal file. `position`: behind its last whole record; `crc`: its checksum; `number`: of records."""
 
     def __init__(self, path: Path, header: dict[str, Any], end: Border) -> None:
         """end: where to go on; what lies behind it is cut: a torn tail, or records beyond a checkpoint."""
@@ -110,8 +109,8 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, position: int | None = None, crc: int | None = None) -> Journal:
-        """Open for appending, in the file's own format; records behind `position` (a checkpoint's) and a torn tail are
-        cut. crc: the checksum that ended there, by which another journal of the same length is known.
+        """Open for appending, in the file's own format; records behind `position` (a checkpoint's) and a torn tail go.
+        crc: the checksum that ended there, by which another journal of the same length is known.
 
         Raises JournalError, with the file as it was, when the header or a record before the tail is damaged, or when
         the file ends before `position`.

@@ -282,6 +282,14 @@ def _first_line(error: BaseException) -> str:
 ALONE = Ranks()
 
 
+@contextmanager
+def together(query: int = 1, timeout: float = 600.0) -> Iterator[Ranks]:
+    """`start`, and the end of what it made."""
+    ranks = start(query, timeout)
+    with ranks.together():
+        yield ranks
+
+
 def start(query: int = 1, timeout: float = 600.0) -> Ranks:
     """The ranks of this process: of the process group that torch has already, or of one as the launcher's environment
     describes it; else alone. timeout: seconds after which a rank that does not come to an exchange is missing.
