@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from zofo.api.check_machine.world import of_model
 from zofo.api.memory import named_shapes
 from zofo.config.json_text import dumps, read_json
 from zofo.train.checkpoint import save_theta, save_tree
-from zofo.train.trees import remove_tree, write_tree
+from zofo.train.trees import Write, remove_tree, write_tree
 from zofo.zo import kernels
 
 SIZES = ((4, 64), (4, 256))
@@ -85,7 +86,7 @@ def snapshot(name: str, dtype: str, rounds: int) -> dict[str, Any]:
     return written(lambda folder: save_theta(params, folder), rounds)
 
 
-def written(save: Callable[[Path], None], rounds: int) -> dict[str, Any]:
+def written(save: Write, rounds: int) -> dict[str, Any]:
     """Seconds of `save` as a run keeps it, with checksums and all bytes on the disk, and of a plain file of as many."""
     with tempfile.TemporaryDirectory() as folder:
         place, plain = Path(folder) / "saved", Path(folder) / "plain"
@@ -151,9 +152,9 @@ def main() -> None:
     if args.bank:
         results["bank"] = {"machine": facts()} | bank(args.rounds)
     elif args.snapshot:
-        for key in (f"{name} {dtype}" for name in args.models.split(",") for dtype in args.dtypes.split(",")):
-            found = {"machine": facts()} | snapshot(*key.split(), args.rounds)
-            results.setdefault(key, {})["checkpoint"] = found
+        for name, dtype in product(args.models.split(","), args.dtypes.split(",")):
+            found = {"machine": facts()} | snapshot(name, dtype, args.rounds)
+            results.setdefault(f"{name} {dtype}", {})["checkpoint"] = found
     else:
         for name in args.models.split(","):
             for dtype in args.dtypes.split(","):
