@@ -1,13 +1,15 @@
 """Models of a billion weights: a MeZO step beside its forwards, peaks, and what a checkpoint of theta costs.
 
     python -m benchmarks.large [--models opt-1.3b,llama-3.2-1b] [--dtypes float32,bfloat16] [--rounds 2] [--json FILE]
+    python -m benchmarks.large --snapshot [--json FILE]
     python -m benchmarks.large --bank [--json FILE]
 
 Random weights in the models' shapes, random tokens: for seconds and bytes, never for a loss. Each model and dtype has a
 process of its own. In one interleaved run: `limit`, two forwards without a shift, logits only where a label is; `mezo`,
 the step around them (layer mode, signs). peaks: of the resident set, over what was there before, the compiled kernels
-loaded. checkpoint: theta's snapshot as a run writes it, brought to the disk, beside a file of as many bytes. --bank:
-the same of 42 tasks' adapters p and s (LoRA, rank 8, of SmolLM2-135M's shape) with AdamW's moments.
+loaded. checkpoint: theta's snapshot as a run writes it, brought to the disk, beside a file of as many bytes.
+--snapshot: this alone, of drawn weights without a model; what the file has of steps stays. --bank: the same of 42
+tasks' adapters p and s (LoRA, rank 8, of SmolLM2-135M's shape) with AdamW's moments.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from zofo.api.check_machine.world import of_model
 from zofo.api.memory import named_shapes
 from zofo.config.json_text import dumps, read_json
 from zofo.train.checkpoint import save_theta, save_tree
-from zofo.train.trees import remove_tree, write_tree
+from zofo.train.trees import Write, remove_tree, write_tree
 from zofo.zo import kernels
 
 SIZES = ((4, 64), (4, 256))
@@ -68,7 +71,22 @@ def measure(name: str, dtype: str, rounds: int) -> dict[str, Any]:
     return weights | found | {"checkpoint": written(lambda folder: save_theta(theta.params, folder), rounds)}
 
 
-def written(save: Callable[[Path], None], rounds: int) -> dict[str, Any]:
+def snapshot(name: str, dtype: str, rounds: int) -> dict[str, Any]:
+    """What `measure` has of the checkpoint."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = read_json(named_shapes.FOLDER / f"{name}.json")
+    settings = AutoConfig.for_model(**{key: value for key, value in shape.items() if key != "architectures"})
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(settings, dtype=getattr(torch, dtype))
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        key: torch.empty(p.shape, dtype=p.dtype).normal_(generator=generator) for key, p in model.named_parameters()
+    }
+    return written(lambda folder: save_theta(params, folder), rounds)
+
+
+def written(save: Write, rounds: int) -> dict[str, Any]:
     """Seconds of `save` as a run keeps it, with checksums and all bytes on the disk, and of a plain file of as many."""
     with tempfile.TemporaryDirectory() as folder:
         place, plain = Path(folder) / "saved", Path(folder) / "plain"
@@ -122,6 +140,7 @@ def main() -> None:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--bank", action="store_true")
+    parser.add_argument("--snapshot", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -130,16 +149,19 @@ def main() -> None:
         print(dumps(measure(name, dtype, args.rounds)))
         return
     results: dict[str, Any] = read_json(args.json) if args.json and args.json.exists() else {}
-    results["machine"] = facts()
     if args.bank:
-        results["bank"] = bank(args.rounds)
+        results["bank"] = {"machine": facts()} | bank(args.rounds)
+    elif args.snapshot:
+        for name, dtype in product(args.models.split(","), args.dtypes.split(",")):
+            found = {"machine": facts()} | snapshot(name, dtype, args.rounds)
+            results.setdefault(f"{name} {dtype}", {})["checkpoint"] = found
     else:
         for name in args.models.split(","):
             for dtype in args.dtypes.split(","):
                 command = [sys.executable, "-m", "benchmarks.large", "--one", f"{name}/{dtype}"]
                 command += ["--rounds", str(args.rounds)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-                results[f"{name} {dtype}"] = json.loads(done.stdout.splitlines()[-1])
+                results[f"{name} {dtype}"] = {"machine": facts()} | json.loads(done.stdout.splitlines()[-1])
                 print(name, dtype, dumps(results[f"{name} {dtype}"], indent=1), flush=True)
                 if args.json:
                     args.json.write_text(dumps(results, indent=1) + "\n", "utf-8")

@@ -128,7 +128,7 @@ def waits() -> str:
     def rows() -> Iterator[list[str]]:
         for what, name, path, goal in WAITS:
             value = found(name, path)
-            yield [what, shown(value), _judged(value, goal), f"`{name}`, {_where(name)}"]
+            yield [what, shown(value), _judged(value, goal), f"`{name}`, {_where(name, path)}"]
 
     return table(["what waits", "ratio", "to reach", "from"], rows())
 
@@ -143,9 +143,11 @@ def _judged(value: Any, goal: str) -> str:
     return f"at {'most' if sign == '<' else 'least'} {number}{'' if met else ': **missed**'}"
 
 
-def _where(name: str) -> str:
-    """Date, vector unit, threads and load of a result's machine."""
-    machine = found(name, "machine")
+def _where(name: str, path: str) -> str:
+    """Date, vector unit, threads and load of a result's machine, or of the part of it that has one of its own."""
+    keys = path.split("|")
+    machines = (found(name, "|".join([*keys[:depth], "machine"])) for depth in range(len(keys), -1, -1))
+    machine = next((each for each in machines if each is not None), None)
     if machine is None:
         return NONE
     date, threads = machine["date"].split()[0], machine["threads"]

@@ -11,10 +11,10 @@ from zofo.config.json_text import dumps
 from zofo.models.sealed import WORK
 from zofo.train.lease import NAME as LOCK
 
-# Not compared, by name: times and memory; the run's id; the position in metrics.jsonl, whose lines have times; the
-# digests of files that hold one of these. What a run says of the machine, and the digest of a configuration with
-# absolute paths, are compared only where both are the same
-TIMES = ("seconds", "tuning_seconds", "seconds_per_step", "seconds_per_example", "peak_bytes")
+# Not compared, by name: times and memory (phases are the last process's alone); the run's id; the position in
+# metrics.jsonl, whose lines have times; the digests of files that hold one of these. What a run says of the machine,
+# and the digest of a configuration with absolute paths, are compared only where both are the same
+TIMES = ("seconds", "tuning_seconds", "seconds_per_step", "seconds_per_example", "peak_bytes", "phases")
 DRAWN = ("id", "run", "config", "info", "readme")  # keys of manifest.json and state.json
 PLACES = ("environment", "config_hash")
 DIGESTED = ("state.json", "trainer_state.json", "run.json")  # files whose digests hold one of these

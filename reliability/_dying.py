@@ -145,10 +145,7 @@ class Watch:
         import safetensors.torch
         import transformers.modeling_utils
 
-        import zofo.models.tensors
-
-        owners = [(safetensors.torch, "save_file"), (zofo.models.tensors, "save_file")]
-        for owner, attribute in (*owners, (transformers.modeling_utils, "safe_save_file")):
+        for owner, attribute in ((safetensors.torch, "save_file"), (transformers.modeling_utils, "safe_save_file")):
             setattr(owner, attribute, self._cut_file(getattr(owner, attribute)))
 
     def _cut(self, handle: Any, write: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
@@ -163,7 +160,7 @@ class Watch:
         return writes
 
     def _cut_file(self, save: Callable[..., Any]) -> Callable[..., Any]:
-        """safetensors' files are written by Rust: nothing of Python's sees it."""
+        """What libraries write as safetensors is written by Rust: nothing of Python's sees it."""
 
         def saves(tensors: Any, path: Any, *args: Any, **more: Any) -> None:
             name = self.name(path)

@@ -122,7 +122,7 @@ class StopsOneRank(TrainerCallback):
 
 
 def with_a_callback(model: str, rows: str, out: str) -> None:
-    settings = {"batch_size": 4, "max_steps": 8, "eval_steps": 4, "save_steps": 4, "threads": 1}
+    settings: dict[str, Any] = {"batch_size": 4, "max_steps": 8, "eval_steps": 4, "save_steps": 4, "threads": 1}
     done = finetune(model, rows, "mezo", output_dir=out, callbacks=[StopsOneRank()], **settings)
     print(done.leads, done.info["steps"]["upper"])
 

@@ -103,7 +103,7 @@ def test_kill_inside_a_checkpoint(tmp_path, tiny_model_dir, module_sentiment_fil
     """max_replay_seconds=0 adds theta to every checkpoint; the kill comes when a file of the second one is written."""
     out = tmp_path / "run"
     args = arguments(tiny_model_dir, module_sentiment_file, out, "bilevel-zofo", "train.max_replay_seconds=0")
-    done = run_cut(args, signal.SIGKILL, "zofo.models.tensors:save_file", ".checkpoint-40.tmp", 2)
+    done = run_cut(args, signal.SIGKILL, "zofo.models.adapters._set:save_tensors", ".checkpoint-40.tmp", 2)
     assert done.returncode == -signal.SIGKILL
     assert (out / "checkpoint-20").is_dir()
     assert any((out / ".checkpoint-40.tmp").rglob("*.safetensors"))

@@ -34,12 +34,14 @@ def dumps(
 
 
 def _finite(node: Any) -> Any:
+    if isinstance(node, str | int):  # most are, and asking whether something is a Mapping takes long
+        return node
     if isinstance(node, float):
         return node if math.isfinite(node) else None
-    if isinstance(node, Mapping):
-        return {_key(key): _finite(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [_finite(value) for value in node]
+    if isinstance(node, dict | Mapping):
+        return {_key(key): _finite(value) for key, value in node.items()}
     return node
 
 

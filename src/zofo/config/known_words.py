@@ -24,7 +24,6 @@ class Word:
 
 RATES = "method.lr method.lr_s method.lr_p method.lr_theta"
 ALWAYS = "only the answer's tokens are trained, of a chat the last assistant turn (task.loss_on=all: each)"
-PROCESS = "each process has the whole model, on one device"
 NONE = "zofo has none of it"
 PUSHED = "training uploads nothing; zofo export RUN OUT --push-to-hub OWNER/NAME does"
 STEPS = "always in steps"
@@ -103,7 +102,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     "device_map": ("model.device", "one device"),
     "fsdp fsdp_config deepspeed ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers "
     "ddp_static_graph local_rank accelerator_config parallelism_config average_tokens_across_devices "
-    "save_on_each_node log_on_each_node log_level_replica": ("", PROCESS),
+    "save_on_each_node log_on_each_node log_level_replica": ("", "each process has the whole model, on one device"),
     "ddp_timeout": ("parallel.timeout", ""),
     "num_processes nproc_per_node world_size": ("", "zofo train --nproc N, or any launcher (docs/scale.md)"),
     # Data

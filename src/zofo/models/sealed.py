@@ -12,6 +12,7 @@ from zofo.errors import InputError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+Sums = Mapping[Path, str]  # {a file that is on the disk: its SHA-256}
 EXPORT = "zofo.json"  # what an export says of itself
 README = "README.md"
 # In a directory that is written anew: new/ and old/ files, and plan.json while they change places

@@ -15,6 +15,7 @@ from zofo.config.instantiate import make_estimator, make_rule
 from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
 from zofo.errors import InputError, printable
+from zofo.models.sealed import Sums
 from zofo.models.tensors import load_tensors, save_tensors
 from zofo.train.files import write_json
 from zofo.zo.journal import JournalError, read_header, read_records
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from zofo.train.setup import Session
 
 
-def save_tree(directory: Path, name: str, tree: Mapping[str, Any]) -> None:
-    """Write a nested dict as `name`.json, its tensors as `name`.safetensors under their paths."""
+def save_tree(directory: Path, name: str, tree: Mapping[str, Any]) -> Sums:
+    """Write a nested dict as `name`.json, its tensors as `name`.safetensors under their paths. Returns the digest of
+    these, as `save_theta` does."""
     tensors: dict[str, Tensor] = {}
 
     def strip(node: Any, path: str) -> Any:
@@ -38,7 +40,7 @@ def save_tree(directory: Path, name: str, tree: Mapping[str, Any]) -> None:
         return node
 
     write_json(directory / f"{name}.json", strip(tree, ""))
-    save_tensors(tensors, directory / f"{name}.safetensors")
+    return {(path := directory / f"{name}.safetensors"): save_tensors(tensors, path)}
 
 
 def load_tree(directory: Path, name: str) -> dict[str, Any]:
@@ -52,10 +54,10 @@ def load_tree(directory: Path, name: str) -> dict[str, Any]:
     return fill(read_json(directory / f"{name}.json"))
 
 
-def save_theta(params: Mapping[str, Tensor], directory: Path) -> None:
+def save_theta(params: Mapping[str, Tensor], directory: Path) -> Sums:
     """A snapshot of theta, so that a resume need not replay the whole journal."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_tensors(params, directory / "theta.safetensors")
+    return {(path := directory / "theta.safetensors"): save_tensors(params, path)}
 
 
 def load_theta_(params: Mapping[str, Tensor], directory: Path) -> None:

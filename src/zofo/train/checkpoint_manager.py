@@ -13,7 +13,7 @@ from transformers import TrainerState
 
 from zofo.errors import InputError, during
 from zofo.models.load import load
-from zofo.models.sealed import MANIFEST
+from zofo.models.sealed import MANIFEST, Sums
 from zofo.train import adapter_start, checkpoint, record
 from zofo.train.callbacks import read_state
 from zofo.train.checkpoint import fitting, journal_header, move_theta
@@ -102,9 +102,8 @@ class CheckpointManager:
         long = self.journal is not None and self._replay_seconds() > self.config.max_replay_seconds
         return method.moves == "fo" or (long and method.theta_of == "backbone")
 
-    def _write_theta(self, directory: Path) -> None:
-        if self._snapshots():
-            checkpoint.save_theta(self.session.problem.theta, directory / "backbone")
+    def _write_theta(self, directory: Path) -> Sums:
+        return checkpoint.save_theta(self.session.problem.theta, directory / "backbone") if self._snapshots() else {}
 
     @during("saving the best so far")
     def save_best(self, best: Best) -> None:
@@ -112,20 +111,20 @@ class CheckpointManager:
         self.session.ranks.lead(lambda: self._save_best(best))
 
     def _save_best(self, best: Best) -> None:
-        def write(directory: Path) -> None:
-            self._write_adapters(directory)
-            self._write_theta(directory)
+        def write(directory: Path) -> Sums:
+            return {**self._write_adapters(directory), **self._write_theta(directory)}
 
         self.run.write_tree(self.run.best(best.count), write)
         if self.journal is not None:
             with naming(self.journal.path):
                 self.journal.sync()
 
-    def _write_adapters(self, directory: Path) -> None:
-        adapters = self.session.problem.adapters
+    def _write_adapters(self, directory: Path) -> Sums:
+        adapters, sums = self.session.problem.adapters, dict[Path, str]()
         for name in self.session.method.adapters_used:
             assert adapters is not None
-            adapters.save(name, directory / name, self.session.config.model.name)
+            sums.update(adapters.save(name, directory / name, self.session.config.model.name))
+        return sums
 
     @during("saving a checkpoint")
     def save(self, at: Position, count: int, metrics_position: int, trainer: TrainerState, finite: bool) -> None:
@@ -163,11 +162,11 @@ class CheckpointManager:
             "config_hash": self.session.config.hash(),
         }
 
-        def write(directory: Path) -> None:
-            self._write_adapters(directory)
-            self._write_theta(directory)
-            checkpoint.save_tree(directory, "state", state)
+        def write(directory: Path) -> Sums:
+            sums = {**self._write_adapters(directory), **self._write_theta(directory)}
+            sums |= checkpoint.save_tree(directory, "state", state)
             trainer.save_to_json(str(directory / "trainer_state.json"))
+            return sums
 
         if self.journal is not None:
             with naming(self.journal.path):

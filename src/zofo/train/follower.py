@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zofo.config.resolve import Config
 from zofo.train.record import Metrics, MetricsLog
 from zofo.train.run_dir import RunDir
+from zofo.train.trees import Write
 from zofo.zo.journal import Border, Journal
 
 
@@ -44,7 +45,7 @@ class FollowedDir(RunDir):
 
     def write_readme(self, text: str) -> None: ...
 
-    def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None: ...
+    def write_tree(self, directory: Path, write: Write) -> None: ...
 
     def forget(self, directory: Path) -> None: ...
 

@@ -34,7 +34,7 @@ from zofo.train.ownership import (
     reports,
     say_what_stays,
 )
-from zofo.train.trees import keep_edited, recover, write_tree
+from zofo.train.trees import Write, keep_edited, recover, write_tree
 
 log = logging.getLogger("zofo")
 
@@ -276,7 +276,7 @@ class RunDir:
     def write_json(self, name: str, data: Any) -> None:
         self.write(name, dumps(data, indent=2, sort_keys=True) + "\n")
 
-    def write_tree(self, directory: Path, write: Callable[[Path], None]) -> None:
+    def write_tree(self, directory: Path, write: Write) -> None:
         """A checkpoint or a best; see `trees.write_tree`."""
         self._check()
         ours = self._claimed(directory)

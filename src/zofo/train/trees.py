@@ -12,11 +12,11 @@ from pathlib import Path
 
 from zofo.config.json_text import read_json
 from zofo.errors import InputError
-from zofo.models.sealed import FORMAT, MANIFEST, PLAN, README, WORK, read_manifest, sha256_of
+from zofo.models.sealed import FORMAT, MANIFEST, PLAN, README, WORK, Sums, read_manifest, sha256_of
 from zofo.train.files import delete_tree, make_directory, naming, sync, write_json
 
 log = logging.getLogger("zofo")
-Write = Callable[[Path], None]
+Write = Callable[[Path], Sums | None]  # may return digests of files that it has brought to the disk
 # What checkpoints and bests are made of, for one whose manifest is gone
 PARTS = ("state.json", "state.safetensors", "trainer_state.json", "backbone/theta.safetensors")
 PARTS = (*PARTS, "*/adapter_model.safetensors", "*/adapter_config.json")
@@ -48,12 +48,13 @@ def write_tree(target: Path, write: Write, ours: bool = False) -> list[str]:
 def _fill(directory: Path, write: Write) -> list[str]:
     """Write the files, the manifest last, and bring them to the disk. Returns their names without the manifest's."""
     with naming(directory):
-        write(directory)
+        done = write(directory) or {}
     paths = sorted(p for p in directory.rglob("*") if p.is_file())
-    sums = {p.relative_to(directory).as_posix(): sha256_of(p) for p in paths}
+    sums = {p.relative_to(directory).as_posix(): done.get(p) or sha256_of(p) for p in paths}
     write_json(directory / MANIFEST, {"format": FORMAT, "sha256": sums})
     for path in paths:
-        sync(path)
+        if path not in done:
+            sync(path)
     for folder in [directory, *(p for p in directory.rglob("*") if p.is_dir())]:
         sync(folder)
     return list(sums)

@@ -110,10 +110,8 @@ class Journal:
     @classmethod
     def open(cls, path: Path, position: int | None = None, crc: int | None = None) -> Journal:
         """Open for appending, in the file's own format; records behind `position` (a checkpoint's) and a torn tail go.
-        crc: the checksum that ended there, by which another journal of the same length is known.
-
-        Raises JournalError, with the file as it was, when the header or a record before the tail is damaged, or when
-        the file ends before `position`.
+        crc: the checksum that ended there, by which another journal of the same length is known. Raises JournalError,
+        with the file as it was, when the header or a record before the tail is damaged, or it ends before `position`.
         """
         header, end = _read_header(path)
         for _, border in scan(path, position):

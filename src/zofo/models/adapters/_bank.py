@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zofo.errors import InputError
 from zofo.models.adapters._set import AdapterSet
+from zofo.models.sealed import Sums
 from zofo.zo.keys import derive
 
 
@@ -71,10 +72,10 @@ class Bank(AdapterSet):
         for task in self.tasks:
             self.inner.redraw(member(name, task), derive(seed, task))
 
-    def save(self, name: str, directory: Path, base_model: str | None = None) -> None:
+    def save(self, name: str, directory: Path, base_model: str | None = None) -> Sums:
         """A PEFT directory for each task, in `directory`/task."""
-        for task in self.tasks:
-            self.inner.save(member(name, task), directory / task, base_model)
+        saved = (self.inner.save(member(name, task), directory / task, base_model) for task in self.tasks)
+        return {path: digest for sums in saved for path, digest in sums.items()}
 
     def restore(self, name: str, directory: Path) -> None:
         for task in self.tasks:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError
+from zofo.models.sealed import Sums
 from zofo.models.tensors import load_tensors, save_tensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -155,9 +156,9 @@ class AdapterSet(ABC):
             raise ValueError(f"the saved adapter has other tensors than this one ({fault})")
         self._load(name, dict(state))
 
-    def save(self, name: str, directory: Path, base_model: str | None = None) -> None:
+    def save(self, name: str, directory: Path, base_model: str | None = None) -> Sums:
         """Write a PEFT directory. The same weights give the same bytes (PEFT's own writer orders sets by hash)."""
-        write_adapter(directory, self.state(name), self.config(name), base_model)
+        return write_adapter(directory, self.state(name), self.config(name), base_model)
 
     def restore(self, name: str, directory: Path) -> None:
         """Load what `save` wrote. Raises OSError, or ValueError naming both models."""
@@ -170,13 +171,14 @@ class AdapterSet(ABC):
 
 def write_adapter(
     directory: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], base_model: str | None
-) -> None:
-    """A PEFT directory of these tensors and this adapter_config.json. Raises OSError."""
+) -> Sums:
+    """A PEFT directory of these tensors and this adapter_config.json. Returns the tensors' digest. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_tensors(state, directory / WEIGHTS)
+    sums = {(path := directory / WEIGHTS): save_tensors(state, path)}
     content = {**config} if base_model is None else {**config, "base_model_name_or_path": base_model}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
     (directory / CONFIG).write_text(dumps(plain, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
+    return sums
 
 
 def difference(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

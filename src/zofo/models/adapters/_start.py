@@ -22,6 +22,7 @@ from zofo.models.adapters._peft import take_off
 from zofo.models.adapters._set import AdapterSet, both, difference, write_adapter
 from zofo.models.adapters._soft import SoftModel
 from zofo.models.backbone import Loaded
+from zofo.models.sealed import Sums
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Start:
         """For the run's manifest. Hexadecimal SHA-256, of the weights alone."""
         return {"sha256": self.sha256}
 
-    def save(self, directory: Path, base_model: str) -> None:
+    def save(self, directory: Path, base_model: str) -> Sums:
         """A PEFT directory. Raises OSError."""
-        write_adapter(directory, self.state, self.config, base_model)
+        return write_adapter(directory, self.state, self.config, base_model)
 
 
 def read(directory: Path, loaded: Loaded) -> Given:
