@@ -125,7 +125,7 @@ def train(
             finished = finetune.train(config, dry_run)
         except Interrupted as stop:
             raise typer.Exit(128 + stop.number) from stop
-    if not dry_run and finished.leads:
+    if not dry_run and process.rank() == 0:  # of several processes one says it
         print_run(finished)
 
 
