@@ -169,6 +169,8 @@ def build(
     check(config, data, loaded, method)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     backbone = wrap(config, loaded, method, data, start)
+    if backbone.adapters is not None:
+        backbone.adapters.mixes = ranks.every(backbone.adapters.mixes)  # which was tried, and may be one machine's
     splits = method.split(data, config.train.seed)
     bad = BadRows(config.task.on_bad_row == "skip")
     examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond, bad)
