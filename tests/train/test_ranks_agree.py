@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,12 +24,15 @@ from tests.page_world import copa
 from zofo import evaluate, finetune
 from zofo.config.sections import TaskConfig
 from zofo.data import TaskData
+from zofo.models import tree_probe
+from zofo.models.adapters import _layers
 from zofo.objectives._loss import Loss
 from zofo.train import checkpoint, setup
 from zofo.train.loop import Loop
 from zofo.train.run_dir import RunDir
 
 MEZO = ["--method", "mezo", "method.lr=1e-4"]
+SETTINGS: dict[str, Any] = {"batch_size": 4, "max_steps": 4, "eval_steps": 2, "save_steps": 2, "threads": 1}
 Start = Callable[..., list[str]]
 
 
@@ -55,9 +59,7 @@ def start(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> Start:
     ],
 )
 def test_other_settings_are_named(theirs: list[str], words: str, start: Start) -> None:
-    began = time.monotonic()
     done = in_ranks(2, *start("estimator.q=2"), own={1: start("estimator.q=2", *theirs)}, ends_within=60)
-    print(time.monotonic() - began, [(d.returncode, d.stderr[-300:]) for d in done])
     for each in done:
         assert each.returncode == 2
         assert f"the ranks start with different {words}" in each.stderr
@@ -68,17 +70,20 @@ class Asks(TrainerCallback):
 
 
 def with_a_callback_of_rank_0(model: str, rows: str, out: str) -> None:
-    settings = {"batch_size": 4, "max_steps": 4, "eval_steps": 2, "save_steps": 2, "threads": 1}
     callbacks = [Asks()] if os.environ["RANK"] == "0" else []
     more = ["parallel.timeout=20"]
-    finetune(model, rows, "mezo", output_dir=out, callbacks=callbacks, overrides=more, **settings)
+    finetune(model, rows, "mezo", output_dir=out, callbacks=callbacks, overrides=more, **SETTINGS)
 
 
 def test_callbacks_of_rank_0_alone(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
     done = in_ranks(
-        2, str(tiny_model_dir), str(sentiment_file), str(tmp_path / "run"), act=with_a_callback_of_rank_0, ends_within=60
+        2,
+        str(tiny_model_dir),
+        str(sentiment_file),
+        str(tmp_path / "run"),
+        act=with_a_callback_of_rank_0,
+        ends_within=60,
     )
-    print([(d.returncode, d.stderr[-600:]) for d in done])
     assert [each.returncode for each in done] == [0, 0]
 
 
@@ -95,9 +100,7 @@ def with_an_infinite_weight(*args: str) -> None:
 
 
 def test_an_infinite_weight(start: Start) -> None:
-    began = time.monotonic()
     done = in_ranks(2, *start("method.lr=1e-2"), special={1: with_an_infinite_weight}, ends_within=60)
-    print(time.monotonic() - began, [(d.returncode, d.stderr[-900:]) for d in done])
     for each in done:
         assert each.returncode == 1
         assert "ranks 0 and 1 differ in model.embed_tokens.weight" in each.stderr
@@ -115,26 +118,29 @@ def with_nan_in_a_mask(*args: str) -> None:
 
 
 def test_a_nan_in_a_masks_gradients(start: Start, tmp_path: Path) -> None:
-    began = time.monotonic()
     more = ["mask=sensitivity", "train.on_nonfinite=skip"]
     done = in_ranks(2, *start(*more), special={1: with_nan_in_a_mask}, ends_within=60)
-    print(time.monotonic() - began, [(d.returncode, d.stderr[-900:]) for d in done])
     for each in done:
         assert each.returncode == 1
         assert "4 of 4 updates skipped" in each.stderr
+
+
+LONGEST = """
+def longest(completions):
+    most = max(map(len, completions))
+    return [len(text) / (most + 1) for text in completions]
+"""
 
 
 def test_a_reward_is_not_asked_of_nothing(tiny_model_dir: Path, tmp_path: Path) -> None:
     rows = write_rows(
         tmp_path / "rows.jsonl", [{"prompt": f"film {i}: a", "completion": " good one"} for i in range(30)]
     )
-    text = "def longest(completions):\n    most = max(map(len, completions))\n    return [len(text) / (most + 1) for text in completions]\n"
-    (tmp_path / "reward.py").write_text(text, "utf-8")
+    (tmp_path / "reward.py").write_text(LONGEST, "utf-8")
     args = ["train", "--model", str(tiny_model_dir), "--task", str(rows), "--method", "mezo", "--max-steps", "2"]
     args += [f"task.metric={tmp_path / 'reward.py'}:longest", "task.max_new_tokens=4", "task.dev_examples=2"]
     args += ["train.threads=1", "train.batch_size=4", "task.test_examples=2", "--output-dir", str(tmp_path / "run")]
     done = in_ranks(3, *args, ends_within=60)
-    print([(d.returncode, d.stderr[-900:]) for d in done])
     assert [each.returncode for each in done] == [0, 0, 0]
 
 
@@ -147,8 +153,8 @@ def twice(model: str, rows: str, out: str) -> None:
         real(self, info)
 
     RunDir.write_info = slow
-    settings = {"batch_size": 4, "max_steps": 2, "eval_steps": 2, "save_steps": 2, "threads": 1}
-    done = finetune(model, rows, "mezo", output_dir=out, **settings)
+    done = finetune(model, rows, "mezo", output_dir=out, **SETTINGS)
+    assert (done.path / "run.json").is_file()
     assert evaluate(done.path, split="dev") == evaluate(done.path, split="dev")
 
 
@@ -165,6 +171,7 @@ def with_short_rows(*args: str) -> None:
         return real(replace(cfg, data=str(cfg.data).replace("long", "short")), *given)
 
     setup.load_task = load
+    tree_probe.option_trees = lambda examples, limit: list(examples)  # of which none gains from it
     zofo_main(*args)
 
 
@@ -196,27 +203,23 @@ def stopped_in_the_test(*args: str) -> None:
 
 @pytest.mark.parametrize("who", [[0], [1], [0, 1]])
 def test_a_signal_in_the_test(who: list[int], start: Start, tmp_path: Path) -> None:
-    began = time.monotonic()
     done = in_ranks(2, *start(), special=dict.fromkeys(who, stopped_in_the_test), ends_within=60)
-    print(time.monotonic() - began, [(d.returncode, d.stderr[-900:]) for d in done])
     assert [each.returncode for each in done] == [130, 130]
 
 
 def stopped_in_the_last_evaluation(*args: str) -> None:
-    cut(str(int(signal.SIGINT)), "zofo.train.loop:Loop._adapted", "", "3", *args)
+    cut(str(int(signal.SIGINT)), "zofo.train.loop:Loop._adapted", "", "2", *args)
 
 
 @pytest.mark.parametrize("who", [[0], [1]])
 def test_a_signal_in_the_last_evaluation(who: list[int], start: Start, tmp_path: Path) -> None:
-    done = in_ranks(2, *start("train.eval_steps=3"), special=dict.fromkeys(who, stopped_in_the_last_evaluation), ends_within=60)
-    print([(d.returncode, d.stderr[-900:]) for d in done])
+    done = in_ranks(
+        2, *start("train.eval_steps=3"), special=dict.fromkeys(who, stopped_in_the_last_evaluation), ends_within=60
+    )
     assert [each.returncode for each in done] == [130, 130]
 
 
 def full(*args: str) -> None:
-    import errno
-
-    from zofo.train import checkpoint
 
     def save(directory: Path, *given: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
@@ -226,39 +229,43 @@ def full(*args: str) -> None:
 
 
 def test_a_full_disk(start: Start) -> None:
-    began = time.monotonic()
     done = in_ranks(2, *start(), special={0: full}, ends_within=60)
-    print(time.monotonic() - began, [(d.returncode, d.stderr[-900:]) for d in done])
     assert [each.returncode for each in done] == [1, 1]
     assert "no space left" in done[1].stderr
 
 
-def with_one_sided_nan(*args: str) -> None:
-    """The first forward of a later step is a NaN."""
+def with_nan(nth: str, *args: str) -> None:
+    """A rank whose nth forward gives a NaN."""
     real, calls = Loss._each_sum, 0
 
     def spoilt(self: Loss, *given: Any) -> Any:
         nonlocal calls
         calls += 1
         sums, weights = real(self, *given)
-        return (sums * torch.nan if calls == 1 else sums), weights
+        return (sums * torch.nan if calls == int(nth) else sums), weights
 
-    Loss._each_sum = spoilt
+    Loss._each_sum = spoilt  # pyright: ignore[reportAttributeAccessIssue]
     zofo_main(*args)
 
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_nan_in_a_shared_estimate(who: int, start: Start, tmp_path: Path) -> None:
     more = ["estimator=one_sided", "estimator.q=2", "parallel.query=2", "train.on_nonfinite=skip"]
-    done = in_ranks(2, *start(*more), special={who: with_one_sided_nan}, ends_within=60)
-    print([(d.returncode, d.stderr[-900:]) for d in done])
+    args = start(*more)
+    done = in_ranks(2, *args, special={who: with_nan}, own={who: ["1", *args]}, ends_within=60)
     assert [each.returncode for each in done] == [0, 0]
     assert json.loads((tmp_path / "run/run.json").read_text("utf-8"))["skipped_by_level"] == {"upper": 1}
 
 
-def without_mixing(*args: str) -> None:
-    from zofo.models.adapters import _layers
+def test_a_nan_in_what_a_rule_compares(start: Start) -> None:
+    """Two forwards of the estimate, then those of the rule: what one rank finds, both go by."""
+    more = ["rule=conservative", "estimator.q=2", "parallel.query=2", "method.lr=1e-2"]
+    args = start(*more)
+    done = in_ranks(2, *args, special={0: with_nan}, own={0: ["3", *args]}, ends_within=60)
+    assert [each.returncode for each in done] == [0, 0]
 
+
+def without_mixing(*args: str) -> None:
     _layers.rows_may_mix = lambda *given: False
     zofo_main(*args)
 
@@ -269,7 +276,6 @@ def test_a_probe_of_the_adapters(start: Start) -> None:
     more += ["train.micro_batch_size=1"]
     args = [arg for arg in start() if arg not in MEZO]
     done = in_ranks(2, *args, *more, special={1: without_mixing}, ends_within=60)
-    print([(d.returncode, d.stderr[-900:]) for d in done])
     assert [each.returncode for each in done] == [0, 0]
 
 
@@ -280,10 +286,9 @@ class Fails(TrainerCallback):
 
 
 def with_a_callback_that_fails(model: str, rows: str, out: str) -> None:
-    settings = {"batch_size": 4, "max_steps": 4, "eval_steps": 2, "save_steps": 2, "threads": 1}
     began = time.monotonic()
     try:
-        finetune(model, rows, "mezo", output_dir=out, callbacks=[Fails()], **settings)
+        finetune(model, rows, "mezo", output_dir=out, callbacks=[Fails()], **SETTINGS)
     except Exception as error:
         print(error)
     if os.environ["RANK"] == "1":
@@ -293,7 +298,13 @@ def with_a_callback_that_fails(model: str, rows: str, out: str) -> None:
 
 def test_one_that_goes_on_elsewhere(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
     done = in_ranks(
-        2, str(tiny_model_dir), str(sentiment_file), str(tmp_path / "run"), act=with_a_callback_that_fails, ends_within=60
+        2,
+        str(tiny_model_dir),
+        str(sentiment_file),
+        str(tmp_path / "run"),
+        act=with_a_callback_that_fails,
+        ends_within=60,
     )
-    print([(d.returncode, d.stdout, d.stderr[-900:]) for d in done])
-    assert "rank 1 ended: no more" in done[0].stdout
+    words, seconds = done[0].stdout.splitlines()
+    assert words == "rank 1 ended: no more"
+    assert float(seconds) < 10

@@ -288,7 +288,7 @@ def make_problem(
         total=config.train.max_steps,
         count=config.train.count,
         estimator=estimator,
-        rule=Journalled(make_rule(config), records) if estimator is not None else None,
+        rule=Journalled(make_rule(config), records, losses.loss.ranks) if estimator is not None else None,
         mask=make_mask(config, *told) if estimator is None else estimator.mask,
         max_grad_norm=config.train.max_grad_norm,
         refusals=Refusals(config.train.on_nonfinite),

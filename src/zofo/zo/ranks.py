@@ -37,9 +37,7 @@ class Ranks:
     rank, size: of the world. query, data: the grid. A rank's place on an axis: rank = query place * data + data place.
     """
 
-    def __init__(
-        self, query: int = 1, groups: Mapping[str, Any] | None = None, roll: RollCall | None = None
-    ) -> None:
+    def __init__(self, query: int = 1, groups: Mapping[str, Any] | None = None, roll: RollCall | None = None) -> None:
         """groups: the process groups of the axes, on which float64 tensors of the CPU can be gathered; None: alone."""
         self.rank, self.size = process_group.place() if groups else (0, 1)
         if self.size % query:
