@@ -85,9 +85,7 @@ def evaluate_target(
     scorer = loaded.scorer(opened.model)
     if not ranks.alone:
         asked = {"scoring": cfg.scoring, "metric": cfg.metric, "generate": data.decoding.max_new_tokens}
-        asked |= {"seed": seed, "batch_size": batch_size, "device": loaded.device.type}
-        rows = examples_digest([each.example for each in encoded])
-        same_start(ranks, {"asked": asked, "examples": rows, "model": sum_of(opened.model)})
+        _same_asked(ranks, opened, encoded, asked | {"seed": seed, "batch_size": batch_size})
     encoded = share_prompts(scorer, {split: encoded}, loaded.max_length, ranks.every)[split]
     how_run = (cfg.run_generated_code, reward)
     evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, *how_run, ranks=ranks)
@@ -106,6 +104,12 @@ def evaluate_target(
         for line in confusion(evaluation):
             say(line)
     return evaluation, encoded, facts
+
+
+def _same_asked(ranks: Ranks, opened: Opened, encoded: Sequence[Encoded], asked: Mapping[str, Any]) -> None:
+    """Raises InputError, on all, where the ranks do not evaluate the same thing."""
+    facts = {"asked": {**asked, "device": opened.loaded.device.type}, "model": sum_of(opened.model)}
+    same_start(ranks, {**facts, "examples": examples_digest([each.example for each in encoded])})
 
 
 def _encoded(loaded: Loaded, data: TaskData, split: str, limit: int | None, bad: BadRows) -> list[Encoded]:
