@@ -6,6 +6,7 @@ import difflib
 import errno
 import logging
 import re
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
@@ -67,6 +68,14 @@ def during(part: str) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise OutOfMemory(part) from error
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to end; what was there to save is saved. number: the signal's, 128 and that is the exit code."""
+
+    def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = int(number)
 
 
 class NonFiniteError(ArithmeticError):

@@ -35,7 +35,8 @@ from zofo.eval.likelihood import Evaluation
 from zofo.models.backbone import Loaded
 from zofo.models.sealed import check_export
 from zofo.models.tree_probe import share_prompts
-from zofo.train.inputs import other_reward
+from zofo.train.agreement import same_start, sum_of
+from zofo.train.inputs import examples_digest, other_reward
 from zofo.train.progress import counter
 from zofo.zo.ranks import ALONE, Ranks
 
@@ -82,6 +83,9 @@ def evaluate_target(
     bad = BadRows(cfg.on_bad_row == "skip")
     encoded = _encoded(loaded, data, split, limit, bad)
     scorer = loaded.scorer(opened.model)
+    if not ranks.alone:
+        asked = {"scoring": cfg.scoring, "metric": cfg.metric, "generate": data.decoding.max_new_tokens}
+        _same_asked(ranks, opened, encoded, asked | {"seed": seed, "batch_size": batch_size})
     encoded = share_prompts(scorer, {split: encoded}, loaded.max_length, ranks.every)[split]
     how_run = (cfg.run_generated_code, reward)
     evaluator = make_evaluator(scorer, data, loaded, batch_size, seed, *how_run, ranks=ranks)
@@ -100,6 +104,12 @@ def evaluate_target(
         for line in confusion(evaluation):
             say(line)
     return evaluation, encoded, facts
+
+
+def _same_asked(ranks: Ranks, opened: Opened, encoded: Sequence[Encoded], asked: Mapping[str, Any]) -> None:
+    """Raises InputError, on all, where the ranks do not evaluate the same thing."""
+    facts = {"asked": {**asked, "device": opened.loaded.device.type}, "model": sum_of(opened.model)}
+    same_start(ranks, {**facts, "examples": examples_digest([each.example for each in encoded])})
 
 
 def _encoded(loaded: Loaded, data: TaskData, split: str, limit: int | None, bad: BadRows) -> list[Encoded]:

@@ -193,7 +193,8 @@ def _run(
     warn_of_the_export(Path(config.model.name), export_info(Path(config.model.name)))
     if session.journals:
         audit(session)
-    same_start(ranks, {"settings": config.hash(), **session.inputs, "versions": environment()["packages"]})
+    versions = {"versions": environment()["packages"], "device": session.loaded.device.type}
+    same_start(ranks, {**session.inputs, **versions})
     adapter_start.say_what_differs(config, trained, session.base_sha256, session.loaded.tokenizer)
     if config.train.resume is None:
         say_trained_before(config, session.data)
@@ -259,11 +260,13 @@ def score_test(path: str | Path, load: Callable[[ModelConfig], Loaded] | None = 
         return Run(run.root, info)
     config = run.read_config()
     again = dataclasses.replace(config.train, output_dir=str(run.root), resume="latest", score_test=True)
-    done = train(dataclasses.replace(config, train=again), load=load).info
-    done |= {"phases": {**info.get("phases", {}), "test": done["phases"]["test"]}}  # the run's own, but for this one
-    with Lease(run.root) as lease:
-        RunDir(run.root, lease.check).write_info(done)
-    return Run(run.root, done)
+    measured = train(dataclasses.replace(config, train=again), load=load)
+    phases = {**info.get("phases", {}), "test": measured.info["phases"]["test"]}  # the run's own, but for this one
+    done = measured.info | {"phases": phases}
+    if measured.leads:
+        with Lease(run.root) as lease:
+            RunDir(run.root, lease.check).write_info(done)
+    return Run(run.root, done, measured.leads)
 
 
 def evaluate(

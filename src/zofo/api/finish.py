@@ -39,8 +39,12 @@ def finish(loop: Loop) -> dict[str, Any]:
             f"warning: {words}, in what dev chose; look at what it says, and start again with lower rates"
         )
     info = {**_info(loop, peak, test), "outcome": ending.to_dict()}
-    run.write_readme(of_run(info, session.config))
-    run.write_info(info)  # last: with it the run is finished
+
+    def write() -> None:
+        run.write_readme(of_run(info, session.config))
+        run.write_info(info)  # last: with it the run is finished
+
+    session.ranks.lead(write)  # the others may read it next
     return info
 
 

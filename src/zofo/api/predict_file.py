@@ -29,7 +29,7 @@ from zofo.errors import InputError, printable
 from zofo.eval.predictor import Predictor
 from zofo.models._transformers import unwrapped
 from zofo.models.sealed import sha256_of
-from zofo.train.agreement import same_start
+from zofo.train.agreement import same_start, sum_of
 from zofo.train.lease import Lease
 from zofo.train.progress import counter
 from zofo.zo.ranks import Ranks
@@ -90,7 +90,10 @@ def _predict(
         "prompts": first,
     }
     plan = json.loads(dumps(plan))  # as it is read again
-    same_start(ranks, {key: plan[key] for key in ("rows", "settings", "prompts")})
+    facts = {key: plan[key] for key in ("rows", "settings", "prompts")} | {"batch_size": predictor.batch_size}
+    if not ranks.alone:
+        facts |= {"model": sum_of(predictor.model), "device": predictor.loaded.device.type}
+    same_start(ranks, facts)
     with Lease(folder) if ranks.leads else nullcontext() as lease:
         parts = Parts(folder, place, lease, Style.of(source), columns, rows, ranks)
         if any(ranks.told("begins" if lease is not None and parts.begin(plan, overwrite) else "")):

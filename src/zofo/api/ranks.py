@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from zofo.api.start import check_directory, settled
 from zofo.config.json_text import dumps
 from zofo.config.parallel import ParallelConfig
 from zofo.config.resolve import Config
 from zofo.errors import InputError, unheard
+from zofo.train.agreement import flat, same_start
 from zofo.train.progress import console
 from zofo.train.run_dir import RunDir
 from zofo.zo.process_group import launched
@@ -27,7 +29,16 @@ def of_this_process(config: Config | None = None) -> Iterator[Ranks]:
     with together(parallel.query, parallel.timeout) as ranks, nullcontext() if ranks.leads else unheard():
         if ranks.leads and (not ranks.alone or launched()):  # one, where more were asked for, is seen
             console(sys.stderr).print(ranks.words())
+        if config is not None:  # before the first exchange that hangs on it
+            same_start(ranks, _settings(config))
         yield ranks
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What all ranks are told alike. Files may be elsewhere on another machine: of them the contents are compared."""
+    settings = flat(config.to_dict())
+    del settings["train.output_dir"]
+    return {key: "a file" if isinstance(value, str) and value[:1] == "/" else value for key, value in settings.items()}
 
 
 def settled_by_all(config: Config, ranks: Ranks) -> Config:

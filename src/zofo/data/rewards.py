@@ -52,7 +52,7 @@ class Reward:
     def __call__(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> list[list[float]]:
         """The reward of each text of each example, higher is better. Raises InputError naming function and row."""
         each = [example for example, written in zip(examples, texts) for _ in written]
-        rewards = iter(self._of([text for written in texts for text in written], each))
+        rewards = iter(self._of([text for written in texts for text in written], each) if each else [])
         return [[next(rewards) for _ in written] for written in texts]
 
     def fitted(self, data: TaskData) -> Reward:

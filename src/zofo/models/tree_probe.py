@@ -34,10 +34,11 @@ def share_prompts(
     packed = {name: option_trees(examples, limit) for name, examples in plain.items()}
     pairs = [pair for name in plain for pair in zip(plain[name], packed[name])]
     changed = sum(after is not before for before, after in pairs)
+    reason = probe(scorer, pairs) if changed else ""
+    all_agree = agreed(not reason)  # asked by all, whose rows may be others
     if not changed:
         return plain
-    reason = probe(scorer, pairs)
-    if not agreed(not reason):
+    if not all_agree:
         log.info("a prompt is computed anew for each of its options: %s", reason or "so another rank found")
         return plain
     before, after = (sum(len(row.ids) for pair in pairs for row in pair[i].rows) for i in (0, 1))

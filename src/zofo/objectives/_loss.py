@@ -278,6 +278,8 @@ class Loss:
                 (part * scale).backward()
         if not everywhere:
             total = self.ranks.added(total)
+        elif not self.ranks.every(finite := math.isfinite(total)) and finite:
+            total = math.nan  # another rank's
         self._watch(total, None)
         if not math.isfinite(total):
             raise NonFiniteError(f"the loss is {total}")

@@ -75,6 +75,11 @@ def checksum(tensor: Tensor) -> int:
     return int(flat.view(WORDS[flat.element_size()]).sum(dtype=torch.int64))
 
 
+def sum_of(model: torch.nn.Module) -> int:
+    """The checksum of all weights of a model that are plain tensors."""
+    return sum(checksum(param) for param in model.parameters() if type(param) is torch.nn.Parameter)
+
+
 def flat(facts: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """{"inputs.examples.train": value}"""
     out: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
 from zofo.train.signals import Interrupted, caught
-from zofo.train.stopping import Stopping
+from zofo.train.stopping import Break, Stopping
 from zofo.train.weights import advice, blown_up, broken, largest
 from zofo.train.whole import left_by_a_stop
 
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zofo")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class _Break(Exception):
-    """An evaluation was cut by an interrupt; a resumed run does it again."""
 
 
 class Loop:
@@ -61,6 +57,7 @@ class Loop:
         model, loaded = session.problem.loss.scorer.model, session.loaded
         about = (model, loaded.tokenizer, loaded.device, self.ranks.leads)
         self.callbacks = Callbacks(self.config, run.root, callbacks, *about)
+        self.callbacks.ask = not self.ranks.every(not self.callbacks.ask)  # some ranks may have none
         self.phases = Phases(lambda: peak_bytes(loaded.device), began)
         # What is trained selects too: a loss would not know of it
         measured = trains_metric(session.config, session.method) or not session.data.answered
@@ -167,10 +164,11 @@ class Loop:
             self._train()
             if self.at.evaluated != self.count or self.at.best is None:
                 self._evaluate()
+            self.stopping.agree(self.checkpoints.crc, self.count, self.progress.say)
             if self.at.best is None:
                 self._save()
                 raise RunError(f"step {self.count}: no dev evaluation of the run was finite; {self._advice()}")
-        except _Break:
+        except Break:
             self._save()
             saved = f"saved in {self.run.checkpoint(self.count)}; {self.stopping.go_on}"
             self.progress.say(saved)
@@ -190,10 +188,7 @@ class Loop:
             due = self.count // config.save_steps > self.saved // config.save_steps
             if due or self._asked("should_save"):
                 self._save()
-            with self.ranks.counted():
-                self.stopping.agree(self.checkpoints.crc, self.count, self.progress.say)
-            if self.stopping.number:
-                raise _Break
+            self.stopping.agree(self.checkpoints.crc, self.count, self.progress.say)
             if not per_step or self.count + per_step > config.max_steps or self._asked("should_training_stop"):
                 return
             with self.ranks.counted(steps=1):
@@ -218,7 +213,8 @@ class Loop:
         refused = refusals.total
         with self.phases("training"), during("the training step"), naming(self.run.journal):
             values = self.session.method.step(self.at.k)
-        if refusals.total > refused and broken(self.session):  # then every later update would be refused, too
+        # Then every later update would be refused, too
+        if refusals.total > refused and not self.ranks.every(not broken(self.session)):
             raise NonFiniteError(refusals.last)
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
@@ -252,7 +248,7 @@ class Loop:
 
         def progress(done: int) -> None:
             if self.stopping.number and self.ranks.alone:  # else the others would wait for the rest of it
-                raise _Break
+                raise Break
             self.progress.busy(f"evaluating ({adapter}, {split}): {done}/{len(encoded)}")
 
         phase = self.phases("test" if split == "test" else "evaluation")
@@ -284,8 +280,10 @@ class Loop:
         self.callbacks.log(logs)
         position = self.checkpoints.journal_position
         better = self.selection.better(evaluations, self.at.best, self.count, self.at.k, position)
-        if better is not None and (names := broken(self.session)):  # in a part that dev did not read
-            self.progress.say(f"warning: step {self.count}: not the best, with NaN or infinite weights in {names[0]}")
+        names = broken(self.session) if better is not None else []
+        if better is not None and not self.ranks.every(not names):  # in a part that dev did not read
+            where = names[0] if names else "another rank"
+            self.progress.say(f"warning: step {self.count}: not the best, with NaN or infinite weights in {where}")
         elif better is not None:
             self.at.best = better
             with self.phases("saving"):

@@ -169,6 +169,8 @@ def build(
     check(config, data, loaded, method)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
     backbone = wrap(config, loaded, method, data, start)
+    if backbone.adapters is not None:
+        backbone.adapters.mixes = ranks.every(backbone.adapters.mixes)  # which was tried, and may be one machine's
     splits = method.split(data, config.train.seed)
     bad = BadRows(config.task.on_bad_row == "skip")
     examples = tokenize_task(data, splits, loaded.tokenizer, loaded.max_length, loaded.beyond, bad)
@@ -286,7 +288,7 @@ def make_problem(
         total=config.train.max_steps,
         count=config.train.count,
         estimator=estimator,
-        rule=Journalled(make_rule(config), records) if estimator is not None else None,
+        rule=Journalled(make_rule(config), records, losses.loss.ranks) if estimator is not None else None,
         mask=make_mask(config, *told) if estimator is None else estimator.mask,
         max_grad_norm=config.train.max_grad_norm,
         refusals=Refusals(config.train.on_nonfinite),

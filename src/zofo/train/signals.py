@@ -7,15 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from zofo.errors import Interrupted as Interrupted
+
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked to end; what was there to save is saved. number: the signal's, 128 of which is the exit code."""
-
-    def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
-        super().__init__(message)
-        self.number = int(number)
 
 
 @contextmanager

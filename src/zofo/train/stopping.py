@@ -11,6 +11,10 @@ from zofo.train.whole import in_both, left_by_a_stop
 from zofo.zo.ranks import Ranks
 
 
+class Break(Exception):
+    """A run is to end here, at a place where all ranks are; a resumed run goes on from it."""
+
+
 class Stopping:
     """The first signal lets a round end, and saves; a second one stops at once. number: of the signal that asked."""
 
@@ -32,13 +36,18 @@ class Stopping:
         )
 
     def agree(self, crc: int, step: int, say: Callable[[str], None]) -> None:
-        """Between two rounds: a signal to one rank is one to all. crc: of the updates so far, which are the same."""
-        if self.ranks.alone:
-            return
-        number = same_records(self.ranks, crc, step, self.number or 0)
-        if number and not self.number:
-            self.number = number
-            say(f"interrupted: another rank was asked to stop; saving, to {self.go_on}")
+        """Between two rounds: a signal to one rank is one to all. crc: of the updates so far, which are the same.
+
+        Raises Break where there was one.
+        """
+        if not self.ranks.alone:
+            with self.ranks.counted():
+                number = same_records(self.ranks, crc, step, self.number or 0)
+            if number and not self.number:
+                say(f"interrupted: another rank was asked to stop; saving, to {self.go_on}")
+            self.number = number or None
+        if self.number:
+            raise Break
 
     @property
     def go_on(self) -> str:

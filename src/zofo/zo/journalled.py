@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zofo.errors import NonFiniteError
 from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome, Record
+from zofo.zo.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from zofo.zo.journal import Journal, Records
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 class Journalled:
     """A rule whose every update is written down. The estimate is checked here, before theta moves."""
 
-    def __init__(self, rule: _base.Base, records: Records | Journal | None) -> None:
-        """records: where the updates are written; None: nowhere."""
-        self.rule, self.records = rule, records
+    def __init__(self, rule: _base.Base, records: Records | Journal | None, ranks: Ranks = ALONE) -> None:
+        """records: where the updates are written; None: nowhere. ranks: those that share the directions."""
+        self.rule, self.records, self.ranks = rule, records, ranks
         self.seconds = math.inf  # of the fastest update
 
     def update_(self, theta: Point, g: ZOGrad, lr: float, step: int, f: Callable[[], float] | None = None) -> Outcome:
@@ -33,7 +34,9 @@ class Journalled:
         start, outcome, refusal = time.perf_counter(), Outcome.SKIPPED, self._refusal(g, lr)
         if refusal is None:
             try:
-                outcome = self.rule.update_(theta, g, lr, step, f)
+                # What the rule asks of f is computed by one of those that share the directions: all decide alike
+                one = f and (lambda: self.ranks.directions([f], lambda f: (f(),), width=1)[0][0])
+                outcome = self.rule.update_(theta, g, lr, step, one)
                 self.seconds = min(self.seconds, time.perf_counter() - start)
             except NonFiniteError as error:
                 refusal = error

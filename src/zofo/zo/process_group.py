@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,24 +17,27 @@ def launched() -> bool:
     return any(name in os.environ for name in LAUNCHED)
 
 
-def join(timeout: float) -> bool | None:
-    """Make the process group that the environment describes, if there is none yet. timeout: seconds that a collective
-    waits. Returns whether it was made here; None where this process is alone."""
+def join(timeout: float) -> bool:
+    """Make the process group that the environment describes, if there is none yet; it stays for the calls after this
+    one, until the process ends. timeout: seconds that a collective waits. Returns whether there is one."""
     import torch
 
     distributed = torch.distributed
-    there = distributed.is_available() and distributed.is_initialized()
-    if there or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return False if there else None
+    if distributed.is_available() and distributed.is_initialized():
+        return True
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    atexit.register(leave)
     return True
 
 
 def leave() -> None:
     import torch
 
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def place() -> tuple[int, int]:
@@ -42,15 +47,30 @@ def place() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
+def world(timeout: float) -> Any:
+    """A group of all, on which tensors of the CPU can be gathered."""
+    import torch
+
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+
 def lines(query: int, timeout: float) -> dict[str, Any]:
-    """{"world", "data", "query": the group of this rank} of a grid, on which tensors of the CPU can be gathered."""
+    """{"data", "query": the group of this rank} of a grid, as `world` is one."""
     import torch
 
     distributed, (rank, size), patience = torch.distributed, place(), timedelta(seconds=timeout)
-    grid = torch.arange(size).view(query, size // query)
-    groups = {"world": distributed.new_group(backend="gloo", timeout=patience)}
+    grid, groups = torch.arange(size).view(query, size // query), {}
     for axis, rows in (("data", grid.tolist()), ("query", grid.T.tolist())):
         # Every rank makes every group, in the same order
         made = [distributed.new_group(row, backend="gloo", timeout=patience) for row in rows]
         groups[axis] = next(group for group, row in zip(made, rows) if rank in row)
     return groups
+
+
+def close(groups: Mapping[str, Any]) -> None:
+    """End these groups of `world` and `lines`: whoever still waits in one of them is told at once."""
+    import torch
+
+    for group in groups.values():
+        if group is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group(group)

@@ -9,6 +9,7 @@ those of one process that computes the slices as micro-batches. Nothing here ope
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from zofo.zo.roll_call import RollCall
 
+log = logging.getLogger("zofo")
 Axis = Literal["world", "query", "data"]
 Item = TypeVar("Item")
 
@@ -35,13 +37,8 @@ class Ranks:
     rank, size: of the world. query, data: the grid. A rank's place on an axis: rank = query place * data + data place.
     """
 
-    def __init__(
-        self, query: int = 1, groups: Mapping[str, Any] | None = None, roll: RollCall | None = None, ours: bool = False
-    ) -> None:
-        """groups: the process groups of the axes, on which float64 tensors of the CPU can be gathered; None: alone.
-
-        ours: whether they end with this.
-        """
+    def __init__(self, query: int = 1, groups: Mapping[str, Any] | None = None, roll: RollCall | None = None) -> None:
+        """groups: the process groups of the axes, on which float64 tensors of the CPU can be gathered; None: alone."""
         self.rank, self.size = process_group.place() if groups else (0, 1)
         if self.size % query:
             raise InputError(
@@ -50,7 +47,7 @@ class Ranks:
         self.query, self.data = query, self.size // query
         self.wire = Wire()
         self._counters: list[dict[str, int]] = []
-        self._groups, self._roll, self._ours = dict(groups or {}), roll, ours
+        self._groups, self._roll = dict(groups or {}), roll
 
     @property
     def alone(self) -> bool:
@@ -256,8 +253,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            why = self._roll.missing() if self._roll is not None else ""
-            raise RunError(why or f"rank {self.rank}: another rank is gone ({_first_line(error)})") from error
+            gone = self._roll.missing() if self._roll is not None else None
+            if isinstance(gone, KeyboardInterrupt):  # of which nobody says the words
+                log.warning("%s", gone)
+            raise gone or RunError(f"rank {self.rank}: another rank is gone ({error})") from error
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -266,17 +265,12 @@ class Ranks:
             yield
         except BaseException as error:
             if self._roll is not None:
-                self._roll.failed(_first_line(error))
+                self._roll.failed(error)
             raise
         finally:
             if self._roll is not None:
                 self._roll.end()
-            if self._ours:
-                process_group.leave()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            process_group.close(self._groups)  # which ends the others' waiting
 
 
 ALONE = Ranks()
@@ -296,14 +290,21 @@ def start(query: int = 1, timeout: float = 600.0) -> Ranks:
 
     Raises InputError for a grid that the processes do not make.
     """
-    ours = process_group.join(timeout)
-    if ours is None:
+    if not process_group.join(timeout):
         return Ranks(query)
+    if process_group.place()[1] == 1:
+        return Ranks(query, {"world": None})
     from zofo.zo.roll_call import RollCall
 
-    size = process_group.place()[1]
-    if size == 1 or size % query:
-        return Ranks(query, {"world": None})
-    ranks = Ranks(query, process_group.lines(query, timeout), RollCall(timeout), ours)
-    ranks.highest([0.0])  # from here on each has been seen
+    groups, roll = {"world": process_group.world(timeout)}, RollCall(timeout)
+    asked = [each for (each,) in Ranks(1, groups, roll).table([query])]  # from here on each has been seen
+    try:
+        if len(set(asked)) > 1:  # they would wait for each other in making the grid
+            each = ", ".join(f"rank {rank}: {number}" for rank, number in enumerate(asked))
+            raise InputError(f"the ranks start with different parallel.query: {each}; give all of them the same")
+        ranks = Ranks(query, groups, roll)
+        ranks._groups |= process_group.lines(query, timeout)
+    except BaseException:
+        roll.end()
+        raise
     return ranks

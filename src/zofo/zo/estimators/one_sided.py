@@ -38,7 +38,7 @@ class Estimator(_base.Base):
             with theta.shifted(z, eps, self.config.rounding):
                 return (f(),)
 
-        value = f()
+        ((value,),) = self.ranks.directions([None], lambda _: (f(),), width=1)  # by one of those that share, for all
         directions = self.directions(theta, step, seed)
         for z, (plus,) in zip(directions, self.evaluated(directions, shifted, width=1)):
             terms.append((float32((plus - value) / eps / q), z))
