@@ -82,7 +82,11 @@ def test_mixed_rows_are_compared_with_what_they_are_alone(dtype: torch.dtype, mo
     loss = made.problem.loss
     tables = loss._tables
     other = {"p": "s", "s": "p"}
-    monkeypatch.setattr(loss, "_tables", lambda parts: tables([(batch, other[name]) for batch, name in parts]))
+
+    def crossed(parts: list[tuple[Any, str]]) -> list[torch.Tensor]:
+        return tables(parts if len(parts) == 1 else [(batch, other[name]) for batch, name in parts])
+
+    monkeypatch.setattr(loss, "_tables", crossed)
     assert run._mixed(made, dtype).word == "FAILS", "the other adapter"
 
 

@@ -125,9 +125,7 @@ def test_before_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_of_verbs_with_two_sections(capsys: pytest.CaptureFixture[str]) -> None:
     """An evaluation has the fields of task and model; of what training has it says so."""
-    paths = {
-        f"{s}.{spec.name}" for s, cls in CORE.items() if s in ("task", "model") for spec in dataclasses.fields(cls)
-    }
+    paths = {f"{name}.{spec.name}" for name in ("task", "model") for spec in dataclasses.fields(CORE[name])}
     words = [word for word in WORDS if f"task.{word}" not in ALL]
     assert cli.run(["eval", "nowhere", *(f"task.{word}=1" for word in words)]) == 2
     lines = {line.partition(": ")[2].partition(": ")[0]: line for line in capsys.readouterr().err.splitlines()}

@@ -73,7 +73,11 @@ POSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("kind", POSSIBLE)
+# Of each folder what differs most: further batches, two kinds of evaluations, a mask of gradients; the rest is slow
+USUAL = {"estimator svrg", "estimator one-sided", "rule conservative", "mask sensitivity", *list(POSSIBLE)[-4:]}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in USUAL else pytest.mark.slow) for k in POSSIBLE])
 def test_the_journal_of_one_process(kind: str, start: Start, tmp_path: Path) -> None:
     """Slices of one batch: of pure zeroth-order training not a byte is another."""
     size, settings = POSSIBLE[kind]

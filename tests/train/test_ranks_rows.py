@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.page_world import copa
 from tests.setting_files import task_args
 from tests.small_setting import make_setting, train_args
 from zofo import finetune
+from zofo.config import registry
 from zofo.zo.journal import read_header, read_records
 
 CADENCE = ["--max-steps", "4", "train.eval_steps=2", "train.save_steps=2", "train.threads=1"]
@@ -64,6 +66,23 @@ def test_many_tasks(name: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     info = [json.loads((path / "run.json").read_text("utf-8")) for path in (one, many)]
     assert [each["tokens"] for each in info[:1]] == [each["tokens"] for each in info[1:]]
+
+
+ONE_TASK = [name for name in registry.names("methods") if not registry.load("methods", name).Method.many]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("two-stage", "fo-ft") else pytest.mark.slow) for n in ONE_TASK]
+)
+def test_every_method(name: str, tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
+    """Of each method two ranks hold the same after every step, and end where one process does."""
+    args = ["train", "--model", str(tiny_model_dir), "--task", str(sentiment_file), "--method", name, *CADENCE]
+    args += ["train.batch_size=4", "parallel.check_steps=1", "task.num_fewshot=1"]
+    if "inner_steps" in {field.name for field in dataclasses.fields(registry.load("methods", name).Config)}:
+        args += ["method.inner_steps=1"]
+    one, many = alone_and_in_two(args, tmp_path, "train.micro_batch_size=2")
+    losses = [[line["loss"] for line in metrics(path) if line["event"] == "dev"] for path in (one, many)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def metrics(path: Path) -> list[dict[str, float]]:
