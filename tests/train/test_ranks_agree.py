@@ -43,7 +43,7 @@ def start(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> Start:
     def arguments(*more: str, rows: Path = sentiment_file) -> list[str]:
         fixed = ["train", "--model", str(tiny_model_dir), "--task", str(rows), "train.threads=1", *MEZO]
         cadence = ["--max-steps", "4", "train.eval_steps=2", "train.save_steps=2", "train.batch_size=4"]
-        return [*fixed, *cadence, "parallel.timeout=20", "--output-dir", str(tmp_path / "run"), *more]
+        return [*fixed, *cadence, "parallel.timeout=60", "--output-dir", str(tmp_path / "run"), *more]
 
     return arguments
 
@@ -59,7 +59,7 @@ def start(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> Start:
     ],
 )
 def test_other_settings_are_named(theirs: list[str], words: str, start: Start) -> None:
-    done = in_ranks(2, *start("estimator.q=2"), own={1: start("estimator.q=2", *theirs)}, ends_within=60)
+    done = in_ranks(2, *start("estimator.q=2"), own={1: start("estimator.q=2", *theirs)}, ends_within=150)
     for each in done:
         assert each.returncode == 2
         assert f"the ranks start with different {words}" in each.stderr
@@ -71,7 +71,7 @@ class Asks(TrainerCallback):
 
 def with_a_callback_of_rank_0(model: str, rows: str, out: str) -> None:
     callbacks = [Asks()] if os.environ["RANK"] == "0" else []
-    more = ["parallel.timeout=20"]
+    more = ["parallel.timeout=60"]
     finetune(model, rows, "mezo", output_dir=out, callbacks=callbacks, overrides=more, **SETTINGS)
 
 
@@ -82,7 +82,7 @@ def test_callbacks_of_rank_0_alone(tiny_model_dir: Path, sentiment_file: Path, t
         str(sentiment_file),
         str(tmp_path / "run"),
         act=with_a_callback_of_rank_0,
-        ends_within=60,
+        ends_within=150,
     )
     assert [each.returncode for each in done] == [0, 0]
 
@@ -100,7 +100,7 @@ def with_an_infinite_weight(*args: str) -> None:
 
 
 def test_an_infinite_weight(start: Start) -> None:
-    done = in_ranks(2, *start("method.lr=1e-2"), special={1: with_an_infinite_weight}, ends_within=60)
+    done = in_ranks(2, *start("method.lr=1e-2"), special={1: with_an_infinite_weight}, ends_within=150)
     for each in done:
         assert each.returncode == 1
         assert "ranks 0 and 1 differ in model.embed_tokens.weight" in each.stderr
@@ -119,7 +119,7 @@ def with_nan_in_a_mask(*args: str) -> None:
 
 def test_a_nan_in_a_masks_gradients(start: Start, tmp_path: Path) -> None:
     more = ["mask=sensitivity", "train.on_nonfinite=skip"]
-    done = in_ranks(2, *start(*more), special={1: with_nan_in_a_mask}, ends_within=60)
+    done = in_ranks(2, *start(*more), special={1: with_nan_in_a_mask}, ends_within=150)
     for each in done:
         assert each.returncode == 1
         assert "4 of 4 updates skipped" in each.stderr
@@ -140,7 +140,7 @@ def test_a_reward_is_not_asked_of_nothing(tiny_model_dir: Path, tmp_path: Path) 
     args = ["train", "--model", str(tiny_model_dir), "--task", str(rows), "--method", "mezo", "--max-steps", "2"]
     args += [f"task.metric={tmp_path / 'reward.py'}:longest", "task.max_new_tokens=4", "task.dev_examples=2"]
     args += ["train.threads=1", "train.batch_size=4", "task.test_examples=2", "--output-dir", str(tmp_path / "run")]
-    done = in_ranks(3, *args, ends_within=60)
+    done = in_ranks(3, *args, ends_within=150)
     assert [each.returncode for each in done] == [0, 0, 0]
 
 
@@ -159,7 +159,7 @@ def twice(model: str, rows: str, out: str) -> None:
 
 
 def test_one_call_after_another(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
-    done = in_ranks(2, str(tiny_model_dir), str(sentiment_file), str(tmp_path / "run"), act=twice, ends_within=60)
+    done = in_ranks(2, str(tiny_model_dir), str(sentiment_file), str(tmp_path / "run"), act=twice, ends_within=150)
     assert [each.returncode for each in done] == [0, 0], done[1].stderr
 
 
@@ -183,7 +183,7 @@ def test_rows_that_one_rank_packs(tiny_model_dir: Path, tmp_path: Path) -> None:
         write_rows(tmp_path / f"short/{split}.jsonl", [row | {"premise": "x"} for row in rows])
     args = ["train", "--model", str(tiny_model_dir), "--task", "copa", *MEZO, "--max-steps", "2", "train.threads=1"]
     args += ["task.dev_examples=6", "--data", str(tmp_path / "long"), "--output-dir", str(tmp_path / "run")]
-    done = in_ranks(2, *args, "parallel.timeout=20", special={1: with_short_rows}, ends_within=60)
+    done = in_ranks(2, *args, "parallel.timeout=60", special={1: with_short_rows}, ends_within=150)
     for each in done:
         assert each.returncode == 2
         assert "the ranks start with different examples.dev.sha256" in each.stderr
@@ -191,7 +191,7 @@ def test_rows_that_one_rank_packs(tiny_model_dir: Path, tmp_path: Path) -> None:
 
 def test_eval_with_other_settings(tiny_model_dir: Path, sentiment_file: Path) -> None:
     args = ["eval", str(tiny_model_dir), "--task", str(sentiment_file), "--split", "train"]
-    done = in_ranks(2, *args, own={1: [*args, "--batch-size", "3"]}, ends_within=60)
+    done = in_ranks(2, *args, own={1: [*args, "--batch-size", "3"]}, ends_within=150)
     for each in done:
         assert each.returncode == 2
         assert "the ranks start with different asked.batch_size" in each.stderr
@@ -203,7 +203,7 @@ def stopped_in_the_test(*args: str) -> None:
 
 @pytest.mark.parametrize("who", [[0], [1], [0, 1]])
 def test_a_signal_in_the_test(who: list[int], start: Start, tmp_path: Path) -> None:
-    done = in_ranks(2, *start(), special=dict.fromkeys(who, stopped_in_the_test), ends_within=60)
+    done = in_ranks(2, *start(), special=dict.fromkeys(who, stopped_in_the_test), ends_within=150)
     assert [each.returncode for each in done] == [130, 130]
 
 
@@ -214,7 +214,7 @@ def stopped_in_the_last_evaluation(*args: str) -> None:
 @pytest.mark.parametrize("who", [[0], [1]])
 def test_a_signal_in_the_last_evaluation(who: list[int], start: Start, tmp_path: Path) -> None:
     done = in_ranks(
-        2, *start("train.eval_steps=3"), special=dict.fromkeys(who, stopped_in_the_last_evaluation), ends_within=60
+        2, *start("train.eval_steps=3"), special=dict.fromkeys(who, stopped_in_the_last_evaluation), ends_within=150
     )
     assert [each.returncode for each in done] == [130, 130]
 
@@ -229,7 +229,7 @@ def full(*args: str) -> None:
 
 
 def test_a_full_disk(start: Start) -> None:
-    done = in_ranks(2, *start(), special={0: full}, ends_within=60)
+    done = in_ranks(2, *start(), special={0: full}, ends_within=150)
     assert [each.returncode for each in done] == [1, 1]
     assert "no space left" in done[1].stderr
 
@@ -252,7 +252,7 @@ def with_nan(nth: str, *args: str) -> None:
 def test_a_nan_in_a_shared_estimate(who: int, start: Start, tmp_path: Path) -> None:
     more = ["estimator=one_sided", "estimator.q=2", "parallel.query=2", "train.on_nonfinite=skip"]
     args = start(*more)
-    done = in_ranks(2, *args, special={who: with_nan}, own={who: ["1", *args]}, ends_within=60)
+    done = in_ranks(2, *args, special={who: with_nan}, own={who: ["1", *args]}, ends_within=150)
     assert [each.returncode for each in done] == [0, 0]
     assert json.loads((tmp_path / "run/run.json").read_text("utf-8"))["skipped_by_level"] == {"upper": 1}
 
@@ -261,7 +261,7 @@ def test_a_nan_in_what_a_rule_compares(start: Start) -> None:
     """Two forwards of the estimate, then those of the rule: what one rank finds, both go by."""
     more = ["rule=conservative", "estimator.q=2", "parallel.query=2", "method.lr=1e-2"]
     args = start(*more)
-    done = in_ranks(2, *args, special={0: with_nan}, own={0: ["3", *args]}, ends_within=60)
+    done = in_ranks(2, *args, special={0: with_nan}, own={0: ["3", *args]}, ends_within=150)
     assert [each.returncode for each in done] == [0, 0]
 
 
@@ -275,7 +275,7 @@ def test_a_probe_of_the_adapters(start: Start) -> None:
     more = ["--method", "bilevel-zofo", "method.inner_steps=0", "method.lr_theta=1e-4", "adapter.r=2"]
     more += ["train.micro_batch_size=1"]
     args = [arg for arg in start() if arg not in MEZO]
-    done = in_ranks(2, *args, *more, special={1: without_mixing}, ends_within=60)
+    done = in_ranks(2, *args, *more, special={1: without_mixing}, ends_within=150)
     assert [each.returncode for each in done] == [0, 0]
 
 
@@ -303,7 +303,7 @@ def test_one_that_goes_on_elsewhere(tiny_model_dir: Path, sentiment_file: Path, 
         str(sentiment_file),
         str(tmp_path / "run"),
         act=with_a_callback_that_fails,
-        ends_within=60,
+        ends_within=150,
     )
     words, seconds = done[0].stdout.splitlines()
     assert words == "rank 1 ended: no more"

@@ -54,7 +54,7 @@ def with_nan(*args: str) -> None:
 def test_a_nan_of_one_rank_is_one_error(start: Start) -> None:
     began = time.monotonic()
     done = in_ranks(2, *start("run"), special={1: with_nan})
-    assert time.monotonic() - began < 30  # two of them start in it
+    assert time.monotonic() - began < 100  # on a busy machine; two of them start in it
     for each in done:
         assert each.returncode == 1
         assert "step 3: upper update: the estimate's coefficient is nan" in each.stderr
@@ -74,7 +74,7 @@ def test_one_that_is_killed_ends_the_others_and_any_number_goes_on(start: Start,
     assert alone.returncode == 0, alone.stderr
     began = time.monotonic()
     done = in_ranks(2, *start("run"), special={1: killed})
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100  # and not the timeout, which is 600
     assert done[1].returncode == -signal.SIGKILL
     assert done[0].returncode == 1
     assert "rank 1 (process" in done[0].stderr
@@ -135,10 +135,11 @@ def stopped(*args: str) -> None:
     cut(str(int(signal.SIGSTOP)), "zofo.train.loop:Loop._step", "", "4", *args)
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_named(start: Start) -> None:
     began = time.monotonic()
-    done = in_ranks(2, *start("run", "parallel.timeout=5"), special={1: stopped}, ends_within=20)
-    assert time.monotonic() - began < 60
+    done = in_ranks(2, *start("run", "parallel.timeout=15"), special={1: stopped}, ends_within=60)
+    assert time.monotonic() - began < 100
     assert done[0].returncode == 1
     assert "rank 1 (process" in done[0].stderr
     assert "gone or stands still" in done[0].stderr
