@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -48,6 +49,11 @@ def start(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> Start:
     return arguments
 
 
+def in_two(act: Callable[[str, str, str], None], model: Path, rows: Path, out: Path) -> list[CompletedProcess[str]]:
+    """A call from Python, in each of two ranks."""
+    return in_ranks(2, str(model), str(rows), str(out), act=act, ends_within=150)
+
+
 @pytest.mark.parametrize(
     ("theirs", "words"),
     [
@@ -76,14 +82,7 @@ def with_a_callback_of_rank_0(model: str, rows: str, out: str) -> None:
 
 
 def test_callbacks_of_rank_0_alone(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
-    done = in_ranks(
-        2,
-        str(tiny_model_dir),
-        str(sentiment_file),
-        str(tmp_path / "run"),
-        act=with_a_callback_of_rank_0,
-        ends_within=150,
-    )
+    done = in_two(with_a_callback_of_rank_0, tiny_model_dir, sentiment_file, tmp_path / "run")
     assert [each.returncode for each in done] == [0, 0]
 
 
@@ -159,7 +158,7 @@ def twice(model: str, rows: str, out: str) -> None:
 
 
 def test_one_call_after_another(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
-    done = in_ranks(2, str(tiny_model_dir), str(sentiment_file), str(tmp_path / "run"), act=twice, ends_within=150)
+    done = in_two(twice, tiny_model_dir, sentiment_file, tmp_path / "run")
     assert [each.returncode for each in done] == [0, 0], done[1].stderr
 
 
@@ -297,14 +296,7 @@ def with_a_callback_that_fails(model: str, rows: str, out: str) -> None:
 
 
 def test_one_that_goes_on_elsewhere(tiny_model_dir: Path, sentiment_file: Path, tmp_path: Path) -> None:
-    done = in_ranks(
-        2,
-        str(tiny_model_dir),
-        str(sentiment_file),
-        str(tmp_path / "run"),
-        act=with_a_callback_that_fails,
-        ends_within=150,
-    )
+    done = in_two(with_a_callback_that_fails, tiny_model_dir, sentiment_file, tmp_path / "run")
     words, seconds = done[0].stdout.splitlines()
     assert words == "rank 1 ended: no more"
     assert float(seconds) < 10

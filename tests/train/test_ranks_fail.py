@@ -108,6 +108,18 @@ def test_a_signal_to_one_rank_stops_all(start: Start, tmp_path: Path) -> None:
     assert (tmp_path / "uncut/journal.bin").read_bytes() == (tmp_path / "run/journal.bin").read_bytes()
 
 
+def asked_in_an_exchange(*args: str) -> None:
+    """A rank that is asked to stop while it waits for the others, when they have been told that it was not."""
+    cut(str(int(signal.SIGTERM)), "zofo.train.stopping:same_records", "", "4", *args)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_signal_within_an_exchange_is_not_lost(who: int, start: Start, tmp_path: Path) -> None:
+    done = in_ranks(2, *start("run", "parallel.check_steps=1000"), special={who: asked_in_an_exchange})
+    assert [each.returncode for each in done] == [128 + signal.SIGTERM] * 2
+    assert max(int(path.name[11:]) for path in (tmp_path / "run").glob("checkpoint-*")) < 9
+
+
 def with_another_bit(*args: str) -> None:
     """A rank in whose theta one bit flips in the 4th step."""
     real = Loop._step

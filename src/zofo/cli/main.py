@@ -119,7 +119,7 @@ def train(
         with process.libraries():
             from zofo.api import finetune
         from zofo.cli.show import print_run
-        from zofo.train.signals import Interrupted
+        from zofo.errors import Interrupted
 
         try:
             finished = finetune.train(config, dry_run)

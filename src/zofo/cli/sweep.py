@@ -69,9 +69,9 @@ def run_plan(read: Plan, study: Path, dry_run: bool, estimate: bool) -> None:
 
 
 def _work(plan: Plan, study: Path, load: KeptModel) -> list[tuple[Job, State]]:
+    from zofo.errors import Interrupted
     from zofo.study.sweep import Worker
     from zofo.study.sweep_view import View
-    from zofo.train.signals import Interrupted
 
     try:
         with View(plan.runs) as view:

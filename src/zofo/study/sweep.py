@@ -14,7 +14,7 @@ from typing import Any
 
 from zofo.api import finetune
 from zofo.config.resolve import Config
-from zofo.errors import InputError, RunError, first_few
+from zofo.errors import InputError, Interrupted, RunError, first_few
 from zofo.study.kept_model import KeptModel, Load
 from zofo.study.plan import Plan, Point, Row
 from zofo.study.plan_check import config_of
@@ -27,7 +27,7 @@ from zofo.train.lease import Lease, holder
 from zofo.train.loop import FULL
 from zofo.train.record import reset_peak
 from zofo.train.run_dir import RunDir
-from zofo.train.signals import Interrupted, caught
+from zofo.train.signals import caught
 
 POLL = 2.0  # seconds between two looks at what others are doing
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from zofo.config.cadence import rounded
 from zofo.config.reward_name import asked_again
 from zofo.data.preview import preview, sizes
-from zofo.errors import NonFiniteError, OutOfMemory, RunError, during
+from zofo.errors import Interrupted, NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
 from zofo.train.agreement import same_state
 from zofo.train.callbacks import Callbacks
@@ -29,7 +29,7 @@ from zofo.train.record import peak_bytes
 from zofo.train.run_dir import RunDir
 from zofo.train.selection import Selection
 from zofo.train.setup import Session
-from zofo.train.signals import Interrupted, caught
+from zofo.train.signals import caught
 from zofo.train.stopping import Break, Stopping
 from zofo.train.weights import advice, blown_up, broken, largest
 from zofo.train.whole import left_by_a_stop
@@ -172,7 +172,7 @@ class Loop:
             self._save()
             saved = f"saved in {self.run.checkpoint(self.count)}; {self.stopping.go_on}"
             self.progress.say(saved)
-            raise Interrupted(saved, self.stopping.number or signal.SIGINT) from None
+            raise Interrupted(saved, self.stopping.number or self.stopping.asked or signal.SIGINT) from None
         self._save()
         if not self.ranks.alone:
             self.progress.say(f"{self.ranks.words()}; {self.ranks.wire.in_words()}")
@@ -247,7 +247,7 @@ class Loop:
         encoded = session.encoded[split]
 
         def progress(done: int) -> None:
-            if self.stopping.number and self.ranks.alone:  # else the others would wait for the rest of it
+            if self.stopping.asked and self.ranks.alone:  # else the others would wait for the rest of it
                 raise Break
             self.progress.busy(f"evaluating ({adapter}, {split}): {done}/{len(encoded)}")
 
