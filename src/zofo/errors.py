@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk without room says
+
 
 class ZofoError(Exception):
     """Base of all errors meant for the user. `str(error)` is one line, or one line per problem."""

@@ -74,7 +74,7 @@ class _Weights:
     def __init__(self, run: RunDir, config: Config, info: Mapping[str, Any], states: States, loaded: Loaded) -> None:
         self.run, self.config, self.info, self.states, self.loaded = run, config, info, states, loaded
         self.method: Method = make_method(config)
-        self.theta = Point(loaded.model, mode=shift_mode(config))
+        self.theta = loaded.point(shift_mode(config), self.method.moves == "zo")
         self.base_sha256 = loaded.base_sha256(self.theta)
         self.results: Results = []
 

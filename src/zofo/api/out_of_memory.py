@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from zofo.api.memory.room import of_machine
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import dumps
 from zofo.config.resolve import Config, load
 from zofo.config.reward_name import asked_again
 from zofo.errors import OutOfMemory, RunError, during, printable
 from zofo.models.load import choose_dtype
+from zofo.models.room import of_machine
 from zofo.train.progress import gib
 from zofo.train.run_dir import RunDir
 from zofo.train.whole import going_on

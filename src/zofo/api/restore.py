@@ -92,7 +92,8 @@ def restore(run_dir: Path, adapter: str | None = None, given: Given | None = Non
     loaded = load_model(config.model)
     if "tokenizer" in run.inputs:
         check_inputs(run.inputs, {"tokenizer": tokenizer_digest(loaded.tokenizer)}, str(run_dir), MOVED)
-    theta = Point(loaded.model, mode=shift_mode(config))
+    method = make_method(config)
+    theta = loaded.point(shift_mode(config), method.moves == "zo" and method.theta_of == "backbone")
     _restore_theta(loaded, theta, config, state)
     if chosen == "theta":
         return Restored(config, info, loaded, loaded.model, None, chosen, run.inputs, theta)

@@ -107,6 +107,7 @@ class Config:
         """SHA-256 of what the run computes: canonical JSON without what is of its start alone."""
         data = self.to_dict()
         data.pop("parallel")
+        data["model"].pop("offload_folder")
         for key in _LAUNCH_ONLY:
             data["train"].pop(key)
         return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

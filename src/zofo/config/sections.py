@@ -66,6 +66,11 @@ class ModelConfig:
     quantization: Literal["int8", "nf4"] | None = _f(
         None, "quantises the linear layers, which are frozen then; int8: by torchao, nf4: by bitsandbytes, on CUDA"
     )
+    offload_folder: str | None = _f(
+        None,
+        "directory on a local disk, for weights larger than memory: they are in a file there while theta moves, and in "
+        "memory a layer at a time; on a CPU",
+    )
     max_length: int | None = _f(None, "tokens of an example, the rest is cut on the left; null: the model's own", ge=2)
     trust_remote_code: bool = _f(False, "run code that comes with the model")
 

@@ -70,6 +70,8 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     steps, faults = train.max_steps, method.faults(parts)
     if parts["model"].quantization and (fault := refused(parts["model"], names["method"], method)):
         faults.append(fault)
+    if parts["model"].offload_folder is not None:
+        faults += [f"model.offload_folder: {fault}" for fault in not_offloaded(parts, names, method)]
     for part in parts.values():
         faults += part.faults(parts) if hasattr(part, "faults") else []
     if train.num_train_epochs is not None and (fault := without_epochs(names["method"], method)):
@@ -114,6 +116,29 @@ def refused(config: ModelConfig, name: str, method: Any) -> str:
         f"fo-peft (an adapter beside them, QLoRA), or mezo or bilevel-zofo (zeroth-order steps of what is not "
         f"quantised)"
     )
+
+
+def not_offloaded(parts: Mapping[str, Any], names: Mapping[str, str], method: Any) -> list[str]:
+    """What needs numbers for every weight in memory, or more of the weights at once than a layer, and the fix."""
+    estimator, rule, mask = (parts.get(part) for part in ("estimator", "rule", "mask"))
+    model, faults = parts["model"], []
+    if model.device not in ("auto", "cpu"):
+        faults.append(f"is for weights in this machine's memory, not for {model.device}; give model.device=cpu")
+    if model.quantization is not None:
+        faults.append("quantised weights are no part of the file; leave one of the two out")
+    if method.moves == "fo":
+        faults.append(f"{names['method']} needs a gradient of every weight; use mezo, bilevel-zofo or fo-peft")
+    if estimator is not None and estimator.shift != "layer":
+        faults.append(f"estimator.shift={estimator.shift} makes or writes all shifted weights; use layer")
+    if estimator is not None and estimator.anchored:
+        faults.append(f"estimator {names['estimator']} keeps a copy of the weights; use spsa")
+    if rule is not None and rule.stateful:
+        faults.append(f"rule {names['rule']} keeps numbers for every weight; use sgd or sign")
+    if rule is not None and rule.rounding == "split":
+        faults.append("rule.rounding=split keeps 2 bytes for every weight; use stochastic")
+    if mask is not None and mask.by_gradients:
+        faults.append(f"mask {names['mask']} takes a gradient of every weight; use magnitude, random or blocks")
+    return faults
 
 
 def quantized_field(config: ModelConfig) -> str:

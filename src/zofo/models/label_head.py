@@ -3,6 +3,7 @@ activations."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zofo.errors import InputError
+from zofo.zo.lockstep import Lockstep
 from zofo.zo.quantized import is_quantized
 from zofo.zo.shift import in_memory, slab
 
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
     from zofo.data.batch import Batch
 
 CHUNK = 1 << 23  # logits in one piece: 32 MiB of fp32, beside which a second piece's worth of temporaries is alive
+
+
+class _Forward(threading.local):
+    """What the forward of this thread is: both sides of an estimate may be under way."""
+
+    def __init__(self) -> None:
+        self.positions: tuple[Tensor, Tensor] | None = None
+        self.length = 0  # of a row
+        self.calls = 0  # of the head
+        self.computed: list[Tensor] = []
 
 
 class LabelHead:
@@ -28,23 +40,23 @@ class LabelHead:
     for the gradient, piece by piece of the vocabulary.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, sides: Lockstep | None = None) -> None:
+        """sides: computes both sides of an estimate in one reading of the weights; None: each evaluation by itself."""
         head: Any = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
         if head is None:
             raise ValueError(f"{type(model).__name__} has no output embeddings: is it a causal language model?")
-        self._model, self._head = model, head
-        self._positions: tuple[Tensor, Tensor] | None = None
-        self._length = 0
+        self._model, self._head, self._sides = model, head, sides
+        self._forward = _Forward()
         self._last: bool | None = None  # whether nothing comes behind the head
-        self._calls = 0  # of the head, in a forward
         head.register_forward_pre_hook(self._gather)
 
     def _gather(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self._positions is None:
+        here = self._forward
+        if here.positions is None:
             return None
-        self._calls += 1
-        hidden, (rows, columns) = args[0], self._positions
-        virtual = hidden.shape[1] - self._length  # a soft prompt's tokens stand before the row's own
+        here.calls += 1
+        hidden, (rows, columns) = args[0], here.positions
+        virtual = hidden.shape[1] - here.length  # a soft prompt's tokens stand before the row's own
         return (hidden[rows, columns + virtual][None], *args[1:])
 
     def logprobs(self, model: Callable[..., Any], batch: Batch, **kwargs: Any) -> Tensor:
@@ -53,29 +65,38 @@ class LabelHead:
         Raises InputError for a model that computes logits past its output embeddings, or calls them more than once.
         """
         flat, place = torch.unique(batch.positions, return_inverse=True)
-        self._length = batch.input_ids.shape[1]
+        length = batch.input_ids.shape[1]
         chunked = self._chunks(flat.numel()) and self._is_last(batch)
-        self._positions = (flat // self._length, flat % self._length)
-        self._calls, computed = 0, list[Tensor]()
+        positions, here = (flat // length, flat % length), self._forward
 
         def labelled(hidden: Tensor) -> Tensor:
             weights = self._head.weight, self._head.bias
-            computed.append(label_logprobs(hidden[0], *weights, place, batch.labels))
+            here.computed.append(label_logprobs(hidden[0], *weights, place, batch.labels))
             return hidden[..., :1]  # the model hands it through as its logits, which nobody reads
+
+        def compute() -> Tensor:
+            here.positions, here.length, here.calls, here.computed = positions, length, 0, []
+            try:
+                out = model(**batch.inputs(), use_cache=False, **kwargs)
+            finally:
+                here.positions, computed, here.computed = None, here.computed, []
+            if here.calls != 1:
+                raise InputError(
+                    f"model.name: {type(self._model).__name__} calls its output embeddings {here.calls} times "
+                    f"a forward, not once, so its logits cannot be taken where the labels are; this model is not "
+                    f"supported"
+                )
+            return computed[0] if chunked else torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
 
         forward = self._head.forward
         try:
             if chunked:
                 self._head.forward = labelled
-            out = model(**batch.inputs(), use_cache=False, **kwargs)
+            if self._sides is None:
+                return compute()
+            return self._sides.evaluate(compute, batch.input_ids, batch.positions, batch.labels)
         finally:
-            self._positions, self._head.forward = None, forward
-        if self._calls != 1:
-            raise InputError(
-                f"model.name: {type(self._model).__name__} calls its output embeddings {self._calls} times a forward, "
-                f"not once, so its logits cannot be taken where the labels are; this model is not supported"
-            )
-        return computed[0] if chunked else torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
+            self._head.forward = forward
 
     def _chunks(self, positions: int) -> bool:
         plain = type(self._head) is nn.Linear and not is_quantized(self._head.weight)

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from zofo.models import files, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
+from zofo.models.offload import Offload, as_loaded
 from zofo.zo.quantized import Frozen, frozen
 
 if TYPE_CHECKING:
@@ -46,13 +47,16 @@ def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
         files.check(Path(where), tokenizer is None)
     options = hub_options(config, where)
     device = device_of(config.device)
+    if config.offload_folder is not None and device.type != "cpu":
+        raise InputError(f"model.offload_folder: is for a CPU's memory, not for {device.type}; give model.device=cpu")
     with refusing(config.name, files.CONFIG):
         settings = AutoConfig.from_pretrained(where, **options)
         check_kind(settings)
         dtype = choose_dtype(config.dtype, device, settings)
         quantized = quantization.options(config, settings, dtype, device)
     files.check_index(where, options)
-    model, info = _read(config, where, settings, dtype, {**options, **quantized})
+    with as_loaded(config, where, dtype) if config.offload_folder is not None else nullcontext(where) as place:
+        model, info = _read(config, place, settings, dtype, {**options, **quantized})
     if tokenizer is None:
         tokenizer = _tokenizer(config.name, where, options)
     ending.adopt(tokenizer, model)
@@ -73,7 +77,8 @@ def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False
-    loaded = Loaded(model, tokenizer, device, dtype, limit, pad, Frozen(model), beyond)
+    offload = None if config.offload_folder is None else Offload(model, Path(config.offload_folder))
+    loaded = Loaded(model, tokenizer, device, dtype, limit, pad, Frozen(model), beyond, offload)
     quantization.check_loaded(config, loaded)
     return loaded
 

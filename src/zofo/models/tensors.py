@@ -10,9 +10,10 @@ from contextlib import suppress
 from ctypes import string_at
 from json.encoder import encode_basestring
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -123,3 +124,28 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def save_cast(source: Path, path: Path, dtype: torch.dtype) -> None:
+    """A copy of a file whose floating-point tensors are in another dtype, made and written one tensor at a time.
+
+    Raises OSError, or ValueError where the source is no safetensors file.
+    """
+    try:
+        with safe_open(source, "pt") as held:
+            names = list(held.keys())
+            kinds = {name: _cast(held.get_slice(name), dtype) for name in names}
+            order = sorted(names, key=lambda name: (_ORDER[kinds[name].dtype], name))
+            with path.open("wb") as file:
+                file.write(_header({name: kinds[name] for name in order}))
+                for name in order:
+                    tensor = held.get_tensor(name).to(kinds[name].dtype).contiguous()
+                    file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+    except SafetensorError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _cast(held: Any, dtype: torch.dtype) -> Tensor:
+    """A tensor without values of the shape and dtype that a copy has."""
+    known = {name: kind for kind, name in _DTYPES.items()}[held.get_dtype()]
+    return torch.empty(held.get_shape(), dtype=dtype if known.is_floating_point else known, device="meta")

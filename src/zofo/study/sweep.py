@@ -14,7 +14,7 @@ from typing import Any
 
 from zofo.api import finetune
 from zofo.config.resolve import Config
-from zofo.errors import InputError, Interrupted, RunError, first_few
+from zofo.errors import FULL, InputError, Interrupted, RunError, first_few
 from zofo.study.kept_model import KeptModel, Load
 from zofo.study.plan import Plan, Point, Row
 from zofo.study.plan_check import config_of
@@ -24,7 +24,6 @@ from zofo.study.sweep_view import View
 from zofo.study.sweep_watch import Pruned, Watch
 from zofo.study.trials import Trials
 from zofo.train.lease import Lease, holder
-from zofo.train.loop import FULL
 from zofo.train.record import reset_peak
 from zofo.train.run_dir import RunDir
 from zofo.train.signals import caught

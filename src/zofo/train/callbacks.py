@@ -115,6 +115,7 @@ class Callbacks:
         """leads: whether this is rank 0, whose reports are those of all ranks."""
         self.args = _arguments(config, out, device)
         reporters = _reporters(config.report_to) if leads else []
+        self.given = bool(callbacks)
         self.ask = bool(callbacks or config.report_to)  # whether somebody may ask for something
         self.state = TrainerState(
             max_steps=config.max_steps,

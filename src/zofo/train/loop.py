@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import signal
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from zofo.config.cadence import rounded
 from zofo.config.reward_name import asked_again
 from zofo.data.preview import preview, sizes
-from zofo.errors import Interrupted, NonFiniteError, OutOfMemory, RunError, during
+from zofo.errors import FULL, Interrupted, NonFiniteError, OutOfMemory, RunError, during
 from zofo.eval.likelihood import Evaluation
 from zofo.train.agreement import same_state
 from zofo.train.callbacks import Callbacks
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 log = logging.getLogger("zofo")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Loop:
@@ -161,7 +159,8 @@ class Loop:
 
     def _run(self) -> None:
         try:
-            self._train()
+            with self.session.problem.theta.deferring():
+                self._train()
             if self.at.evaluated != self.count or self.at.best is None:
                 self._evaluate()
             self.stopping.agree(self.checkpoints.crc, self.count, self.progress.say)
@@ -236,6 +235,8 @@ class Loop:
             logged, rest = {**values, **self.session.method.details}, {"skipped": refusals.total}
             self.metrics.write("train", self.count, **self.updates, **logged, **rest, seconds=self.at.seconds)
             self.callbacks.log(logged)
+        if self.callbacks.given:  # which may read the model's weights
+            self.session.problem.theta.settle()
         self.callbacks.call("on_step_end")
 
     def evaluate(self, split: str, adapter: str) -> Evaluation:

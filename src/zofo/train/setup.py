@@ -123,6 +123,8 @@ class Session:
     def extra_memory(self) -> list[str]:
         """What is quantised, and what moving theta costs beside theta itself, in words; often nothing."""
         lines = quantization.in_words(self.loaded, self.problem.theta.size)
+        if self.loaded.offload is not None and (words := self.loaded.offload.words()):
+            lines.append(words)
         for name, descent in self.method.optimizers().items():
             if name == "theta":
                 lines.append(f"first-order steps of theta: {gib(descent.nbytes)} for gradients and moments")
@@ -209,7 +211,8 @@ class Backbone:
 def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData, start: Path | None = None) -> Backbone:
     """The method's adapters on the model. Virtual tokens take room from the longest example. start: see `build`."""
     given = None if start is None else adapter_start.read(start, loaded)  # before there is anything else on the model
-    whole = Point(loaded.model, mode=shift_mode(config))  # before PEFT renames anything
+    moves = method.moves == "zo" and method.theta_of == "backbone"
+    whole = loaded.point(shift_mode(config), moves)  # before PEFT renames anything
     scorer = loaded.scorer()
     if config.train.gradient_checkpointing and method.first_order:
         checkpoint_layers(loaded.model)

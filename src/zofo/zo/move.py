@@ -207,6 +207,18 @@ class Move:
         return total if terms is None else total.add_(terms)
 
 
+def planes_of(params: Mapping[str, Tensor], kept: Planes | None = None) -> Planes:
+    """See `Point.planes`."""
+    if kept is not None:
+        there = all(plane.device == params[name].device for name, plane in kept.items())
+        return kept if there else {name: plane.to(params[name].device) for name, plane in kept.items()}
+    return {
+        name: torch.zeros(param.shape, dtype=torch.int16, device=param.device)
+        for name, param in params.items()
+        if param.dtype == torch.bfloat16
+    }
+
+
 def chosen(part: Indices, lo: int, n: int) -> tuple[int, int]:
     """Which of the indices lie in lo ... lo + n - 1: the numbers of the first and of the first behind the last."""
     most = torch.iinfo(part.at.dtype).max

@@ -17,8 +17,8 @@ from zofo.zo.kernels.reference import Terms
 from zofo.zo.keys import Address
 from zofo.zo.laws import SPHERE
 from zofo.zo.low_rank_rows import Store
-from zofo.zo.move import Move, Planes
-from zofo.zo.quantized import frozen
+from zofo.zo.move import Move, Planes, planes_of
+from zofo.zo.quantized import weights_of
 from zofo.zo.series import Series
 from zofo.zo.sphere import Stretches
 from zofo.zo.support import Band
@@ -65,7 +65,7 @@ class Point(Mapping[str, Tensor]):
         self._pending_of = Direction(0)
         self._series: Series | None = None  # updates that wait, inside `waiting`
         self._stretches = Stretches()
-        chosen = _chosen(model, names) if params is None else dict(params)
+        chosen = weights_of(model, names) if params is None else dict(params)
         self._params: dict[str, Tensor] = {name: param.requires_grad_(False) for name, param in chosen.items()}
         self.addresses = {name: Address.of(name, param.shape) for name, param in self._params.items()}
         if len({at.key for at in self.addresses.values()}) != len(self.addresses):
@@ -120,7 +120,7 @@ class Point(Mapping[str, Tensor]):
             raise RuntimeError("theta is already shifted: two shifts cannot be nested")
         if self._places.moved():
             raise RuntimeError("the model was moved or cast after its Point was built; build the Point last")
-        self.settle()
+        self._ready()
         first = _first(move)
         self._check_place(first)
         key = {"stochastic": first.rounding_seed, "nearest": None}[rounding] if isinstance(rounding, str) else rounding
@@ -134,6 +134,15 @@ class Point(Mapping[str, Tensor]):
                 yield
         finally:
             self._move.terms = ()
+
+    def _ready(self) -> None:
+        """Before a shift."""
+        self.settle()
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """See `PagedPoint`; here every update is made at once."""
+        yield
 
     @contextmanager
     def _inplace(self, z: Direction) -> Iterator[None]:
@@ -233,14 +242,7 @@ class Point(Mapping[str, Tensor]):
 
         A weight and its plane are the halves of one fp32 number (`kernels.split`); the weight is what the model reads.
         """
-        if kept is not None:
-            there = all(plane.device == self._params[name].device for name, plane in kept.items())
-            return kept if there else {name: plane.to(self._params[name].device) for name, plane in kept.items()}
-        return {
-            name: torch.zeros(param.shape, dtype=torch.int16, device=param.device)
-            for name, param in self._params.items()
-            if param.dtype == torch.bfloat16
-        }
+        return planes_of(self._params, kept)
 
     def apply_(
         self, g: ZOGrad, step: Step, round_seed: int | None, low: Planes | None = None, room: Room | None = None
@@ -308,12 +310,6 @@ class Point(Mapping[str, Tensor]):
     def digest(self, sums: Mapping[str, str] | None = None) -> str:
         """One SHA-256 over the names and digests of all tensors, in the order of their names. sums: see `catalogue`."""
         return digests.digest(self.params, sums)
-
-
-def _chosen(model: nn.Module, names: set[str] | None) -> dict[str, nn.Parameter]:
-    codes = frozen(model)
-    floats = ((n, p) for n, p in model.named_parameters() if n not in codes and p.is_floating_point())
-    return {n: p for n, p in floats if names is None or n in names}
 
 
 def _first(move: ZOGrad | Direction) -> Direction:

@@ -76,6 +76,10 @@ class Places:
             for standin in self._standins.values():
                 standin.anchor = None
 
+    def reads(self) -> dict[str, int]:
+        """How often each stand-in was read since the audit began."""
+        return {name: self._standins[id(param)].reads for name, param in self._params.items()}
+
     @property
     def copied_bytes(self) -> int:
         return sum(p.numel() * p.element_size() for p in self._copies.values())

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from zofo.api.memory.hollow import settings_of
-from zofo.api.memory.room import Room, of
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import dumps
 from zofo.config.resolve import Config, load
@@ -21,6 +20,7 @@ from zofo.data import Example, TaskData, load_task
 from zofo.data.loader import tokenize_task
 from zofo.errors import InputError, out_of_memory, unheard
 from zofo.models.load import max_length_of, read_tokenizer
+from zofo.models.room import Room, of
 from zofo.train.progress import gib
 
 log = logging.getLogger("zofo")

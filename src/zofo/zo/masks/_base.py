@@ -22,6 +22,8 @@ Gradients = Callable[[int], Iterable[Callable[[], object]]]
 
 @dataclass(frozen=True)
 class MaskConfig:
+    by_gradients: ClassVar[bool] = False  # whether a gradient of every weight is taken
+
     @property
     def renewed(self) -> int | None:
         """Steps between two supports; None: one for the whole run."""

@@ -37,6 +37,7 @@ class Config(Share):
     )
 
     usual: ClassVar[float] = 0.01
+    by_gradients: ClassVar[bool] = True
 
 
 class Mask(Base):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rounded:
+    stateful: ClassVar[bool] = False  # whether numbers are kept for every weight, beside `split`'s
+
     rounding: Literal["stochastic", "nearest", "split"] = field(
         default="stochastic",
         metadata={
@@ -33,6 +35,8 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Kept(Rounded):
+    stateful: ClassVar[bool] = True
+
     state: Literal["float32", "bfloat16", "8bit"] = field(
         default="float32", metadata={"help": "how the numbers kept for every weight are stored"}
     )

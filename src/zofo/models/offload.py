@@ -1,0 +1,258 @@
+"""Weights larger than memory: theta in a file that is mapped into memory, where layers come and go (docs/scale.md).
+
+The file is this process's own, and nameless: it goes with it. What a killed run needs is the base model and the
+journal, as for weights in memory, so a kill in the middle of a write leaves nothing half written behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from zofo.errors import FULL, InputError
+from zofo.models import files
+from zofo.models.room import of_machine
+from zofo.models.tensors import save_cast
+from zofo.zo.lockstep import Lockstep
+from zofo.zo.quantized import weights_of
+
+if TYPE_CHECKING:
+    from zofo.config.sections import ModelConfig
+
+log = logging.getLogger("zofo")
+PAGE = mmap.ALLOCATIONGRANULARITY
+FITS = 0.6  # of the memory that is free: what is smaller stays in it
+AT_ONCE = 4  # layers that are there at one time: one read, one ahead, two that are being written
+
+
+class Offload:
+    """A model whose weights may be put into such a file. `Pages` of a `PagedPoint`.
+
+    layers: the model's, in the order of a forward. resident: the layers that stay in memory. nbytes: of all weights.
+    """
+
+    def __init__(self, model: nn.Module, folder: Path) -> None:
+        self.folder, self.sides = folder, Lockstep()
+        self.layers: Sequence[nn.Module] = layers_of(model)
+        self.resident: set[int] = set()
+        self._params = weights_of(model)
+        self.nbytes = sum(param.numel() * param.element_size() for param in self._params.values())
+        self._spans: list[tuple[int, int]] = []  # of each layer: its first byte in the file, and how many
+        self._map: mmap.mmap | None = None
+        self._file = -1
+        self._beside = ThreadPoolExecutor(1, "zofo-pages")
+        self._written: int | None = None  # the layer that was left last, and is being written
+
+    def move_in(self) -> None:
+        """Copy the weights into the file, from where the model's tensors are read from now on; once is enough.
+
+        Raises InputError where the folder has no room for them.
+        """
+        if self._map is not None:
+            return
+        places, size = self._layout()
+        _directory(self.folder)
+        try:
+            with tempfile.TemporaryFile(dir=self.folder, prefix="zofo-") as file:
+                self._file = os.dup(file.fileno())
+            os.posix_fallocate(self._file, 0, size)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise InputError(f"model.offload_folder: {self.folder}: {error.strerror}") from error
+            raise InputError(
+                f"model.offload_folder: {self.folder} has no room for {size / 2**30:.1f} GiB of weights; name another"
+            ) from error
+        self._map = mmap.mmap(self._file, size)
+        self._choose_resident()
+        for name, param in self._params.items():
+            _write(self._file, places[name], param.detach())
+        for param, start in zip(self._params.values(), (places[name] for name in self._params)):
+            param.data = torch.frombuffer(self._map, dtype=param.dtype, count=param.numel(), offset=start).view(
+                param.shape
+            )
+        for start, length in self._spans:
+            self._drop(start, length)
+        self._log()
+
+    def _layout(self) -> tuple[dict[str, int], int]:
+        """({name: where its tensor begins}, bytes in all): first what is in no layer, then the layers, page by page."""
+        layer_of = {id(p): number for number, layer in reversed([*enumerate(self.layers)]) for p in layer.parameters()}
+        order = sorted(self._params, key=lambda name: layer_of.get(id(self._params[name]), -1))
+        places, end, last = dict[str, int](), 0, -1
+        starts = dict[int, int]()
+        for name in order:
+            param = self._params[name]
+            layer = layer_of.get(id(param), -1)
+            if layer != last:
+                end, last = -(-end // PAGE) * PAGE, layer
+                starts[layer] = end
+            places[name] = end = -(-end // 64) * 64
+            end += param.numel() * param.element_size()
+        ends = [*list(starts.values())[1:], end]
+        spans = {layer: (start, stop - start) for (layer, start), stop in zip(starts.items(), ends)}
+        self._spans = [spans.get(number, (0, 0)) for number in range(len(self.layers))]
+        return places, max(end, 1)
+
+    def _choose_resident(self) -> None:
+        """Layers stay while there is room for them beside what comes and goes."""
+        free, largest = of_machine().free, max((length for _, length in self._spans), default=0)
+        if self.nbytes <= FITS * free:
+            self.resident = set(range(len(self.layers)))
+            return
+        outside = self.nbytes - sum(length for _, length in self._spans)
+        left = FITS * free - outside - AT_ONCE * largest
+        for number, (_, length) in enumerate(self._spans):
+            if left < length:
+                return
+            self.resident.add(number)
+            left -= length
+
+    def _log(self) -> None:
+        held = sum(self._spans[number][1] for number in self.resident)
+        log.info("weights: %.1f GiB in %s, %.1f GiB of the layers held", self.nbytes / 2**30, self.folder, held / 2**30)
+
+    def words(self) -> str:
+        """For the run's log; "" where nothing is in a file."""
+        if self._map is None:
+            return ""
+        where = f"weights: {self.nbytes / 2**30:.2f} GiB in a file in {self.folder}"
+        if len(self.resident) == len(self.layers):
+            return f"{where}, which memory has room for"
+        return f"{where}; {len(self.resident)} of {len(self.layers)} layers stay in memory, the others come and go"
+
+    def need(self, layer: int) -> None:
+        if self._map is not None and layer not in self.resident and hasattr(os, "posix_fadvise"):
+            self._beside.submit(os.posix_fadvise, self._file, *self._spans[layer], os.POSIX_FADV_WILLNEED)
+
+    def leave(self, layer: int) -> None:
+        if self._map is None or layer in self.resident:
+            return
+        before, self._written = self._written, layer
+        self._beside.submit(self._drop, *self._spans[layer])
+        if before is not None and before != layer:
+            self._beside.submit(self._drop, *self._spans[before])  # what was dirty a layer ago is written by now
+
+    def _drop(self, start: int, length: int) -> None:
+        """Of a layer's pages those that are on the disk leave memory; the others are sent there."""
+        if self._map is None or not length:
+            return
+        with suppress(OSError, ValueError):
+            self._map.madvise(mmap.MADV_DONTNEED, start, length)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._file, start, length, os.POSIX_FADV_DONTNEED)
+
+
+def layers_of(model: nn.Module) -> Sequence[nn.Module]:
+    """The list of modules that holds most of the weights; the model itself where it has none."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    most = max(lists, key=lambda each: sum(p.numel() for p in each.parameters()), default=None)
+    return [model] if most is None else list(most)
+
+
+def _directory(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"model.offload_folder: {folder}: {error.strerror}") from error
+
+
+def _write(file: int, start: int, tensor: Tensor) -> None:
+    if not tensor.numel():
+        return
+    raw = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+    while raw:
+        done = os.pwrite(file, raw[: 1 << 26], start)
+        raw, start = raw[done:], start + done
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+@contextmanager
+def as_loaded(config: ModelConfig, where: str, dtype: torch.dtype) -> Iterator[str]:
+    """A directory from which transformers maps the weights in this dtype, without making them in memory: the model's
+    own, or one whose weights are a copy in a wider dtype, which is gone afterwards.
+
+    Raises InputError for weights that would be narrowed: what transformers keeps wide of them would be lost.
+    """
+    directory = Path(where) if Path(where).is_dir() else _fetched(config)
+    stored = {kind for path in files.weight_files(directory) for kind in _dtypes(path)}
+    if stored <= {dtype}:
+        yield str(directory)
+        return
+    if dtype != torch.float32:
+        names = ", ".join(sorted(str(each)[6:] for each in stored))
+        raise InputError(
+            f"model.offload_folder: the weights of {config.name} are {names}, and {str(dtype)[6:]} would be made of "
+            f"them in memory; take model.dtype={names.split(', ')[-1]}, or a copy saved in {str(dtype)[6:]}"
+        )
+    folder = Path(str(config.offload_folder))
+    _directory(folder)
+    _sweep(folder)
+    wide = folder / f".zofo-{os.getpid()}-float32"
+    try:
+        wide.mkdir(exist_ok=True)
+        for path in files.weight_files(directory):
+            save_cast(path, wide / path.name, dtype)
+        for path in directory.iterdir():
+            if path.is_file() and not (wide / path.name).exists():
+                (wide / path.name).symlink_to(path.resolve())
+        yield str(wide)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise InputError(f"model.offload_folder: {folder} has no room for a copy of the weights in float32") from error
+    finally:
+        shutil.rmtree(wide, ignore_errors=True)  # what is mapped stays until nobody reads it
+
+
+def _sweep(folder: Path) -> None:
+    """What a process that is gone has left."""
+    for path in folder.glob(".zofo-*-float32"):
+        number = path.name.split("-")[1]
+        if number.isdigit() and not _lives(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _fetched(config: ModelConfig) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [
+        "*.json",
+        "*.safetensors",
+        "*.jinja",
+        "*.txt",
+        "*.model",
+        *(["*.py"] if config.trust_remote_code else []),
+    ]
+    return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
+
+
+def _dtypes(path: Path) -> set[torch.dtype]:
+    """Of the floating-point tensors of a file."""
+    known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+    with safe_open(path, "pt") as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return {known[kind] for kind in kinds if kind in known}

@@ -1,0 +1,177 @@
+"""theta larger than memory: an estimate and the update before it read it once, and write it once, layer by layer.
+
+Where an update has been asked for, a layer makes its part of it when a forward comes to the layer, then computes both
+sides of the next estimate, and goes. The bits are those of `Point`, which passes over all of theta each time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from zofo.zo.direction import Direction
+from zofo.zo.kernels.reference import Terms
+from zofo.zo.lockstep import Lockstep
+from zofo.zo.move import Move, Planes
+from zofo.zo.point import Point
+
+log = logging.getLogger("zofo")
+Value = TypeVar("Value")
+
+
+class Pages(Protocol):
+    """Where the weights are. layers: in the order of a forward."""
+
+    @property
+    def layers(self) -> Sequence[nn.Module]: ...
+
+    def need(self, layer: int) -> None:
+        """Its weights will be read soon."""
+        ...
+
+    def leave(self, layer: int) -> None:
+        """Its weights will not be read for a while."""
+        ...
+
+
+class PagedPoint(Point):
+    """A `Point` whose layers are in memory while they are needed. Mode `layer` alone.
+
+    Raises ValueError for another mode.
+    """
+
+    def __init__(
+        self, model: nn.Module, pages: Pages, sides: Lockstep, names: set[str] | None = None, mode: str = "layer"
+    ) -> None:
+        """sides: what the model's forwards are made with. model and names: as in `Point`."""
+        if mode != "layer":
+            raise ValueError(f"weights that are not all in memory cannot be shifted in mode {mode}; use layer")
+        super().__init__(model, names, mode)
+        self._pages, self._sides = pages, sides
+        self._at: int | None = None  # the layer that a forward is in
+        self._deferring = False
+        self._late: Move | None = None  # an update that these layers have still to make
+        self._left: set[int] = set()
+        self._names = _layers_of(pages.layers, self._params)
+        for number, layer in enumerate(pages.layers):
+            layer.register_forward_pre_hook(partial(self._enter, number))
+
+    def _enter(self, number: int, module: nn.Module, args: Any) -> None:
+        """A forward comes to a layer. Of two sides the one that is here first waits for the other."""
+        del module, args
+        self._sides.turn()
+        self._make([number])
+        if number != self._at:
+            if self._at is not None:
+                self._pages.leave(self._at)
+            self._at = number
+            self._pages.need((number + 1) % len(self._names))
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """An update may be made as late inside as the model next reads the weights; all are made at the end. Who reads
+        theta in another way than by a forward, or here, calls `settle` before."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+            self.settle()
+
+    def settle(self) -> None:
+        super().settle()
+        self._make(sorted(self._left))
+
+    def _ready(self) -> None:
+        super().settle()  # layers make what is left for them when a shifted forward comes to them
+
+    def sides(self, f: Callable[[], Value], z: Direction, eps: float, rounding: str) -> tuple[Value, Value]:
+        """f at theta + eps z and at theta - eps z, each forward of the two sides in one reading of theta."""
+        with self.shifted(z, +eps, rounding), self._sides.both(self._move, self.terms(z, -eps)):
+            plus = f()
+        with self.shifted(z, -eps, rounding), self._sides.second():
+            return plus, f()
+
+    def _add(self, terms: Terms, z: Direction, round_seed: int | None, low: Planes | None = None) -> None:
+        self._make(sorted(self._left))
+        move = Move(self.bases)
+        move.set(terms, z, round_seed, low)
+        with torch.no_grad():
+            if not self._deferring:
+                self._pass(move, self._params)
+                return
+            within = {name for names in self._names for name in names}
+            self._pass(move, [name for name in self._params if name not in within])
+        self._late, self._left = move, set(range(len(self._names)))
+
+    def _make(self, layers: Collection[int]) -> None:
+        """Of the update that is left to be made, the part of these layers."""
+        if self._late is None:
+            return
+        with torch.no_grad():
+            for number in layers:
+                if number in self._left:
+                    self._pass(self._late, self._names[number])
+                    self._left.discard(number)
+        if not self._left:
+            self._late = None
+
+    def _pass(self, move: Move, names: Collection[str]) -> None:
+        move.add_all((self._params[name], self._params[name], self.addresses[name]) for name in names)
+
+    def audit(self, forward: Callable[[], object]) -> set[str]:
+        """As `Point.audit`. A weight that is read outside its layer takes its updates at once from here on."""
+        outside, entered, counted = set[str](), self._at, self._places.reads()
+
+        def look() -> None:
+            reads = self._places.reads()
+            mine = set() if entered is None else self._names[entered]
+            outside.update(n for names in self._names for n in names if reads[n] != counted[n] and n not in mine)
+            counted.update(reads)
+
+        def arrive(number: int, module: nn.Module, args: Any) -> None:
+            nonlocal entered
+            del module, args
+            look()
+            entered = number
+
+        def leave(*_: Any) -> None:
+            nonlocal entered
+            look()
+            entered = None
+
+        hooks = [layer.register_forward_pre_hook(partial(arrive, i)) for i, layer in enumerate(self._pages.layers)]
+        hooks += [layer.register_forward_hook(leave) for layer in self._pages.layers]
+        entered = None
+
+        def watched() -> None:
+            counted.update(self._places.reads())
+            forward()
+            look()
+
+        try:
+            unread = super().audit(watched)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if outside:
+            log.info("read outside their layers, and so held in memory longer: %s", ", ".join(sorted(outside)[:3]))
+            self._names = [[name for name in names if name not in outside] for names in self._names]
+        return unread
+
+
+def _layers_of(layers: Sequence[nn.Module], params: dict[str, torch.Tensor]) -> list[list[str]]:
+    """theta's names in each layer; a tensor that two layers share is in none."""
+    names = {id(param): name for name, param in params.items()}
+    inside = [list(dict.fromkeys(names[id(p)] for p in layer.parameters() if id(p) in names)) for layer in layers]
+    counts: dict[str, int] = {}
+    for each in inside:
+        for name in each:
+            counts[name] = counts.get(name, 0) + 1
+    return [[name for name in each if counts[name] == 1] for each in inside]
