@@ -2,7 +2,7 @@
 
 A point is the start of an operation on a file below a folder ("fsync out/journal.bin", "rename out/a -> out/b"), a
 write ("write out/metrics.jsonl": before it, or when a part of its bytes is through), a forward pass of the model
-("forward") or the reading of a journal's record ("record").
+("forward"), the reading of a journal's record ("record"), or a tensor's update where weights are in a file ("update").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zofo.config.json_text import dumps
 
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
 WRITES = os.O_WRONLY | os.O_RDWR
-COMPUTES = ("forward", "record")
+COMPUTES = ("forward", "record", "update")
 
 
 @dataclass(frozen=True)
@@ -178,13 +178,19 @@ class Watch:
 
         from zofo.train.loop import Loop
         from zofo.zo.journal import Record
+        from zofo.zo.paged_point import PagedPoint
 
         def hook(module: Any, _: Any) -> None:
             if type(module).__name__ == "LlamaModel":
                 self.point("forward")
 
         register_module_forward_pre_hook(hook)
-        unpack, resume = Record.unpack, Loop.resume
+        unpack, resume, move = Record.unpack, Loop.resume, PagedPoint._pass
+
+        def moved(theta: PagedPoint, by: Any, names: Any) -> None:
+            for name in names:  # an update is cut between two tensors of a layer
+                self.point("update")
+                move(theta, by, [name])
 
         def unpacked(body: bytes) -> Record:
             self.point("record")
@@ -195,6 +201,7 @@ class Watch:
             self.note("resumed", checkpoint.name)
 
         Record.unpack = unpacked  # type: ignore[method-assign,assignment]
+        PagedPoint._pass = moved  # type: ignore[method-assign,assignment]
         Loop.resume = resumed  # type: ignore[method-assign]
 
 

@@ -24,6 +24,8 @@ METHODS: dict[str, list[str]] = {
     "mezo": [],
     "mezo-adamw": ["rule=adamw"],
     "mezo-svrg": ["estimator=svrg"],
+    "mezo-offload": [],
+    "bilevel-zofo-offload": ["method.inner_steps=1"],
     "sparse-mezo": [],
     "fo-ft": [],
     "fo-peft": [],
@@ -67,8 +69,10 @@ def trainings(world: World) -> dict[str, list[str]]:
     """{name: the command line without verb and directory} of a run of each method that trains."""
     named, of_rows = {}, ["--model", str(world.model), "--task", str(world.rows)]
     for name, more in METHODS.items():
-        method = name.removesuffix("-snapshots").removesuffix("-adamw").removesuffix("-svrg")
+        method = name.removesuffix("-snapshots").removesuffix("-adamw").removesuffix("-svrg").removesuffix("-offload")
         named[name] = [*of_rows, "--method", method, *more, *FEW]
+        if name.endswith("-offload"):
+            named[name].append(f"model.offload_folder={world.root / 'disk'}")
     for name, short in SETTINGS.items():
         given = ["--model", str(world.model), *task_args(world.setting)]
         named[name] = [*given, *OF_SETTINGS[short], *TRAIN, *TWELVE]
@@ -78,7 +82,7 @@ def trainings(world: World) -> dict[str, list[str]]:
 def undertakings(world: World, finished: Path) -> list[Undertaking]:
     """All of them. finished: a folder for the runs that are gone back in, and read."""
     known = trainings(world)
-    every = [Undertaking(name, _started(fixed), run=True) for name, fixed in known.items()]
+    every = [Undertaking(name, _started(fixed), run=True, aims=_aims(name)) for name, fixed in known.items()]
     pruned = r"\.old|(rename|remove|rmdir) out/(checkpoint|best)-"
     for name in ("bilevel-zofo", "fo-ft"):
         often = [*known[name], "train.save_steps=2", "train.eval_steps=2", "train.save_total_limit=1"]
@@ -87,6 +91,10 @@ def undertakings(world: World, finished: Path) -> list[Undertaking]:
         every.append(_going_back(name, known[name], finished))
     every.append(_replaying(known["mezo-adamw"], finished))
     return [*every, *_readers(known, finished), *_converting(world), _meta_test(world)]
+
+
+def _aims(name: str) -> tuple[str, ...]:
+    return ("^update", "^update", "^update") if name.endswith("-offload") else ()
 
 
 def _finished(folder: Path, name: str, fixed: list[str]) -> Path:

@@ -107,6 +107,8 @@ class Lockstep:
             return
         me = 0 if threading.get_ident() == self._main else 1
         with self._changed:
+            if self._abandoned:
+                raise _Abandoned
             if self._done[1 - me]:
                 return
             self._turn = 1 - me
