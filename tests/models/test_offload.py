@@ -68,9 +68,8 @@ def test_both_sides_and_updates_in_one_reading(
     offload = Offload(model, tmp_path)
     offload.move_in()
     there, head = PagedPoint(model, offload, offload.sides), LabelHead(model, offload.sides)
-    assert there.audit(lambda: head.logprobs(model, batch())) == theta.audit(
-        lambda: LabelHead(plain).logprobs(plain, batch())
-    )
+    unread = theta.audit(lambda: LabelHead(plain).logprobs(plain, batch()))
+    assert there.audit(lambda: head.logprobs(model, batch())) == unread
     with there.deferring():
         assert updates(there, head, model, settle=False) == known
     for name, param in plain.named_parameters():
@@ -152,7 +151,9 @@ def test_weights_are_widened_on_the_disk(tiny_opt_dir: Path, tmp_path: Path) -> 
 
 
 def test_weights_are_not_narrowed(tiny_opt_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="are float32, and bfloat16 would be made of them in memory; take model.dtype"):
+    with pytest.raises(
+        InputError, match=r"are float32, and bfloat16 would be made of them in memory; take model\.dtype"
+    ):
         load(ModelConfig(str(tiny_opt_dir), dtype="bfloat16", offload_folder=str(tmp_path)))
 
 
@@ -208,12 +209,8 @@ def test_layers_stay_while_there_is_room(tmp_path: Path, monkeypatch: pytest.Mon
     layer = sum(p.numel() * 4 for p in layers_of(model)[0].parameters())
     whole = sum(p.numel() * 4 for p in model.parameters())
     outside = whole - 2 * layer
-    for free, resident in (
-        (0, 0),
-        ((outside + 5.5 * layer) / 0.6, 2),
-        (2 * whole, 2),
-        ((outside + 5.1 * layer) / 0.6, 2),
-    ):
+    monkeypatch.setattr(module, "AT_ONCE", 0)
+    for free, resident in ((0, 0), ((outside + 1.5 * layer) / 0.6, 1), (2 * whole, 2)):
         monkeypatch.setattr(module, "of_machine", lambda free=free: Room(int(free), int(free), ""))
         offload = Offload(build("llama"), tmp_path)
         offload.move_in()

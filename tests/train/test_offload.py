@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_one_reading_of_theta_for_an_estimate_and_the_update_before_it(
         output_dir=str(tmp_path / "run"),
         callbacks=[Count()],
     )
-    between = [after - before for before, after in zip(counts[:5], counts[1:6])]
+    between = [after - before for before, after in itertools.pairwise(counts[:6])]
     assert between == [2] * 5  # two layers, each left once a step
     assert passes.asked[:4] == [1, 0, 1, 0]
 
@@ -169,7 +170,7 @@ def test_a_run_is_opened_with_its_weights_in_a_file(
         assert journals[0] == journals[1]
 
 
-def refusals() -> Sequence[Any]:
+def refusals() -> Iterator[Any]:
     for kind, part in (("estimators", "estimator"), ("rules", "rule"), ("masks", "mask")):
         for name in registry.names(kind):
             allowed = name not in REFUSED[kind]

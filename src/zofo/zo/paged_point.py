@@ -127,7 +127,8 @@ class PagedPoint(Point):
 
     def audit(self, forward: Callable[[], object]) -> set[str]:
         """As `Point.audit`. A weight that is read outside its layer takes its updates at once from here on."""
-        outside, entered, counted = set[str](), self._at, self._places.reads()
+        outside, counted = set[str](), dict[str, int]()
+        entered: int | None = None
 
         def look() -> None:
             reads = self._places.reads()
@@ -148,7 +149,6 @@ class PagedPoint(Point):
 
         hooks = [layer.register_forward_pre_hook(partial(arrive, i)) for i, layer in enumerate(self._pages.layers)]
         hooks += [layer.register_forward_hook(leave) for layer in self._pages.layers]
-        entered = None
 
         def watched() -> None:
             counted.update(self._places.reads())
