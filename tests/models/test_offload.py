@@ -86,7 +86,8 @@ def test_a_weight_that_is_read_outside_its_layer_is_moved_at_once(
     def spoiled() -> Any:
         model = build("llama")
         first, second = layers_of(model)
-        norm, forward = second.input_layernorm, first.forward
+        norm: Any = second.input_layernorm
+        forward = first.forward
         first.forward = lambda hidden, *a, **k: forward(hidden * norm.weight, *a, **k)
         return model
 
@@ -151,9 +152,8 @@ def test_weights_are_widened_on_the_disk(tiny_opt_dir: Path, tmp_path: Path) -> 
 
 
 def test_weights_are_not_narrowed(tiny_opt_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"are float32, and bfloat16 would be made of them in memory; take model\.dtype"
-    ):
+    fault = r"are float32, and bfloat16 would be made of them in memory; take model\.dtype"
+    with pytest.raises(InputError, match=fault):
         load(ModelConfig(str(tiny_opt_dir), dtype="bfloat16", offload_folder=str(tmp_path)))
 
 

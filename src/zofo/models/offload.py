@@ -25,6 +25,7 @@ from zofo.errors import FULL, InputError
 from zofo.models import files
 from zofo.models.room import of_machine
 from zofo.models.tensors import save_cast
+from zofo.zo.digests import tensor_sha256
 from zofo.zo.lockstep import Lockstep
 from zofo.zo.quantized import weights_of
 
@@ -41,12 +42,14 @@ class Offload:
     """A model whose weights may be put into such a file. `Pages` of a `PagedPoint`.
 
     layers: the model's, in the order of a forward. resident: the layers that stay in memory. nbytes: of all weights.
+    sums: SHA-256 of each tensor as it was moved in, by name.
     """
 
     def __init__(self, model: nn.Module, folder: Path) -> None:
         self.folder, self.sides = folder, Lockstep()
         self.layers: Sequence[nn.Module] = layers_of(model)
         self.resident: set[int] = set()
+        self.sums: dict[str, str] = {}
         self._params = weights_of(model)
         self.nbytes = sum(param.numel() * param.element_size() for param in self._params.values())
         self._spans: list[tuple[int, int]] = []  # of each layer: its first byte in the file, and how many
@@ -76,8 +79,11 @@ class Offload:
             ) from error
         self._map = mmap.mmap(self._file, size)
         self._choose_resident()
-        for name, param in self._params.items():
-            _write(self._file, places[name], param.detach())
+        with ThreadPoolExecutor(1) as beside:
+            for name, param in self._params.items():
+                digest = beside.submit(tensor_sha256, param)
+                _write(self._file, places[name], param.detach())
+                self.sums[name] = digest.result()
         for param, start in zip(self._params.values(), (places[name] for name in self._params)):
             param.data = torch.frombuffer(self._map, dtype=param.dtype, count=param.numel(), offset=start).view(
                 param.shape

@@ -107,7 +107,8 @@ class Session:
     @cached_property
     def sums(self) -> dict[str, str]:
         """SHA-256 of each tensor of the backbone that is not quantised. Read it before theta moves."""
-        return self.backbone.sha256()
+        moved_in = None if self.loaded.offload is None else self.loaded.offload.sums
+        return moved_in or self.backbone.sha256()
 
     @cached_property
     def base_sha256(self) -> str:
