@@ -54,8 +54,9 @@ class Offload:
         self.nbytes = sum(param.numel() * param.element_size() for param in self._params.values())
         self._spans: list[tuple[int, int]] = []  # of each layer: its first byte in the file, and how many
         self._map: mmap.mmap | None = None
-        self._file = -1
-        self._beside = ThreadPoolExecutor(1, "zofo-pages")
+        self._file, self._piece = -1, 1
+        self._starts: dict[int, int] = {}  # of each parameter, by its id: its first byte
+        self._ahead, self._behind = ThreadPoolExecutor(1, "zofo-ahead"), ThreadPoolExecutor(1, "zofo-behind")
         self._written: int | None = None  # the layer that was left last, and is being written
 
     def move_in(self) -> None:
@@ -78,13 +79,15 @@ class Offload:
                 f"model.offload_folder: {self.folder} has no room for {size / 2**30:.1f} GiB of weights; name another"
             ) from error
         self._map = mmap.mmap(self._file, size)
+        self._piece = _reads_ahead(self._file)
         self._choose_resident()
         with ThreadPoolExecutor(1) as beside:
             for name, param in self._params.items():
                 digest = beside.submit(tensor_sha256, param)
                 _write(self._file, places[name], param.detach())
                 self.sums[name] = digest.result()
-        for param, start in zip(self._params.values(), (places[name] for name in self._params)):
+        for name, param in self._params.items():
+            self._starts[id(param)] = start = places[name]
             param.data = torch.frombuffer(self._map, dtype=param.dtype, count=param.numel(), offset=start).view(
                 param.shape
             )
@@ -139,16 +142,26 @@ class Offload:
         return f"{where}; {len(self.resident)} of {len(self.layers)} layers stay in memory, the others come and go"
 
     def need(self, layer: int) -> None:
+        """See `zo.paged_point.Pages`."""
         if self._map is not None and layer not in self.resident and hasattr(os, "posix_fadvise"):
-            self._beside.submit(os.posix_fadvise, self._file, *self._spans[layer], os.POSIX_FADV_WILLNEED)
+            self._ahead.submit(self._read_ahead, *self._spans[layer])
+
+    def _read_ahead(self, start: int, length: int) -> None:
+        for piece in range(start, start + length, self._piece):  # of a longer one the system reads the beginning alone
+            os.posix_fadvise(self._file, piece, min(self._piece, start + length - piece), os.POSIX_FADV_WILLNEED)
 
     def leave(self, layer: int) -> None:
+        """See `zo.paged_point.Pages`."""
         if self._map is None or layer in self.resident:
             return
         before, self._written = self._written, layer
-        self._beside.submit(self._drop, *self._spans[layer])
+        self._behind.submit(self._drop, *self._spans[layer])
         if before is not None and before != layer:
-            self._beside.submit(self._drop, *self._spans[before])  # what was dirty a layer ago is written by now
+            self._behind.submit(self._drop, *self._spans[before])  # what was dirty a layer ago is written by now
+
+    def write(self, param: Tensor, lo: int, values: Tensor) -> None:
+        """See `zo.paged_point.Pages`."""
+        _write(self._file, self._starts[id(param)] + lo * param.element_size(), values)
 
     def _drop(self, start: int, length: int) -> None:
         """Of a layer's pages those that are on the disk leave memory; the others are sent there."""
@@ -165,6 +178,16 @@ def layers_of(model: nn.Module) -> Sequence[nn.Module]:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     most = max(lists, key=lambda each: sum(p.numel() for p in each.parameters()), default=None)
     return [model] if most is None else list(most)
+
+
+def _reads_ahead(file: int) -> int:
+    """Bytes that the system reads ahead at once on this file's device."""
+    device = os.fstat(file).st_dev
+    try:
+        told = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text("ascii")
+        return max(PAGE, int(told) << 10)
+    except (OSError, ValueError):
+        return 128 << 10
 
 
 def _directory(folder: Path) -> None:

@@ -13,14 +13,16 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zofo.zo.direction import Direction
 from zofo.zo.kernels.reference import Terms
 from zofo.zo.lockstep import Lockstep
-from zofo.zo.move import Move, Planes
+from zofo.zo.move import RESTS, Move, Planes
 from zofo.zo.point import Point
+from zofo.zo.shift import Scratch
 
+SLICE = 1 << 22  # elements of an update that are made before they are written
 log = logging.getLogger("zofo")
 Value = TypeVar("Value")
 
@@ -37,6 +39,10 @@ class Pages(Protocol):
 
     def leave(self, layer: int) -> None:
         """Its weights will not be read for a while."""
+        ...
+
+    def write(self, param: Tensor, lo: int, values: Tensor) -> None:
+        """Elements lo ... of a parameter, taken flat, <- values."""
         ...
 
 
@@ -58,6 +64,7 @@ class PagedPoint(Point):
         self._deferring = False
         self._late: Move | None = None  # an update that these layers have still to make
         self._left: set[int] = set()
+        self._scratch = Scratch()
         self._names = _layers_of(pages.layers, self._params)
         for number, layer in enumerate(pages.layers):
             layer.register_forward_pre_hook(partial(self._enter, number))
@@ -123,7 +130,18 @@ class PagedPoint(Point):
             self._late = None
 
     def _pass(self, move: Move, names: Collection[str]) -> None:
-        move.add_all((self._params[name], self._params[name], self.addresses[name]) for name in names)
+        """In slices, which are made beside the file and then written: to write a mapped page is a fault for each."""
+        for name in names:
+            param = self._params[name]
+            if move.part(name) is RESTS:
+                continue
+            flat = param.detach().view(-1)
+            for lo in range(0, flat.numel(), SLICE):
+                given = flat[lo : lo + SLICE]
+                self._scratch.reset()
+                made = self._scratch.take(given.shape, given)
+                move.add(made, given, self.addresses[name], lo)
+                self._pages.write(param, lo, made)
 
     def audit(self, forward: Callable[[], object]) -> set[str]:
         """As `Point.audit`. A weight that is read outside its layer takes its updates at once from here on."""
@@ -166,7 +184,7 @@ class PagedPoint(Point):
         return unread
 
 
-def _layers_of(layers: Sequence[nn.Module], params: dict[str, torch.Tensor]) -> list[list[str]]:
+def _layers_of(layers: Sequence[nn.Module], params: dict[str, Tensor]) -> list[list[str]]:
     """theta's names in each layer; a tensor that two layers share is in none."""
     names = {id(param): name for name, param in params.items()}
     inside = [list(dict.fromkeys(names[id(p)] for p in layer.parameters() if id(p) in names)) for layer in layers]
