@@ -22,17 +22,22 @@ class Passes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: list[int] = []
         self.asked: list[int] = []
-        leave, need = offload.Offload.leave, offload.Offload.need
+        leave, give, need = offload.Offload.leave, offload.Offload.give, offload.Offload.need
 
         def left(of: Any, layer: int) -> None:
             self.left.append(layer)
             leave(of, layer)
 
-        def asked(of: Any, layer: int) -> None:
+        def given(of: Any, layer: int, changed: bool) -> None:
+            self.left.append(layer)
+            give(of, layer, changed)
+
+        def asked(of: Any, layer: int, mapped: bool) -> None:
             self.asked.append(layer)
-            need(of, layer)
+            need(of, layer, mapped)
 
         monkeypatch.setattr(offload.Offload, "leave", left)
+        monkeypatch.setattr(offload.Offload, "give", given)
         monkeypatch.setattr(offload.Offload, "need", asked)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from zofo.errors import FULL, InputError
 from zofo.models import files
+from zofo.models.buffers import Buffers
 from zofo.models.room import of_machine
 from zofo.models.tensors import save_cast
 from zofo.zo.digests import tensor_sha256
@@ -58,6 +59,7 @@ class Offload:
         self._starts: dict[int, int] = {}  # of each parameter, by its id: its first byte
         self._ahead, self._behind = ThreadPoolExecutor(1, "zofo-ahead"), ThreadPoolExecutor(1, "zofo-behind")
         self._written: int | None = None  # the layer that was left last, and is being written
+        self._buffers: Buffers | None = None
 
     def move_in(self) -> None:
         """Copy the weights into the file, from where the model's tensors are read from now on; once is enough.
@@ -66,7 +68,7 @@ class Offload:
         """
         if self._map is not None:
             return
-        places, size = self._layout()
+        places, size = self._layout()  # whole pages, each layer from the beginning of one
         _directory(self.folder)
         try:
             with tempfile.TemporaryFile(dir=self.folder, prefix="zofo-") as file:
@@ -81,6 +83,8 @@ class Offload:
         self._map = mmap.mmap(self._file, size)
         self._piece = _reads_ahead(self._file)
         self._choose_resident()
+        if len(self.resident) < len(self.layers):
+            self._buffers = Buffers.of(self._file, self._spans)
         with ThreadPoolExecutor(1) as beside:
             for name, param in self._params.items():
                 digest = beside.submit(tensor_sha256, param)
@@ -97,7 +101,10 @@ class Offload:
 
     def _layout(self) -> tuple[dict[str, int], int]:
         """({name: where its tensor begins}, bytes in all): first what is in no layer, then the layers, page by page."""
-        layer_of = {id(p): number for number, layer in reversed([*enumerate(self.layers)]) for p in layer.parameters()}
+        layer_of = dict[int, int]()
+        for number, layer in enumerate(self.layers):
+            for param in dict.fromkeys(layer.parameters()):  # what two share is in neither
+                layer_of[id(param)] = -1 if id(param) in layer_of else number
         order = sorted(self._params, key=lambda name: layer_of.get(id(self._params[name]), -1))
         places, end, last = dict[str, int](), 0, -1
         starts = dict[int, int]()
@@ -112,7 +119,7 @@ class Offload:
         ends = [*list(starts.values())[1:], end]
         spans = {layer: (start, stop - start) for (layer, start), stop in zip(starts.items(), ends)}
         self._spans = [spans.get(number, (0, 0)) for number in range(len(self.layers))]
-        return places, max(end, 1)
+        return places, max(-(-end // PAGE), 1) * PAGE
 
     def _choose_resident(self) -> None:
         """Layers stay while there is room for them beside what comes and goes."""
@@ -141,10 +148,37 @@ class Offload:
             return f"{where}, which memory has room for"
         return f"{where}; {len(self.resident)} of {len(self.layers)} layers stay in memory, the others come and go"
 
-    def need(self, layer: int) -> None:
+    def need(self, layer: int, mapped: bool) -> None:
         """See `zo.paged_point.Pages`."""
-        if self._map is not None and layer not in self.resident and hasattr(os, "posix_fadvise"):
+        if self._map is None or layer in self.resident:
+            return
+        if self._buffers is not None and not mapped:
+            self._buffers.read(layer)
+        elif hasattr(os, "posix_fadvise"):
             self._ahead.submit(self._read_ahead, *self._spans[layer])
+
+    def take(self, layer: int) -> dict[int, Tensor] | None:
+        """See `zo.paged_point.Pages`."""
+        if self._buffers is None or layer in self.resident:
+            return None
+        memory, first = self._buffers.take(layer), self._spans[layer][0]
+        return {
+            id(param): torch.frombuffer(
+                memory, dtype=param.dtype, count=param.numel(), offset=self._starts[id(param)] - first
+            ).view(param.shape)
+            for param in self._params.values()
+            if 0 <= self._starts[id(param)] - first < self._spans[layer][1]
+        }
+
+    def give(self, layer: int, changed: bool) -> None:
+        """See `zo.paged_point.Pages`."""
+        assert self._buffers is not None
+        self._buffers.give(layer, changed)
+
+    def sync(self) -> None:
+        """See `zo.paged_point.Pages`."""
+        if self._buffers is not None:
+            self._buffers.sync()
 
     def _read_ahead(self, start: int, length: int) -> None:
         for piece in range(start, start + length, self._piece):  # of a longer one the system reads the beginning alone

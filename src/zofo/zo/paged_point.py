@@ -28,21 +28,36 @@ Value = TypeVar("Value")
 
 
 class Pages(Protocol):
-    """Where the weights are. layers: in the order of a forward."""
+    """Where the weights are: mapped, in memory page by page; and a layer's also in a memory of its own for a while.
+
+    layers: in the order of a forward.
+    """
 
     @property
     def layers(self) -> Sequence[nn.Module]: ...
 
-    def need(self, layer: int) -> None:
-        """Its weights will be read soon."""
+    def need(self, layer: int, mapped: bool) -> None:
+        """A layer will be read soon, where it is mapped or in a memory of its own."""
+        ...
+
+    def take(self, layer: int) -> dict[int, Tensor] | None:
+        """{id of a parameter: its values} in a memory of its own, until `give`; None: they are read where mapped."""
+        ...
+
+    def give(self, layer: int, changed: bool) -> None:
+        """What was taken; if changed it is written back, behind what else is done."""
         ...
 
     def leave(self, layer: int) -> None:
-        """Its weights will not be read for a while."""
+        """The pages of a layer will not be read for a while."""
         ...
 
     def write(self, param: Tensor, lo: int, values: Tensor) -> None:
-        """Elements lo ... of a parameter, taken flat, <- values."""
+        """Elements lo ... of a parameter, taken flat, <- values, where it is mapped."""
+        ...
+
+    def sync(self) -> None:
+        """What is mapped is what was given back, and nothing is read ahead any more."""
         ...
 
 
@@ -61,6 +76,10 @@ class PagedPoint(Point):
         super().__init__(model, names, mode)
         self._pages, self._sides = pages, sides
         self._at: int | None = None  # the layer that a forward is in
+        self._taken: dict[int, Tensor] | None = None  # where that layer's weights are, if not mapped
+        self._changed = self._auditing = False
+        self._mixed: set[int] = set()  # layers with weights that are read outside: these are where they are mapped
+        self._mapped = {name: param.data for name, param in self._params.items()}
         self._deferring = False
         self._late: Move | None = None  # an update that these layers have still to make
         self._left: set[int] = set()
@@ -73,12 +92,36 @@ class PagedPoint(Point):
         """A forward comes to a layer. Of two sides the one that is here first waits for the other."""
         del module, args
         self._sides.turn()
-        self._make([number])
-        if number != self._at:
-            if self._at is not None:
-                self._pages.leave(self._at)
+        # A graph may keep views of a weight, whose memory must stay what it is
+        mapped = torch.is_grad_enabled() or self._auditing
+        if number != self._at or (mapped and self._taken is not None):
+            self._exit()
             self._at = number
-            self._pages.need((number + 1) % len(self._names))
+            if mapped:
+                self._pages.sync()
+            else:
+                self._bind(number)
+            following = (number + 1) % len(self._names)
+            self._pages.need(following, mapped or following in self._mixed)
+        self._make([number])
+
+    def _bind(self, number: int) -> None:
+        self._taken = None if number in self._mixed else self._pages.take(number)
+        if self._taken is not None:
+            for name in self._names[number]:
+                self._places.rebind(name, self._taken[id(self._params[name])])
+
+    def _exit(self) -> None:
+        """The layer that a forward was in goes."""
+        if self._at is None:
+            return
+        if self._taken is None:
+            self._pages.leave(self._at)
+        else:
+            for name in self._names[self._at]:
+                self._places.rebind(name, self._mapped[name])
+            self._pages.give(self._at, self._changed)
+        self._at, self._taken, self._changed = None, None, False
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -94,6 +137,8 @@ class PagedPoint(Point):
     def settle(self) -> None:
         super().settle()
         self._make(sorted(self._left))
+        self._exit()
+        self._pages.sync()
 
     def _ready(self) -> None:
         super().settle()  # layers make what is left for them when a shifted forward comes to them
@@ -111,6 +156,8 @@ class PagedPoint(Point):
         move.set(terms, z, round_seed, low)
         with torch.no_grad():
             if not self._deferring:
+                self._exit()
+                self._pages.sync()
                 self._pass(move, self._params)
                 return
             within = {name for names in self._names for name in names}
@@ -123,9 +170,14 @@ class PagedPoint(Point):
             return
         with torch.no_grad():
             for number in layers:
-                if number in self._left:
+                if number in self._left and number == self._at and self._taken is not None:
+                    params = [(self._params[name], self.addresses[name]) for name in self._names[number]]
+                    self._late.add_all((param, param, at) for param, at in params)
+                    self._changed = True
+                elif number in self._left:
+                    self._pages.sync()
                     self._pass(self._late, self._names[number])
-                    self._left.discard(number)
+                self._left.discard(number)
         if not self._left:
             self._late = None
 
@@ -173,13 +225,17 @@ class PagedPoint(Point):
             forward()
             look()
 
+        self._exit()
+        self._auditing = True
         try:
             unread = super().audit(watched)
         finally:
+            self._auditing = False
             for hook in hooks:
                 hook.remove()
         if outside:
             log.info("read outside their layers, and so held in memory longer: %s", ", ".join(sorted(outside)[:3]))
+            self._mixed = {number for number, names in enumerate(self._names) if outside & set(names)}
             self._names = [[name for name in names if name not in outside] for names in self._names]
         return unread
 

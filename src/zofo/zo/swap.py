@@ -76,6 +76,12 @@ class Places:
             for standin in self._standins.values():
                 standin.anchor = None
 
+    def rebind(self, name: str, values: Tensor) -> None:
+        """A parameter's values are elsewhere from now on: the same ones, in its shape and dtype."""
+        param = self._params[name]
+        param.data = values
+        self._standins[id(param)].source = param.detach()
+
     def reads(self) -> dict[str, int]:
         """How often each stand-in was read since the audit began."""
         return {name: self._standins[id(param)].reads for name, param in self._params.items()}
