@@ -137,8 +137,8 @@ def compare(model: Path, work: Path, size: tuple[int, int, int], steps: int, rou
         "limit, MiB": limit / MIB,
         "peak, MiB": max(peaks) / MIB,
         "disk, seconds": own,
-        "layers / memory": {"ratio": median(ratios), "min": min(ratios), "max": max(ratios)},
-        "layers / disk": {"ratio": median(step["layers"]) / sum(own.values())},
+        "layers / memory": {"median": median(ratios), "min": min(ratios), "max": max(ratios)},
+        "layers / disk": median(step["layers"]) / sum(own.values()),
     }
 
 

@@ -201,12 +201,33 @@ def ranks() -> str:
     return table(head, rows())
 
 
+def offload() -> str:
+    """Weights that come and go beside weights in memory (docs/scale.md)."""
+
+    def rows() -> Iterator[list[str]]:
+        for size in ("4x64", "64x256"):
+            one = found("offload", size)
+            if one is None or "limit, MiB" not in one:
+                yield [size, *[NONE] * 5]
+                continue
+            seconds = "; ".join(_number(one["seconds a step"][way]["median"]) for way in ("memory", "layers"))
+            disk = "; ".join(_number(one["disk, seconds"][what]) for what in ("read", "write"))
+            memory = f"{one['weights, MiB']:,.0f}; {one['limit, MiB']:,.0f}; {one['peak, MiB']:,.0f}"
+            ratios = (shown(one[f"layers / {other}"]) for other in ("memory", "disk"))
+            yield [size, memory, seconds, disk, *ratios]
+
+    head = ["examples x tokens", "weights; limit; peak, MiB", "seconds a step: in memory; layer by layer"]
+    head += ["the disk alone: read; write", "layer by layer / in memory", "/ the disk"]
+    return table(head, rows())
+
+
 MAKERS: dict[str, Callable[[], str]] = {
     "waits": waits,
     "steps": steps,
     "seconds": seconds,
     "others": others,
     "ranks": ranks,
+    "offload": offload,
 }
 PAGES = (PAGE, ROOT / "docs" / "scale.md")
 

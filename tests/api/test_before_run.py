@@ -11,13 +11,14 @@ import pytest
 
 from tests.footprints import configuration
 from zofo.api.finetune import train
-from zofo.api.memory import before_run, room
+from zofo.api.memory import before_run
 from zofo.api.memory.before_run import warn_if_it_will_not_fit
 from zofo.api.memory.fits import CPU
 from zofo.api.memory.footprint import predict
 from zofo.api.memory.hollow import settings_of
 from zofo.config.resolve import Config
 from zofo.data import Example
+from zofo.models import room
 from zofo.train.progress import gib
 
 # ---- the memory that is there

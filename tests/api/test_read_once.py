@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 
 from tests.conftest import sentiment_rows, write_rows
 from zofo import finetune
-from zofo.api.memory import before_run, room
+from zofo.api.memory import before_run
 from zofo.data import formats
+from zofo.models import room
 from zofo.train.run_dir import RunDir
 from zofo.zo import digests
 from zofo.zo.journal import read_header

@@ -68,3 +68,12 @@ def test_what_somebody_else_is_told_names_no_folder(metric: str, folder: Path) -
         assert told["task"]["metric"] == "mine.py:reward"
         told["train"]["output_dir"] = ""  # an export writes "." there
         assert str(folder) not in str(told)
+
+
+def test_a_folder_for_weights_need_not_be_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run says where it was, whole, so that it is not another folder from another place; others are not told."""
+    monkeypatch.chdir(folder)
+    given = ["model.name=some/model", "task.name=sst2", "method.name=mezo", "model.offload_folder=disk/here"]
+    config = resolve(None, given).absolute()
+    assert config.model.offload_folder == str(folder / "disk" / "here")
+    assert config.bare().model.offload_folder is None

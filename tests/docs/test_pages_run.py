@@ -125,6 +125,7 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
     "docs/scale.md": [
         ("--output-dir out/two", f"--output-dir out/two {SMALL}"),
         ("--output-dir out/grid", f"--output-dir out/grid {SMALL}"),
+        ("--output-dir out/large", f"--output-dir out/large {SMALL}"),
     ],
     "docs/meta_data.md": [("--train-examples 500", "--train-examples 30")],
 }

@@ -162,12 +162,13 @@ def test_a_run_is_opened_with_its_weights_in_a_file(
     elif verb == "load":
         assert hashes(load(str(there))[0]) == hashes(load(str(tmp_path / "plain"))[0])
     else:
-        journals = []
-        for run in (there, tmp_path / "plain"):
+        journals = []  # the folder may come and go
+        for run, folder in ((there, tmp_path / "disk"), (tmp_path / "plain", tmp_path / "disk"), (there, "null")):
             from_there = ["--resume", "latest", "--output-dir", str(run), "--max-steps", str(STEPS + 4)]
+            from_there += [f"model.offload_folder={folder}"]
             assert run_zofo(zofo_main, "train", *from_there).returncode == 0
             journals.append((run / "journal.bin").read_bytes())
-        assert journals[0] == journals[1]
+        assert journals[0] == journals[1] == journals[2]
 
 
 def refusals() -> Iterator[Any]:

@@ -124,7 +124,8 @@ def _same_run(config: Config, run: RunDir) -> None:
     for section in sorted({*saved, *now} - {"parallel"}):  # how many compute changes nothing
         before, here = saved.get(section) or {}, now.get(section) or {}
         for key in sorted({*before, *here}):
-            if before.get(key) == here.get(key) or (section == "train" and key in _MAY_CHANGE):
+            free = (section == "train" and key in _MAY_CHANGE) or (section, key) == ("model", "offload_folder")
+            if before.get(key) == here.get(key) or free:
                 continue
             if pinned and _is_place(section, key, before.get(key), here.get(key)):
                 log.info("%s.%s: %s -> %s", section, key, before.get(key), here.get(key))

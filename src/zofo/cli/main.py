@@ -266,14 +266,18 @@ def memory(
     answer: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer (with --length).")] = None,
     measure: Annotated[bool, option("Load the model too, and count in real steps.", "--measure")] = False,
     fits: Annotated[str | None, option("What fits into so many GiB (24, 24GB, 8,16,24): a table of methods.")] = None,
+    plan: Annotated[str | None, option("DIR on a disk: whether memory holds the model, or that disk must.")] = None,
     as_json: Annotated[bool, option("JSON, in bytes.", "--json")] = False,
 ) -> None:
     """Predict what training needs in memory, part by part, without the model's weights (docs/memory.md)."""
     from zofo.cli.fits import run as run_fits
     from zofo.cli.memory import run as run_memory
+    from zofo.cli.plan import run as run_plan
 
     given = with_rows(settings, data, (train_file, dev_file, test_file), (text_column, label_column))
     asked = given, preset, method, (model, task, adapter), (length, options, answer), as_json
+    if plan is not None:
+        return run_plan(plan, fits, *asked, measure)
     return run_memory(*asked, measure) if fits is None else run_fits(fits, *asked, measure)
 
 

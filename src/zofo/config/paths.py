@@ -51,12 +51,14 @@ def _is_task(section: str, key: str, value: str) -> bool:
 
 def absolute(section: Any, name: str) -> Any:
     """A section with absolute paths of what is on this machine: the model, the task, the data, a reward's file, the
-    adapter that is started from."""
+    adapter that is started from, the folder for weights."""
     changes = {
         key: os.path.abspath(value)
         for owner, key, value in _named(section, name)
         if not _is_task(owner, key, value) and exists(value)
     }
+    if name == "model" and section.offload_folder is not None:  # which need not be there yet
+        changes["offload_folder"] = os.path.abspath(section.offload_folder)
     named = reward_name(section.metric) if name == "task" else None
     if named is not None and named.file is not None:
         changes["metric"] = f"{os.path.abspath(named.file)}:{named.function}"
@@ -72,12 +74,14 @@ def _named(section: Any, name: str) -> list[tuple[str, str, str]]:
 def bare(section: Any, name: str) -> Any:
     """A section for somebody else: of the model, the task, the data, a reward's file and the adapter that is started
     from, as far as they are on this machine, the names alone."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for owner, key, value in _named(section, name):
         if not _is_task(owner, key, value) and (owner in ("task", "adapter") or is_local(value)):
             changes[key] = f"./{own_name(value)}"  # with the dot it is no hub id and no known task
     if name == "task":
         changes["metric"] = bare_metric(section.metric)
+    if name == "model":
+        changes["offload_folder"] = None
     return dataclasses.replace(section, **changes) if changes else section
 
 

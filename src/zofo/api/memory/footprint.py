@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zofo.api.memory.depth import deepened, shallow
 from zofo.api.memory.hollow import Hollow, hollow, hollow_model, settings_of
+from zofo.api.memory.larger import sizes_of, with_layers
 from zofo.api.memory.live import PARTS, REST, Live, Peak
 from zofo.api.memory.rows import NoTokenizer, Rows
 from zofo.config.adapter_start import without
@@ -100,6 +101,11 @@ def predict(config: Config, rows: Rows | None = None, task: Task | None = None, 
         with hollow(settings.model_type) as mode:
             return _trace(config, rows, _loader(settings, dtype, mode, rows), False, task, every)
 
+    if config.model.offload_folder is not None:
+        sizes = sizes_of(settings, dtype, config.model.trust_remote_code)
+        in_memory = dataclasses.replace(config, model=dataclasses.replace(plain, offload_folder=None))
+        footprint = predict(in_memory, rows, task, whole)
+        return replace(footprint, peaks=with_layers(footprint.peaks, sizes))
     few = None if whole or config.names.get("mask") == "blocks" else shallow(settings)  # a block is a layer
     if few is None:
         return traced(settings).footprint()

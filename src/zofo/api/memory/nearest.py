@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+import torch
+
 from zofo.api.configure import resolve
 from zofo.api.out_of_memory import Option, options_of
 from zofo.config.instantiate import make_method
 from zofo.config.resolve import Config
+from zofo.config.validate import not_offloaded
 from zofo.errors import InputError
 
 Needs = Callable[[Config], int]  # bytes; raises InputError
@@ -40,6 +43,8 @@ def nearest(config: Config, needs: Needs, size: int, longest: int) -> list[Way]:
         way = _fits(config, [option], needs, size) or _fits(config, [*strongest, option], needs, size)
         if way:
             ways.append(way)
+    if len(ways) < MOST and (way := _layer_by_layer(config, needs, size)):
+        ways.append(way)
     if len(ways) < MOST and (way := _mezo(config, needs, size)):
         ways.append(way)
     return ways
@@ -106,6 +111,15 @@ def _asked(config: Config, settings: tuple[str, ...], needs: Needs, size: int) -
     except InputError:  # a setting that this model or method does not take
         return None
     return Way(settings, needed) if needed <= size else None
+
+
+def _layer_by_layer(config: Config, needs: Needs, size: int) -> Way | None:
+    """The weights in a file, the same numbers: on a CPU, where nothing else needs all of them."""
+    parts = {name: getattr(config, name) for name in ("model", "estimator", "rule", "mask")}
+    here = config.model.device == "cpu" or (config.model.device == "auto" and not torch.cuda.is_available())
+    if not here or config.model.offload_folder is not None or not_offloaded(parts, config.names, make_method(config)):
+        return None
+    return _fits(config, [Option("model", "offload_folder", "DIR")], needs, size)
 
 
 def _mezo(config: Config, needs: Needs, size: int) -> Way | None:
