@@ -11,9 +11,10 @@ from zofo.api.configure import resolve
 from zofo.api.memory.fits import CPU
 from zofo.api.memory.footprint import Rows, predict
 from zofo.api.memory.hollow import settings_of
-from zofo.api.memory.larger import disk_of, readings_of, sizes_of
+from zofo.api.memory.larger import sizes_of
 from zofo.api.memory.named_shapes import place
 from zofo.api.memory.nearest import nearest
+from zofo.api.memory.plan import disk_of, readings_of
 from zofo.cli import main as cli
 from zofo.config.instantiate import make_method
 from zofo.config.resolve import Config

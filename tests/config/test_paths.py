@@ -74,6 +74,7 @@ def test_a_folder_for_weights_need_not_be_there(folder: Path, monkeypatch: pytes
     """A run says where it was, whole, so that it is not another folder from another place; others are not told."""
     monkeypatch.chdir(folder)
     given = ["model.name=some/model", "task.name=sst2", "method.name=mezo", "model.offload_folder=disk/here"]
+    given += ["train.output_dir=out"]
     config = resolve(None, given).absolute()
     assert config.model.offload_folder == str(folder / "disk" / "here")
     assert config.bare().model.offload_folder is None

@@ -44,7 +44,7 @@ def run(
 
 def _print(resolved: Sequence[Any], folder: Path, rows: Sequence[int | None], as_json: bool) -> None:
     from zofo.api.memory.footprint import Rows
-    from zofo.api.memory.larger import disk_of, ways
+    from zofo.api.memory.plan import disk_of, ways
     from zofo.models.room import of_machine
 
     kind = None if rows[0] is None else Rows(rows[0], rows[1] or 1, rows[2] or 1)

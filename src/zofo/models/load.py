@@ -21,7 +21,8 @@ from zofo.models import files, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
-from zofo.models.offload import Offload, as_loaded
+from zofo.models.offload import Offload
+from zofo.models.widened import as_loaded
 from zofo.zo.quantized import Frozen, frozen
 
 if TYPE_CHECKING:
