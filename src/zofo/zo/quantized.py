@@ -55,6 +55,13 @@ def frozen(model: nn.Module) -> dict[str, nn.Parameter]:
     return params
 
 
+def weights(model: nn.Module, names: set[str] | None = None) -> dict[str, nn.Parameter]:
+    """{name: parameter} of what is not quantised, floating-point, and of these names, where they are given."""
+    codes = frozen(model)
+    floats = ((n, p) for n, p in model.named_parameters() if n not in codes and p.is_floating_point())
+    return {n: p for n, p in floats if names is None or n in names}
+
+
 class Frozen:
     """A model's quantised tensors. Build it before PEFT wraps the model: the layers stay, their names would not."""
 

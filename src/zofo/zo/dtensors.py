@@ -1,0 +1,55 @@
+"""What zofo knows of torch's distributed tensors: a parameter of which this process holds a part, and who gathers it.
+
+The DTensors of tensor parallelism stay as they are while the model runs: each process reads its own part. Those of
+FSDP2 are gathered before their module runs, from the part's memory (`gathers`).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zofo.zo.window import Window
+
+PLAIN = (Tensor, nn.Parameter)
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether it is a DTensor. The module that has them, which takes long to import, is loaded where one is."""
+    if type(tensor) in PLAIN or "torch.distributed.tensor" not in sys.modules:
+        return False
+    return isinstance(tensor, torch.distributed.tensor.DTensor)
+
+
+def here(tensor: Tensor) -> Tensor:
+    """What this process holds of it: its own memory, without a gradient. A plain tensor is all here."""
+    part: Any = tensor.detach()
+    return part.to_local() if is_part(tensor) else tensor
+
+
+def window(tensor: Tensor) -> Window | None:
+    """Which of its elements are here; None: all. Raises NotImplementedError for what is no range of one dimension."""
+    if not is_part(tensor):
+        return None
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    part: Any = tensor
+    cut = [placement for placement in part.placements if not placement.is_replicate()]
+    if not cut:
+        return None
+    shape, first = compute_local_shape_and_global_offset(part.shape, part.device_mesh, part.placements)
+    if len(cut) > 1 or type(cut[0]) is not Shard or tuple(shape) != tuple(here(part).shape):
+        raise NotImplementedError(f"cut as {', '.join(map(repr, part.placements))}, which is no range of its indices")
+    dim = cut[0].dim % part.ndim
+    return Window.of(tuple(part.shape), dim, first[dim] if shape[dim] else 0, shape[dim])
+
+
+def gathers(model: nn.Module) -> bool:
+    """Whether FSDP2 gathers weights of the model before they are read."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return False
+    return any(isinstance(module, torch.distributed.fsdp.FSDPModule) for module in model.modules())
