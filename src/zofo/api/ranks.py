@@ -18,20 +18,26 @@ from zofo.errors import InputError, unheard
 from zofo.train.agreement import flat, same_start
 from zofo.train.progress import console
 from zofo.train.run_dir import RunDir
+from zofo.zo.grid import Grid
+from zofo.zo.meeting import together
 from zofo.zo.process_group import launched
-from zofo.zo.ranks import Ranks, together
+from zofo.zo.ranks import Ranks
 
 
 @contextmanager
 def of_this_process(config: Config | None = None) -> Iterator[Ranks]:
     """The ranks that a launcher made, of which rank 0 says which they are. What ends one of them ends all, by name."""
     parallel = ParallelConfig() if config is None else config.parallel
-    with together(parallel.query, parallel.timeout) as ranks, nullcontext() if ranks.leads else unheard():
+    with together(grid_of(parallel), parallel.timeout) as ranks, nullcontext() if ranks.leads else unheard():
         if ranks.leads and (not ranks.alone or launched()):  # one, where more were asked for, is seen
             console(sys.stderr).print(ranks.words())
         if config is not None:  # before the first exchange that hangs on it
             same_start(ranks, _settings(config))
         yield ranks
+
+
+def grid_of(parallel: ParallelConfig) -> Grid:
+    return Grid(parallel.query, parallel.tensor, parallel.fsdp)
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
     steps, faults = train.max_steps, method.faults(parts)
     if parts["model"].quantization and (fault := refused(parts["model"], names["method"], method)):
         faults.append(fault)
+    if fault := parts["parallel"].unsharded(names["method"], method):
+        faults.append(fault)
     for part in parts.values():
         faults += part.faults(parts) if hasattr(part, "faults") else []
     if train.num_train_epochs is not None and (fault := without_epochs(names["method"], method)):

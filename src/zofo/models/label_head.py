@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zofo.errors import InputError
+from zofo.zo.dtensors import is_part
 from zofo.zo.quantized import is_quantized
 from zofo.zo.shift import in_memory, slab
 
@@ -78,7 +79,10 @@ class LabelHead:
         return computed[0] if chunked else torch.log_softmax(out.logits[0].float(), dim=-1)[place, batch.labels]
 
     def _chunks(self, positions: int) -> bool:
-        plain = type(self._head) is nn.Linear and not is_quantized(self._head.weight)
+        weight = self._head.weight
+        plain = type(self._head) is nn.Linear and not is_quantized(weight)
+        if is_part(weight) or weight.shape[0] != self._head.out_features:
+            return False  # others have the rest of the words, or it is gathered when the head runs
         return plain and positions * self._head.out_features > CHUNK
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,6 +21,8 @@ from zofo.models import files, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
+from zofo.models.sharded import Sharding
+from zofo.zo import dtensors
 from zofo.zo.quantized import Frozen, frozen
 
 if TYPE_CHECKING:
@@ -31,10 +33,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @during("loading the model")
-def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
+def load(config: ModelConfig, tokenizer: Any = None, sharding: Sharding | None = None) -> Loaded:
     """Load `config.name`, a hub id or a directory. Weights come from safetensors files only: no pickle is read.
 
-    tokenizer: the model's own, where `read_tokenizer` was asked for it just before.
+    tokenizer: the model's own, where `read_tokenizer` was asked for it just before. sharding: how several processes,
+    which all load it at once, hold it together.
     Raises InputError for a model that is not there, is no causal LM, lacks weights, needs its own code, has no
     safetensors, or of which a file is damaged or another model's. A router's auxiliary loss is switched off: it is no
     part of F.
@@ -51,8 +54,11 @@ def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
         check_kind(settings)
         dtype = choose_dtype(config.dtype, device, settings)
         quantized = quantization.options(config, settings, dtype, device)
+        if sharding is not None:
+            sharding.check(settings)
     files.check_index(where, options)
-    model, info = _read(config, where, settings, dtype, {**options, **quantized})
+    with nullcontext({}) if sharding is None else sharding.reading(device) as cut:
+        model, info = _read(config, where, settings, dtype, {**options, **quantized, **cut})
     if tokenizer is None:
         tokenizer = _tokenizer(config.name, where, options)
     ending.adopt(tokenizer, model)
@@ -62,6 +68,7 @@ def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
     if not quantized:  # such a model is on its device already, and cannot always be moved
         model.to(device)
     model.eval().requires_grad_(False)
+    ties = {} if sharding is None else sharding.settle(config.name, model)
     dequantize_in_backward(model)
     limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
     beyond = _check_words(config.name, model, tokenizer, pad)
@@ -70,6 +77,8 @@ def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
             _check_causal(config.name, model)
         except NotImplementedError as error:
             raise quantization.unreadable(config, settings.model_type) from error
+    if sharding is not None:
+        sharding.check_ties(config.name, model, ties)
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False
@@ -206,7 +215,8 @@ def _check_words(name: str, model: Any, tokenizer: Any, pad: int) -> dict[int, s
     Raises InputError where padding is one of them, or a weight is no number.
     """
     codes = frozen(model)
-    for key, tensor in model.named_parameters():
+    for key, param in model.named_parameters():
+        tensor = dtensors.here(param)
         if key in codes or not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
             continue
         if not bool(tensor.isfinite().all()):  # a sum may overflow without

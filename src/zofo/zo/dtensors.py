@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zofo.zo.window import Window
@@ -19,9 +18,8 @@ PLAIN = (Tensor, nn.Parameter)
 
 def is_part(tensor: Tensor) -> bool:
     """Whether it is a DTensor. The module that has them, which takes long to import, is loaded where one is."""
-    if type(tensor) in PLAIN or "torch.distributed.tensor" not in sys.modules:
-        return False
-    return isinstance(tensor, torch.distributed.tensor.DTensor)
+    module: Any = sys.modules.get("torch.distributed.tensor")
+    return type(tensor) not in PLAIN and module is not None and isinstance(tensor, module.DTensor)
 
 
 def here(tensor: Tensor) -> Tensor:
@@ -50,6 +48,5 @@ def window(tensor: Tensor) -> Window | None:
 
 def gathers(model: nn.Module) -> bool:
     """Whether FSDP2 gathers weights of the model before they are read."""
-    if "torch.distributed.fsdp" not in sys.modules:
-        return False
-    return any(isinstance(module, torch.distributed.fsdp.FSDPModule) for module in model.modules())
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())

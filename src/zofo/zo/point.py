@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class Point(Mapping[str, Tensor]):
         self._stretches = Stretches()
         chosen = weights(model, names) if params is None else dict(params)
         self.shards = shards
-        held = {name: param.requires_grad_(False) for name, param in chosen.items()}
+        held: dict[str, Any] = {name: param.requires_grad_(False) for name, param in chosen.items()}
         self._params: dict[str, Tensor] = {name: dtensors.here(param) for name, param in held.items()}
         self.addresses = {name: Address.of(name, p.shape, dtensors.window(p)) for name, p in held.items()}
         if len({at.key for at in self.addresses.values()}) != len(self.addresses):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zofo.zo._torch import is_traceable_wrapper_subclass, own_parameters
+from zofo.zo.dtensors import here, is_part
 
 _WEIGHTS = {
     torch.float16,
@@ -30,7 +31,11 @@ def is_quantized(tensor: Tensor) -> bool:
 
 
 def parts(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of what a tensor subclass is wrapped around (codes, scales); ("", itself) for any other tensor."""
+    """(name, tensor) of what a tensor subclass is wrapped around (codes, scales); ("", itself) for any other tensor,
+    or what is here of it."""
+    if is_part(tensor):
+        yield "", here(tensor)
+        return
     if not is_traceable_wrapper_subclass(tensor):
         yield "", tensor
         return

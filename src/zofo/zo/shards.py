@@ -31,6 +31,13 @@ class Shards:
         parts = [part.tolist() for part in self._gather(torch.tensor(numbers, dtype=torch.int64))]
         return [sum(values) for values in zip(*parts)]
 
+    def summed(self, numbers: Sequence[float]) -> list[float]:
+        """The sum of each number over the processes, in their order: the same bits on all."""
+        if self._gather is None:
+            return list(numbers)
+        parts = [part.tolist() for part in self._gather(torch.tensor(numbers, dtype=torch.float64))]
+        return [sum(values) for values in zip(*parts)]
+
     def whole(self, tensor: Tensor, at: Address) -> Tensor:
         """All of a tensor, on the CPU, of which `tensor` is what is here."""
         if self._gather is None or at.window is None:

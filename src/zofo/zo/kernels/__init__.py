@@ -137,7 +137,7 @@ def add_rows(
     if window is None:
         backend.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band)
         return
-    ours = backend if backend.__name__.endswith(".cpu") else reference
+    ours: Any = backend if backend.__name__.endswith(".cpu") else reference
     ours.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band, window)
 
 

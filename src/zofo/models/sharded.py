@@ -1,0 +1,155 @@
+"""All that zofo takes from the inside of transformers' and torch's sharding: a model that several processes hold.
+
+transformers cuts the weights as it reads them: by the model's own plan for tensor parallelism, or into FSDP2's shards,
+which a module gathers before it runs. What it did is looked at, not taken on trust: which tensors are cut and how,
+whether ties are still ties after a forward, whether gathered weights are let go again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zofo.errors import InputError, RunError
+from zofo.models.versions import named
+from zofo.zo import dtensors
+
+if TYPE_CHECKING:
+    from zofo.zo.ranks import Ranks
+
+AXES = ("pp", "dp_replicate", "fsdp", "tp")  # transformers' own, in its order
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """tensor, fsdp: processes that hold one model together, one of them 1. places: how many such groups there are."""
+
+    tensor: int
+    fsdp: int
+    places: int
+
+    @classmethod
+    def of(cls, ranks: Ranks) -> Sharding | None:
+        """None where each process holds a whole model."""
+        grid = ranks.grid
+        return None if ranks.shard == 1 else cls(grid.tensor, grid.fsdp, ranks.count("world"))
+
+    @property
+    def words(self) -> str:
+        return f"parallel.tensor: {self.tensor}" if self.tensor > 1 else f"parallel.fsdp: {self.fsdp}"
+
+    def check(self, settings: Any) -> None:
+        """Raises InputError where the model's heads cannot be dealt out."""
+        text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            count = getattr(text, name, None)
+            if self.tensor > 1 and isinstance(count, int) and count % self.tensor:
+                raise InputError(
+                    f"{self.words} does not divide the model's {name}, {count}; take a divisor of it, or parallel.fsdp"
+                )
+
+    @contextmanager
+    def reading(self, device: torch.device) -> Iterator[dict[str, Any]]:
+        """What `from_pretrained` is given inside, so that each process reads its part. Raises RunError."""
+        try:
+            mixin: Any = import_module("transformers.distributed.mixin")
+            before = mixin.initialize_distributed_mesh
+            config = mixin.DistributedConfig(tp_size=self.tensor, fsdp_size=self.fsdp)
+        except (ImportError, AttributeError, TypeError) as error:
+            raise RunError(f"{self.words}: {named('transformers')} shards otherwise; take a tested version") from error
+        mixin.initialize_distributed_mesh = lambda _: (device, self._mesh(device))
+        try:
+            yield {"distributed_config": config}
+        finally:
+            mixin.initialize_distributed_mesh = before
+
+    def _mesh(self, device: torch.device) -> Any:
+        """transformers makes a mesh of all processes; ours is that of one place."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from transformers.distributed.utils import TransformersDeviceMesh
+
+        shape = (self.places, 1, 1, self.fsdp, self.tensor)
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("places", *AXES))[AXES]
+        return TransformersDeviceMesh(mesh, mesh)
+
+    def settle(self, name: str, model: Any) -> dict[str, list[str]]:
+        """After the weights are read. Returns the ties, for `check_ties`. Raises InputError for a model that was not
+        cut, or in another way than zofo can follow."""
+        cut = {key for key, param in model.named_parameters() if dtensors.is_part(param)}
+        if not cut:
+            raise InputError(f"{self.words}: {named('transformers')} cuts no weight of {name}; leave it at 1")
+        for key, param in model.named_parameters():
+            try:
+                dtensors.window(param)
+            except NotImplementedError as error:
+                raise InputError(f"{self.words}: {name}: {key} is {error}; leave it at 1") from error
+        if self.fsdp > 1:
+            model.set_reshard_after_forward(True)  # what stays gathered would be read as it was, after theta moved
+        else:
+            for module in model.modules():
+                if isinstance(module, nn.Embedding) and dtensors.is_part(module.weight):
+                    _look_up_locally(module)
+        return ties(model)
+
+    def check_ties(self, name: str, model: Any, before: Mapping[str, list[str]]) -> None:
+        """After the first forward. Raises InputError naming tensors that were one and are no more, RunError where
+        weights are still gathered."""
+        after = {key: ptr for ptr, keys in ties(model, alone=True).items() for key in keys}
+        for keys in before.values():
+            for key in keys[1:]:
+                if after.get(key) != after.get(keys[0]):
+                    raise InputError(
+                        f"{self.words}: {name}: {keys[0]} and {key} are one tensor, and their shards are not: their "
+                        f"rows do not come out even; take a number of processes that divides them, or parallel.tensor"
+                    )
+        if self.fsdp > 1:
+            whole = [key for key, param in model.named_parameters() if not dtensors.is_part(param)]
+            if whole:
+                stays = f"{whole[0]} stays gathered after a forward"
+                raise RunError(f"{self.words}: {name}: {stays}; take a tested version of torch")
+
+
+def ties(model: nn.Module, alone: bool = False) -> dict[str, list[str]]:
+    """{where the memory of a tensor is: its names}, of those with several names. alone: of all."""
+    names: dict[str, list[str]] = {}
+    for key, param in model.named_parameters(remove_duplicate=False):
+        part = dtensors.here(param)
+        names.setdefault(f"{part.untyped_storage().data_ptr()} {part.storage_offset()} {part.numel()}", []).append(key)
+    return {where: keys for where, keys in names.items() if alone or len(keys) > 1}
+
+
+def _look_up_locally(module: nn.Embedding) -> None:
+    """Each process looks up the words that it has, and the sum of all is every word's vector.
+
+    In place of transformers' own way, which asks a DTensor: a stand-in is none. The sum is exact, all but one are 0.
+    """
+    from torch.distributed.tensor import Shard
+
+    weight: Any = module.weight
+    mesh, (placement,) = weight.device_mesh, weight.placements
+    if placement != Shard(0):
+        raise RunError(f"an embedding is cut as {placement}, and not by its words; take a tested version")
+    window, count = dtensors.window(weight), dtensors.here(weight).shape[0]
+    first = window.lo // weight.shape[1] if window is not None else 0
+    module.padding_idx = None  # of a gradient that there is none of
+
+    def forward(ids: Tensor) -> Tensor:
+        own = module._parameters["weight"]
+        outside = (ids < first) | (ids >= first + count)
+        whole = dtensors.is_part(own) if own is not None else False
+        module._parameters["weight"] = nn.Parameter(dtensors.here(own), False) if whole else own  # pyright: ignore
+        try:
+            vectors = type(module).forward(module, (ids - first).masked_fill(outside, 0))
+        finally:
+            module._parameters["weight"] = own
+        vectors = vectors.masked_fill(outside[..., None], 0)
+        torch.distributed.all_reduce(vectors, group=mesh.get_group())
+        return vectors
+
+    module.forward = forward  # pyright: ignore[reportAttributeAccessIssue]
