@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+BOTH = "parallel.fsdp: goes with parallel.tensor=1 alone; leave one of them at 1"
+
 
 @dataclass(frozen=True)
 class ParallelConfig:
@@ -50,7 +52,7 @@ class ParallelConfig:
         """What cannot be exact, or was not tried, where a part of theta is here."""
         what, estimator, rule = self.shards, parts.get("estimator"), parts.get("rule")
         if self.tensor > 1 and self.fsdp > 1:
-            yield "parallel.fsdp: goes with parallel.tensor=1 alone; leave one of them at 1"
+            yield BOTH
         if parts["model"].quantization:
             yield f"{what}: a quantised model is not sharded; leave model.quantization out, or {what} at 1"
         if parts.get("adapter") is not None:

@@ -115,6 +115,12 @@ class Sharding:
                 raise RunError(f"{self.words}: {name}: {stays}; take a tested version of torch")
 
 
+def refuse_adapters(ranks: Ranks, place: str) -> None:
+    """Raises InputError where several processes would hold a model that has an adapter on it."""
+    if (sharding := Sharding.of(ranks)) is not None:
+        raise InputError(f"{sharding.words}: {place} has an adapter, and those are not sharded; leave it at 1")
+
+
 def ties(model: nn.Module, alone: bool = False) -> dict[str, list[str]]:
     """{where the memory of a tensor is: its names}, of those with several names. alone: of all."""
     names: dict[str, list[str]] = {}

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
+from zofo.zo.dtensors import here, is_part
 from zofo.zo.ranks import Ranks
+from zofo.zo.shards import WHOLE, Shards
 
 if TYPE_CHECKING:
     from zofo.train.setup import Session
@@ -79,9 +81,11 @@ def checksum(tensor: Tensor) -> int:
     return int(flat.view(WORDS[flat.element_size()]).sum(dtype=torch.int64))
 
 
-def sum_of(model: torch.nn.Module) -> int:
-    """The checksum of all weights of a model that are plain tensors."""
-    return sum(checksum(param) for param in model.parameters() if type(param) is torch.nn.Parameter)
+def sum_of(model: torch.nn.Module, shards: Shards = WHOLE) -> int:
+    """The checksum of all weights of a model that are plain tensors, or parts of one, of which others have the rest."""
+    whole = sum(checksum(param) for param in model.parameters() if type(param) is torch.nn.Parameter)
+    parts = sum(checksum(here(param)) for param in model.parameters() if is_part(param)) % 2**32
+    return whole + shards.added([parts])[0]
 
 
 def flat(facts: Mapping[str, Any], before: str = "") -> dict[str, Any]:
