@@ -118,4 +118,4 @@ def test_shards_that_untie_the_head_are_refused(start: Start) -> None:
     """400 words are not even over three: torch pads each shard, of the embedding and of the head for itself."""
     for each in in_ranks(3, *start("parallel.fsdp=3", COPY)):
         assert each.returncode == 2, each.stderr
-        assert "lm_head.weight and model.embed_tokens.weight are one tensor" in each.stderr
+        assert "model.embed_tokens.weight and lm_head.weight are one tensor" in each.stderr

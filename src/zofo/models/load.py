@@ -55,7 +55,7 @@ def load(config: ModelConfig, tokenizer: Any = None, sharding: Sharding | None =
         dtype = choose_dtype(config.dtype, device, settings)
         quantized = quantization.options(config, settings, dtype, device)
         if sharding is not None:
-            sharding.check(settings)
+            sharding.check_heads(settings)
     files.check_index(where, options)
     with nullcontext({}) if sharding is None else sharding.reading(device) as cut:
         model, info = _read(config, where, settings, dtype, {**options, **quantized, **cut})
@@ -68,7 +68,8 @@ def load(config: ModelConfig, tokenizer: Any = None, sharding: Sharding | None =
     if not quantized:  # such a model is on its device already, and cannot always be moved
         model.to(device)
     model.eval().requires_grad_(False)
-    ties = {} if sharding is None else sharding.settle(config.name, model)
+    if sharding is not None:
+        sharding.settle(config.name, model)
     dequantize_in_backward(model)
     limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
     beyond = _check_words(config.name, model, tokenizer, pad)
@@ -78,7 +79,7 @@ def load(config: ModelConfig, tokenizer: Any = None, sharding: Sharding | None =
         except NotImplementedError as error:
             raise quantization.unreadable(config, settings.model_type) from error
     if sharding is not None:
-        sharding.check_ties(config.name, model, ties)
+        sharding.check(config.name, model)
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False

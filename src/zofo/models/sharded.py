@@ -7,7 +7,7 @@ whether ties are still ties after a forward, whether gathered weights are let go
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +23,7 @@ from zofo.zo import dtensors
 if TYPE_CHECKING:
     from zofo.zo.ranks import Ranks
 
+MARK = 7.0  # written where a shard is, to be found in what is gathered
 AXES = ("pp", "dp_replicate", "fsdp", "tp")  # transformers' own, in its order
 
 
@@ -44,7 +45,7 @@ class Sharding:
     def words(self) -> str:
         return f"parallel.tensor: {self.tensor}" if self.tensor > 1 else f"parallel.fsdp: {self.fsdp}"
 
-    def check(self, settings: Any) -> None:
+    def check_heads(self, settings: Any) -> None:
         """Raises InputError where the model's heads cannot be dealt out."""
         text = settings.get_text_config() if hasattr(settings, "get_text_config") else settings
         for name in ("num_attention_heads", "num_key_value_heads"):
@@ -78,9 +79,9 @@ class Sharding:
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("places", *AXES))[AXES]
         return TransformersDeviceMesh(mesh, mesh)
 
-    def settle(self, name: str, model: Any) -> dict[str, list[str]]:
-        """After the weights are read. Returns the ties, for `check_ties`. Raises InputError for a model that was not
-        cut, or in another way than zofo can follow."""
+    def settle(self, name: str, model: Any) -> None:
+        """After the weights are read. Raises InputError for a model that was not cut, or in another way than zofo can
+        follow."""
         cut = {key for key, param in model.named_parameters() if dtensors.is_part(param)}
         if not cut:
             raise InputError(f"{self.words}: {named('transformers')} cuts no weight of {name}; leave it at 1")
@@ -95,39 +96,54 @@ class Sharding:
             for module in model.modules():
                 if isinstance(module, nn.Embedding) and dtensors.is_part(module.weight):
                     _look_up_locally(module)
-        return ties(model)
 
-    def check_ties(self, name: str, model: Any, before: Mapping[str, list[str]]) -> None:
-        """After the first forward. Raises InputError naming tensors that were one and are no more, RunError where
-        weights are still gathered."""
-        after = {key: ptr for ptr, keys in ties(model, alone=True).items() for key in keys}
-        for keys in before.values():
-            for key in keys[1:]:
-                if after.get(key) != after.get(keys[0]):
-                    raise InputError(
-                        f"{self.words}: {name}: {keys[0]} and {key} are one tensor, and their shards are not: their "
-                        f"rows do not come out even; take a number of processes that divides them, or parallel.tensor"
-                    )
-        if self.fsdp > 1:
-            whole = [key for key, param in model.named_parameters() if not dtensors.is_part(param)]
-            if whole:
-                stays = f"{whole[0]} stays gathered after a forward"
-                raise RunError(f"{self.words}: {name}: {stays}; take a tested version of torch")
+    @torch.no_grad()
+    def check(self, name: str, model: Any) -> None:
+        """After the first forward, by which torch has settled where the shards are. Raises InputError naming tensors
+        that were one and are no more, RunError where theta would be read from elsewhere than where it moves."""
+        for module in dtensors.gathering(model):
+            self._check_gathered(name, model, module)
+
+    def _check_gathered(self, name: str, model: nn.Module, module: Any) -> None:
+        """Tried: what is written into the parts is what the module gathers. All processes see the same."""
+        module.unshard()
+        keys = [key for key, param in _every(model) if not dtensors.is_part(param)]
+        module.reshard()
+        parts = {key: dtensors.here(param) for key, param in _every(model) if key in keys}
+        if stays := [key for key, param in _every(model) if key in keys and not dtensors.is_part(param)]:
+            raise RunError(f"{self.words}: {name}: {stays[0]} stays gathered; take a tested version of torch")
+        kept = {key: part.clone() for key, part in parts.items()}
+        try:
+            for part in parts.values():
+                part.fill_(MARK)
+            module.unshard()
+            odd = [key for key, param in _every(model) if key in keys and not bool((param == MARK).all())]
+            module.reshard()
+        finally:
+            for key, part in parts.items():
+                part.copy_(kept[key])
+        for key in odd:
+            if len(names := self._tied(model, key)) > 1:
+                raise InputError(
+                    f"{self.words}: {name}: {' and '.join(names)} are one tensor, and torch pads their shards apart: "
+                    f"their rows are not even over {self.fsdp}; take a number that divides them, or parallel.tensor"
+                )
+            raise RunError(f"{self.words}: {name}: {key} is not gathered from where it moves; take a tested torch")
+
+    def _tied(self, model: nn.Module, key: str) -> list[str]:
+        own = dict(_every(model))[key]
+        return [other for other, param in _every(model) if param is own]
+
+
+def _every(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """By each of its names."""
+    return model.named_parameters(remove_duplicate=False)
 
 
 def refuse_adapters(ranks: Ranks, place: str) -> None:
     """Raises InputError where several processes would hold a model that has an adapter on it."""
     if (sharding := Sharding.of(ranks)) is not None:
         raise InputError(f"{sharding.words}: {place} has an adapter, and those are not sharded; leave it at 1")
-
-
-def ties(model: nn.Module, alone: bool = False) -> dict[str, list[str]]:
-    """{where the memory of a tensor is: its names}, of those with several names. alone: of all."""
-    names: dict[str, list[str]] = {}
-    for key, param in model.named_parameters(remove_duplicate=False):
-        part = dtensors.here(param)
-        names.setdefault(f"{part.untyped_storage().data_ptr()} {part.storage_offset()} {part.numel()}", []).append(key)
-    return {where: keys for where, keys in names.items() if alone or len(keys) > 1}
 
 
 def _look_up_locally(module: nn.Embedding) -> None:

@@ -1,7 +1,7 @@
 """What zofo knows of torch's distributed tensors: a parameter of which this process holds a part, and who gathers it.
 
 The DTensors of tensor parallelism stay as they are while the model runs: each process reads its own part. Those of
-FSDP2 are gathered before their module runs, from the part's memory (`gathers`).
+FSDP2 are gathered before their module runs, from the part's memory (`gathering`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def window(tensor: Tensor) -> Window | None:
     return Window.of(tuple(part.shape), dim, first[dim] if shape[dim] else 0, shape[dim])
 
 
-def gathers(model: nn.Module) -> bool:
-    """Whether FSDP2 gathers weights of the model before they are read."""
+def gathering(model: nn.Module) -> list[nn.Module]:
+    """The modules whose weights FSDP2 gathers before they are read."""
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")
-    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+    return [] if fsdp is None else [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]

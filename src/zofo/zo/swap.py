@@ -32,7 +32,7 @@ class Places:
         }
         if len(self._standins) != len(params):
             raise ValueError("one parameter has two names: tied tensors stand in theta once")
-        self._gathered = dtensors.gathers(model)
+        self._gathered = bool(dtensors.gathering(model))
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
         for module in model.modules():
             for attribute, param in own_parameters(module).items():
