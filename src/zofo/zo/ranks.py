@@ -238,8 +238,8 @@ class Ranks:
             on_wire = flat if fast else flat.cpu()
             self._count(on_wire, 2 * (1 - 1 / self.count("world")))
             with self._named():
-                group = self._groups["world" if self.shard == 1 else "peers"]
-                torch.distributed.all_reduce(on_wire, group=None if on_wire.is_cuda else group)
+                own = self._groups["world" if self.shard == 1 else "peers"]
+                torch.distributed.all_reduce(on_wire, group=None if on_wire.is_cuda else own)
             parts = on_wire.to(flat.device).split([tensor.numel() for tensor in group])
             for tensor, part in zip(group, parts):
                 tensor.copy_(part.view_as(tensor))
