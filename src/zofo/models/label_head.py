@@ -46,6 +46,7 @@ class LabelHead:
         self._calls += 1
         hidden, (rows, columns) = args[0], self._positions
         virtual = hidden.shape[1] - self._length  # a soft prompt's tokens stand before the row's own
+        rows, columns = rows.to(hidden.device), columns.to(hidden.device)  # of several devices it may be another
         return (hidden[rows, columns + virtual][None], *args[1:])
 
     def logprobs(self, model: Callable[..., Any], batch: Batch, **kwargs: Any) -> Tensor:
@@ -61,7 +62,8 @@ class LabelHead:
 
         def labelled(hidden: Tensor) -> Tensor:
             weights = self._head.weight, self._head.bias
-            computed.append(label_logprobs(hidden[0], *weights, place, batch.labels))
+            there = place.to(hidden.device), batch.labels.to(hidden.device)
+            computed.append(label_logprobs(hidden[0], *weights, *there).to(place.device))
             return hidden[..., :1]  # the model hands it through as its logits, which nobody reads
 
         forward = self._head.forward

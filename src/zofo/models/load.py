@@ -17,7 +17,7 @@ import torch
 from zofo.config.sections import ModelConfig
 from zofo.data import ending
 from zofo.errors import InputError, ZofoError, during, first_few, out_of_memory
-from zofo.models import files, quantization
+from zofo.models import files, placed, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
@@ -53,7 +53,7 @@ def load(config: ModelConfig, tokenizer: Any = None, sharding: Sharding | None =
         settings = AutoConfig.from_pretrained(where, **options)
         check_kind(settings)
         dtype = choose_dtype(config.dtype, device, settings)
-        quantized = quantization.options(config, settings, dtype, device)
+        quantized = {**quantization.options(config, settings, dtype, device), **placed.options(config)}
         if sharding is not None:
             sharding.check_heads(settings)
     files.check_index(where, options)
@@ -65,7 +65,9 @@ def load(config: ModelConfig, tokenizer: Any = None, sharding: Sharding | None =
     _check_complete(config.name, info)
     if config.quantization:
         quantization.let_go(model)
-    if not quantized:  # such a model is on its device already, and cannot always be moved
+    if config.device_map is not None:
+        device = placed.device_of(model)
+    elif not quantized:  # such a model is on its device already, and cannot always be moved
         model.to(device)
     model.eval().requires_grad_(False)
     if sharding is not None:

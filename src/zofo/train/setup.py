@@ -208,12 +208,7 @@ class Backbone:
 
 @during("building the adapters")
 def wrap(
-    config: Config,
-    loaded: Loaded,
-    method: Method,
-    data: TaskData,
-    start: Path | None = None,
-    ranks: Ranks = ALONE,
+    config: Config, loaded: Loaded, method: Method, data: TaskData, start: Path | None = None, ranks: Ranks = ALONE
 ) -> Backbone:
     """The method's adapters on the model. Virtual tokens take room from the longest example. start: see `build`."""
     given = None if start is None else adapter_start.read(start, loaded)  # before there is anything else on the model

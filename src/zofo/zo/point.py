@@ -56,9 +56,8 @@ class Point(Mapping[str, Tensor]):
         mode `layer`: theta is never written during an estimate, a shifted weight exists while a function reads it.
         `copy`: the same, with all shifted weights in a second copy, made once a shift: for generation and many
         micro-batches. `inplace`: MeZO's arithmetic, theta + eps z - eps z, which drifts in every dtype.
-
-        shards: those that hold theta together; here are then parts of the tensors, and everything that concerns theta
-        as a whole is asked of all of them at once.
+        shards: those that hold theta together, of which each has parts of the tensors; what concerns all of theta is
+        asked of all of them at once.
         """
         if mode not in MODES:
             raise ValueError(f"unknown shift mode {mode!r}; known: {', '.join(MODES)}")
@@ -71,8 +70,7 @@ class Point(Mapping[str, Tensor]):
         self._pending_of = Direction(0)
         self._series: Series | None = None  # updates that wait, inside `waiting`
         self._stretches = Stretches()
-        chosen = weights(model, names) if params is None else dict(params)
-        self.shards = shards
+        self.shards, chosen = shards, weights(model, names) if params is None else params
         held: dict[str, Any] = {name: param.requires_grad_(False) for name, param in chosen.items()}
         self._params: dict[str, Tensor] = {name: dtensors.here(param) for name, param in held.items()}
         self.addresses = {name: Address.of(name, p.shape, dtensors.window(p)) for name, p in held.items()}
@@ -129,8 +127,7 @@ class Point(Mapping[str, Tensor]):
         if self._places.moved():
             raise RuntimeError("the model was moved or cast after its Point was built; build the Point last")
         self.settle()
-        first = _first(move)
-        self._check_place(first)
+        self._check_place(first := _first(move))
         key = {"stochastic": first.rounding_seed, "nearest": None}[rounding] if isinstance(rounding, str) else rounding
         self._move.set(self.terms(move, scale), first, None if self.mode == "inplace" else key, low)
         try:
@@ -244,11 +241,8 @@ class Point(Mapping[str, Tensor]):
         if kept is not None:
             there = all(plane.device == self._params[name].device for name, plane in kept.items())
             return kept if there else {name: plane.to(self._params[name].device) for name, plane in kept.items()}
-        return {
-            name: torch.zeros(param.shape, dtype=torch.int16, device=param.device)
-            for name, param in self._params.items()
-            if param.dtype == torch.bfloat16
-        }
+        sixteen, kind = [(n, p) for n, p in self._params.items() if p.dtype == torch.bfloat16], torch.contiguous_format
+        return {name: torch.zeros_like(param, dtype=torch.int16, memory_format=kind) for name, param in sixteen}
 
     def apply_(
         self, g: ZOGrad, step: Step, round_seed: int | None, low: Planes | None = None, room: Room | None = None
@@ -276,10 +270,9 @@ class Point(Mapping[str, Tensor]):
         return [(z.seed, float32(scale * c * self.stretch(z))) for c, z in move.terms]
 
     def stretch(self, z: Direction) -> float:
-        """What its law and support multiply z's entries by: the support's scale, and on the sphere
-        sqrt(d / sum of squares), d and the sum being those of the weights that move.
-
-        The sum is one of integers, exact; it takes a pass over theta's elements and is remembered for the last seeds.
+        """What its law and support multiply z's entries by: the support's scale, and on the sphere also
+        sqrt(d / sum of squares), both of the weights that move. The sum is one of integers, exact; it takes a pass over
+        theta's elements and is remembered for the last seeds.
         """
         scale = 1.0 if z.support is None else z.support.scale
         if z.law != SPHERE:
@@ -292,17 +285,16 @@ class Point(Mapping[str, Tensor]):
 
         Raises UnshiftableError naming weights that some module keeps a second reference to.
         """
-        if self.mode == "inplace":  # the weights themselves are shifted, so every read meets the shift
-            return set()
+        if self.mode == "inplace":
+            return set()  # the weights themselves are shifted, so every read meets the shift
         self._move.set(self.terms(Direction(0), 1e-3), Direction(0), None)
         try:
             unshifted, unread = self._places.audit(forward)
         finally:
             self._move.terms = ()
         if unshifted:
-            raise UnshiftableError(
-                f"cannot be shifted, a module reads them past its parameters: {', '.join(sorted(unshifted))}"
-            )
+            names = ", ".join(sorted(unshifted))
+            raise UnshiftableError(f"cannot be shifted, a module reads them past its parameters: {names}")
         return unread
 
     @property
