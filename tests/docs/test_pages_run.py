@@ -125,6 +125,8 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
     "docs/scale.md": [
         ("--output-dir out/two", f"--output-dir out/two {SMALL}"),
         ("--output-dir out/grid", f"--output-dir out/grid {SMALL}"),
+        ("--output-dir out/tensor", f"--output-dir out/tensor {SMALL}"),
+        ("--output-dir out/fsdp", f"--output-dir out/fsdp {SMALL}"),
     ],
     "docs/meta_data.md": [("--train-examples 500", "--train-examples 30")],
 }

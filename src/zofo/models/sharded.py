@@ -67,6 +67,13 @@ class Sharding:
         mixin.initialize_distributed_mesh = lambda _: (device, self._mesh(device))
         try:
             yield {"distributed_config": config}
+        except InputError as error:
+            if "_plan`" not in str(error):
+                raise
+            raise InputError(
+                f"{self.words}: {named('transformers')} has no plan by which to cut this model; leave it at 1, or take "
+                f"{'parallel.fsdp' if self.tensor > 1 else 'parallel.tensor'}"
+            ) from error
         finally:
             mixin.initialize_distributed_mesh = before
 
@@ -92,6 +99,7 @@ class Sharding:
                 raise InputError(f"{self.words}: {name}: {key} is {error}; leave it at 1") from error
         if self.fsdp > 1:
             model.set_reshard_after_forward(True)  # what stays gathered would be read as it was, after theta moved
+            model.register_forward_pre_hook(_let_go, prepend=True)
         else:
             for module in model.modules():
                 if isinstance(module, nn.Embedding) and dtensors.is_part(module.weight):
@@ -138,6 +146,13 @@ class Sharding:
 def _every(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """By each of its names."""
     return model.named_parameters(remove_duplicate=False)
+
+
+def _let_go(model: nn.Module, _: Any) -> None:
+    """A forward that raised, as one may that is only tried, has left gathered weights behind: the next would read
+    them."""
+    for module in dtensors.gathering(model):
+        module.reshard()  # pyright: ignore[reportCallIssue]
 
 
 def refuse_adapters(ranks: Ranks, place: str) -> None:
