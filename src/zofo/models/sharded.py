@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zofo.errors import InputError, RunError
+from zofo.models import _transformers
 from zofo.models.versions import named
 from zofo.zo import dtensors
+from zofo.zo._torch import own_parameters
 
 if TYPE_CHECKING:
     from zofo.zo.ranks import Ranks
@@ -59,10 +60,10 @@ class Sharding:
     def reading(self, device: torch.device) -> Iterator[dict[str, Any]]:
         """What `from_pretrained` is given inside, so that each process reads its part. Raises RunError."""
         try:
-            mixin: Any = import_module("transformers.distributed.mixin")
+            mixin: Any = _transformers.mixin
             before = mixin.initialize_distributed_mesh
             config = mixin.DistributedConfig(tp_size=self.tensor, fsdp_size=self.fsdp)
-        except (ImportError, AttributeError, TypeError) as error:
+        except (AttributeError, TypeError) as error:
             raise RunError(f"{self.words}: {named('transformers')} shards otherwise; take a tested version") from error
         mixin.initialize_distributed_mesh = lambda _: (device, self._mesh(device))
         try:
@@ -80,11 +81,10 @@ class Sharding:
     def _mesh(self, device: torch.device) -> Any:
         """transformers makes a mesh of all processes; ours is that of one place."""
         from torch.distributed.device_mesh import init_device_mesh
-        from transformers.distributed.utils import TransformersDeviceMesh
 
         shape = (self.places, 1, 1, self.fsdp, self.tensor)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=("places", *AXES))[AXES]
-        return TransformersDeviceMesh(mesh, mesh)
+        return _transformers.TransformersDeviceMesh(mesh, mesh)
 
     def settle(self, name: str, model: Any) -> None:
         """After the weights are read. Raises InputError for a model that was not cut, or in another way than zofo can
@@ -177,14 +177,15 @@ def _look_up_locally(module: nn.Embedding) -> None:
     module.padding_idx = None  # of a gradient that there is none of
 
     def forward(ids: Tensor) -> Tensor:
-        own = module._parameters["weight"]
+        places = own_parameters(module)
+        own = places["weight"]
         outside = (ids < first) | (ids >= first + count)
         whole = dtensors.is_part(own) if own is not None else False
-        module._parameters["weight"] = nn.Parameter(dtensors.here(own), False) if whole else own  # pyright: ignore
+        places["weight"] = nn.Parameter(dtensors.here(own), False) if whole else own  # pyright: ignore
         try:
             vectors = type(module).forward(module, (ids - first).masked_fill(outside, 0))
         finally:
-            module._parameters["weight"] = own
+            places["weight"] = own
         vectors = vectors.masked_fill(outside[..., None], 0)
         torch.distributed.all_reduce(vectors, group=mesh.get_group())
         return vectors

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zofo.zo import _torch
 from zofo.zo.window import Window
 
 PLAIN = (Tensor, nn.Parameter)
@@ -33,13 +34,12 @@ def window(tensor: Tensor) -> Window | None:
     if not is_part(tensor):
         return None
     from torch.distributed.tensor import Shard
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     part: Any = tensor
     cut = [placement for placement in part.placements if not placement.is_replicate()]
     if not cut:
         return None
-    shape, first = compute_local_shape_and_global_offset(part.shape, part.device_mesh, part.placements)
+    shape, first = _torch.compute_local_shape_and_global_offset(part.shape, part.device_mesh, part.placements)
     if len(cut) > 1 or type(cut[0]) is not Shard or tuple(shape) != tuple(here(part).shape):
         raise NotImplementedError(f"cut as {', '.join(map(repr, part.placements))}, which is no range of its indices")
     dim = cut[0].dim % part.ndim
