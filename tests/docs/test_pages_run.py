@@ -126,6 +126,8 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
         ("--output-dir out/two", f"--output-dir out/two {SMALL}"),
         ("--output-dir out/grid", f"--output-dir out/grid {SMALL}"),
         ("--output-dir out/large", f"--output-dir out/large {SMALL}"),
+        ("--output-dir out/tensor", f"--output-dir out/tensor {SMALL}"),
+        ("--output-dir out/fsdp", f"--output-dir out/fsdp {SMALL}"),
     ],
     "docs/meta_data.md": [("--train-examples 500", "--train-examples 30")],
 }

@@ -70,7 +70,7 @@ def evaluate_target(
     if task is None and not (is_state(target) or recorded(target)):
         raise _without_a_task(target)
     reward = _check_sections(target, task, changes, overrides, given or {}, seed, split, metric)
-    opened = open_target(target, adapter, given)
+    opened = open_target(target, adapter, given, ranks)
     loaded, config = opened.loaded, opened.config
     cfg = task_config(config, task, changes, overrides)
     if config:
@@ -108,7 +108,7 @@ def evaluate_target(
 
 def _same_asked(ranks: Ranks, opened: Opened, encoded: Sequence[Encoded], asked: Mapping[str, Any]) -> None:
     """Raises InputError, on all, where the ranks do not evaluate the same thing."""
-    facts = {"asked": {**asked, "device": opened.loaded.device.type}, "model": sum_of(opened.model)}
+    facts = {"asked": {**asked, "device": opened.loaded.device.type}, "model": sum_of(opened.model, ranks.shards)}
     same_start(ranks, {**facts, "examples": examples_digest([each.example for each in encoded])})
 
 

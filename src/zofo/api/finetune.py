@@ -19,7 +19,7 @@ from zofo.api.export import export
 from zofo.api.finish import finish
 from zofo.api.memory.before_run import Once, warn_if_it_will_not_fit
 from zofo.api.out_of_memory import explained, smaller, with_options
-from zofo.api.ranks import of_this_process, resumed_from, seen_by_all, settled_by_all
+from zofo.api.ranks import of_this_process, parallel_given, resumed_from, seen_by_all, settled_by_all
 from zofo.api.restore import given_model
 from zofo.api.standing import ended_before, warn_of_the_export
 from zofo.api.start import check_directory
@@ -294,12 +294,13 @@ def evaluate(
     made of. adapter: which of a run's ("p", "s", or "theta" for none). limit: only so many examples. seed: of the
     sample, the demonstrations and what is generated. output: a directory for predictions.jsonl, results.json and
     report.json, or a file (.jsonl, .json, .csv, .tsv, .parquet) for the predictions. model: where the base model is
-    now. overrides: "task.key=value" and "model.key=value". Among the task_options, metric may be a function
-    (docs/rewards.md). Raises InputError.
+    now. overrides: "task.key=value", "model.key=value" and "parallel.key=value". Among the task_options, metric may be
+    a function (docs/rewards.md). Raises InputError.
     """
     from zofo.api.evaluate import evaluate_target
     from zofo.api.predictions import check_output, write_files
 
+    parallel, overrides = parallel_given(overrides)
     given, overrides = given_model(model, overrides, "an evaluation", tasks=True)
     if output is not None:
         check_output(Path(output))
@@ -310,7 +311,7 @@ def evaluate(
     fewer = f"--batch-size {max(1, (batch_size or 32) // 4)}" if batch_size != 1 else ""
     with with_options("the evaluation", [fewer, *smaller(given)]):
         asked = (as_path(target), task, changes | task_options, overrides, split, adapter, limit, seed, batch_size)
-        with of_this_process() as ranks:
+        with of_this_process(parallel=parallel) as ranks:
             result, encoded, facts = evaluate_target(*asked, given, function, ranks)
     if output is not None and ranks.leads:
         write_files(Path(output), result, encoded, facts)

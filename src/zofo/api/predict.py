@@ -145,7 +145,7 @@ def open_predictor(
         then = config_of(as_path(target))
         task_config(then, asked.task, {}, rest)  # what is wrong with it is said before a model is loaded
     with with_options("the loading", options(asked)):
-        opened = open_target(target, asked.adapter, given)
+        opened = open_target(target, asked.adapter, given, ranks)
     config, task = opened.config, asked.task
     if config is None and task is None:
         task = file

@@ -19,7 +19,7 @@ from typing import Any
 from zofo.api.answered_parts import ROWS, Parts, is_begun, stamp
 from zofo.api.out_of_memory import with_options
 from zofo.api.predict import Asked, examples_of, open_predictor, options
-from zofo.api.ranks import of_this_process
+from zofo.api.ranks import of_this_process, parallel_given
 from zofo.config.json_text import dumps
 from zofo.config.sections import exists
 from zofo.data.annotated import Column, Style, kind_of, record_of, windows
@@ -69,8 +69,9 @@ def predict_file(
     Returns {"rows": number, "output": path, "predictions": {label: rows}}, and `bad_rows`, {reason: number}, where some
     have no answer (task.on_bad_row=skip). Raises InputError, RunError.
     """
+    parallel, overrides = parallel_given(overrides)
     asked = Asked(task, adapter, model, overrides, text_column, max_new_tokens, batch_size, seed)
-    with of_this_process() as ranks:
+    with of_this_process(parallel=parallel) as ranks:
         return _predict(target, Path(file), Path(output), asked, prefix, overwrite, ranks)
 
 
@@ -92,7 +93,7 @@ def _predict(
     plan = json.loads(dumps(plan))  # as it is read again
     facts = {key: plan[key] for key in ("rows", "settings", "prompts")} | {"batch_size": predictor.batch_size}
     if not ranks.alone:
-        facts |= {"model": sum_of(predictor.model), "device": predictor.loaded.device.type}
+        facts |= {"model": sum_of(predictor.model, ranks.shards), "device": predictor.loaded.device.type}
     same_start(ranks, facts)
     with Lease(folder) if ranks.leads else nullcontext() as lease:
         parts = Parts(folder, place, lease, Style.of(source), columns, rows, ranks)

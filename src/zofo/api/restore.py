@@ -20,12 +20,14 @@ from zofo.errors import InputError
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
+from zofo.models.sharded import Sharding, refuse_adapters
 from zofo.train import checkpoint
 from zofo.train.checks import shift_mode
 from zofo.train.inputs import check_inputs, tokenizer_digest
 from zofo.train.replayed import move_theta
 from zofo.zo.keys import derive
 from zofo.zo.point import Point
+from zofo.zo.ranks import ALONE, Ranks
 
 MOVED = {
     "model": "give the one that it was with --model (model= in Python)",
@@ -76,11 +78,11 @@ def with_given(base: ModelConfig, given: Given) -> ModelConfig:
     return config
 
 
-def restore(run_dir: Path, adapter: str | None = None, given: Given | None = None) -> Restored:
+def restore(run_dir: Path, adapter: str | None = None, given: Given | None = None, ranks: Ranks = ALONE) -> Restored:
     """Rebuild what a run deploys, or its `adapter`: a finished run's, a checkpoint's, or the best so far (`state_of`).
 
-    given: fields of the model section, such as where the base model is now. Raises InputError where a part is missing,
-    damaged or another's.
+    given: fields of the model section, such as where the base model is now. ranks: those that may hold it together.
+    Raises InputError where a part is missing, damaged or another's.
     """
     state = state_of(run_dir)
     run, info = state.run, state.info
@@ -89,11 +91,14 @@ def restore(run_dir: Path, adapter: str | None = None, given: Given | None = Non
     chosen, known = adapter or info["deployed"], list(dict.fromkeys([*info["test"], "theta"]))
     if chosen not in known:
         raise InputError(f"adapter {chosen!r}: this run has {', '.join(known)}")
-    loaded = load_model(config.model)
+    if chosen != "theta":
+        refuse_adapters(ranks, str(run_dir))
+    loaded = load_model(config.model, sharding=Sharding.of(ranks))
     if "tokenizer" in run.inputs:
         check_inputs(run.inputs, {"tokenizer": tokenizer_digest(loaded.tokenizer)}, str(run_dir), MOVED)
     method = make_method(config)
-    theta = loaded.point(shift_mode(config), method.moves == "zo" and method.theta_of == "backbone")
+    moves = method.moves == "zo" and method.theta_of == "backbone"
+    theta = loaded.point(shift_mode(config), moves, ranks.shards)
     _restore_theta(loaded, theta, config, state)
     if chosen == "theta":
         return Restored(config, info, loaded, loaded.model, None, chosen, run.inputs, theta)

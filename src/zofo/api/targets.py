@@ -22,8 +22,10 @@ from zofo.models.adapters._set import room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.models.sealed import EXPORT, NotAsWritten, check_export
+from zofo.models.sharded import Sharding, refuse_adapters
 from zofo.train.inputs import check_inputs, tokenizer_digest
 from zofo.train.lease import refuse_in_use
+from zofo.zo.ranks import ALONE, Ranks
 
 log = logging.getLogger("zofo")
 AGAIN = "export the run again"
@@ -57,23 +59,26 @@ class Opened:
     inputs: dict[str, Any] = field(default_factory=dict)
 
 
-def open_target(target: str | Path, adapter: str | None = None, given: Given | None = None) -> Opened:
+def open_target(
+    target: str | Path, adapter: str | None = None, given: Given | None = None, ranks: Ranks = ALONE
+) -> Opened:
     """Load a run, an export, a PEFT directory or a plain model.
 
-    adapter: which of a run's. given: fields of the model section. Raises InputError.
+    adapter: which of a run's. given: fields of the model section. ranks: those that may hold it together. Raises
+    InputError.
     """
     path = as_path(target)
     if str(target).startswith((".", "/", "~")) and not path.exists():  # a hub id would be looked for on the network
         refuse_half_written(path)
         raise InputError(f"{target}: no such directory")
     if is_state(path):
-        restored = restore(path, adapter, given)
+        restored = restore(path, adapter, given, ranks)
         return Opened(restored.loaded, restored.model, restored.config, restored.info, restored.inputs)
     if adapter is not None:
         raise InputError(f"{path} is no run, so it has no adapters to choose from: leave out --adapter")
     try:
         config, info = recorded(path), export_info(path)
-        loaded, model = load_export(path, config, given)
+        loaded, model = load_export(path, config, given, ranks)
     except InputError:
         refuse_half_written(path)
         raise
@@ -117,11 +122,13 @@ def refuse_half_written(path: Path) -> None:
         refuse_in_use(path, inside)
 
 
-def load_export(path: Path, config: Config | None = None, given: Given | None = None) -> tuple[Loaded, Any]:
+def load_export(
+    path: Path, config: Config | None = None, given: Given | None = None, ranks: Ranks = ALONE
+) -> tuple[Loaded, Any]:
     """A plain model directory or hub id, or a PEFT directory (an export) with its backbone beside it or elsewhere.
 
-    config: of the run that an export was made of, whose lengths and dtype it has. Raises InputError, for an adapter
-    that was made for another model too.
+    config: of the run that an export was made of, whose lengths and dtype it has.
+    ranks: see `open_target`. Raises InputError, for an adapter that was made for another model too.
     """
     given = given or {}
     if not (path / "adapter_config.json").is_file():
@@ -129,8 +136,9 @@ def load_export(path: Path, config: Config | None = None, given: Given | None = 
             raise InputError(f"model.name: {path} is the model itself; leave out --model")
         if not (path / "config.json").is_file():  # else the model's loading does it
             check_export(path)
-        loaded = _load_named(str(path), "", config, given)
+        loaded = _load_named(str(path), "", config, given, Sharding.of(ranks))
         return loaded, loaded.model
+    refuse_adapters(ranks, str(path))
     from zofo.models.adapters._open import open_adapter, read_config, use_tokenizer_of
 
     base, named = path / "backbone", read_config(path).get("base_model_name_or_path")
@@ -153,12 +161,13 @@ def load_export(path: Path, config: Config | None = None, given: Given | None = 
     return loaded, model
 
 
-def _load_named(name: str, place: str, config: Config | None, given: Given) -> Loaded:
+def _load_named(name: str, place: str, config: Config | None, given: Given, sharding: Sharding | None = None) -> Loaded:
     base = ModelConfig(name=name)
     if config is not None:
         base = dataclasses.replace(base, dtype=config.model.dtype, max_length=config.model.max_length)
     try:
-        return load_model(with_given(base, {key: value for key, value in given.items() if key != "name"}))
+        model = with_given(base, {key: value for key, value in given.items() if key != "name"})
+        return load_model(model, sharding=sharding)
     except NotAsWritten:
         raise
     except InputError as error:  # there is no model section here whose field could be at fault

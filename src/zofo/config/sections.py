@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +64,9 @@ class ModelConfig:
     revision: str | None = _f(None, "branch, tag or commit on the hub")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _f("auto", "auto: float32 on CPU, bfloat16 on CUDA")
     device: str = _f("auto", "auto, cpu, cuda, cuda:N or mps; auto takes CUDA where there is one")
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, str] | None = _f(
+        None, "several devices of one process: how accelerate deals out the layers, or {module: device}"
+    )
     quantization: Literal["int8", "nf4"] | None = _f(
         None, "quantises the linear layers, which are frozen then; int8: by torchao, nf4: by bitsandbytes, on CUDA"
     )
@@ -78,6 +82,19 @@ class ModelConfig:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             return [f'device: expected auto, cpu, cuda, cuda:N or mps, got "{self.device}"']
         return [] if self.name.strip() else ["name: empty; give --model or model.name=..."]
+
+    def faults(self, parts: Mapping[str, Any]) -> list[str]:
+        """See `zo.estimators._base.Shift.faults`."""
+        if self.device_map is None:
+            return []
+        faults = []
+        if self.device != "auto":
+            faults.append("model.device_map: says where each part is; leave model.device out")
+        if self.quantization is not None:
+            faults.append("model.device_map: a quantised model is on one device; leave one of the two out")
+        if hasattr(parts.get("mask"), "batches"):
+            faults.append("model.device_map: the mask sensitivity keeps its numbers on one device; use magnitude")
+        return faults
 
     def files(self) -> list[str]:
         """What is wrong with the directory that is named; of a hub id nothing is asked."""

@@ -72,6 +72,8 @@ def together(parts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
         faults.append(fault)
     if parts["model"].offload_folder is not None:
         faults += [f"model.offload_folder: {fault}" for fault in not_offloaded(parts, names, method)]
+    if fault := parts["parallel"].unsharded(names["method"], method):
+        faults.append(fault)
     for part in parts.values():
         faults += part.faults(parts) if hasattr(part, "faults") else []
     if train.num_train_epochs is not None and (fault := without_epochs(names["method"], method)):
@@ -126,6 +128,10 @@ def not_offloaded(parts: Mapping[str, Any], names: Mapping[str, str], method: An
         faults.append(f"is for weights in this machine's memory, not for {model.device}; give model.device=cpu")
     if model.quantization is not None:
         faults.append("quantised weights are no part of the file; leave one of the two out")
+    if model.device_map is not None:
+        faults.append("model.device_map places the weights on several devices; leave one of the two out")
+    if parts["parallel"].tensor * parts["parallel"].fsdp > 1:
+        faults.append("parallel.tensor and fsdp cut the weights over processes; leave one of the two out")
     if method.moves == "fo":
         faults.append(f"{names['method']} needs a gradient of every weight; use mezo, bilevel-zofo or fo-peft")
     if estimator is not None and estimator.shift != "layer":

@@ -81,8 +81,8 @@ class Evaluator:
         """(the texts of each example, its metrics). Each rank writes and measures a share of them: a reward is asked
         once for each."""
         ranks = self.loss.ranks
-        mine = list(examples[ranks.rank :: ranks.size])
-        of_all = (lambda done: progress(min(done * ranks.size, len(examples)))) if progress else None
+        mine = list(examples[ranks.place("world") :: ranks.count("world")])
+        of_all = (lambda done: progress(min(done * ranks.count("world"), len(examples)))) if progress else None
         texts = self.decode(mine, of_all)
         both = ranks.objects(list(zip(texts, self.measure(texts, mine))), len(examples))
         return [each for each, _ in both], [values for _, values in both]

@@ -203,7 +203,7 @@ def _forwards(
             values = measure(indices, scorer.logprobs(batch), batch)
         done += len(indices)
         if progress is not None:
-            progress(min(done * ranks.size, len(encoded)))
+            progress(min(done * ranks.count("world"), len(encoded)))
         return values
 
     sizes = [of_batch + sum(of_example + encoded[i].n_options for i in indices) for indices in parts]

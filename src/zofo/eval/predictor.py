@@ -138,10 +138,10 @@ class Predictor:
             nonlocal done
             done += 1
             if progress is not None:
-                progress(min(done * ranks.size, len(requests)))
+                progress(min(done * ranks.count("world"), len(requests)))
 
         ranks, decoding = self.ranks, self.asking.decoding
-        asked = [request for request, _ in requests.values()][ranks.rank :: ranks.size]
+        asked = [request for request, _ in requests.values()][ranks.place("world") :: ranks.count("world")]
         texts = decode(self.model, loaded.tokenizer, asked, decoding, loaded.pad_id, self.batch_size, count)
         texts = ranks.objects(texts, len(requests))
         written = dict(zip(requests, texts))

@@ -56,6 +56,8 @@ _INSIDE = {
     "GradientCheckpointingLayer": "transformers.modeling_layers",
     "get_reporting_integration_callbacks": "transformers.integrations.integration_utils",
     "AutoHfQuantizer": "transformers.quantizers.auto",
+    "TransformersDeviceMesh": "transformers.distributed.utils",
+    "mixin": "transformers.distributed",
 }
 
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from zofo.errors import InputError
 from zofo.zo._torch import is_traceable_wrapper_subclass
+from zofo.zo.dtensors import is_part
 
 
 def checkpoint_layers(model: nn.Module) -> int:
@@ -55,7 +56,10 @@ def dequantize_in_backward(model: nn.Module) -> int:
     layers = [
         module
         for module in model.modules()
-        if type(module) is nn.Linear and is_traceable_wrapper_subclass(w := module.weight) and hasattr(w, "dequantize")
+        if type(module) is nn.Linear
+        and is_traceable_wrapper_subclass(w := module.weight)
+        and not is_part(w)
+        and hasattr(w, "dequantize")
     ]
     for layer in layers:
         layer.forward = MethodType(_lean, layer)  # a method: a copy of the layer has its own

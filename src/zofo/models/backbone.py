@@ -16,6 +16,7 @@ from zofo.models.scorer import Scorer
 from zofo.zo.paged_point import PagedPoint
 from zofo.zo.point import Point
 from zofo.zo.quantized import Frozen
+from zofo.zo.shards import WHOLE, Shards
 
 
 @dataclass
@@ -35,13 +36,14 @@ class Loaded:
     beyond: Mapping[int, str] = field(default_factory=dict)
     offload: Offload | None = None  # where the weights are put that are to be moved, if not in memory
 
-    def point(self, mode: str, moves: bool) -> Point:
-        """Every weight as theta. moves: whether zeroth-order updates will move it. Build it before there is an adapter.
+    def point(self, mode: str, moves: bool, shards: Shards = WHOLE) -> Point:
+        """Every weight as theta. moves: whether zeroth-order updates will move it. shards: the processes that hold it
+        together. Build it before there is an adapter.
 
         Raises InputError where the weights cannot be put where model.offload_folder says.
         """
         if self.offload is None or not moves:
-            return Point(self.model, mode=mode)
+            return Point(self.model, mode=mode, shards=shards)
         self.offload.move_in()
         return PagedPoint(self.model, self.offload, self.offload.sides, mode=mode)
 

@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from zofo.config import json_text
 from zofo.errors import InputError
 from zofo.models.sealed import NotAsWritten, check_export
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -228,6 +231,19 @@ def misfit(directory: Path, weights: Shapes, expected: Mapping[str, Iterable[int
 
 
 # --------------------------------------------------------------------------------------------------------- tokenizer
+
+
+def misfit_of(directory: Path, settings: PreTrainedConfig, trust_remote_code: bool) -> InputError | None:
+    """The tensor of which transformers says in a table of its log alone that its shape is another."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not directory.is_dir():
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings, trust_remote_code=trust_remote_code)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return misfit(directory, shapes(directory), expected)
 
 
 @_of_a_model()

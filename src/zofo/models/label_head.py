@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zofo.errors import InputError
+from zofo.zo.dtensors import is_part
 from zofo.zo.lockstep import Lockstep
 from zofo.zo.quantized import is_quantized
 from zofo.zo.shift import in_memory, slab
@@ -57,6 +58,7 @@ class LabelHead:
         here.calls += 1
         hidden, (rows, columns) = args[0], here.positions
         virtual = hidden.shape[1] - here.length  # a soft prompt's tokens stand before the row's own
+        rows, columns = rows.to(hidden.device), columns.to(hidden.device)  # of several devices it may be another
         return (hidden[rows, columns + virtual][None], *args[1:])
 
     def logprobs(self, model: Callable[..., Any], batch: Batch, **kwargs: Any) -> Tensor:
@@ -71,7 +73,8 @@ class LabelHead:
 
         def labelled(hidden: Tensor) -> Tensor:
             weights = self._head.weight, self._head.bias
-            here.computed.append(label_logprobs(hidden[0], *weights, place, batch.labels))
+            there = place.to(hidden.device), batch.labels.to(hidden.device)
+            here.computed.append(label_logprobs(hidden[0], *weights, *there).to(place.device))
             return hidden[..., :1]  # the model hands it through as its logits, which nobody reads
 
         def compute() -> Tensor:
@@ -99,7 +102,10 @@ class LabelHead:
             self._head.forward = forward
 
     def _chunks(self, positions: int) -> bool:
-        plain = type(self._head) is nn.Linear and not is_quantized(self._head.weight)
+        weight = self._head.weight
+        plain = type(self._head) is nn.Linear and not is_quantized(weight)
+        if is_part(weight) or weight.shape[0] != self._head.out_features:
+            return False  # others have the rest of the words, or it is gathered when the head runs
         return plain and positions * self._head.out_features > CHUNK
 
     @torch.no_grad()

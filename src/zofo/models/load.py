@@ -17,12 +17,14 @@ import torch
 from zofo.config.sections import ModelConfig
 from zofo.data import ending
 from zofo.errors import InputError, ZofoError, during, first_few, out_of_memory
-from zofo.models import files, quantization
+from zofo.models import files, placed, quantization
 from zofo.models._transformers import quiet
 from zofo.models.activation_checkpointing import dequantize_in_backward
 from zofo.models.backbone import Loaded
 from zofo.models.offload import Offload
+from zofo.models.sharded import Sharding
 from zofo.models.widened import as_loaded
+from zofo.zo import dtensors
 from zofo.zo.quantized import Frozen, frozen
 
 if TYPE_CHECKING:
@@ -33,10 +35,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @during("loading the model")
-def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
+def load(config: ModelConfig, tokenizer: Any = None, sharding: Sharding | None = None) -> Loaded:
     """Load `config.name`, a hub id or a directory. Weights come from safetensors files only: no pickle is read.
 
-    tokenizer: the model's own, where `read_tokenizer` was asked for it just before.
+    tokenizer: the model's own, where `read_tokenizer` was asked for it just before. sharding: how several processes,
+    which all load it at once, hold it together.
     Raises InputError for a model that is not there, is no causal LM, lacks weights, needs its own code, has no
     safetensors, or of which a file is damaged or another model's. A router's auxiliary loss is switched off: it is no
     part of F.
@@ -54,19 +57,26 @@ def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
         settings = AutoConfig.from_pretrained(where, **options)
         check_kind(settings)
         dtype = choose_dtype(config.dtype, device, settings)
-        quantized = quantization.options(config, settings, dtype, device)
+        quantized = {**quantization.options(config, settings, dtype, device), **placed.options(config)}
+        if sharding is not None:
+            sharding.check_heads(settings)
     files.check_index(where, options)
-    with as_loaded(config, where, dtype) if config.offload_folder is not None else nullcontext(where) as place:
-        model, info = _read(config, place, settings, dtype, {**options, **quantized})
+    mapped = as_loaded(config, where, dtype) if config.offload_folder is not None else nullcontext(where)
+    with mapped as place, nullcontext({}) if sharding is None else sharding.reading(device) as cut:
+        model, info = _read(config, place, settings, dtype, {**options, **quantized, **cut})
     if tokenizer is None:
         tokenizer = _tokenizer(config.name, where, options)
     ending.adopt(tokenizer, model)
     _check_complete(config.name, info)
     if config.quantization:
         quantization.let_go(model)
-    if not quantized:  # such a model is on its device already, and cannot always be moved
+    if config.device_map is not None:
+        device = placed.device_of(model)
+    elif not quantized:  # such a model is on its device already, and cannot always be moved
         model.to(device)
     model.eval().requires_grad_(False)
+    if sharding is not None:
+        sharding.settle(config.name, model)
     dequantize_in_backward(model)
     limit, pad = max_length_of(config, settings, tokenizer), pad_id_of(tokenizer, settings)
     beyond = _check_words(config.name, model, tokenizer, pad)
@@ -75,6 +85,8 @@ def load(config: ModelConfig, tokenizer: Any = None) -> Loaded:
             _check_causal(config.name, model)
         except NotImplementedError as error:
             raise quantization.unreadable(config, settings.model_type) from error
+    if sharding is not None:
+        sharding.check(config.name, model)
     if getattr(model.config, "output_router_logits", False):
         log.info("output_router_logits is switched off: the router's auxiliary loss is no part of the loss")
         model.config.output_router_logits = False
@@ -131,21 +143,10 @@ def _read(
                 )
             return read
         except RuntimeError as error:
-            if "mismatched_sizes" in str(error) and (fault := _misfit(Path(where), settings, options)):
+            code = options["trust_remote_code"]
+            if "mismatched_sizes" in str(error) and (fault := files.misfit_of(Path(where), settings, code)):
                 raise fault from error
             raise
-
-
-def _misfit(directory: Path, settings: PreTrainedConfig, options: dict[str, Any]) -> InputError | None:
-    """The tensor of which transformers says in a table of its log alone that its shape is another."""
-    from transformers import AutoModelForCausalLM
-
-    if not directory.is_dir():
-        return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings, trust_remote_code=options["trust_remote_code"])
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    return files.misfit(directory, files.shapes(directory), expected)
 
 
 def source_of(name: str) -> str:
@@ -212,7 +213,8 @@ def _check_words(name: str, model: Any, tokenizer: Any, pad: int) -> dict[int, s
     Raises InputError where padding is one of them, or a weight is no number.
     """
     codes = frozen(model)
-    for key, tensor in model.named_parameters():
+    for key, param in model.named_parameters():
+        tensor = dtensors.here(param)
         if key in codes or not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
             continue
         if not bool(tensor.isfinite().all()):  # a sum may overflow without

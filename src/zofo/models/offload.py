@@ -25,7 +25,7 @@ from zofo.models.room import of_machine
 from zofo.models.widened import make_folder
 from zofo.zo.digests import tensor_sha256
 from zofo.zo.lockstep import Lockstep
-from zofo.zo.quantized import weights_of
+from zofo.zo.quantized import weights
 
 if TYPE_CHECKING:
     pass
@@ -48,7 +48,7 @@ class Offload:
         self.layers: Sequence[nn.Module] = layers_of(model)
         self.resident: set[int] = set()
         self.sums: dict[str, str] = {}
-        self._params = weights_of(model)
+        self._params = weights(model)
         self.nbytes = sum(param.numel() * param.element_size() for param in self._params.values())
         self._spans: list[tuple[int, int]] = []  # of each layer: its first byte in the file, and how many
         self._map: mmap.mmap | None = None

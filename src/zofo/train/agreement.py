@@ -12,7 +12,9 @@ from torch import Tensor
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
+from zofo.zo.dtensors import here, is_part
 from zofo.zo.ranks import Ranks
+from zofo.zo.shards import WHOLE, Shards
 
 if TYPE_CHECKING:
     from zofo.train.setup import Session
@@ -37,11 +39,14 @@ def same_state(session: Session, step: int) -> None:
     ranks = session.ranks
     if ranks.alone:
         return
-    tensors = held(session)
+    tensors, theta = held(session), session.problem.theta
     table = ranks.table([checksum(tensor) for tensor in tensors.values()])
     for number, name in enumerate(tensors):
-        values = [row[number] for row in table]
-        if len(set(values)) > 1:
+        every = 1 if name not in theta or theta.addresses[name].window is None else ranks.shard
+        for first in range(every):  # the ranks that hold the same part of it
+            values = {rank: table[rank][number] for rank in range(first, ranks.size, every)}
+            if len(set(values.values())) == 1:
+                continue
             raise RunError(
                 f"step {step}: {odd(values)} in {name}: a computation or the memory of a machine is at fault, or its "
                 f"software is another; nothing was saved; go on from the last checkpoint with train.resume=latest"
@@ -65,7 +70,8 @@ def same_records(ranks: Ranks, crc: int, step: int, flag: int) -> int:
     """The highest flag of all ranks. Raises RunError, on all, where the checksums of their updates are not the same."""
     table = ranks.table([crc, flag])
     if len({row[0] for row in table}) > 1:
-        raise RunError(f"step {step}: {odd([row[0] for row in table])} in the updates of theta; nothing was saved")
+        which = odd(dict(enumerate(row[0] for row in table)))
+        raise RunError(f"step {step}: {which} in the updates of theta; nothing was saved")
     return max(row[1] for row in table)
 
 
@@ -75,9 +81,11 @@ def checksum(tensor: Tensor) -> int:
     return int(flat.view(WORDS[flat.element_size()]).sum(dtype=torch.int64))
 
 
-def sum_of(model: torch.nn.Module) -> int:
-    """The checksum of all weights of a model that are plain tensors."""
-    return sum(checksum(param) for param in model.parameters() if type(param) is torch.nn.Parameter)
+def sum_of(model: torch.nn.Module, shards: Shards = WHOLE) -> int:
+    """The checksum of all weights of a model that are plain tensors, or parts of one, of which others have the rest."""
+    whole = sum(checksum(param) for param in model.parameters() if type(param) is torch.nn.Parameter)
+    parts = sum(checksum(here(param)) for param in model.parameters() if is_part(param)) % 2**32
+    return whole + shards.added([parts])[0]
 
 
 def flat(facts: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -88,14 +96,14 @@ def flat(facts: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return out
 
 
-def odd(values: Sequence[Any]) -> str:
-    """`rank 2 differs from the others`; of two nobody knows which is right."""
-    usual, count = Counter(values).most_common(1)[0]
+def odd(values: Mapping[int, Any]) -> str:
+    """`rank 2 differs from the others`; of two nobody knows which is right. values: by rank."""
+    usual, count = Counter(values.values()).most_common(1)[0]
     if 2 * count > len(values):
-        ranks = [str(rank) for rank, value in enumerate(values) if value != usual]
+        ranks = [str(rank) for rank, value in values.items() if value != usual]
         one = len(ranks) == 1
         return f"rank{'s' * (not one)} {' and '.join(ranks)} differ{'s' * one} from the others"
-    return "ranks 0 and 1 differ" if len(values) == 2 else "the ranks differ among each other"
+    return f"ranks {' and '.join(map(str, values))} differ" if len(values) == 2 else "the ranks differ among each other"
 
 
 def _apart(values: Sequence[Any]) -> str:

@@ -14,6 +14,7 @@ from transformers import TrainerState
 from zofo.errors import InputError, during
 from zofo.models.load import load
 from zofo.models.sealed import MANIFEST, Sums
+from zofo.models.sharded import Sharding
 from zofo.train import adapter_start, checkpoint, record
 from zofo.train.callbacks import read_state
 from zofo.train.checkpoint import fitting, journal_header, move_theta
@@ -99,6 +100,8 @@ class CheckpointManager:
     def _snapshots(self) -> bool:
         """Whether theta itself is kept: where first-order steps move it, or where its journal takes long to replay."""
         method = self.session.method
+        if self.session.ranks.shard > 1:
+            return False  # a part of theta would be of no use to other processes, and the journal is of all of it
         long = self.journal is not None and self._replay_seconds() > self.config.max_replay_seconds
         return method.moves == "fo" or (long and method.theta_of == "backbone")
 
@@ -301,7 +304,9 @@ class CheckpointManager:
         if self.session.method.moves == "fo":
             checkpoint.load_theta_(self.session.problem.theta, directory / "backbone")
         elif self.session.journals and self.session.method.theta_of == "backbone":
-            initial = Point(load(self.session.config.model).model)
+            ranks = self.session.ranks
+            loaded = load(self.session.config.model, sharding=Sharding.of(ranks))
+            initial = Point(loaded.model, shards=ranks.shards)
             for name, tensor in self.session.problem.theta.items():
                 tensor.copy_(initial[name])
             move_theta(self.session.problem.theta, self.session.config, self.run.journal, best.journal, directory)

@@ -300,7 +300,7 @@ class Loop:
         if self.saved == self.count and self.count:
             return
         self.saved, names = self.count, broken(self.session)
-        sound = not names and not self._ruined()
+        sound = self.ranks.every(not names and not self._ruined())  # of a model that several hold each knows its part
         same_state(self.session, self.count)  # before anything is written
         with self.phases("saving"):
             self.checkpoints.save(self.at, self.count, self.metrics.sync(), self.callbacks.state, finite=sound)

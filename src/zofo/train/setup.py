@@ -18,7 +18,6 @@ from zofo.config.epochs import Passes
 from zofo.config.instantiate import make_estimator, make_mask, make_method, make_rule
 from zofo.config.resolve import Config
 from zofo.config.reward_name import reward_name
-from zofo.config.sections import ModelConfig
 from zofo.data import TaskData, load_task
 from zofo.data.batch import collate
 from zofo.data.files import BadRows
@@ -41,6 +40,7 @@ from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
 from zofo.models.scorer import Scorer
+from zofo.models.sharded import Sharding
 from zofo.models.tree_probe import share_prompts
 from zofo.objectives._loss import Loss
 from zofo.train.checks import check, shift_mode, trains_metric
@@ -146,7 +146,7 @@ class Session:
 @during("preparing the run")
 def build(
     config: Config,
-    load: Callable[[ModelConfig], Loaded] | None = None,
+    load: Callable[..., Loaded] | None = None,
     task: Callable[..., TaskData] | None = None,
     metric: Callable[..., Any] | None = None,
     start: Path | None = None,
@@ -165,13 +165,14 @@ def build(
         raise InputError(f"{processes} processes: this runs in one; start it without torchrun or accelerate launch")
     named = reward_name(config.task.metric) is not None and task is None
     reward = load_reward(str(config.task.metric), metric) if named else None
-    loaded = (load or load_model)(config.model)
+    sharding = Sharding.of(ranks)
+    loaded = (load or load_model)(config.model, **({} if sharding is None else {"sharding": sharding}))
     method = make_method(config)
     data = (task or load_task)(config.task, config.train.seed, loaded.tokenizer, None, method.demonstrates)
     reward = None if reward is None else reward.fitted(data)
     check(config, data, loaded, method)
     loaded.max_length = shorter(loaded.max_length, data.max_length)
-    backbone = wrap(config, loaded, method, data, start)
+    backbone = wrap(config, loaded, method, data, start, ranks)
     if backbone.adapters is not None:
         backbone.adapters.mixes = ranks.every(backbone.adapters.mixes)  # which was tried, and may be one machine's
     splits = method.split(data, config.train.seed)
@@ -209,11 +210,13 @@ class Backbone:
 
 
 @during("building the adapters")
-def wrap(config: Config, loaded: Loaded, method: Method, data: TaskData, start: Path | None = None) -> Backbone:
+def wrap(
+    config: Config, loaded: Loaded, method: Method, data: TaskData, start: Path | None = None, ranks: Ranks = ALONE
+) -> Backbone:
     """The method's adapters on the model. Virtual tokens take room from the longest example. start: see `build`."""
     given = None if start is None else adapter_start.read(start, loaded)  # before there is anything else on the model
     moves = method.moves == "zo" and method.theta_of == "backbone"
-    whole = loaded.point(shift_mode(config), moves)  # before PEFT renames anything
+    whole = loaded.point(shift_mode(config), moves, ranks.shards)  # before PEFT renames anything
     scorer = loaded.scorer()
     if config.train.gradient_checkpointing and method.first_order:
         checkpoint_layers(loaded.model)

@@ -33,11 +33,11 @@ _LAZY = dict.fromkeys(
         "UnsupportedOperatorException",
     ),
     "torch._subclasses.fake_tensor",
-)
+) | {"compute_local_shape_and_global_offset": "torch.distributed.tensor._utils"}
 
 
 def __getattr__(name: str) -> Any:
-    """Tensors without values, which few need, on first use."""
+    """Tensors without values, and where a part of a tensor is, which few need, on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

@@ -32,9 +32,10 @@ def realised(theta: Point, z: Direction, scale: float, rounding: str = "stochast
         wanted = torch.zeros(param.shape, dtype=torch.float32, device=param.device)
         entries.add(wanted, wanted, at, gauge=param)
         step = (moved.double() - param.detach().double()) * wanted
-        total = float(wanted.double().square().sum())
+        sums = [float(step.sum()), float(wanted.double().square().sum())]
+        made, total = sums if at.window is None else theta.shards.summed(sums)
         if total:
-            shares[name] = float(step.sum() / total) / factor
+            shares[name] = made / total / factor
     return shares
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from zofo.zo.window import Where, Window
+
 
 def derive(seed: int, purpose: str, *path: int | str) -> int:
     """A 64-bit key for one draw, from the run's seed, the draw's purpose and its place (step, epoch, tensor).
@@ -27,12 +29,20 @@ def tensor_key(name: str) -> int:
 
 @dataclass(frozen=True)
 class Address:
-    """What the bits of a tensor of theta depend on: its canonical name, the number made of it, and its shape."""
+    """What the bits of a tensor of theta depend on: its canonical name, the number made of it, and its shape.
+
+    window: which of its elements are here, where other processes hold the others; None: all.
+    """
 
     name: str
     key: int
     shape: tuple[int, ...]
+    window: Window | None = None
 
     @classmethod
-    def of(cls, name: str, shape: tuple[int, ...]) -> Address:
-        return cls(name, tensor_key(name), tuple(shape))
+    def of(cls, name: str, shape: tuple[int, ...], window: Window | None = None) -> Address:
+        return cls(name, tensor_key(name), tuple(shape), window)
+
+    def where(self, j: int, n: int) -> Where:
+        """The place in the tensor of n of its elements that are here, from the j-th on."""
+        return j if self.window is None else self.window.at(j, n)

@@ -17,15 +17,23 @@ EXACT = 2.0**53
 Store = MutableMapping[tuple, Tensor]
 
 
-def product(law: LowRank, seed: int, at: Address, rows: Tensor | slice, device: torch.device, store: Store) -> Tensor:
-    """Rows of z for one matrix: fp32 [rows, n].
+def product(
+    law: LowRank,
+    seed: int,
+    at: Address,
+    rows: Tensor | slice,
+    device: torch.device,
+    store: Store,
+    columns: slice = slice(None),
+) -> Tensor:
+    """Rows of z for one matrix: fp32 [rows, columns].
 
     rows: a slice, or int64 numbers. store: where subzero's bases are kept, m r + n r numbers a matrix; those of an
     earlier `basis` are dropped.
     """
     left, right, scale = _factors(law, seed, at, rows, device, store)
     _check(left, right)
-    return (left @ right.T).mul_(scale).to(torch.float32)
+    return (left @ right[columns].T).mul_(scale).to(torch.float32)
 
 
 def product_at(law: LowRank, seed: int, at: Address, where: Tensor, store: Store, chunk: int = 1 << 16) -> Tensor:

@@ -20,6 +20,7 @@ from zofo.zo.laws import GAUSSIAN, RADEMACHER
 from zofo.zo.low_rank import LowRank
 from zofo.zo.low_rank_rows import Store, product, product_at
 from zofo.zo.support import Band, Chance, Indices, Part, Support, inside
+from zofo.zo.window import Where, Window
 
 Planes = Mapping[str, Tensor]
 RESTS = "rests"  # beside a support's parts: a tensor of which nothing moves
@@ -60,7 +61,7 @@ class Move:
         return None if self.law.applies(shape) else GAUSSIAN
 
     def add(self, dst: Tensor, src: Tensor, at: Address, lo: int = 0, gauge: Tensor | None = None) -> None:
-        """dst <- src moved: elements lo ... of the tensor; dst may be src.
+        """dst <- src moved: elements lo ... of what is here of the tensor; dst may be src.
 
         gauge: theta's values there, by which bands go, where src holds others (an anchor's).
         """
@@ -86,7 +87,8 @@ class Move:
             _copy(out, given)
         elif law is not None and (part is None or (isinstance(part, Band) and gauge is None)):
             band = (part.least, part.most) if isinstance(part, Band) else None
-            _add(out, given, low, self.terms, at.key, lo, self.round_seed, law, band)
+            where = at.where(lo, given.numel())
+            _add(out, given, low, self.terms, at.key, where, self.round_seed, law, band)
         else:
             for start in range(0, given.numel(), SLICE):  # of what is made densely, little at a time
                 here = slice(start, min(start + SLICE, given.numel()))
@@ -111,9 +113,10 @@ class Move:
         delta: Tensor | None = None,
     ) -> None:
         delta, part = self.dense(at, lo, given.numel(), given.device) if delta is None else delta, self.part(at.name)
+        where = at.where(lo, given.numel())
         if isinstance(part, (Band, Chance)):
-            delta = torch.where(inside(part, given if gauge is None else gauge, at.key, lo), delta, STILL)
-        add_step(out, given, low, delta, at.key, lo, self.round_seed)
+            delta = torch.where(inside(part, given if gauge is None else gauge, at.key, where), delta, STILL)
+        add_step(out, given, low, delta, at.key, where, self.round_seed)
 
     def _add_chosen(
         self, out: Tensor, given: Tensor, low: Tensor | None, at: Address, lo: int, _: Tensor | None
@@ -144,9 +147,10 @@ class Move:
             dst.copy_(src.detach()[rows.to(src.device)])
         elif plain and (part is None or isinstance(part, Band)):
             band = (part.least, part.most) if isinstance(part, Band) else None
-            kernels.add_rows(dst, src, rows, self.terms, at.key, self.round_seed, law or GAUSSIAN, band)
+            kernels.add_rows(dst, src, rows, self.terms, at.key, self.round_seed, law or GAUSSIAN, band, at.window)
         else:
-            products = None if law is not None or isinstance(part, Indices) else self._products(at, rows, dst.device)
+            thin = law is None and not isinstance(part, Indices)
+            products = self._products(at, *_in_tensor(at, rows, src), dst.device) if thin else None
             for i, row in enumerate(rows.tolist()):
                 values, lo = src[row].to(dst.device), row * src.shape[1]
                 here = None if gauge is None else gauge[row]
@@ -163,30 +167,38 @@ class Move:
         for dst, src, at in items:
             part = self.part(at.name)
             plain = self.entries(at.shape) is not None and (self.low is None or at.name not in self.low)
-            if plain and (part is None or isinstance(part, Band)):
+            if plain and at.window is None and (part is None or isinstance(part, Band)):
                 fused.append((dst, src, at.key, None if part is None else (part.least, part.most)))
             else:
                 self.add(dst, src, at)
         kernels.add_many(fused, self.terms, self.round_seed, law)
 
     def dense(self, at: Address, lo: int, n: int, device: torch.device) -> Tensor:
-        """The sum of the terms for elements lo ... lo + n - 1, wherever the support lies: fp32 [n], from +0 on."""
+        """The sum of the terms for elements lo ... lo + n - 1 of what is here, wherever the support lies: fp32 [n],
+        from +0 on."""
         total = torch.zeros(n, dtype=torch.float32, device=device)
-        law = self.entries(at.shape)
+        law, where = self.entries(at.shape), at.where(lo, n)
         if law is not None:
-            kernels.add(total, total, self.terms, at.key, lo, law=law)
+            kernels.add(total, total, self.terms, at.key, where, law=law)
             return total
-        assert isinstance(self.law, LowRank)
         width = at.shape[-1]
-        first, last = lo // width, -(-(lo + n) // width)
-        return self._products(at, slice(first, last), device).view(-1)[lo - first * width : lo - first * width + n]
+        if isinstance(where, Window) and where.run < width:  # some columns: all the rows' products at once
+            first, last = where.lo // width, (where.lo + (where.skip + n - 1) // where.run * where.pitch) // width
+            columns = slice(where.lo % width, where.lo % width + where.run)
+            rows = slice(first, last + 1, where.pitch // width)
+            return self._products(at, rows, columns, device).reshape(-1)[where.skip : where.skip + n]
+        for here, at_lo in [(slice(0, n), where)] if isinstance(where, int) else where.spans(n):
+            first, last = at_lo // width, -(-(at_lo + here.stop - here.start) // width)
+            made = self._products(at, slice(first, last), slice(None), device).view(-1)
+            total[here] = made[at_lo - first * width : at_lo - first * width + here.stop - here.start]
+        return total
 
-    def _products(self, at: Address, rows: Tensor | slice, device: torch.device) -> Tensor:
-        """The sum of the terms for rows of a matrix whose direction is a product: fp32 [rows, n], from +0 on."""
+    def _products(self, at: Address, rows: Tensor | slice, columns: slice, device: torch.device) -> Tensor:
+        """The sum of the terms for rows of a matrix whose direction is a product: fp32 [rows, columns], from +0 on."""
         assert isinstance(self.law, LowRank)
         total: Tensor | None = None
         for seed, factor in self.terms:
-            z = product(self.law, seed, at, rows, device, self.store) * factor
+            z = product(self.law, seed, at, rows, device, self.store, columns) * factor
             total = z if total is None else total + z
         assert total is not None
         return total + 0.0  # no -0
@@ -219,6 +231,14 @@ def planes_of(params: Mapping[str, Tensor], kept: Planes | None = None) -> Plane
     }
 
 
+def _in_tensor(at: Address, rows: Tensor, table: Tensor) -> tuple[Tensor, slice]:
+    """The rows of the tensor that these of a table are, and the columns of them that are here."""
+    if at.window is None:
+        return rows, slice(None)
+    width, first = at.shape[-1], at.window.lo % at.shape[-1]
+    return rows + at.window.lo // width, slice(first, first + table.shape[1])
+
+
 def chosen(part: Indices, lo: int, n: int) -> tuple[int, int]:
     """Which of the indices lie in lo ... lo + n - 1: the numbers of the first and of the first behind the last."""
     most = torch.iinfo(part.at.dtype).max
@@ -238,7 +258,7 @@ def _add(
     low: Tensor | None,
     terms: Sequence[tuple[int, float]],
     key: int,
-    lo: int,
+    lo: Where,
     round_seed: int | None,
     law: str,
     band: kernels.Band | None,
@@ -251,7 +271,7 @@ def _add(
 
 
 def add_step(
-    dst: Tensor, src: Tensor, low: Tensor | None, delta: Tensor, key: int, lo: int, round_seed: int | None
+    dst: Tensor, src: Tensor, low: Tensor | None, delta: Tensor, key: int, lo: Where, round_seed: int | None
 ) -> None:
     """dst <- round(src + delta), or the planes (dst, low) moved, for contiguous 1-D tensors; delta fp32."""
     if low is None:

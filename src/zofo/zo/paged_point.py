@@ -140,9 +140,6 @@ class PagedPoint(Point):
         self._exit()
         self._pages.sync()
 
-    def _ready(self) -> None:
-        super().settle()  # layers make what is left for them when a shifted forward comes to them
-
     def sides(self, f: Callable[[], Value], z: Direction, eps: float, rounding: str) -> tuple[Value, Value]:
         """f at theta + eps z and at theta - eps z, each forward of the two sides in one reading of theta."""
         with self.shifted(z, +eps, rounding), self._sides.both(self._move, self.terms(z, -eps)):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from zofo.zo import digests
+from zofo.zo import digests, dtensors
 from zofo.zo.dense_update import Room, Step, apply
 from zofo.zo.direction import Direction
 from zofo.zo.grad import ZOGrad, float32
@@ -18,8 +19,9 @@ from zofo.zo.keys import Address
 from zofo.zo.laws import SPHERE
 from zofo.zo.low_rank_rows import Store
 from zofo.zo.move import Move, Planes, planes_of
-from zofo.zo.quantized import weights_of
+from zofo.zo.quantized import weights
 from zofo.zo.series import Series
+from zofo.zo.shards import WHOLE, Gathered, Shards
 from zofo.zo.sphere import Stretches
 from zofo.zo.support import Band
 from zofo.zo.swap import Places
@@ -44,6 +46,7 @@ class Point(Mapping[str, Tensor]):
         names: set[str] | None = None,
         mode: str = "layer",
         params: Mapping[str, nn.Parameter] | None = None,
+        shards: Shards = WHOLE,
     ) -> None:
         """names: the tensors of theta, or None for every floating-point parameter. Their requires_grad becomes False.
 
@@ -53,6 +56,8 @@ class Point(Mapping[str, Tensor]):
         mode `layer`: theta is never written during an estimate, a shifted weight exists while a function reads it.
         `copy`: the same, with all shifted weights in a second copy, made once a shift: for generation and many
         micro-batches. `inplace`: MeZO's arithmetic, theta + eps z - eps z, which drifts in every dtype.
+        shards: those that hold theta together, of which each has parts of the tensors; what concerns all of theta is
+        asked of all of them at once.
         """
         if mode not in MODES:
             raise ValueError(f"unknown shift mode {mode!r}; known: {', '.join(MODES)}")
@@ -65,12 +70,13 @@ class Point(Mapping[str, Tensor]):
         self._pending_of = Direction(0)
         self._series: Series | None = None  # updates that wait, inside `waiting`
         self._stretches = Stretches()
-        chosen = weights_of(model, names) if params is None else dict(params)
-        self._params: dict[str, Tensor] = {name: param.requires_grad_(False) for name, param in chosen.items()}
-        self.addresses = {name: Address.of(name, param.shape) for name, param in self._params.items()}
+        self.shards, chosen = shards, weights(model, names) if params is None else params
+        held: dict[str, Any] = {name: param.requires_grad_(False) for name, param in chosen.items()}
+        self._params: dict[str, Tensor] = {name: dtensors.here(param) for name, param in held.items()}
+        self.addresses = {name: Address.of(name, p.shape, dtensors.window(p)) for name, p in held.items()}
         if len({at.key for at in self.addresses.values()}) != len(self.addresses):
             raise ValueError("two tensor names share a 64-bit key; rename one of them")
-        self._places = Places(model, self._params, self.addresses, self._move)
+        self._places = Places(model, held, self.addresses, self._move)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.params[name]
@@ -83,8 +89,8 @@ class Point(Mapping[str, Tensor]):
 
     @property
     def size(self) -> int:
-        """d, the number of weights."""
-        return sum(p.numel() for p in self._params.values())
+        """d, the number of weights, those that others hold included."""
+        return sum(math.prod(at.shape) for at in self.addresses.values())
 
     @property
     def nbytes(self) -> int:
@@ -120,9 +126,8 @@ class Point(Mapping[str, Tensor]):
             raise RuntimeError("theta is already shifted: two shifts cannot be nested")
         if self._places.moved():
             raise RuntimeError("the model was moved or cast after its Point was built; build the Point last")
-        self._ready()
-        first = _first(move)
-        self._check_place(first)
+        Point.settle(self)  # what the layers of a `PagedPoint` are to do they do when they are read
+        self._check_place(first := _first(move))
         key = {"stochastic": first.rounding_seed, "nearest": None}[rounding] if isinstance(rounding, str) else rounding
         self._move.set(self.terms(move, scale), first, None if self.mode == "inplace" else key, low)
         try:
@@ -135,14 +140,9 @@ class Point(Mapping[str, Tensor]):
         finally:
             self._move.terms = ()
 
-    def _ready(self) -> None:
-        """Before a shift."""
-        self.settle()
-
-    @contextmanager
-    def deferring(self) -> Iterator[None]:
+    def deferring(self) -> AbstractContextManager[None]:
         """See `PagedPoint`; here every update is made at once."""
-        yield
+        return nullcontext()
 
     @contextmanager
     def _inplace(self, z: Direction) -> Iterator[None]:
@@ -270,46 +270,50 @@ class Point(Mapping[str, Tensor]):
         return [(z.seed, float32(scale * c * self.stretch(z))) for c, z in move.terms]
 
     def stretch(self, z: Direction) -> float:
-        """What its law and support multiply z's entries by: the support's scale, and on the sphere
-        sqrt(d / sum of squares), d and the sum being those of the weights that move.
-
-        The sum is one of integers, exact; it takes a pass over theta's elements and is remembered for the last seeds.
+        """What its law and support multiply z's entries by: the support's scale, and on the sphere also
+        sqrt(d / sum of squares), both of the weights that move. The sum is one of integers, exact; it takes a pass over
+        theta's elements and is remembered for the last seeds.
         """
         scale = 1.0 if z.support is None else z.support.scale
         if z.law != SPHERE:
             return scale
         reads = z.support is not None and any(isinstance(part, Band) for part in z.support.parts.values())
-        return scale * self._stretches(self.params if reads else self._params, self.addresses, z)
+        return scale * self._stretches(self.params if reads else self._params, self.addresses, z, self.shards)
 
     def audit(self, forward: Callable[[], object]) -> set[str]:
         """Run `forward` shifted and check that no weight of theta is read unshifted. Returns the names never read.
 
         Raises UnshiftableError naming weights that some module keeps a second reference to.
         """
-        if self.mode == "inplace":  # the weights themselves are shifted, so every read meets the shift
-            return set()
+        if self.mode == "inplace":
+            return set()  # the weights themselves are shifted, so every read meets the shift
         self._move.set(self.terms(Direction(0), 1e-3), Direction(0), None)
         try:
             unshifted, unread = self._places.audit(forward)
         finally:
             self._move.terms = ()
         if unshifted:
-            raise UnshiftableError(
-                f"cannot be shifted, a module reads them past its parameters: {', '.join(sorted(unshifted))}"
-            )
+            names = ", ".join(sorted(unshifted))
+            raise UnshiftableError(f"cannot be shifted, a module reads them past its parameters: {names}")
         return unread
 
+    @property
+    def whole(self) -> Mapping[str, Tensor]:
+        """The tensors as of a whole model, each put together on the CPU when it is read, by all that hold theta."""
+        return self.params if self.shards.size == 1 else Gathered(self.params, self.addresses, self.shards)
+
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of each tensor's bytes, row-major and little endian."""
-        return digests.sha256_of_each(self.params)
+        """SHA-256 of each tensor's bytes as of a whole model, row-major and little endian."""
+        return digests.sha256_of_each(self.whole, self.shards.size == 1)
 
     def catalogue(self, sums: Mapping[str, str] | None = None) -> list[dict]:
         """The tensors in order as a journal's header lists them (docs/journal.md). sums: `sha256`, where known."""
-        return digests.catalogue(self.params, sums)
+        shapes = {name: list(at.shape) for name, at in self.addresses.items()}
+        return digests.catalogue(self.params, shapes, self.sha256() if sums is None else sums)
 
     def digest(self, sums: Mapping[str, str] | None = None) -> str:
         """One SHA-256 over the names and digests of all tensors, in the order of their names. sums: see `catalogue`."""
-        return digests.digest(self.params, sums)
+        return digests.digest(self.sha256() if sums is None else sums)
 
 
 def _first(move: ZOGrad | Direction) -> Direction:

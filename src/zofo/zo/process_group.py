@@ -54,13 +54,18 @@ def world(timeout: float) -> Any:
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
 
-def lines(query: int, timeout: float) -> dict[str, Any]:
-    """{"data", "query": the group of this rank} of a grid, as `world` is one."""
+def lines(query: int, shard: int, timeout: float) -> dict[str, Any]:
+    """{"data", "query", and where theta is sharded "shard", "peers": the group of this rank} of a grid, as `world` is
+    one. The lines of data and of query have all shards of each place; peers are those with the same place among them.
+    """
     import torch
 
     distributed, (rank, size), patience = torch.distributed, place(), timedelta(seconds=timeout)
-    grid, groups = torch.arange(size).view(query, size // query), {}
-    for axis, rows in (("data", grid.tolist()), ("query", grid.T.tolist())):
+    grid, groups = torch.arange(size).view(query, -1, shard), {}
+    axes = {"data": grid.flatten(1), "query": grid.transpose(0, 1).flatten(1)}
+    if shard > 1:
+        axes |= {"shard": grid.flatten(0, 1), "peers": grid.flatten(0, 1).T}
+    for axis, rows in ((axis, rows.tolist()) for axis, rows in axes.items()):
         # Every rank makes every group, in the same order
         made = [distributed.new_group(row, backend="gloo", timeout=patience) for row in rows]
         groups[axis] = next(group for group, row in zip(made, rows) if rank in row)

@@ -13,30 +13,39 @@ import torch
 from torch import Tensor
 
 from zofo.zo.kernels import COMPILED
+from zofo.zo.shards import WHOLE, Shards
 
 CHUNK = 1 << 20
 LOW_BITS = 15
 
 
-def smallest(tensors: Sequence[Tensor], ranks: Sequence[int]) -> list[float]:
+def smallest(tensors: Sequence[Tensor], ranks: Sequence[int], shards: Shards = WHOLE) -> list[float]:
     """The ranks-th smallest of all |w| (from 1), as fp32 numbers; a NaN counts as the largest.
+
+    shards: those that have the others of the |w|, beside the tensors that are here.
 
     Raises ValueError for a rank that is not there.
     """
-    size = sum(t.numel() for t in tensors)
+    (size,) = shards.added([sum(t.numel() for t in tensors)])
     if any(not 1 <= rank <= size for rank in ranks):
         raise ValueError(f"ranks go from 1 to {size}, got {list(ranks)}")
-    upper = np.cumsum(sum(_counts(t, None) for t in tensors))
+    upper = _sums(tensors, None, shards)
     lower: dict[int, np.ndarray] = {}
     values = []
     for rank in ranks:
         head = int(np.searchsorted(upper, rank))
         if head not in lower:
-            lower[head] = np.cumsum(sum(_counts(t, head) for t in tensors))
+            lower[head] = _sums(tensors, head, shards)
         before = int(upper[head - 1]) if head else 0
         tail = int(np.searchsorted(lower[head], rank - before))
         values.append(float(np.array([head << LOW_BITS | tail], np.uint32).view(np.float32)[0]))
     return values
+
+
+def _sums(tensors: Sequence[Tensor], head: int | None, shards: Shards) -> np.ndarray:
+    """How many |w| of all tensors have a pattern of `_counts` or a smaller one: int64."""
+    counts = sum((_counts(t, head) for t in tensors), np.zeros(1 << (16 if head is None else LOW_BITS), np.int64))
+    return np.cumsum(np.array(shards.added(counts.tolist()) if shards.size > 1 else counts, np.int64))
 
 
 def _counts(tensor: Tensor, head: int | None) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zofo.zo._torch import is_traceable_wrapper_subclass, own_parameters
+from zofo.zo.dtensors import here, is_part
 
 _WEIGHTS = {
     torch.float16,
@@ -30,7 +31,11 @@ def is_quantized(tensor: Tensor) -> bool:
 
 
 def parts(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of what a tensor subclass is wrapped around (codes, scales); ("", itself) for any other tensor."""
+    """(name, tensor) of what a tensor subclass is wrapped around (codes, scales); ("", itself) for any other tensor,
+    or what is here of it."""
+    if is_part(tensor):
+        yield "", here(tensor)
+        return
     if not is_traceable_wrapper_subclass(tensor):
         yield "", tensor
         return
@@ -55,8 +60,8 @@ def frozen(model: nn.Module) -> dict[str, nn.Parameter]:
     return params
 
 
-def weights_of(model: nn.Module, names: set[str] | None = None) -> dict[str, nn.Parameter]:
-    """{name: parameter} of what is no code: every floating-point one, or those of these names. Tied ones come once."""
+def weights(model: nn.Module, names: set[str] | None = None) -> dict[str, nn.Parameter]:
+    """{name: parameter} of what is not quantised, floating-point, and of these names, where they are given."""
     codes = frozen(model)
     floats = ((n, p) for n, p in model.named_parameters() if n not in codes and p.is_floating_point())
     return {n: p for n, p in floats if names is None or n in names}

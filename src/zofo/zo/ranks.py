@@ -1,7 +1,9 @@
-"""The processes that make one run: a grid query x data, over whichever process group torch has.
+"""The processes that make one run: a grid query x data x shard, over whichever process group torch has.
 
-Scalars travel, weights stay. Each rank holds all of theta and draws the whole batch; `query` groups take their share of
-an estimate's directions, `data` places within a group their slice of the batch. What becomes a coefficient is gathered
+Scalars travel, weights stay. Each rank draws the whole batch; `query` groups take their share of an estimate's
+directions, `data` places within a group their slice of the batch. A place is one process that holds all of theta, or
+several, its shards, which hold it together, compute each forward together and have the same numbers: what is gathered
+is what the first of them has. What becomes a coefficient is gathered
 and never reduced: float64, in the order of the examples, added up by each rank itself, so that all have the same bits,
 those of one process that computes the slices as micro-batches. Nothing here opens a socket or launches anything.
 """
@@ -11,12 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from zofo.errors import InputError, RunError
+from zofo.errors import RunError
 from zofo.zo import process_group
+from zofo.zo.grid import ONE, Grid
+from zofo.zo.shards import WHOLE, Shards
 from zofo.zo.traffic import Traffic, Wire
 
 if TYPE_CHECKING:
@@ -34,20 +38,22 @@ Item = TypeVar("Item")
 class Ranks:
     """One process of a run. Without torch.distributed it is the only one, and every exchange gives back what it got.
 
-    rank, size: of the world. query, data: the grid. A rank's place on an axis: rank = query place * data + data place.
+    rank, size: of the world. query, data, shard: the grid. A rank's place on its axes:
+    rank = (query place * data + data place) * shard + shard place. The axis `world` is that of all places.
     """
 
-    def __init__(self, query: int = 1, groups: Mapping[str, Any] | None = None, roll: RollCall | None = None) -> None:
+    def __init__(self, grid: Grid = ONE, groups: Mapping[str, Any] | None = None, roll: RollCall | None = None) -> None:
         """groups: the process groups of the axes, on which float64 tensors of the CPU can be gathered; None: alone."""
         self.rank, self.size = process_group.place() if groups else (0, 1)
-        if self.size % query:
-            raise InputError(
-                f"parallel.query: {query} does not divide the {self.size} process{'es' * (self.size > 1)} of this run"
-            )
-        self.query, self.data = query, self.size // query
+        self.grid, self.query, self.shard = grid, grid.query, grid.shard
+        self.data = grid.data(self.size)
         self.wire = Wire()
         self._counters: list[dict[str, int]] = []
         self._groups, self._roll = dict(groups or {}), roll
+
+    def add_groups(self, groups: Mapping[str, Any]) -> None:
+        """Those of the axes, beside `world`."""
+        self._groups |= groups
 
     @property
     def alone(self) -> bool:
@@ -59,14 +65,23 @@ class Ranks:
         return self.rank == 0
 
     def count(self, axis: Axis) -> int:
-        return {"world": self.size, "query": self.query, "data": self.data}[axis]
+        return {"world": self.query * self.data, "query": self.query, "data": self.data}[axis]
 
     def place(self, axis: Axis) -> int:
-        return {"world": self.rank, "query": self.rank // self.data, "data": self.rank % self.data}[axis]
+        place = self.rank // self.shard
+        return {"world": place, "query": place // self.data, "data": place % self.data}[axis]
+
+    @property
+    def shards(self) -> Shards:
+        """Those that hold theta together with this rank."""
+        if self.shard == 1:
+            return WHOLE
+        return Shards(self.shard, self.rank % self.shard, lambda mine: self._gather_all(mine, "shard"))
 
     def words(self) -> str:
-        """`4 ranks: 2 query x 2 data`."""
-        return f"{self.size} rank{'s' * (self.size > 1)}: {self.query} query x {self.data} data"
+        """`4 ranks: 2 query x 2 data`, with what shards, where something does."""
+        cut = "".join(f" x {count} {kind}" for kind, count in self.grid.cuts.items())
+        return f"{self.size} rank{'s' * (self.size > 1)}: {self.query} query x {self.data} data{cut}"
 
     @contextmanager
     def counted(self, steps: int = 0) -> Iterator[None]:
@@ -77,7 +92,7 @@ class Ranks:
 
     def to_dict(self) -> dict[str, Any]:
         """For run.json: the grid, this rank's exchanges and their bytes, and those of a step."""
-        return {"query": self.query, "data": self.data, **self.wire.to_dict()}
+        return {"query": self.query, "data": self.data, **self.grid.cuts, **self.wire.to_dict()}
 
     # Who computes what
 
@@ -102,7 +117,7 @@ class Ranks:
         """
         import torch
 
-        if self.count(axis) == 1:
+        if self.count(axis) * self.shard == 1:
             return list(mine)
         cuts = [self.cut(count, axis) for count in examples]
         most = [each[0].stop for each in cuts]
@@ -125,7 +140,7 @@ class Ranks:
 
         count, place = self.count(axis), self.place(axis)
         made = [torch.as_tensor(compute(item), dtype=torch.float64).cpu() for item in items[place::count]]
-        if count == 1:
+        if count * self.shard == 1:
             return made
         flat = torch.zeros(max(sum(sizes[i::count]) for i in range(count)), dtype=torch.float64)
         if made:
@@ -166,7 +181,8 @@ class Ranks:
         if self.alone:
             return list(mine)
         told = [json.loads(each) for each in self._bytes(json.dumps(list(mine)).encode())]  # NaN stays NaN
-        return [told[i % self.size][i // self.size] for i in range(count)]
+        told, places = told[:: self.shard], self.count("world")
+        return [told[i % places][i // places] for i in range(count)]
 
     def told(self, text: str) -> list[str]:
         """What each rank says, in order."""
@@ -180,7 +196,7 @@ class Ranks:
         sizes = [size for (size,) in self.table([len(mine)])]
         padded = torch.zeros(max(1, *sizes), dtype=torch.uint8)
         padded[: len(mine)] = torch.frombuffer(bytearray(mine or b"\0"), dtype=torch.uint8)[: len(mine)]
-        return [part.numpy().tobytes()[:size] for part, size in zip(self._gather(padded, "world"), sizes)]
+        return [part.numpy().tobytes()[:size] for part, size in zip(self._gather_all(padded, "world"), sizes)]
 
     def highest(self, values: Sequence[float]) -> list[float]:
         """Of each number the highest that any rank has: flags, and what must be decided together."""
@@ -188,10 +204,10 @@ class Ranks:
 
         if self.alone:
             return list(values)
-        return torch.stack(self._gather(torch.tensor(values, dtype=torch.float64), "world")).amax(0).tolist()
+        return torch.stack(self._gather_all(torch.tensor(values, dtype=torch.float64), "world")).amax(0).tolist()
 
     def added(self, value: float) -> float:
-        """The sum of each rank's number, in their order: the same bits on all."""
+        """The sum of each place's number, in their order: the same bits on all."""
         import torch
 
         if self.alone:
@@ -202,26 +218,28 @@ class Ranks:
         """Whether it is so on all ranks."""
         return not self.highest([float(not here)])[0]
 
-    def table(self, values: Sequence[int]) -> list[tuple[int, ...]]:
+    def table(self, values: Iterable[int]) -> list[tuple[int, ...]]:
         """Each rank's 64-bit integers, to compare."""
         import torch
 
-        mine = torch.tensor(values, dtype=torch.int64)
-        return [tuple(each.tolist()) for each in ([mine] if self.alone else self._gather(mine, "world"))]
+        mine = torch.tensor(list(values), dtype=torch.int64)
+        return [tuple(each.tolist()) for each in ([mine] if self.alone else self._gather_all(mine, "world"))]
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks, in one all-reduce for each dtype. All have the same bits."""
+        """Replace each tensor by its sum over all places, in one all-reduce for each dtype. All have the same bits."""
         import torch
 
-        if self.alone:
+        if self.count("world") == 1:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             group = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in group])
-            on_wire = flat if torch.distributed.get_backend() != "gloo" else flat.cpu()
-            self._count(on_wire, 2 * (self.size - 1) / self.size)
+            fast = torch.distributed.get_backend() != "gloo" and self.shard == 1
+            on_wire = flat if fast else flat.cpu()
+            self._count(on_wire, 2 * (1 - 1 / self.count("world")))
             with self._named():
-                torch.distributed.all_reduce(on_wire, group=None if on_wire.is_cuda else self._groups["world"])
+                own = self._groups["world" if self.shard == 1 else "peers"]
+                torch.distributed.all_reduce(on_wire, group=None if on_wire.is_cuda else own)
             parts = on_wire.to(flat.device).split([tensor.numel() for tensor in group])
             for tensor, part in zip(group, parts):
                 tensor.copy_(part.view_as(tensor))
@@ -233,10 +251,16 @@ class Ranks:
         self.highest([0.0])
 
     def _gather(self, mine: Tensor, axis: Axis) -> list[Tensor]:
+        """Of each place on the axis: what the first of its shards has."""
+        return self._gather_all(mine, axis)[:: self.shard]
+
+    def _gather_all(self, mine: Tensor, axis: Axis | Literal["shard"]) -> list[Tensor]:
+        """Of each rank on the axis, shards and all."""
         import torch
 
-        parts = [torch.empty_like(mine) for _ in range(self.count(axis))]
-        self._count(mine, self.count(axis) - 1)
+        count = self.shard * (1 if axis == "shard" else self.count(axis))
+        parts = [torch.empty_like(mine) for _ in range(count)]
+        self._count(mine, count - 1)
         with self._named():
             torch.distributed.all_gather(parts, mine.contiguous(), group=self._groups[axis])
         return parts
@@ -274,37 +298,3 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-@contextmanager
-def together(query: int = 1, timeout: float = 600.0) -> Iterator[Ranks]:
-    """`start`, and the end of what it made."""
-    ranks = start(query, timeout)
-    with ranks.together():
-        yield ranks
-
-
-def start(query: int = 1, timeout: float = 600.0) -> Ranks:
-    """The ranks of this process: of the process group that torch has already, or of one as the launcher's environment
-    describes it; else alone. timeout: seconds after which a rank that does not come to an exchange is missing.
-
-    Raises InputError for a grid that the processes do not make.
-    """
-    if not process_group.join(timeout):
-        return Ranks(query)
-    if process_group.place()[1] == 1:
-        return Ranks(query, {"world": None})
-    from zofo.zo.roll_call import RollCall
-
-    groups, roll = {"world": process_group.world(timeout)}, RollCall(timeout)
-    asked = [each for (each,) in Ranks(1, groups, roll).table([query])]  # from here on each has been seen
-    try:
-        if len(set(asked)) > 1:  # they would wait for each other in making the grid
-            each = ", ".join(f"rank {rank}: {number}" for rank, number in enumerate(asked))
-            raise InputError(f"the ranks start with different parallel.query: {each}; give all of them the same")
-        ranks = Ranks(query, groups, roll)
-        ranks._groups |= process_group.lines(query, timeout)
-    except BaseException:
-        roll.end()
-        raise
-    return ranks

@@ -48,7 +48,7 @@ class Series:
             for name, param in self._params.items():
                 at = self._addresses[name]
                 part, law = first.part(name), first.entries(at.shape)
-                if law is not None and (part is None or isinstance(part, Band)):
+                if law is not None and at.window is None and (part is None or isinstance(part, Band)):
                     low = None if first.low is None else first.low.get(name)
                     band = None if part is None else (part.least, part.most)
                     kernels.add_series(param, low, updates, at.key, law, band)

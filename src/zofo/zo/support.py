@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zofo.zo.laws import TABLE_ONE, TABLE_SIZE, gaussian_table
+from zofo.zo.window import Where, moved
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +130,7 @@ def narrowed(at: Tensor) -> Tensor:
     return at.to(torch.int32) if not len(at) or int(at[-1]) < 2**31 else at
 
 
-def inside(part: Band | Chance, gauge: Tensor, key: int, lo: int) -> Tensor:
+def inside(part: Band | Chance, gauge: Tensor, key: int, lo: Where) -> Tensor:
     """bool [n]: which of the elements lo ... lo + n - 1 of the tensor `key` move; gauge: theta's own values there."""
     import torch
 
@@ -156,11 +157,13 @@ def members(part: Part, tensor: Tensor, key: int) -> Tensor:
     return inside(part, tensor.detach().reshape(-1), key, 0).view(tensor.shape)
 
 
-def count(part: Part, tensor: Tensor, key: int, chunk: int = 1 << 20) -> int:
-    """How many weights of a tensor move."""
+def count(part: Part, tensor: Tensor, key: int, chunk: int = 1 << 20, lo: Where = 0) -> int:
+    """How many weights of a tensor move. lo: where it begins in the whole one, or the window of it that it is."""
     if part is None:
         return tensor.numel()
     if isinstance(part, Indices):
         return len(part.at)
     flat = tensor.detach().reshape(-1)
-    return sum(int(inside(part, c, key, i * chunk).sum()) for i, c in enumerate(flat.split(chunk)))
+    return sum(
+        int(inside(part, c, key, moved(lo, i * chunk, c.numel())).sum()) for i, c in enumerate(flat.split(chunk))
+    )

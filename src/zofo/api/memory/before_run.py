@@ -37,8 +37,10 @@ def warn_if_it_will_not_fit(config: Config, room: Room | None = None, read: Once
     read: where what is read is kept, of which the run needs the tokenizer.
     The run goes on: a prediction can be wrong. A run that surely fits costs a look at config.json, or at the lengths of
     its rows; for another a process of its own predicts, since what that takes the run may need. room: where not this
-    machine's or its device's is meant.
+    machine's or its device's is meant. Nothing is told of a model that several processes hold.
     """
+    if config.parallel.shards:
+        return None
     try:
         with unheard():  # the run says the same of its rows
             room = room or of(config.model.device)

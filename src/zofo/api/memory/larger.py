@@ -10,7 +10,7 @@ import torch
 
 from zofo.models.buffers import COUNT
 from zofo.models.offload import layers_of
-from zofo.zo.quantized import weights_of
+from zofo.zo.quantized import weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -38,7 +38,7 @@ def sizes_of(settings: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: 
 
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=trust_remote_code)
-    total = sum(param.numel() * param.element_size() for param in weights_of(model).values())
+    total = sum(param.numel() * param.element_size() for param in weights(model).values())
     layers = [sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers_of(model)]
     return Sizes(total, max(0, total - sum(layers)), max(layers))
 

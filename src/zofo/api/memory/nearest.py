@@ -115,7 +115,7 @@ def _asked(config: Config, settings: tuple[str, ...], needs: Needs, size: int) -
 
 def _layer_by_layer(config: Config, needs: Needs, size: int) -> Way | None:
     """The weights in a file, the same numbers: on a CPU, where nothing else needs all of them."""
-    parts = {name: getattr(config, name) for name in ("model", "estimator", "rule", "mask")}
+    parts = {name: getattr(config, name) for name in ("model", "parallel", "estimator", "rule", "mask")}
     here = config.model.device == "cpu" or (config.model.device == "auto" and not torch.cuda.is_available())
     if not here or config.model.offload_folder is not None or not_offloaded(parts, config.names, make_method(config)):
         return None

@@ -90,7 +90,7 @@ def ways(config: Config, folder: Path, disk: Disk, free: int, rows: Any = None) 
     needs = CPU.needs(predict(plain, rows))
     told = [Way("in memory", needs, needs <= free)]
     method = make_method(config)
-    parts = {name: getattr(plain, name) for name in ("model", "estimator", "rule", "mask")}
+    parts = {name: getattr(plain, name) for name in ("model", "parallel", "estimator", "rule", "mask")}
     if faults := not_offloaded(parts, config.names, method):
         return [*told, Way("layer by layer", None, False, why=faults[0])]
     there = dataclasses.replace(plain, model=dataclasses.replace(model, offload_folder=str(folder)))

@@ -9,8 +9,10 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from zofo.zo.kernels import reference
 from zofo.zo.kernels.reference import Band, Item, Terms, Updates, join, split
 from zofo.zo.laws import RADEMACHER
+from zofo.zo.window import Where, Window
 
 __all__ = [
     "Band",
@@ -63,19 +66,26 @@ def _backend(device: torch.device, dtype: torch.dtype = torch.float32):
     return reference
 
 
+def _rows(lo: Where, n: int, backend: ModuleType) -> Iterable[tuple[slice, Any]]:
+    """(some of n elements, where they are), as a backend takes them: that of CPUs a window at once."""
+    whole = isinstance(lo, int) or backend.__name__.endswith(".cpu")
+    return [(slice(0, n), lo)] if isinstance(lo, int) or whole else lo.spans(n)
+
+
 def add(
     dst: Tensor,
     src: Tensor,
     terms: Terms,
     key: int,
-    lo: int = 0,
+    lo: Where = 0,
     round_seed: int | None = None,
     law: str = RADEMACHER,
     band: Band | None = None,
 ) -> None:
     """dst <- round(src + sum_i factor_i z_i): dst and src have one shape and dtype, and may be one tensor.
 
-    terms: (seed of z_i, fp32 factor). key: the tensor's key. lo: the number of src's first element in its tensor.
+    terms: (seed of z_i, fp32 factor). key: the tensor's key. lo: the number of src's first element in its tensor, or
+    the window of it that src is.
     round_seed: key of the stochastic rounding (bf16, fp16), or None for rounding to nearest.
     law: of the z_i, rademacher or gaussian (a sphere's factors are those of a gaussian, scaled by `Point`).
     band (a, b): only elements with a <= |src| <= b move, compared in fp32; the others, and NaN, are copied.
@@ -86,7 +96,9 @@ def add(
         dst.copy_(packed)
         return
     flat_dst, flat_src = dst.detach().view(-1), src.detach().view(-1)
-    _backend(src.device, src.dtype).add(flat_dst, flat_src, terms, key, lo, round_seed, law, band)
+    backend = _backend(src.device, src.dtype)
+    for here, at in _rows(lo, src.numel(), backend):
+        backend.add(flat_dst[here], flat_src[here], terms, key, at, round_seed, law, band)
 
 
 def add_many(items: Sequence[Item], terms: Terms, round_seed: int | None = None, law: str = RADEMACHER) -> None:
@@ -114,16 +126,26 @@ def add_rows(
     round_seed: int | None = None,
     law: str = RADEMACHER,
     band: Band | None = None,
+    window: Window | None = None,
 ) -> None:
-    """dst[i] <- round(src[rows[i]] + sum_i factor_i z_i) for a table src [V, D], rows int64 [n], dst [n, D]."""
+    """dst[i] <- round(src[rows[i]] + sum_i factor_i z_i) for a table src [V, D], rows int64 [n], dst [n, D].
+
+    window: which elements of the tensor the table is, where other processes hold the others.
+    """
     packed = dst.is_contiguous() and src.is_contiguous() and rows.is_contiguous()
     backend = _backend(src.device, src.dtype) if packed else reference
-    backend.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band)
+    if window is None:
+        backend.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band)
+        return
+    ours: Any = backend if backend.__name__.endswith(".cpu") else reference
+    ours.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band, window)
 
 
-def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
+def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: Where = 0, round_seed: int | None = None) -> None:
     """dst <- round(src + delta) for contiguous 1-D dst, src [n] and fp32 delta [n]; the rounding is that of `add`."""
-    _backend(src.device, src.dtype).add_dense(dst.detach(), src.detach(), delta, key, lo, round_seed)
+    backend = _backend(src.device, src.dtype)
+    for here, at in _rows(lo, src.numel(), backend):
+        backend.add_dense(dst.detach()[here], src.detach()[here], delta[here], key, at, round_seed)
 
 
 def add_split(
@@ -131,7 +153,7 @@ def add_split(
     low: Tensor,
     terms: Terms,
     key: int,
-    lo: int = 0,
+    lo: Where = 0,
     law: str = RADEMACHER,
     band: Band | None = None,
 ) -> None:
@@ -140,8 +162,9 @@ def add_split(
     high bf16 and low int16 have one shape; band is of |high|. low = 0 stands for the bf16 weights themselves.
     """
     if high.is_contiguous() and low.is_contiguous():
-        backend = _backend(high.device, high.dtype)
-        backend.add_split(high.detach().view(-1), low.view(-1), terms, key, lo, law, band)
+        backend, flat = _backend(high.device, high.dtype), high.detach().view(-1)
+        for here, at in _rows(lo, high.numel(), backend):
+            backend.add_split(flat[here], low.view(-1)[here], terms, key, at, law, band)
         return
     planes = high.detach().contiguous().clone(), low.contiguous().clone()
     add_split(*planes, terms, key, lo, law, band)
@@ -185,8 +208,11 @@ def sum_squares(n: int, seed: int, key: int, device: torch.device | str = "cpu")
     return _backend(torch.device(device)).sum_squares(n, seed, key, device)
 
 
-def noise(n: int, seed: int, key: int, lo: int = 0, device: torch.device | str = "cpu") -> Tensor:
+def noise(n: int, seed: int, key: int, lo: Where = 0, device: torch.device | str = "cpu") -> Tensor:
     """int32 [n]: the 16 bits of the stochastic rounding with this seed for elements lo ... of the tensor `key`."""
+    if isinstance(lo, Window):
+        parts = [noise(here.stop - here.start, seed, key, at, device) for here, at in lo.spans(n)]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32, device=device)
     if torch.device(device).type != "cpu":
         return reference.noise(n, seed, key, lo, device)
     from zofo.zo.kernels import cpu

@@ -370,13 +370,38 @@ def add_series_parallel(dst, low, delta, first, last, ends, seeds, values, key, 
         add_series_groups(dst, low, delta, begin, end, ends, seeds, values, key, kind, roundings, band)
 
 
+@njit(nogil=True)
+def add_runs(dst, src, same, low, delta, lo, run, pitch, skip, begin, end, seeds, values, key, kind, rounding, band):
+    """Runs [begin, end) of a window: element j is the tensor's lo + (skip + j) // run pitch + (skip + j) % run."""
+    for row in range(begin, end):
+        start, stop = max(0, row * run - skip), min(src.size, (row + 1) * run - skip)
+        at = lo + row * pitch + (skip if row == 0 else 0)
+        first, last = at // GROUP, (at + stop - start + GROUP - 1) // GROUP
+        out, given, plane, step = dst[start:stop], src[start:stop], low[start:stop], delta[start:stop]
+        add_groups(out, given, same, plane, step, at, first, last, seeds, values, key, kind, rounding, band)
+
+
+@njit(parallel=True)
+def add_runs_parallel(
+    dst, src, same, low, delta, lo, run, pitch, skip, begin, end, seeds, values, key, kind, rounding, band
+):
+    each = max(1, CHUNK_GROUPS * GROUP // run)
+    for chunk in prange((end - begin + each - 1) // each):
+        first = begin + chunk * each
+        last = min(first + each, end)
+        add_runs(
+            dst, src, same, low, delta, lo, run, pitch, skip, first, last, seeds, values, key, kind, rounding, band
+        )
+
+
 @njit()
-def add_rows(dst, src, same, low, delta, rows, width, seeds, values, key, kind, rounding, band):
+def add_rows(dst, src, same, low, delta, rows, width, lo, pitch, seeds, values, key, kind, rounding, band):
+    """Rows of a table whose row i begins at element lo + i pitch of the tensor."""
     for i in range(rows.size):
-        lo = rows[i] * width
-        first, last = lo // GROUP, (lo + width + GROUP - 1) // GROUP
-        out, given = dst[i * width : (i + 1) * width], src[lo : lo + width]
-        add_groups(out, given, same, low, delta, lo, first, last, seeds, values, key, kind, rounding, band)
+        at, here = lo + rows[i] * pitch, rows[i] * width
+        first, last = at // GROUP, (at + width + GROUP - 1) // GROUP
+        out, given = dst[i * width : (i + 1) * width], src[here : here + width]
+        add_groups(out, given, same, low, delta, at, first, last, seeds, values, key, kind, rounding, band)
 
 
 @njit(nogil=True)

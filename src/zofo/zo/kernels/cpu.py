@@ -16,6 +16,7 @@ from zofo.zo.kernels import compiled
 from zofo.zo.kernels.compiled import BF16, F32, FP16, GROUP, SPLIT
 from zofo.zo.kernels.reference import Band, Item, Terms, Updates
 from zofo.zo.laws import GAUSSIAN, RADEMACHER, TABLE_ONE, gaussian_table
+from zofo.zo.window import Where, Window
 
 SERIAL = 1 << 17  # elements below which waking a second thread costs more than it saves
 _torch_threads = torch.get_num_threads()
@@ -46,13 +47,19 @@ def _arguments(terms: Terms, key: int, kind: int, round_seed: int | None, law: s
     return seeds, values, np.uint64(key), kind, rounding, np.array(band or (), np.float32)
 
 
-def _run(dst: Tensor, src: Tensor, low: np.ndarray, delta: np.ndarray, lo: int, arguments: tuple) -> None:
-    first, last = lo // GROUP, (lo + src.numel() + GROUP - 1) // GROUP
-    run = compiled.add_groups
-    if src.numel() > SERIAL and torch.get_num_threads() > 1:
+def _run(dst: Tensor, src: Tensor, low: np.ndarray, delta: np.ndarray, lo: Where, arguments: tuple) -> None:
+    many = src.numel() > SERIAL and torch.get_num_threads() > 1
+    if many:
         numba.set_num_threads(min(torch.get_num_threads(), MAX_THREADS))
-        run = compiled.add_groups_parallel
-    run(_flat(dst), _flat(src), dst.data_ptr() == src.data_ptr(), low, delta, lo, first, last, *arguments)
+    planes = _flat(dst), _flat(src), dst.data_ptr() == src.data_ptr(), low, delta
+    if isinstance(lo, Window):
+        rows = -(-(lo.skip + src.numel()) // lo.run)
+        run = compiled.add_runs_parallel if many else compiled.add_runs
+        run(*planes, lo.lo, lo.run, lo.pitch, lo.skip, 0, rows, *arguments)
+        return
+    first, last = lo // GROUP, (lo + src.numel() + GROUP - 1) // GROUP
+    run = compiled.add_groups_parallel if many else compiled.add_groups
+    run(*planes, lo, first, last, *arguments)
 
 
 def add(
@@ -60,7 +67,7 @@ def add(
     src: Tensor,
     terms: Terms,
     key: int,
-    lo: int = 0,
+    lo: Where = 0,
     round_seed: int | None = None,
     law: str = RADEMACHER,
     band: Band | None = None,
@@ -78,14 +85,17 @@ def add_rows(
     round_seed: int | None = None,
     law: str = RADEMACHER,
     band: Band | None = None,
+    window: Window | None = None,
 ) -> None:
     """`reference.add_rows` for contiguous fp32, bf16 and fp16 tensors on the CPU."""
     arguments = _arguments(terms, key, DTYPES[src.dtype], round_seed, law, band)
     # `same` as a variable, as `_run` gives it: for a constant the loops would be compiled once more
-    compiled.add_rows(_flat(dst), _flat(src), False, NO_LOW, NO_DELTA, rows.numpy(), src.shape[1], *arguments)
+    width = src.shape[1]
+    lo, pitch = (0, width) if window is None else (window.lo, width if window.run > width else window.pitch)
+    compiled.add_rows(_flat(dst), _flat(src), False, NO_LOW, NO_DELTA, rows.numpy(), width, lo, pitch, *arguments)
 
 
-def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
+def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: Where = 0, round_seed: int | None = None) -> None:
     """`reference.add_dense` for contiguous fp32, bf16 and fp16 tensors on the CPU."""
     if src.dtype == torch.float32:
         torch.add(src, delta, out=dst)
@@ -99,7 +109,7 @@ def add_split(
     low: Tensor,
     terms: Terms,
     key: int,
-    lo: int = 0,
+    lo: Where = 0,
     law: str = RADEMACHER,
     band: Band | None = None,
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zofo.zo.laws import GAUSSIAN, GROUP_BITS, RADEMACHER, TABLE_ONE, gaussian_table
+from zofo.zo.window import Window
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -165,11 +166,17 @@ def add_rows(
     round_seed: int | None = None,
     law: str = RADEMACHER,
     band: Band | None = None,
+    window: Window | None = None,
 ) -> None:
-    """dst[i] <- round(src[rows[i]] + sum of terms), for a table src [V, D], rows int64 [n], dst [n, D]."""
+    """dst[i] <- round(src[rows[i]] + sum of terms), for a table src [V, D], rows int64 [n], dst [n, D].
+
+    window: which elements of the tensor the table is, where other processes hold the others.
+    """
     width = src.shape[1]
     for i, row in enumerate(rows.tolist()):
-        add(dst[i], src[row], terms, key, row * width, round_seed, law, band)
+        lo = row * width if window is None else window.at(row * width, width)
+        assert isinstance(lo, int)  # a row of a window is a part of one of the tensor's
+        add(dst[i], src[row], terms, key, lo, round_seed, law, band)
 
 
 def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:

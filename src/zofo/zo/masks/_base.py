@@ -143,7 +143,11 @@ class Base(ABC):
 
 def moving_weights(theta: Point, support: Support) -> int:
     """How many weights a support moves now; bands are read off theta."""
-    return sum(count(part, theta[name], theta.addresses[name].key) for name, part in support.parts.items())
+    total = 0
+    for name, part in support.parts.items():
+        if theta.shards.counts(at := theta.addresses[name]):
+            total += count(part, theta[name], at.key, lo=0 if at.window is None else at.window)
+    return theta.shards.added([total])[0]
 
 
 def matrices(theta: Mapping[str, Any]) -> list[str]:

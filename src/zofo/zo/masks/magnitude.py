@@ -82,12 +82,12 @@ class Mask(Base):
         low, high = self.config.between or (0.0, self.config.moving)
         parts = {}
         for names in groups(matrices(theta), self.config.scope):
-            tensors = [theta[name] for name in names]
-            n = sum(t.numel() for t in tensors)
+            tensors = [theta[name] for name in names if theta.shards.counts(theta.addresses[name])]
+            n = sum(math.prod(theta.addresses[name].shape) for name in names)
             first, last = rank(low, n), rank(high, n)
             if last == first:
                 continue  # a band that holds none of so few weights
-            *before, most = quantile.smallest(tensors, [first, last] if first else [last])
+            *before, most = quantile.smallest(tensors, [first, last] if first else [last], theta.shards)
             if most == 0:
                 raise InputError(
                     f"mask.name: magnitude: {names[0]} is 0 in more than {high:.0%} of its weights, so after one step "

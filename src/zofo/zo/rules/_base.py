@@ -151,7 +151,7 @@ class Dense(Base):
             read = {k: s.read(name, piece.shape, piece.here, piece.g, copy) for k, s in self.states.items()}
             delta = self.formula(piece, **read)
             for key, state in self.states.items():
-                state.write(name, piece.here, read[key], piece.moves, piece.at.key, seeds[key])
+                state.write(name, piece.here, read[key], piece.moves, piece.at.key, seeds[key], piece.where)
             return delta
 
         def room(name: str, shape: tuple[int, ...], like: Tensor) -> None:

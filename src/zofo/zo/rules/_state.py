@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from zofo.zo import kernels
+from zofo.zo.window import Where
 
 BLOCK = 256
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "8bit": 1.0 + 4 / BLOCK}
@@ -45,8 +46,11 @@ class State:
         part = parts["values"].view(-1)[here]
         return part.clone() if copy and self.kind == "float32" else part.to(torch.float32)
 
-    def write(self, name: str, here: slice, values: Tensor, moves: Tensor | None, key: int, seed: int) -> None:
-        """Keep fp32 values [n], where `moves` says so. key, seed: of the tensor and of this step's rounding.
+    def write(
+        self, name: str, here: slice, values: Tensor, moves: Tensor | None, key: int, seed: int, where: Where
+    ) -> None:
+        """Keep fp32 values [n], where `moves` says so. key, seed: of the tensor and of this step's rounding; where: in
+        the tensor, see `Piece`.
 
         In 8 bits the numbers of a block share a scale, and those that rest are rounded anew when it changes.
         """
@@ -55,7 +59,7 @@ class State:
             before, was = parts["codes"][here], self._scales(parts, here)
             if moves is not None:
                 values = torch.where(moves, values, decode(before, was, self.signed))
-            noise = kernels.noise(values.numel(), seed, key, here.start, values.device)
+            noise = kernels.noise(values.numel(), seed, key, where, values.device)
             codes, scales = encode(values, noise, self.signed)
             if moves is not None:  # a number divided by its scale and multiplied again may be another one
                 changed = (scales != was).repeat_interleave(BLOCK)[: len(codes)]
@@ -66,7 +70,7 @@ class State:
         part = parts["values"].view(-1)[here]
         if self.kind == "bfloat16":
             rounded = torch.empty_like(part)
-            kernels.add_dense(rounded, torch.zeros_like(part), values, key, here.start, seed)
+            kernels.add_dense(rounded, torch.zeros_like(part), values, key, where, seed)
             values = rounded
         if moves is None:
             part.copy_(values)
