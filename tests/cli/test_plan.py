@@ -48,10 +48,25 @@ def test_the_table_and_its_json(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert layers["written"] * told["disk"]["writes"] == pytest.approx(32 * 4 * 9_832_320, rel=0.01)  # of 32 layers
 
 
-def test_what_does_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_of_what_memory_may_not_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["--model", "llama-3.2-1b", "--length", "32", "--plan", tmp_path]
-    assert "--fits of sizes" in run(capsys, *args, "--fits", "8", code=2)[1]
     assert "leave --measure out" in run(capsys, *args, "--measure", code=2)[1]
+
+
+def test_devices_of_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fewest that hold a model of 0.36 B weights in float32, 1.4 GB, on devices of 1.5 GiB and less."""
+    args = ["--model", "smollm2-360m", "--length", "8", "model.device=cpu", "--plan", tmp_path, "--fits", "1.5,3"]
+    told = json.loads(run(capsys, *args, "--json")[0])["devices"]
+    small, large = ({way["name"]: way for way in told[text]["mezo"]} for text in ("1.5 GiB", "3 GiB"))
+    assert {name: way["devices"] for name, way in large.items()} == {"device_map": 1, "tensor": 1, "fsdp": 1}
+    assert {name: way["devices"] for name, way in small.items()} == {"device_map": 2, "tensor": 2, "fsdp": 4}
+    assert small["tensor"]["setting"] == "parallel.tensor=2"
+    assert small["fsdp"]["setting"] == "parallel.fsdp=4 estimator.shift=copy"
+    assert all(way["needs"] <= 1.5 * 2**30 for way in small.values())
+    assert small["tensor"]["exchanged"] == 2 * 2 * 32 * (16 * 8 * 960 * 4)  # forwards, exchanges of a layer, layers
+    out, _ = run(capsys, *args, "--method", "fo-ft")
+    assert "fo-ft, tensor" in out
+    assert "method fo-ft moves every weight by its gradient" in out
 
 
 def test_a_folder_that_is_a_file(sentiment_file: Path) -> None:

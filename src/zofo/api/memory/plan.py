@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zofo.api.memory.fits import CPU
-from zofo.api.memory.footprint import predict
+from zofo.api.memory.fits import CPU, CUDA
+from zofo.api.memory.footprint import Footprint
 from zofo.api.memory.hollow import settings_of
-from zofo.api.memory.larger import sizes_of
+from zofo.api.memory.larger import sizes_of, with_layers
 from zofo.config.instantiate import make_method
 from zofo.config.validate import not_offloaded
 from zofo.errors import InputError
@@ -64,8 +64,9 @@ def disk_of(folder: Path) -> Disk:
 
 @dataclass(frozen=True)
 class Way:
-    """How the weights are held. needs: bytes of the process, None where the way is refused, why says why. setting: what
-    is typed for it. read, written: seconds a step to read and write the weights, beside computing and not behind it."""
+    """How the weights are held. needs: bytes of the process or device, None where the way is refused, why says why.
+    setting: what is typed for it. read, written: seconds a step to read and write the weights, beside computing and not
+    behind it. devices: how many; exchanged: bytes that each of them sends a step."""
 
     name: str
     needs: int | None
@@ -74,32 +75,30 @@ class Way:
     read: float = 0.0
     written: float = 0.0
     why: str = ""
+    devices: int = 1
+    exchanged: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, for JSON."""
         return dict(vars(self))
 
 
-def ways(config: Config, folder: Path, disk: Disk, free: int, rows: Any = None) -> list[Way]:
-    """In memory, and layer by layer. free: bytes that a process may take. rows: as `footprint.predict` takes them.
+def ways(config: Config, footprint: Footprint, folder: Path, disk: Disk, free: int) -> list[Way]:
+    """In memory, and layer by layer. footprint: of the run in memory. free: bytes that a process may take.
 
     Raises InputError.
     """
-    model = dataclasses.replace(config.model, device="cpu", offload_folder=None)
-    plain = dataclasses.replace(config, model=model)
-    needs = CPU.needs(predict(plain, rows))
+    needs = CPU.needs(footprint)
     told = [Way("in memory", needs, needs <= free)]
-    method = make_method(config)
-    parts = {name: getattr(plain, name) for name in ("model", "parallel", "estimator", "rule", "mask")}
+    model, method = dataclasses.replace(config.model, device="cpu", offload_folder=None), make_method(config)
+    parts = {name: getattr(config, name) for name in ("parallel", "estimator", "rule", "mask")} | {"model": model}
     if faults := not_offloaded(parts, config.names, method):
         return [*told, Way("layer by layer", None, False, why=faults[0])]
-    there = dataclasses.replace(plain, model=dataclasses.replace(model, offload_folder=str(folder)))
     sizes = sizes_of(*settings_of(model), model.trust_remote_code)
-    needs = CPU.needs(predict(there, rows))
-    readings = readings_of(config, method)
+    needs = CPU.needs(dataclasses.replace(footprint, peaks=with_layers(footprint.peaks, sizes)))
     comes = sizes.total - sizes.outside
     writes = comes if method.moves == "zo" and method.theta_of == "backbone" else 0
-    seconds = readings * comes / disk.reads, writes / disk.writes
+    seconds = readings_of(config, method) * comes / disk.reads, writes / disk.writes
     return [*told, Way("layer by layer", needs, needs <= free, f"model.offload_folder={folder}", *seconds)]
 
 
@@ -111,3 +110,58 @@ def readings_of(config: Config, method: Any) -> int:
     first_order = method.lower_per_step + (method.upper_per_step if not q else 1) if method.first_order else 0
     pieces = -(-config.train.batch_size // (config.train.micro_batch_size or config.train.batch_size))
     return (sides + 2 * first_order) * pieces
+
+
+def over_devices(config: Config, footprint: Footprint, size: int) -> list[Way]:
+    """The fewest devices of `size` bytes, of 1, 2, 4, ... 64, that hold the model, for each way to cut it. What a step
+    computes is taken to be whole on each, so it errs on the large side. footprint: of the run on one device.
+
+    Raises InputError.
+    """
+    settings, dtype = settings_of(config.model)
+    sizes = sizes_of(settings, dtype, config.model.trust_remote_code)
+    method = make_method(config)
+    examples, rows_of, tokens = next((b for n, b in footprint.batches.items() if n != "evaluation"), (0, 0, 0))
+    del examples
+    width, layers = getattr(settings, "hidden_size", 0), getattr(settings, "num_hidden_layers", 0)
+    hidden = rows_of * tokens * width * dtype.itemsize  # what a layer hands on
+    forwards = 2 * (1 if config.estimator is None else config.estimator.q)
+    whole = CUDA.needs(footprint)
+    told = []
+    for name, setting in (("device_map", "model.device_map=balanced"), ("tensor", ""), ("fsdp", "")):
+        refusal = _refused(config, name, method)
+        if refusal:
+            told.append(Way(name, None, False, why=refusal))
+            continue
+        for n in (1, 2, 4, 8, 16, 32, 64):
+            held = {
+                "device_map": sizes.total / n + (sizes.largest if n > 1 else 0),
+                "tensor": sizes.total / n,
+                "fsdp": sizes.total * (2 / n if n > 1 else 1) + (sizes.largest + sizes.outside if n > 1 else 0),
+            }[name]
+            sent = {
+                "device_map": hidden * (n > 1),
+                "tensor": 2 * layers * hidden * 2 * (n - 1) / n,
+                "fsdp": sizes.total * (n - 1) / n,
+            }[name]
+            needs = int(whole - sizes.total + held)
+            if needs <= size or n == 64:
+                typed = setting or f"parallel.{name}={n}"
+                more = " estimator.shift=copy" if name == "fsdp" else ""
+                told.append(
+                    Way(name, needs, needs <= size, typed + more if n > 1 else "", devices=n, exchanged=forwards * sent)
+                )
+                break
+    return told
+
+
+def _refused(config: Config, name: str, method: Any) -> str:
+    """Why a way to cut the model over devices is not open to a configuration; "" where it is."""
+    if name == "device_map":
+        return "quantised models are on one device" if config.model.quantization else ""
+    parallel = dataclasses.replace(config.parallel, **{"tensor": 1, "fsdp": 1, name: 2})
+    parts = {part: getattr(config, part) for part in ("model", "estimator", "rule", "mask", "adapter")}
+    if name == "fsdp" and config.estimator is not None:
+        parts["estimator"] = dataclasses.replace(config.estimator, shift="copy")
+    faults = [parallel.unsharded(config.names["method"], method), *parallel.faults(parts)]
+    return next(filter(None, faults), "")
