@@ -23,6 +23,7 @@ from zofo.config.instantiate import make_method
 from zofo.config.json_text import dumps
 from zofo.config.resolve import Config, load
 from zofo.config.reward_name import asked_again
+from zofo.config.validate import not_offloaded
 from zofo.errors import OutOfMemory, RunError, during, printable
 from zofo.models.load import choose_dtype
 from zofo.models.room import of_machine
@@ -147,7 +148,16 @@ def options_of(config: Config) -> list[Option]:
         options.append(Option("estimator", "anchor", "disk"))
     if config.rule is not None and getattr(config.rule, "state", "8bit") != "8bit":
         options.append(Option("rule", "state", "8bit"))
-    return options
+    return [*options, *_to_disk(config)]
+
+
+def _to_disk(config: Config) -> list[Option]:
+    """The weights in a file: on a CPU, where nothing needs all of them at once. The same numbers."""
+    parts = {name: getattr(config, name) for name in ("model", "parallel", "estimator", "rule", "mask")}
+    here = config.model.device == "cpu" or (config.model.device == "auto" and not torch.cuda.is_available())
+    if not here or config.model.offload_folder is not None or not_offloaded(parts, config.names, make_method(config)):
+        return []
+    return [Option("model", "offload_folder", "DIR")]
 
 
 def _wide(config: Config) -> bool:

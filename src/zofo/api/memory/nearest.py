@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-import torch
-
 from zofo.api.configure import resolve
 from zofo.api.out_of_memory import Option, options_of
 from zofo.config.instantiate import make_method
 from zofo.config.resolve import Config
-from zofo.config.validate import not_offloaded
 from zofo.errors import InputError
 
 Needs = Callable[[Config], int]  # bytes; raises InputError
 SAME = ("micro_batch_size", "eval_batch_size", "gradient_checkpointing")  # the same numbers but for last bits
+DISK = "offload_folder"
 SHORTEST = 128  # tokens below which cutting examples is no advice
 MOST = 3  # ways that are told
 
@@ -68,7 +66,7 @@ def _halves(n: int) -> list[int]:
 
 def _others(config: Config, longest: int) -> list[Option]:
     """What changes results: first how numbers are kept, then what is read."""
-    options = [option for option in options_of(config) if option.key not in SAME]
+    options = [option for option in options_of(config) if option.key not in (*SAME, DISK)]
     if find_spec("bitsandbytes") is None:
         options = [option for option in options if option.value != "nf4"]
     lengths = [n for n in _halves(longest) if n >= SHORTEST]
@@ -114,12 +112,9 @@ def _asked(config: Config, settings: tuple[str, ...], needs: Needs, size: int) -
 
 
 def _layer_by_layer(config: Config, needs: Needs, size: int) -> Way | None:
-    """The weights in a file, the same numbers: on a CPU, where nothing else needs all of them."""
-    parts = {name: getattr(config, name) for name in ("model", "parallel", "estimator", "rule", "mask")}
-    here = config.model.device == "cpu" or (config.model.device == "auto" and not torch.cuda.is_available())
-    if not here or config.model.offload_folder is not None or not_offloaded(parts, config.names, make_method(config)):
-        return None
-    return _fits(config, [Option("model", "offload_folder", "DIR")], needs, size)
+    """The weights in a file, where this run may have them there."""
+    options = [option for option in options_of(config) if option.key == DISK]
+    return _fits(config, options, needs, size) if options else None
 
 
 def _mezo(config: Config, needs: Needs, size: int) -> Way | None:
