@@ -15,7 +15,9 @@ from tests.family_runs import Directories
 from tests.forked import run, zofo_main
 from tests.in_ranks import in_ranks
 from tests.in_shards import replayed, sharded
+from zofo.api import finetune
 from zofo.config import registry
+from zofo.train import setup
 from zofo.train.loop import Loop
 from zofo.zo.journal import read_header, read_records
 
@@ -168,6 +170,30 @@ def with_another_bit(*args: str) -> None:
 
     Loop._step = step
     zofo_main(*args)
+
+
+def with_a_second_reference(*args: str) -> None:
+    """A model of which a layer reads a weight past its parameters."""
+    real = setup.audit
+
+    def audit(session: Any) -> None:
+        layer = session.loaded.model.model.layers[0]
+        kept = layer.mlp.gate_proj.weight
+
+        def read(*_: Any) -> None:
+            kept.mul(2)
+
+        layer.register_forward_pre_hook(read)
+        real(session)
+
+    finetune.audit = audit
+    zofo_main(*args)
+
+
+def test_a_part_that_no_stand_in_reaches_is_refused(start: Start) -> None:
+    for each in in_ranks(2, *start("parallel.tensor=2"), act=with_a_second_reference):
+        assert each.returncode == 2, each.stderr
+        assert "model.layers.0.mlp.gate_proj.weight" in each.stderr
 
 
 @pytest.mark.slow
