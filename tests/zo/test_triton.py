@@ -212,8 +212,8 @@ def check_unknown_laws_are_refused() -> None:
 # ----------------------------------------------------------------------------------------------------- the compiler
 
 
-INTEGERS = ("n", "first_group", "offset", "key_low", "key_high", "count", "round_low", "round_high", "width")
-SCALARS = {**dict.fromkeys(INTEGERS, "i32"), "least": "fp32", "most": "fp32"}
+INTEGERS = ("n", "first_group", "offset", "key_low", "key_high", "count", "round_low", "round_high", "width", "run")
+SCALARS = {**dict.fromkeys((*INTEGERS, "pitch", "skip"), "i32"), "first": "i64", "least": "fp32", "most": "fp32"}
 POINTERS = {"terms": "*i32", "table": "*fp32", "rows": "*i64", "items": "*i64", "blocks": "*i32"}
 FLAGS = ("KIND", "LAW", "STOCHASTIC", "BAND", "ALIGNED")
 VARIANTS = [  # (kernel, flags, arguments that are 1 and so constants)
@@ -221,6 +221,8 @@ VARIANTS = [  # (kernel, flags, arguments that are 1 and so constants)
     ("_add_kernel", (2, 1, True, True), ("n", "offset", "count")),
     ("_add_kernel", (3, 2, False, False), ()),
     ("_rows_kernel", (1, 0, True, True), ("width", "count")),
+    ("_runs_kernel", (1, 1, True, True), ()),
+    ("_runs_kernel", (0, 0, False, False), ("n", "count")),
     ("_many_kernel", (1, 0, True, True, True), ()),
 ]
 
