@@ -212,6 +212,21 @@ def test_three_shards_of_a_head_of_its_own(start: Start, tiny_llama_untied_dir: 
     assert sharded(3, *settings) == {replayed(tmp_path / "run")}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_run_in_one_piece_goes_on_in_parts(cut: str, start: Start, tmp_path: Path) -> None:
+    """Its snapshots and a rule's numbers are of whole tensors: they are made again from the journal, or cut."""
+    snapshots = ["train.max_replay_seconds=0", "rule=adam", *CUTS[cut][1:]]
+    begun = run(zofo_main, *start(*snapshots, "--max-steps", "2"))
+    assert begun.returncode == 0, begun.stderr
+    assert (tmp_path / "run/checkpoint-2/backbone").is_dir()
+    for each in in_ranks(2, "eval", str(tmp_path / "run"), CUTS[cut][0], "--output", str(tmp_path / "eval")):
+        assert each.returncode == 0, each.stderr
+    result = json.loads((tmp_path / "eval/results.json").read_text("utf-8"))
+    assert result["loss"] == pytest.approx(info(tmp_path / "run")["test"]["theta"]["loss"], rel=1e-5)
+    assert sharded(2, *start(*snapshots, CUTS[cut][0], "--resume", "latest")) == {replayed(tmp_path / "run")}
+
+
 def test_shards_that_untie_the_head_are_refused(start: Start) -> None:
     """400 words are not even over three: torch pads each shard, of the embedding and of the head for itself."""
     for each in in_ranks(3, *start("parallel.fsdp=3", COPY)):

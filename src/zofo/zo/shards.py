@@ -70,6 +70,18 @@ class Shards:
 WHOLE = Shards()
 
 
+def cut(whole: Tensor, at: Address) -> Tensor:
+    """What is here of a tensor: itself, or the elements of its window, in a row."""
+    if at.window is None:
+        return whole
+    import torch
+
+    flat, window = whole.reshape(-1), at.window
+    count = window.run * (flat.numel() // window.pitch) if window.pitch else 0
+    parts = [flat[lo : lo + some.stop - some.start] for some, lo in window.spans(count)]
+    return torch.cat(parts) if parts else flat[:0]
+
+
 class Gathered(Mapping[str, "Tensor"]):
     """Tensors by name as of a whole model: each is put together when it is asked for, by all processes at once."""
 
