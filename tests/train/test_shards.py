@@ -15,7 +15,9 @@ from tests.family_runs import Directories
 from tests.forked import run, zofo_main
 from tests.in_ranks import in_ranks
 from tests.in_shards import replayed, sharded
+from zofo.api import finetune
 from zofo.config import registry
+from zofo.train import setup
 from zofo.train.loop import Loop
 from zofo.zo.journal import read_header, read_records
 
@@ -170,6 +172,30 @@ def with_another_bit(*args: str) -> None:
     zofo_main(*args)
 
 
+def with_a_second_reference(*args: str) -> None:
+    """A model of which a layer reads a weight past its parameters."""
+    real = setup.audit
+
+    def audit(session: Any) -> None:
+        layer = session.loaded.model.model.layers[0]
+        kept = layer.mlp.gate_proj.weight
+
+        def read(*_: Any) -> None:
+            kept.mul(2)
+
+        layer.register_forward_pre_hook(read)
+        real(session)
+
+    finetune.audit = audit
+    zofo_main(*args)
+
+
+def test_a_part_that_no_stand_in_reaches_is_refused(start: Start) -> None:
+    for each in in_ranks(2, *start("parallel.tensor=2"), act=with_a_second_reference):
+        assert each.returncode == 2, each.stderr
+        assert "model.layers.0.mlp.gate_proj.weight" in each.stderr
+
+
 @pytest.mark.slow
 def test_a_part_is_compared_with_the_same_part(start: Start) -> None:
     """Of four, 0 and 2 hold one part and 1 and 3 the other, which are not the same numbers."""
@@ -184,6 +210,21 @@ def test_three_shards_of_a_head_of_its_own(start: Start, tiny_llama_untied_dir: 
     """Some of a tensor's rows may be more than others', or none."""
     settings = start("parallel.fsdp=3", COPY, "estimator.law=sphere", "mask=magnitude", model=tiny_llama_untied_dir)
     assert sharded(3, *settings) == {replayed(tmp_path / "run")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_run_in_one_piece_goes_on_in_parts(cut: str, start: Start, tmp_path: Path) -> None:
+    """Its snapshots and a rule's numbers are of whole tensors: they are made again from the journal, or cut."""
+    snapshots = ["train.max_replay_seconds=0", "rule=adam", *CUTS[cut][1:]]
+    begun = run(zofo_main, *start(*snapshots, "--max-steps", "2"))
+    assert begun.returncode == 0, begun.stderr
+    assert (tmp_path / "run/checkpoint-2/backbone").is_dir()
+    for each in in_ranks(2, "eval", str(tmp_path / "run"), CUTS[cut][0], "--output", str(tmp_path / "eval")):
+        assert each.returncode == 0, each.stderr
+    result = json.loads((tmp_path / "eval/results.json").read_text("utf-8"))
+    assert result["loss"] == pytest.approx(info(tmp_path / "run")["test"]["theta"]["loss"], rel=1e-5)
+    assert sharded(2, *start(*snapshots, CUTS[cut][0], "--resume", "latest")) == {replayed(tmp_path / "run")}
 
 
 def test_shards_that_untie_the_head_are_refused(start: Start) -> None:

@@ -19,6 +19,7 @@ from zofo.zo import kernels
 from zofo.zo.grad import float32
 from zofo.zo.kernels import reference
 from zofo.zo.kernels.reference import Band, Terms, split
+from zofo.zo.window import Window
 
 pytest.importorskip("triton")
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -168,6 +169,32 @@ def check_many(law: str) -> None:
             assert_same_bits(x.cpu(), y)
 
 
+@pytest.mark.parametrize("window", [Window(100, 300, 500), Window(2**33, 4100, 9000, 4000), Window(7, 3, 5, 1)])
+def check_windows(window: Window) -> None:
+    """Runs of a tensor at a pitch, from within one on: element by element as in the whole tensor; rows of a table."""
+    from zofo.zo.kernels import cuda
+
+    n, generator = 2 * window.run + 1, torch.Generator().manual_seed(8)
+    for dtype, law, band in zip(DTYPES, [*LAWS, LAWS[0]], (None, BAND, None), strict=True):
+        src, delta = patterns(n, dtype, generator), patterns(n, torch.float32, generator)
+        expected, dense = torch.empty_like(src), torch.empty_like(src)
+        for here, lo in window.spans(n):
+            reference.add(expected[here], src[here], TERMS[:2], KEY, lo, 5, law, band)
+            reference.add_dense(dense[here], src[here], delta[here], KEY, lo, 5)
+        dst, given, move = on_device(torch.empty_like(src), src, delta)
+        cuda.add(dst, given, TERMS[:2], KEY, window, 5, law, band)
+        assert_same_bits(dst.cpu(), expected)
+        cuda.add_dense(dst, given, move, KEY, window, 5)
+        assert_same_bits(dst.cpu(), dense)
+    rows = torch.tensor([3, 0, 5])
+    for part in (Window.of((9, 300), 0, 2, 6), Window.of((6, 300), 1, 7, 200)):
+        table = patterns(6 * (300 if part.run > 300 else 200), torch.float32, generator).view(6, -1)
+        expected, (dst, src, at) = torch.empty(3, table.shape[1]), on_device(table[:3], table, rows)
+        reference.add_rows(expected, table, rows, TERMS[:1], KEY, 5, LAWS[0], None, part)
+        cuda.add_rows(dst, src, at, TERMS[:1], KEY, 5, LAWS[0], None, part)
+        assert_same_bits(dst.cpu(), expected)
+
+
 def check_sum_squares() -> None:
     from zofo.zo.kernels import cuda
 
@@ -185,8 +212,8 @@ def check_unknown_laws_are_refused() -> None:
 # ----------------------------------------------------------------------------------------------------- the compiler
 
 
-INTEGERS = ("n", "first_group", "offset", "key_low", "key_high", "count", "round_low", "round_high", "width")
-SCALARS = {**dict.fromkeys(INTEGERS, "i32"), "least": "fp32", "most": "fp32"}
+INTEGERS = ("n", "first_group", "offset", "key_low", "key_high", "count", "round_low", "round_high", "width", "run")
+SCALARS = {**dict.fromkeys((*INTEGERS, "pitch", "skip"), "i32"), "first": "i64", "least": "fp32", "most": "fp32"}
 POINTERS = {"terms": "*i32", "table": "*fp32", "rows": "*i64", "items": "*i64", "blocks": "*i32"}
 FLAGS = ("KIND", "LAW", "STOCHASTIC", "BAND", "ALIGNED")
 VARIANTS = [  # (kernel, flags, arguments that are 1 and so constants)
@@ -194,6 +221,8 @@ VARIANTS = [  # (kernel, flags, arguments that are 1 and so constants)
     ("_add_kernel", (2, 1, True, True), ("n", "offset", "count")),
     ("_add_kernel", (3, 2, False, False), ()),
     ("_rows_kernel", (1, 0, True, True), ("width", "count")),
+    ("_runs_kernel", (1, 1, True, True), ()),
+    ("_runs_kernel", (0, 0, False, False), ("n", "count")),
     ("_many_kernel", (1, 0, True, True, True), ()),
 ]
 

@@ -99,7 +99,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     "attn_implementation use_flash_attention_2 flash_attn": ("", "transformers' usual attention, not compiled"),
     "use_cache": ("", "set by what is done: none in training, a cache in generation"),
     "use_cpu no_cuda": ("model.device=cpu", ""),
-    "fsdp fsdp_config": ("parallel.fsdp", "processes that hold one model"),
+    "fsdp_config": ("parallel.fsdp", "processes that hold one model"),
     "deepspeed ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers "
     "ddp_static_graph local_rank accelerator_config parallelism_config average_tokens_across_devices "
     "save_on_each_node log_on_each_node log_level_replica": ("", "docs/scale.md says how processes share a run"),

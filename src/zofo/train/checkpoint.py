@@ -21,6 +21,7 @@ from zofo.train.files import write_json
 from zofo.zo.journal import JournalError, read_header, read_records
 from zofo.zo.point import Point
 from zofo.zo.replay import check_initial, replay
+from zofo.zo.shards import cut
 
 if TYPE_CHECKING:
     from zofo.train.setup import Session
@@ -61,17 +62,22 @@ def save_theta(params: Mapping[str, Tensor], directory: Path) -> Sums:
 
 
 def load_theta_(params: Mapping[str, Tensor], directory: Path) -> None:
-    """Raises ValueError where the file's tensors are not these, in name, shape and dtype."""
+    """Of a tensor that is a part its part. Raises ValueError where the file's tensors are not these, in name, shape and
+    dtype."""
     held = load_tensors(path := directory / "theta.safetensors")
+    whole = {name: at.shape for name, at in params.addresses.items()} if isinstance(params, Point) else {}
     for name in sorted({*held, *params}):
         if name not in held or name not in params:
             raise ValueError(f"{path}: {'lacks' if name in params else 'has'} {name}")
-        if (held[name].shape, held[name].dtype) != (params[name].shape, params[name].dtype):
-            there, here = (f"{each.dtype} {list(each.shape)}" for each in (held[name], params[name]))
+        shape = whole.get(name, params[name].shape)
+        if (held[name].shape, held[name].dtype) != (shape, params[name].dtype):
+            there = f"{held[name].dtype} {list(held[name].shape)}"
+            here = f"{params[name].dtype} {list(shape)}"
             raise ValueError(f"{path}: {name} is {there}, expected {here}")
     with torch.no_grad():
         for name, value in held.items():
-            params[name].copy_(value)
+            part = cut(value, params.addresses[name]) if isinstance(params, Point) else value
+            params[name].copy_(part.view(params[name].shape))
 
 
 @contextmanager

@@ -105,6 +105,10 @@ class CheckpointManager:
         long = self.journal is not None and self._replay_seconds() > self.config.max_replay_seconds
         return method.moves == "fo" or (long and method.theta_of == "backbone")
 
+    def _snapshot(self, directory: Path) -> bool:
+        """Whether a checkpoint has theta itself, and a rule's numbers, which are of whole tensors, fit what is here."""
+        return self.session.ranks.shard == 1 and (directory / "backbone").is_dir()
+
     def _write_theta(self, directory: Path) -> Sums:
         return checkpoint.save_theta(self.session.problem.theta, directory / "backbone") if self._snapshots() else {}
 
@@ -210,11 +214,11 @@ class CheckpointManager:
 
     def _restore(self, directory: Path, state: dict[str, Any]) -> tuple[Position, TrainerState]:
         """All but the journal, and what a replay makes of it. Raises whatever what does not fit this run raises."""
-        problem, method, snapshot = self.session.problem, self.session.method, directory / "backbone"
+        problem, method, snapshot = self.session.problem, self.session.method, self._snapshot(directory)
         self._restore_adapters(directory)
-        if method.moves == "fo" or (self.session.journals and method.theta_of == "backbone" and snapshot.is_dir()):
-            checkpoint.load_theta_(problem.theta, snapshot)
-        if self.session.journals and (snapshot.is_dir() or method.theta_of != "backbone"):
+        if method.moves == "fo" or (self.session.journals and method.theta_of == "backbone" and snapshot):
+            checkpoint.load_theta_(problem.theta, directory / "backbone")
+        if self.session.journals and (snapshot or method.theta_of != "backbone"):
             assert problem.estimator is not None
             assert self.session.rule is not None
             self.session.rule.load_state_dict(state["rule"])
@@ -275,7 +279,7 @@ class CheckpointManager:
         assert rule is not None
         try:
             self.journal = self._open(state["journal"], state.get("journal_crc"))
-            if self.session.method.theta_of == "backbone" and not (directory / "backbone").is_dir():
+            if self.session.method.theta_of == "backbone" and not self._snapshot(directory):
                 replay(theta, estimator, rule, self.journal.records())
             else:
                 for record in self.journal.records():

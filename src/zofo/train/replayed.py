@@ -58,12 +58,13 @@ def kept(root: Path) -> list[Path]:
 def move_theta(theta: Point, config: Config, journal: Path, position: int | None, snapshot: Path) -> None:
     """`checkpoint.move_theta`, whose replay is kept where it took long, and is not done again where one is kept.
 
-    The base weights are checked against the journal in either case. Raises InputError as it does.
+    The base weights are checked against the journal in either case. Parts of theta are not kept. Raises InputError as
+    it does.
     """
     from zofo.train import checkpoint
 
     root = folder()
-    if root is None or theta.nbytes < LEAST or (snapshot / "backbone").is_dir():
+    if root is None or theta.shards.size > 1 or theta.nbytes < LEAST or (snapshot / "backbone").is_dir():
         checkpoint.move_theta(theta, config, journal, position, snapshot)
         return
     try:

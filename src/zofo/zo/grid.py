@@ -34,7 +34,10 @@ class Grid:
             asked = [name for name, count in self.sizes.items() if count > 1]
             product = " x ".join(f"{self.sizes[name]}" for name in asked)
             fields = ", ".join(f"parallel.{name}" for name in asked)
-            raise InputError(f"{fields}: {product} does not divide the {size} process{'es' * (size > 1)} of this run")
+            raise InputError(
+                f"{fields}: {product} does not divide the {size} process{'es' * (size > 1)} of this run; start as many "
+                f"(--nproc, torchrun), or leave {'it' if len(asked) == 1 else 'them'} at 1"
+            )
         return size // (self.query * self.shard)
 
 

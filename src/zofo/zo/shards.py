@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from zofo.zo.keys import Address
 from zofo.zo.window import Window
 
-Gather = Callable[[Tensor], list[Tensor]]  # a tensor of the CPU -> that of each of them, of the same shape and dtype
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Gather = Callable[
+    ["Tensor"], "list[Tensor]"
+]  # a tensor of the CPU -> that of each of them, of the same shape and dtype
 
 
 class Shards:
@@ -28,6 +31,8 @@ class Shards:
         """The sum of each number over the processes, exact: integers below 2^63."""
         if self._gather is None:
             return list(numbers)
+        import torch
+
         parts = [part.tolist() for part in self._gather(torch.tensor(numbers, dtype=torch.int64))]
         return [sum(values) for values in zip(*parts)]
 
@@ -35,6 +40,8 @@ class Shards:
         """The sum of each number over the processes, in their order: the same bits on all."""
         if self._gather is None:
             return list(numbers)
+        import torch
+
         parts = [part.tolist() for part in self._gather(torch.tensor(numbers, dtype=torch.float64))]
         return [sum(values) for values in zip(*parts)]
 
@@ -42,6 +49,8 @@ class Shards:
         """All of a tensor, on the CPU, of which `tensor` is what is here."""
         if self._gather is None or at.window is None:
             return tensor.detach().cpu()
+        import torch
+
         raw = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8)
         window = at.window
         facts = self._gather(torch.tensor([window.lo, window.run, window.pitch, tensor.numel()], dtype=torch.int64))
@@ -61,7 +70,19 @@ class Shards:
 WHOLE = Shards()
 
 
-class Gathered(Mapping[str, Tensor]):
+def cut(whole: Tensor, at: Address) -> Tensor:
+    """What is here of a tensor: itself, or the elements of its window, in a row."""
+    if at.window is None:
+        return whole
+    import torch
+
+    flat, window = whole.reshape(-1), at.window
+    count = window.run * (flat.numel() // window.pitch) if window.pitch else 0
+    parts = [flat[lo : lo + some.stop - some.start] for some, lo in window.spans(count)]
+    return torch.cat(parts) if parts else flat[:0]
+
+
+class Gathered(Mapping[str, "Tensor"]):
     """Tensors by name as of a whole model: each is put together when it is asked for, by all processes at once."""
 
     def __init__(self, tensors: Mapping[str, Tensor], addresses: Mapping[str, Address], shards: Shards) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from zofo.zo._torch import is_traceable_wrapper_subclass, plain_functions, tree_flatten, tree_map, wrapper
+from zofo.zo.dtensors import here, is_part
 from zofo.zo.keys import Address
 from zofo.zo.move import Move
 
@@ -264,8 +265,8 @@ class ReadAudit(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) for leaf in tree_flatten(out)[0]):
             for leaf in tree_flatten((args, kwargs))[0]:
-                if isinstance(leaf, Tensor) and not _wraps(leaf) and leaf.numel():
-                    name = self._names.get(leaf.untyped_storage().data_ptr())
+                if isinstance(leaf, Tensor) and (is_part(leaf) or not _wraps(leaf)) and leaf.numel():
+                    name = self._names.get(here(leaf).untyped_storage().data_ptr())
                     if name is not None:
                         self.unshifted.add(name)
         return out

@@ -67,9 +67,8 @@ def _backend(device: torch.device, dtype: torch.dtype = torch.float32):
 
 
 def _rows(lo: Where, n: int, backend: ModuleType) -> Iterable[tuple[slice, Any]]:
-    """(some of n elements, where they are), as a backend takes them: that of CPUs a window at once."""
-    whole = isinstance(lo, int) or backend.__name__.endswith(".cpu")
-    return [(slice(0, n), lo)] if isinstance(lo, int) or whole else lo.spans(n)
+    """(some of n elements, where they are), as a backend takes them: the compiled ones a window at once."""
+    return lo.spans(n) if isinstance(lo, Window) and backend is reference else [(slice(0, n), lo)]
 
 
 def add(
@@ -134,11 +133,7 @@ def add_rows(
     """
     packed = dst.is_contiguous() and src.is_contiguous() and rows.is_contiguous()
     backend = _backend(src.device, src.dtype) if packed else reference
-    if window is None:
-        backend.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band)
-        return
-    ours: Any = backend if backend.__name__.endswith(".cpu") else reference
-    ours.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band, window)
+    backend.add_rows(dst, src.detach(), rows, terms, key, round_seed, law, band, window)
 
 
 def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: Where = 0, round_seed: int | None = None) -> None:

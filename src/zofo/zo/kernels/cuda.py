@@ -21,6 +21,7 @@ from torch import Tensor
 from zofo.zo.kernels.reference import Band, Item, Terms
 from zofo.zo.kernels.triton_blocks import draw, move_block
 from zofo.zo.laws import GAUSSIAN, RADEMACHER, TABLE_ONE, gaussian_table
+from zofo.zo.window import Where, Window
 
 GROUP = 4096
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -68,20 +69,40 @@ def _add_kernel(
     )  # fmt: skip  # the kernel's arguments in its order
 
 
-@triton.jit(do_not_specialize=_LOOSE)
+@triton.jit(do_not_specialize=[*_LOOSE, "first", "skip"])
+def _runs_kernel(
+    dst, src, low, delta, n, first, run, pitch, skip, key_low, key_high, terms, count, table, round_low, round_high,
+    least, most, KIND: tl.constexpr, LAW: tl.constexpr, STOCHASTIC: tl.constexpr, BAND: tl.constexpr,
+):  # fmt: skip  # values of a launch, then constants of a compilation
+    """Program (i, j): of the i-th run of a window what lies in the j-th group that it touches."""
+    i = tl.program_id(0).to(tl.int64)
+    start, stop = tl.maximum(i * run - skip, 0), tl.minimum((i + 1) * run - skip, n)
+    at = first + i * pitch + tl.where(i == 0, skip, 0)
+    group = at // 4096 + tl.program_id(1)
+    base = group * 4096 - at
+    if base < stop - start:
+        _move(
+            dst + start, src + start, low + start, delta + start, stop - start, base, group, key_low, key_high, terms,
+            count, table, round_low, round_high, least, most, KIND, LAW, STOCHASTIC, BAND,
+        )  # fmt: skip  # the kernel's arguments in its order
+
+
+@triton.jit(do_not_specialize=[*_LOOSE, "first"])
 def _rows_kernel(
-    dst, src, rows, width, key_low, key_high, terms, count, table, round_low, round_high, least, most,
+    dst, src, rows, width, first, pitch, key_low, key_high, terms, count, table, round_low, round_high, least, most,
     KIND: tl.constexpr, LAW: tl.constexpr, STOCHASTIC: tl.constexpr, BAND: tl.constexpr,
 ):  # fmt: skip  # values of a launch, then constants of a compilation
-    """Program (i, j): of row rows[i] what lies in the j-th group that it touches."""
+    """Program (i, j): of row rows[i], which begins at element first + rows[i] pitch, what lies in the j-th group that
+    it touches."""
     i = tl.program_id(0).to(tl.int64)
-    lo = tl.load(rows + i) * width
+    row = tl.load(rows + i)
+    lo = first + row * pitch
     group = lo // 4096 + tl.program_id(1)
     base = group * 4096 - lo
     if base < width:
         _move(
-            dst + i * width, src + lo, dst, src, width, base, group, key_low, key_high, terms, count, table, round_low,
-            round_high, least, most, KIND, LAW, STOCHASTIC, BAND,
+            dst + i * width, src + row * width, dst, src, width, base, group, key_low, key_high, terms, count, table,
+            round_low, round_high, least, most, KIND, LAW, STOCHASTIC, BAND,
         )  # fmt: skip  # the kernel's arguments in its order
 
 
@@ -187,21 +208,25 @@ def _launch(
     delta: Tensor | None,
     terms: Terms,
     key: int,
-    lo: int,
+    lo: Where,
     round_seed: int | None,
     law: str,
     band: Band | None,
     kind: int,
 ) -> None:
-    n, (first, offset) = src.numel(), divmod(lo, GROUP)
+    n = src.numel()
     low, number = dst if low is None else low, LAWS.get(law, -1) if delta is None else DENSE
     stochastic = round_seed is not None and kind in (1, 2)
+    planes = _ints(dst), _ints(src), _ints(low), src if delta is None else delta, n
+    rest = *_halves(key), *_sum_arguments(terms, law, src.device), *_halves(round_seed), *_limits(band)
+    constants = kind, number, stochastic, band is not None
     with _on(src.device):
-        _add_kernel[(-(-(offset + n) // GROUP),)](
-            _ints(dst), _ints(src), _ints(low), src if delta is None else delta, n, first, offset, *_halves(key),
-            *_sum_arguments(terms, law, src.device), *_halves(round_seed), *_limits(band), kind, number, stochastic,
-            band is not None, **OPTIONS,
-        )  # fmt: skip  # the kernel's arguments in its order
+        if isinstance(lo, Window):
+            grid = (-(-(lo.skip + n) // lo.run), (lo.run + GROUP - 2) // GROUP + 1)
+            _runs_kernel[grid](*planes, lo.lo, lo.run, lo.pitch, lo.skip, *rest, *constants, **OPTIONS)
+            return
+        first, offset = divmod(lo, GROUP)
+        _add_kernel[(-(-(offset + n) // GROUP),)](*planes, first, offset, *rest, *constants, **OPTIONS)
 
 
 def add(
@@ -209,7 +234,7 @@ def add(
     src: Tensor,
     terms: Terms,
     key: int,
-    lo: int = 0,
+    lo: Where = 0,
     round_seed: int | None = None,
     law: str = RADEMACHER,
     band: Band | None = None,
@@ -227,25 +252,27 @@ def add_rows(
     round_seed: int | None = None,
     law: str = RADEMACHER,
     band: Band | None = None,
+    window: Window | None = None,
 ) -> None:
     """`reference.add_rows` for contiguous fp32, bf16 and fp16 tensors on CUDA."""
     kind, width = KINDS[src.dtype], src.shape[1]
     touched = (width + GROUP - 2) // GROUP + 1  # groups, at most
+    first, pitch = (0, width) if window is None else (window.lo, width if window.run > width else window.pitch)
     arguments = _sum_arguments(terms, law, src.device)
     with _on(src.device):
         _rows_kernel[(rows.numel(), touched)](
-            _ints(dst), _ints(src), rows, width, *_halves(key), *arguments, *_halves(round_seed),
+            _ints(dst), _ints(src), rows, width, first, pitch, *_halves(key), *arguments, *_halves(round_seed),
             *_limits(band), kind, LAWS[law], round_seed is not None and kind != 0, band is not None, **OPTIONS,
         )  # fmt: skip  # the kernel's arguments in its order
 
 
-def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: int = 0, round_seed: int | None = None) -> None:
+def add_dense(dst: Tensor, src: Tensor, delta: Tensor, key: int, lo: Where = 0, round_seed: int | None = None) -> None:
     """`reference.add_dense` for contiguous fp32, bf16 and fp16 tensors on CUDA."""
     _launch(dst, src, None, delta, (), key, lo, round_seed, RADEMACHER, None, KINDS[src.dtype])
 
 
 def add_split(
-    high: Tensor, low: Tensor, terms: Terms, key: int, lo: int = 0, law: str = RADEMACHER, band: Band | None = None
+    high: Tensor, low: Tensor, terms: Terms, key: int, lo: Where = 0, law: str = RADEMACHER, band: Band | None = None
 ) -> None:
     """`reference.add_split` for contiguous planes on CUDA."""
     _launch(high, high, low, None, terms, key, lo, None, law, band, SPLIT)
