@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import queue
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -21,8 +22,9 @@ class Buffers:
     """Each holds the bytes of any layer. Reads go ahead in one thread, writes behind in another."""
 
     def __init__(self, file: int, spans: Sequence[tuple[int, int]]) -> None:
-        """file: open past the cache. spans: of each layer, its first byte, of a page, and how many it has."""
+        """file: open past the cache, and closed with this. spans: of each layer, its first byte, of a page, and how many it has."""
         self._file = file
+        weakref.finalize(self, os.close, file)
         self._spans = [(start, -(-length // PAGE) * PAGE) for start, length in spans]
         largest = max(length for _, length in self._spans)
         self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
@@ -39,6 +41,11 @@ class Buffers:
         try:
             direct = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_DIRECT)
         except (AttributeError, OSError):
+            return None
+        try:
+            os.preadv(direct, [mmap.mmap(-1, PAGE)], 0)  # some open it and then read no page, or larger ones alone
+        except OSError:
+            os.close(direct)
             return None
         return cls(direct, spans)
 

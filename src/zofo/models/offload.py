@@ -10,11 +10,11 @@ import logging
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from zofo.models.widened import make_folder
 from zofo.zo.digests import tensor_sha256
 from zofo.zo.lockstep import Lockstep
 from zofo.zo.quantized import weights
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("zofo")
 PAGE = mmap.ALLOCATIONGRANULARITY
@@ -70,6 +67,7 @@ class Offload:
         try:
             with tempfile.TemporaryFile(dir=self.folder, prefix="zofo-") as file:
                 self._file = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._file)  # which gives the disk its room back
             os.posix_fallocate(self._file, 0, size)
         except OSError as error:
             if error.errno not in FULL:
@@ -80,7 +78,7 @@ class Offload:
         self._map = mmap.mmap(self._file, size)
         self._piece = _reads_ahead(self._file)
         self._choose_resident()
-        if len(self.resident) < len(self.layers):
+        if len(self.resident) < len(self.layers) and any(length for _, length in self._spans):
             self._buffers = Buffers.of(self._file, self._spans)
         with ThreadPoolExecutor(1) as beside:
             for name, param in self._params.items():
@@ -89,9 +87,7 @@ class Offload:
                 self.sums[name] = digest.result()
         for name, param in self._params.items():
             self._starts[id(param)] = start = places[name]
-            param.data = torch.frombuffer(self._map, dtype=param.dtype, count=param.numel(), offset=start).view(
-                param.shape
-            )
+            param.data = _within(self._map, start, param)
         for start, length in self._spans:
             self._drop(start, length)
         self._log()
@@ -158,13 +154,12 @@ class Offload:
         """See `zo.paged_point.Pages`."""
         if self._buffers is None or layer in self.resident:
             return None
-        memory, first = self._buffers.take(layer), self._spans[layer][0]
+        memory, (first, length) = self._buffers.take(layer), self._spans[layer]
+        starts = {param: self._starts[id(param)] - first for param in self._params.values()}
         return {
-            id(param): torch.frombuffer(
-                memory, dtype=param.dtype, count=param.numel(), offset=self._starts[id(param)] - first
-            ).view(param.shape)
-            for param in self._params.values()
-            if 0 <= self._starts[id(param)] - first < self._spans[layer][1]
+            id(param): _within(memory, start, param)
+            for param, start in starts.items()
+            if 0 <= start <= length - param.nbytes
         }
 
     def give(self, layer: int, changed: bool) -> None:
@@ -219,6 +214,13 @@ def _reads_ahead(file: int) -> int:
         return max(PAGE, int(told) << 10)
     except (OSError, ValueError):
         return 128 << 10
+
+
+def _within(memory: mmap.mmap, start: int, param: Tensor) -> Tensor:
+    """What lies there, in a parameter's shape and dtype."""
+    if not param.numel():
+        return param.detach()
+    return torch.frombuffer(memory, dtype=param.dtype, count=param.numel(), offset=start).view(param.shape)
 
 
 def _write(file: int, start: int, tensor: Tensor) -> None:

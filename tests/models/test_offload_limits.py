@@ -1,0 +1,110 @@
+"""Weights in a file: models of odd shapes, and what is left when a model is gone."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.offloaded import no_room
+from tests.tiny_models import IDS, build
+from zofo.models.offload import Offload
+from zofo.zo.direction import Direction
+from zofo.zo.grad import ZOGrad
+from zofo.zo.paged_point import PagedPoint
+from zofo.zo.point import Point
+
+STEP = ZOGrad(((0.5, Direction(3)),), 0.0, 2)
+
+
+def odd(model: Any) -> None:
+    """Tensors of no, one and three elements, and one without a dimension."""
+    for layer in model.model.layers:
+        for name, values in (("none", torch.empty(0)), ("one", torch.tensor(2.0)), ("three", torch.ones(3))):
+            layer.register_parameter(name, nn.Parameter(values))
+
+
+def shared(model: Any) -> None:
+    """All layers are one, as ALBERT's."""
+    model.model.layers[1] = model.model.layers[0]
+
+
+def again(model: Any) -> None:
+    """The first layer comes once more at the end."""
+    model.model.layers.append(model.model.layers[0])
+    model.config.num_hidden_layers = 3
+
+
+def larger(model: Any) -> None:
+    """The second layer is larger than the first, by less than a page."""
+    model.model.layers[1].register_parameter("more", nn.Parameter(torch.ones(1023)))
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model(input_ids=IDS, use_cache=False).logits
+
+
+@pytest.mark.parametrize("change", [odd, shared, again, larger])
+def test_models_of_odd_shapes(change: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_room(monkeypatch)
+    plain, model = build("llama"), build("llama")
+    change(plain)
+    change(model)
+    offload = Offload(model, tmp_path)
+    offload.move_in()
+    theta, reference = PagedPoint(model, offload, offload.sides), Point(plain)
+    theta.audit(lambda: logits(model))
+    with theta.deferring():
+        for step in range(3):
+            theta.add_(STEP, -1e-3, step)
+            reference.add_(STEP, -1e-3, step)
+            assert torch.equal(logits(model), logits(plain))
+    assert theta.sha256() == reference.sha256()
+
+
+def test_a_disk_that_is_opened_past_the_cache_and_not_read_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one with larger blocks than a page: layers are read where they are mapped."""
+    no_room(monkeypatch)
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    plain, model = build("llama"), build("llama")
+    offload = Offload(model, tmp_path)
+    offload.move_in()
+    theta = PagedPoint(model, offload, offload.sides)
+    with theta.deferring():
+        theta.add_(STEP, -1e-3, 9)
+        Point(plain).add_(STEP, -1e-3, 9)
+        assert torch.equal(logits(model), logits(plain))
+
+
+def test_nothing_is_left_of_a_model_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open file without a name keeps its place on the disk."""
+    no_room(monkeypatch)
+
+    def use() -> None:
+        model = build("llama")
+        offload = Offload(model, tmp_path)
+        offload.move_in()
+        theta = PagedPoint(model, offload, offload.sides)
+        with theta.deferring():
+            theta.add_(STEP, -1e-3, 9)
+            theta.sides(lambda: logits(model), Direction(4), 1e-3, "stochastic")
+
+    def files() -> int:
+        links = [Path("/proc/self/fd") / number for number in os.listdir("/proc/self/fd")]
+        return sum(str(tmp_path) in os.readlink(link) for link in links if link.is_symlink())
+
+    use()
+    gc.collect()
+    assert files() == 0
