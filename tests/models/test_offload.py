@@ -169,6 +169,22 @@ def test_what_a_killed_process_left_is_swept(tiny_opt_dir: Path, tmp_path: Path)
     assert (tmp_path / "mine").exists()
 
 
+def test_what_a_killed_process_of_this_number_left_is_not_read(tiny_opt_dir: Path, tmp_path: Path) -> None:
+    """Another model's config.json, say, would stand beside the weights of this one."""
+    model, left = narrow(tiny_opt_dir, tmp_path / "narrow"), tmp_path / f".zofo-{os.getpid()}-float32"
+    left.mkdir()
+    text = (
+        (model / "config.json")
+        .read_text("utf-8")
+        .replace('"activation_function": "relu"', '"activation_function": "gelu"')
+    )
+    assert "gelu" in text
+    (left / "config.json").write_text(text, "utf-8")
+    there = load(ModelConfig(str(model), dtype="float32", offload_folder=str(tmp_path)))
+    assert there.model.config.activation_function == "relu"
+    assert not left.exists()
+
+
 def _limited(*args: str) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # files cannot grow beyond it, as on a full disk
     zofo_main(*args)

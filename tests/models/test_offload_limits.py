@@ -108,3 +108,73 @@ def test_nothing_is_left_of_a_model_that_is_gone(tmp_path: Path, monkeypatch: py
     use()
     gc.collect()
     assert files() == 0
+
+
+@torch.no_grad()
+def test_between_forwards_weights_are_where_they_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is taken of them then keeps its values, what is written to them is not lost."""
+    no_room(monkeypatch)
+    plain, model = build("llama"), build("llama")
+    offload = Offload(model, tmp_path)
+    offload.move_in()
+    PagedPoint(model, offload, offload.sides)
+    logits(model)
+    taken = model.state_dict()
+    logits(model)
+    assert all(torch.equal(values, taken[name]) for name, values in plain.state_dict().items())
+    for each in (plain, model):
+        for param in each.parameters():
+            param.mul_(1.5)
+    for _ in range(2):
+        assert torch.equal(logits(model), logits(plain))
+
+
+def test_updates_that_wait_are_made_where_weights_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay behind a forward, whose last layer was in a memory of its own."""
+    no_room(monkeypatch)
+    plain, model = build("llama"), build("llama")
+    offload = Offload(model, tmp_path)
+    offload.move_in()
+    theta, reference = PagedPoint(model, offload, offload.sides), Point(plain)
+    monkeypatch.setattr(PagedPoint, "_end", lambda *_: None)  # as of a forward that was cut
+    logits(model)
+    for each in (theta, reference):
+        with each.waiting():
+            each.add_(STEP, -1e-3, 9)
+    assert theta.sha256() == reference.sha256()
+
+
+def test_weights_that_were_given_other_memory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_room(monkeypatch)
+    model = build("llama")
+    offload = Offload(model, tmp_path)
+    offload.move_in()
+    PagedPoint(model, offload, offload.sides)
+    model.to(torch.float64)
+    with pytest.raises(RuntimeError, match=r"model\.layers\.0\..* was moved, cast or given other memory"):
+        logits(model)
+
+
+@pytest.mark.parametrize("way", ["preadv", "pwritev"])
+def test_a_disk_that_fails_is_told(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its folder, whatever was under way; nothing waits for a memory that is lost."""
+    no_room(monkeypatch)
+    model = build("llama")
+    offload = Offload(model, tmp_path)
+    offload.move_in()
+    theta = PagedPoint(model, offload, offload.sides)
+
+    def fail(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, way, fail)
+
+    def train() -> None:
+        with theta.deferring():
+            for step in range(6):
+                theta.add_(STEP, -1e-3, step)
+                theta.sides(lambda: logits(model), Direction(4), 1e-3, "stochastic")
+
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        train()
+    assert caught.value.filename == str(tmp_path)

@@ -128,11 +128,12 @@ def test_one_reading_of_theta_for_an_estimate_and_the_update_before_it(
     models, rows = world
     no_room(monkeypatch)
     passes = Passes(monkeypatch)
-    counts = []
+    counts, asked = list[int](), list[int]()
 
     class Count(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             counts.append(len(passes.left))
+            asked.append(len(passes.asked))
 
     texts = ["train.max_steps=6", "train.logging_steps=1", "train.eval_steps=100", f"model.offload_folder={tmp_path}"]
     finetune(
@@ -145,7 +146,45 @@ def test_one_reading_of_theta_for_an_estimate_and_the_update_before_it(
     )
     between = [after - before for before, after in itertools.pairwise(counts[:6])]
     assert between == [2] * 5  # two layers, each left once a step
-    assert passes.asked[:4] == [1, 0, 1, 0]
+    assert passes.asked[asked[0] : asked[5]] == [1, 0] * 5
+
+
+@pytest.mark.parametrize("method", ["mezo", "bilevel-zofo"])
+def test_callbacks_see_the_weights_of_a_run_in_memory(
+    method: str, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each event, also where an update would still wait for the next forward."""
+    models, rows = world
+    seen: list[tuple[str, int, str]] = []
+
+    class See(TrainerCallback):
+        pass
+
+    def look(event: str) -> Any:
+        return lambda self, args, state, control, model=None, **_: seen.append(
+            (event, state.global_step, str(sorted(hashes(model))))
+        )
+
+    for event in ("on_step_begin", "on_log", "on_step_end", "on_evaluate", "on_save", "on_train_end"):
+        setattr(See, event, look(event))
+
+    def run(name: str, *texts: str) -> list[tuple[str, int, str]]:
+        seen.clear()
+        cadence = ["train.max_steps=4", "train.eval_steps=2", "train.logging_steps=1", "train.batch_size=4"]
+        more = {"lr": 1e-3} if method == "mezo" else {"inner_steps": 1}
+        finetune(
+            str(models["llama"]),
+            str(rows),
+            {"name": method, **more},
+            overrides=[*cadence, *texts],
+            output_dir=str(tmp_path / name),
+            callbacks=[See()],
+        )
+        return list(seen)
+
+    plain = run("plain")
+    no_room(monkeypatch)
+    assert run("there", f"model.offload_folder={tmp_path / 'disk'}") == plain
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "load", "resume"])

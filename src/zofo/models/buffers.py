@@ -12,6 +12,7 @@ import queue
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 COUNT = 3
@@ -21,9 +22,10 @@ PIECE = 8 << 20  # bytes of one read or write
 class Buffers:
     """Each holds the bytes of any layer. Reads go ahead in one thread, writes behind in another."""
 
-    def __init__(self, file: int, spans: Sequence[tuple[int, int]]) -> None:
-        """file: open past the cache, and closed with this. spans: of each layer, its first byte, of a page, and how many it has."""
-        self._file = file
+    def __init__(self, file: int, spans: Sequence[tuple[int, int]], folder: Path) -> None:
+        """file: open past the cache, in this folder, and closed with this. spans: of each layer, its first byte, of a
+        page, and how many it has."""
+        self._file, self._folder = file, folder
         weakref.finalize(self, os.close, file)
         self._spans = [(start, -(-length // PAGE) * PAGE) for start, length in spans]
         largest = max(length for _, length in self._spans)
@@ -36,7 +38,7 @@ class Buffers:
         self._taken: dict[int, mmap.mmap] = {}
 
     @classmethod
-    def of(cls, file: int, spans: Sequence[tuple[int, int]]) -> Buffers | None:
+    def of(cls, file: int, spans: Sequence[tuple[int, int]], folder: Path) -> Buffers | None:
         """For an open file, which need not have a name; None where the system or the file's disk has no such way."""
         try:
             direct = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_DIRECT)
@@ -47,7 +49,7 @@ class Buffers:
         except OSError:
             os.close(direct)
             return None
-        return cls(direct, spans)
+        return cls(direct, spans, folder)
 
     def read(self, layer: int) -> None:
         """Begin to."""
@@ -68,9 +70,9 @@ class Buffers:
                     if not done:
                         raise OSError(f"the file of the weights ends before byte {start + end}")
                     at += done
-        except BaseException:
+        except BaseException as error:
             self._free.put(memory)
-            raise
+            raise self._named(error) from None
         return memory
 
     def take(self, layer: int) -> mmap.mmap:
@@ -84,15 +86,14 @@ class Buffers:
 
     def give(self, layer: int, changed: bool) -> None:
         """Take it back, and write it where it was changed. Raises OSError of a write before."""
-        memory = self._taken.pop(layer)
-        for each, write in list(self._writes.items()):
-            if write.done():
-                del self._writes[each]
-                write.result()
+        memory, done = self._taken.pop(layer), [each for each, write in self._writes.items() if write.done()]
+        ended = [self._writes.pop(each) for each in done]
         if changed:
             self._writes[layer] = self._behind.submit(self._write, layer, memory)
         else:
             self._free.put(memory)
+        for write in ended:
+            write.result()
 
     def _write(self, layer: int, memory: mmap.mmap) -> None:
         try:
@@ -102,8 +103,16 @@ class Buffers:
                 end = min(at + PIECE, length)
                 while at < end:
                     at += os.pwritev(self._file, [view[at:end]], start + at)
+        except OSError as error:
+            raise self._named(error) from None
         finally:
             self._free.put(memory)
+
+    def _named(self, error: BaseException) -> BaseException:
+        """The file has no name, so the folder is told."""
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            error.filename = str(self._folder)
+        return error
 
     def sync(self) -> None:
         """All is written, and nothing is read ahead. Raises OSError."""

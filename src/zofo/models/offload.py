@@ -79,7 +79,7 @@ class Offload:
         self._piece = _reads_ahead(self._file)
         self._choose_resident()
         if len(self.resident) < len(self.layers) and any(length for _, length in self._spans):
-            self._buffers = Buffers.of(self._file, self._spans)
+            self._buffers = Buffers.of(self._file, self._spans, self.folder)
         with ThreadPoolExecutor(1) as beside:
             for name, param in self._params.items():
                 digest = beside.submit(tensor_sha256, param)

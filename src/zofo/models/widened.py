@@ -67,10 +67,10 @@ def as_loaded(config: ModelConfig, where: str, dtype: torch.dtype) -> Iterator[s
 
 
 def _sweep(folder: Path) -> None:
-    """What a process that is gone has left."""
+    """What a process that is gone has left, were its number this one's: in a container they are often the same."""
     for path in folder.glob(".zofo-*-float32"):
         number = path.name.split("-")[1]
-        if number.isdigit() and not _lives(int(number)):
+        if number.isdigit() and (int(number) == os.getpid() or not _lives(int(number))):
             shutil.rmtree(path, ignore_errors=True)
 
 

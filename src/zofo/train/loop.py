@@ -215,6 +215,8 @@ class Loop:
         # Then every later update would be refused, too
         if refusals.total > refused and not self.ranks.every(not broken(self.session)):
             raise NonFiniteError(refusals.last)
+        if self.callbacks.given:  # which may read the model's weights
+            self.session.problem.theta.settle()
         self.at.k += 1
         self.at.seconds += time.perf_counter() - start
         self.callbacks.state.global_step, epoch = self.count, self.session.epoch
@@ -235,8 +237,6 @@ class Loop:
             logged, rest = {**values, **self.session.method.details}, {"skipped": refusals.total}
             self.metrics.write("train", self.count, **self.updates, **logged, **rest, seconds=self.at.seconds)
             self.callbacks.log(logged)
-        if self.callbacks.given:  # which may read the model's weights
-            self.session.problem.theta.settle()
         self.callbacks.call("on_step_end")
 
     def evaluate(self, split: str, adapter: str) -> Evaluation:

@@ -101,6 +101,11 @@ class Lockstep:
         finally:
             self._finish(1)
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other side is on its way through the layers."""
+        return self._move is None or any(self._done)
+
     def turn(self) -> None:
         """At a layer's beginning: the other side comes to the same place, if it is not done."""
         if self._move is None or all(self._done):

@@ -87,6 +87,8 @@ class PagedPoint(Point):
         self._names = _layers_of(pages.layers, self._params)
         for number, layer in enumerate(pages.layers):
             layer.register_forward_pre_hook(partial(self._enter, number))
+        for module in _around(model, pages.layers):
+            module.register_forward_hook(self._end, always_call=True)
 
     def _enter(self, number: int, module: nn.Module, args: Any) -> None:
         """A forward comes to a layer. Of two sides the one that is here first waits for the other."""
@@ -102,10 +104,20 @@ class PagedPoint(Point):
             else:
                 self._bind(number)
             following = (number + 1) % len(self._names)
-            self._pages.need(following, mapped or following in self._mixed)
+            # Between forwards others may write weights, so the next one's first layer is not read before
+            if following or mapped or self._deferring:
+                self._pages.need(following, mapped or following in self._mixed)
         self._make([number])
 
+    def _end(self, *_: Any) -> None:
+        """A forward is behind the layers. Whoever looks at a weight now finds it where it stays."""
+        if self._taken is not None and self._sides.alone:
+            self._exit()
+
     def _bind(self, number: int) -> None:
+        for name in self._names[number]:
+            if self._params[name].data_ptr() != self._mapped[name].data_ptr():
+                raise RuntimeError(f"{name} was moved, cast or given other memory after its Point was built")
         self._taken = None if number in self._mixed else self._pages.take(number)
         if self._taken is not None:
             for name in self._names[number]:
@@ -113,15 +125,16 @@ class PagedPoint(Point):
 
     def _exit(self) -> None:
         """The layer that a forward was in goes."""
-        if self._at is None:
-            return
-        if self._taken is None:
-            self._pages.leave(self._at)
-        else:
-            for name in self._names[self._at]:
-                self._places.rebind(name, self._mapped[name])
-            self._pages.give(self._at, self._changed)
+        at, taken, changed = self._at, self._taken, self._changed
         self._at, self._taken, self._changed = None, None, False
+        if at is None:
+            return
+        if taken is None:
+            self._pages.leave(at)
+        else:
+            for name in self._names[at]:
+                self._places.rebind(name, self._mapped[name])
+            self._pages.give(at, changed)
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -133,6 +146,12 @@ class PagedPoint(Point):
         finally:
             self._deferring = False
             self.settle()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self.settle()  # what waits is made where weights stay
+        with super().waiting():
+            yield
 
     def settle(self) -> None:
         super().settle()
@@ -235,6 +254,12 @@ class PagedPoint(Point):
             self._mixed = {number for number, names in enumerate(self._names) if outside & set(names)}
             self._names = [[name for name in names if name not in outside] for names in self._names]
         return unread
+
+
+def _around(model: nn.Module, layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """The model, and what is in it around the layers: wrappers call some of these past the model."""
+    inside = {*layers}
+    return [m for m in model.modules() if m is model or (m not in inside and not inside.isdisjoint(m.modules()))]
 
 
 def _layers_of(layers: Sequence[nn.Module], params: dict[str, Tensor]) -> list[list[str]]:
