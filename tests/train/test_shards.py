@@ -48,8 +48,9 @@ def info(path: Path) -> dict[str, Any]:
 
 
 KINDS = {
-    "two by two, bf16": (4, ["parallel.tensor=2", "model.dtype=bfloat16", "estimator.law=sphere", "rule=adam"]),
+    "tensor, bf16": (2, ["parallel.tensor=2", "model.dtype=bfloat16", "estimator.law=sphere", "rule=adam"]),
     "a mask over all": (2, [*CUTS["fsdp"], "mask=magnitude", "mask.scope=all", "mask.refresh=2", "rule=sign"]),
+    "two by two, bf16": (4, ["parallel.tensor=2", "model.dtype=bfloat16", "mask=random", "rule=momentum"]),
     "tensor, in place": (2, ["parallel.tensor=2", "estimator.shift=inplace"]),
     "fsdp, in place": (2, ["parallel.fsdp=2", "estimator.shift=inplace"]),
     "tensor, copy, split": (2, ["parallel.tensor=2", COPY, "model.dtype=bfloat16", "rule.rounding=split"]),
