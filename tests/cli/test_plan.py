@@ -64,6 +64,7 @@ def test_devices_of_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert small["fsdp"]["setting"] == "parallel.fsdp=4 estimator.shift=copy"
     assert all(way["needs"] <= 1.5 * 2**30 for way in small.values())
     assert small["tensor"]["exchanged"] == 2 * 2 * 32 * (16 * 8 * 960 * 4)  # forwards, exchanges of a layer, layers
+    assert small["tensor"]["sending"] == small["tensor"]["exchanged"] / 25e9
     out, _ = run(capsys, *args, "--method", "fo-ft")
     assert "fo-ft, tensor" in out
     assert "method fo-ft moves every weight by its gradient" in out

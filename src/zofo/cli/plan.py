@@ -86,14 +86,16 @@ def _in_memory(config: Config) -> Config:
 
 def _of_cards(text: str, plans: dict[str, list[Any]]) -> list[str]:
     """A line for each way to cut the model over devices of one size."""
-    table = [[f"on devices of {text}", "devices", "each needs", "GiB sent a step", ""]]
+    table = [[f"on devices of {text}", "devices", "each needs", "GiB sent a step", "seconds", ""]]
     for name, plan in plans.items():
         for way in plan:
             if way.needs is None:
-                table.append([f"{name}, {way.name}", "-", "refused", "", f"  {way.why}"])
+                table.append([f"{name}, {way.name}", "-", "refused", "", "", f"  {way.why}"])
                 continue
             count = str(way.devices) if way.fits else f"over {way.devices}"
-            table.append(
-                [f"{name}, {way.name}", count, size(way.needs), f"{way.exchanged / 2**30:.2f}", f"  {way.setting}"]
-            )
-    return [*aligned(table), "An estimate, and on the large side: not measured on devices (docs/scale.md)."]
+            sent, seconds = f"{way.exchanged / 2**30:.2f}", f"{way.sending:.2f}"
+            table.append([f"{name}, {way.name}", count, size(way.needs), sent, seconds, f"  {way.setting}"])
+    return [
+        *aligned(table),
+        "An estimate, and on the large side, with 25 GB a second between devices: not measured (docs/scale.md).",
+    ]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zofo.config.resolve import Config
 
 TRIED = 256 << 20  # bytes that are written and read to know a disk
+LINK = 25e9  # bytes a second between devices, assumed: those of PCIe 4.0 x16
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def disk_of(folder: Path) -> Disk:
 class Way:
     """How the weights are held. needs: bytes of the process or device, None where the way is refused, why says why.
     setting: what is typed for it. read, written: seconds a step to read and write the weights, beside computing and not
-    behind it. devices: how many; exchanged: bytes that each of them sends a step."""
+    behind it. devices: how many; exchanged: bytes that each of them sends a step; sending: its seconds over LINK."""
 
     name: str
     needs: int | None
@@ -78,9 +79,13 @@ class Way:
     devices: int = 1
     exchanged: float = 0.0
 
+    @property
+    def sending(self) -> float:
+        return self.exchanged / LINK
+
     def to_dict(self) -> dict[str, Any]:
         """Plain, for JSON."""
-        return dict(vars(self))
+        return {**vars(self), "sending": self.sending}
 
 
 def ways(config: Config, footprint: Footprint, folder: Path, disk: Disk, free: int) -> list[Way]:
