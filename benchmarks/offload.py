@@ -1,6 +1,6 @@
 """MeZO steps of a model whose weights are four times the memory it may use, beside the same in memory.
 
-    python -m benchmarks.offload --model DIR --work DIR [--shape opt-1.3b] [--sizes 4x64:4,64x256:16] [--steps 4]
+    python -m benchmarks.offload --model DIR --work DIR [--shape opt-1.3b] [--sizes 4x64:4,16x256:4,64x256:4] [--steps 4]
         [--rounds 2] [--json FILE]
 
 Random weights in the shape of a model (--model gives the tokenizer), random tokens: for seconds and bytes, never for a
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--work", required=True, type=Path, help="on the disk, with room for 3 x the weights")
     parser.add_argument("--shape", default="opt-1.3b")
-    parser.add_argument("--sizes", default="4x64:4,64x256:16")
+    parser.add_argument("--sizes", default="4x64:4,16x256:4,64x256:4")
     parser.add_argument("--steps", type=int, default=4, help="that are counted, behind a first one; 0: that one")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)

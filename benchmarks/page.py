@@ -205,7 +205,7 @@ def offload() -> str:
     """Weights that come and go beside weights in memory (docs/scale.md)."""
 
     def rows() -> Iterator[list[str]]:
-        for size in ("4x64", "64x256"):
+        for size in ("4x64", "16x256", "64x256"):
             one = found("offload", size)
             if one is None or "limit, MiB" not in one:
                 yield [size, *[NONE] * 5]
