@@ -1,7 +1,7 @@
 """MeZO steps of a model whose weights are four times the memory it may use, beside the same in memory.
 
-    python -m benchmarks.offload --model DIR --work DIR [--shape opt-1.3b] [--sizes 4x64:4,16x256:4,64x256:4] [--steps 4]
-        [--rounds 2] [--json FILE]
+    python -m benchmarks.offload --model DIR --work DIR [--shape opt-1.3b] [--sizes 4x64:4,16x256:4,64x256:4]
+        [--steps 4] [--rounds 2] [--json FILE]
 
 Random weights in the shape of a model (--model gives the tokenizer), random tokens: for seconds and bytes, never for a
 loss. --sizes: examples x tokens, and the examples of a micro-batch. Each run is a process of its own, in turn: in
