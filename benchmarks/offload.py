@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
-import os
 import shutil
 import subprocess
 import sys
@@ -30,10 +28,9 @@ from benchmarks._cgroup import limited
 from benchmarks._machine import MIB, facts
 from zofo.api.check_machine.world import batch as random_batch
 from zofo.api.memory import named_shapes
+from zofo.api.memory.plan import disk_of
 from zofo.config.json_text import dumps, read_json
 from zofo.config.sections import ModelConfig
-
-PIECE = 8 * MIB
 
 
 def make_model(shape: str, tokenizer: Path, to: Path) -> Path:
@@ -78,23 +75,8 @@ def run(model: str, folder: str, rows: int, length: int, micro: int, steps: int)
 
 def disk(folder: Path, size: int) -> dict[str, float]:
     """Seconds to write so many bytes and sync them, and to read them past the cache."""
-    path, buffer = folder / "zofo-disk", mmap.mmap(-1, PIECE)
-    buffer.write(os.urandom(PIECE))
-    try:
-        start = time.perf_counter()
-        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_DIRECT)
-        for _ in range(size // PIECE):
-            os.write(handle, buffer)
-        os.fsync(handle)
-        written = time.perf_counter() - start
-        os.lseek(handle, 0, os.SEEK_SET)
-        start = time.perf_counter()
-        while os.readv(handle, [buffer]):
-            pass
-        return {"write": written, "read": time.perf_counter() - start}
-    finally:
-        os.close(handle)
-        path.unlink()
+    own = disk_of(folder, size)
+    return {"write": size / own.writes, "read": size / own.reads}
 
 
 def child(args: list[str], group: Any = None) -> dict[str, Any]:

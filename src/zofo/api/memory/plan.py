@@ -35,8 +35,9 @@ class Disk:
     writes: float
 
 
-def disk_of(folder: Path) -> Disk:
-    """Of the disk that a folder is on, with 256 MiB past the cache. Raises InputError where nothing can be written."""
+def disk_of(folder: Path, size: int = TRIED) -> Disk:
+    """Of the disk that a folder is on, with so many bytes past the cache. Raises InputError where nothing can be
+    written."""
     path, buffer = folder / f".zofo-{os.getpid()}-disk", mmap.mmap(-1, PIECE)
     buffer.write(os.urandom(PIECE))
     try:
@@ -46,7 +47,7 @@ def disk_of(folder: Path) -> Disk:
         raise InputError(f"--plan: {folder}: {error.strerror}") from error
     try:
         start = time.perf_counter()
-        for _ in range(TRIED // PIECE):
+        for _ in range(size // PIECE):
             os.write(file, buffer)
         os.fsync(file)
         wrote = time.perf_counter() - start
@@ -54,7 +55,7 @@ def disk_of(folder: Path) -> Disk:
         start = time.perf_counter()
         while os.readv(file, [buffer]):
             pass
-        return Disk(TRIED / (time.perf_counter() - start), TRIED / wrote)
+        return Disk(size / (time.perf_counter() - start), size / wrote)
     except OSError as error:
         raise InputError(f"--plan: {folder}: {error.strerror}") from error
     finally:
