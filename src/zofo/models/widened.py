@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from safetensors import safe_open
 
@@ -70,18 +71,8 @@ def _sweep(folder: Path) -> None:
     """What a process that is gone has left, were its number this one's: in a container they are often the same."""
     for path in folder.glob(".zofo-*-float32"):
         number = path.name.split("-")[1]
-        if number.isdigit() and (int(number) == os.getpid() or not _lives(int(number))):
+        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _fetched(config: ModelConfig) -> Path:
