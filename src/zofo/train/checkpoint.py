@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zofo.config.instantiate import make_estimator, make_rule
+from zofo.config.journal_header import header_of
 from zofo.config.json_text import read_json
 from zofo.config.resolve import Config
 from zofo.errors import InputError, printable
@@ -136,14 +136,6 @@ def move_theta(theta: Point, config: Config, journal: Path, position: int | None
 
 
 def journal_header(session: Session) -> dict[str, Any]:
-    """What a replay needs: the tensors it starts from, and the configuration of everything that acts on them."""
-    config = session.config
-    return {
-        "tensors": session.problem.theta.catalogue(session.sums if session.method.theta_of == "backbone" else None),
-        "model": config.model.name,
-        "theta": session.method.theta_of,
-        "estimator": {"name": config.names["estimator"], **dataclasses.asdict(config.estimator)},
-        "rule": {"name": config.names["rule"], **dataclasses.asdict(config.rule)},
-        "mask": {"name": config.names["mask"], **dataclasses.asdict(config.mask)} if config.mask else None,
-        "seed": config.train.seed,
-    }
+    """See `header_of`."""
+    sums = session.sums if session.method.theta_of == "backbone" else None
+    return header_of(session.config, session.problem.theta.catalogue(sums), session.method.theta_of)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ import torch
 from zofo.config import registry
 from zofo.config.cadence import counted_per_step
 from zofo.config.epochs import Passes
-from zofo.config.instantiate import make_estimator, make_mask, make_method, make_rule
+from zofo.config.instantiate import make_method
 from zofo.config.resolve import Config
 from zofo.config.reward_name import reward_name
 from zofo.data import TaskData, load_task
 from zofo.data.batch import collate
 from zofo.data.files import BadRows
 from zofo.data.loader import shorter, streams_of, tokenize_task, without_unfit
-from zofo.data.multitask.mixture import Mixture, among
+from zofo.data.multitask.mixture import Mixture
 from zofo.data.multitask.setting import trained_tasks
 from zofo.data.rewards import Reward, load_reward
 from zofo.data.stream import Stream
@@ -30,8 +30,7 @@ from zofo.data.tokenization import Encoded
 from zofo.errors import InputError, during
 from zofo.eval.evaluator import Evaluator, make_evaluator
 from zofo.methods._base import Base as Method
-from zofo.methods._nonfinite import Refusals
-from zofo.methods._problem import Problem, Schedule
+from zofo.methods._problem import Problem
 from zofo.models import quantization
 from zofo.models.activation_checkpointing import checkpoint_layers
 from zofo.models.adapters import _start as adapter_start
@@ -44,11 +43,10 @@ from zofo.models.sharded import Sharding
 from zofo.models.tree_probe import share_prompts
 from zofo.objectives._loss import Loss
 from zofo.train.checks import check, shift_mode, trains_metric
-from zofo.train.gradients import gradients
 from zofo.train.inputs import inputs_of
+from zofo.train.problem import make_problem
 from zofo.train.progress import gib
 from zofo.zo.journal import Records
-from zofo.zo.journalled import Journalled
 from zofo.zo.keys import derive
 from zofo.zo.point import Point, UnshiftableError
 from zofo.zo.ranks import ALONE, Ranks
@@ -151,12 +149,14 @@ def build(
     metric: Callable[..., Any] | None = None,
     start: Path | None = None,
     ranks: Ranks = ALONE,
+    made: Callable[..., Problem] = Problem,
 ) -> Session:
     """The method's file made ready: the backbone, the data, F, the method. Draws nothing from the global random state.
 
     load, task: what makes the model and the data in place of `models.load.load` and `data.load_task`, for a prediction.
     metric: the reward that a call in Python gave. A reward's file is run: whoever calls this was asked for it.
-    start: the files of the adapter that adapter.start means. ranks: those that make the run together.
+    start: the files of the adapter that adapter.start means. ranks: those that make the run together. made: what makes
+    the problem of its parts, for a federation's client.
     """
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -191,7 +191,7 @@ def build(
     config = config.counted(passes) if config.train.num_train_epochs is not None else config
     losses = make_losses(config, backbone, data, method, reward, ranks)
     records = Records()
-    problem = make_problem(config, backbone, losses, data, method, streams, records)
+    problem = make_problem(config, backbone, losses, data, method, streams, records, made)
     method.setup(problem)
     parts = (config, loaded, data, problem, method, encoded, streams, backbone.whole, losses.evaluator, records, read)
     return Session(*parts, passes, backbone.start, ranks)
@@ -270,40 +270,6 @@ def make_losses(
     if data.kind == "generation":
         evaluator.prepare([*data.dev, *data.test, *(data.train if trains_metric(config, method) else ())])
     return Losses(evaluator.loss, evaluator.loss.of(evaluator.objective()), evaluator)
-
-
-def make_problem(
-    config: Config,
-    backbone: Backbone,
-    losses: Losses,
-    data: TaskData,
-    method: Method,
-    streams: Mapping[str, Stream | Mixture],
-    records: Records,
-) -> Problem:
-    """What the method is given."""
-    of_theta = partial(gradients, losses.loss, backbone.theta, streams)
-    told = (of_theta, records.append_support)
-    estimator = make_estimator(config, *told, losses.loss.ranks) if "estimator" in method.needs else None
-    return Problem(
-        backbone.theta,
-        backbone.adapters,
-        losses.metric if config.task.objective == "metric" else losses.loss,
-        streams,
-        config.train.seed,
-        rate=Schedule(config.train.lr_scheduler_type, config.train.max_steps, config.train.warmup_steps),
-        total=config.train.max_steps,
-        count=config.train.count,
-        estimator=estimator,
-        rule=Journalled(make_rule(config), records, losses.loss.ranks) if estimator is not None else None,
-        mask=make_mask(config, *told) if estimator is None else estimator.mask,
-        max_grad_norm=config.train.max_grad_norm,
-        refusals=Refusals(config.train.on_nonfinite),
-        tasks=trained_tasks(data),
-        among=partial(among, streams),
-        metric=losses.metric,
-        ranks=losses.loss.ranks,
-    )
 
 
 @during("the first forward")

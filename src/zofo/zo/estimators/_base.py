@@ -64,6 +64,11 @@ class Config(Shift):
     )
 
 
+def seeds_of(seed: int, q: int) -> list[int]:
+    """Of the q directions of an estimate with this seed."""
+    return [seed, *(derive(seed, "q", i) for i in range(1, q))]
+
+
 class Base(ABC):
     """An objective and a seed -> a zeroth-order gradient; the mask, if there is one, says which weights it moves.
 
@@ -96,8 +101,7 @@ class Base(ABC):
 
     def directions(self, theta: Point, step: int, seed: int) -> list[Direction]:
         """q directions, the first with the seed itself."""
-        seeds = [seed, *(derive(seed, "q", i) for i in range(1, self.config.q))]
-        return [self.direction(theta, step, one) for one in seeds]
+        return [self.direction(theta, step, one) for one in seeds_of(seed, self.config.q)]
 
     def evaluated(
         self, directions: Sequence[Direction], evaluate: Callable[[Direction], tuple[float, ...]], width: int

@@ -1,0 +1,165 @@
+"""The server's directory, which is a run's: config.yaml, journal.bin, metrics.jsonl, run.json at the end. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zofo.config.instantiate import make_method
+from zofo.config.journal_header import header_of
+from zofo.config.json_text import dumps
+from zofo.errors import InputError, printable
+from zofo.federated.settings import Settings
+from zofo.train.ending import Ending
+from zofo.train.files import naming
+from zofo.train.lease import Lease
+from zofo.train.run_dir import RunDir
+from zofo.zo.journal import Journal, Outcome, Record, read_header, scan
+
+if TYPE_CHECKING:
+    from zofo.federated.server import Known
+
+FILE = "federation.yaml"
+
+
+class Book:
+    """`with Book(settings, root) as book`. round: the next one; position: bytes of the journal; begun: whether there is
+    one. Raises InputError where the directory holds something else, or the settings are not those of its journal."""
+
+    def __init__(self, settings: Settings, root: Path) -> None:
+        self.settings, self.root = settings, root
+        self.journal: Journal | None = None
+        self.base, self.round = b"", 0
+        self._crc = {0: 0}  # of the journal's bytes up to each border
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Book:
+        lease = self._stack.enter_context(Lease(self.root))
+        with ExitStack() as undo:
+            undo.callback(self._stack.close)
+            self.run = RunDir(self.root, lease.check)
+            self._open()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.journal is not None:
+            self.journal.sync()
+            self.journal.close()
+        self._stack.close()
+
+    @property
+    def begun(self) -> bool:
+        return self.journal is not None
+
+    @property
+    def position(self) -> int:
+        return 0 if self.journal is None else self.journal.position
+
+    def read(self, start: int) -> bytes:
+        """The journal's bytes from there on."""
+        if self.journal is None:
+            return b""
+        with self.journal.path.open("rb") as file:
+            file.seek(start)
+            return file.read(self.journal.position - start)
+
+    def stands(self, position: int, crc: int) -> bool:
+        """Whether a client's copy of so many bytes, with this checksum, is the beginning of the journal."""
+        return position in self._crc and self._crc[position] == crc
+
+    def begin(self, listed: bytes, base: bytes, settings: Settings) -> bool:
+        """The journal of these tensors, as a client lists them; False where the list is not that of the base model."""
+        try:
+            tensors = json.loads(listed)
+            lines = sorted((tensor["name"], tensor["sha256"]) for tensor in tensors)
+        except (ValueError, TypeError, KeyError):
+            return False
+        if hashlib.sha256("".join(f"{name} {one}\n" for name, one in lines).encode()).digest() != base:
+            return False
+        with naming(path := self.run.claim(self.run.journal)):
+            self.journal = Journal.create(path, header_of(settings.run, tensors, "backbone"))
+        self.base = base
+        self._crc[self.journal.position] = self.journal.crc
+        return True
+
+    def append(self, record: Record) -> None:
+        assert self.journal is not None
+        with naming(self.journal.path):
+            self.journal.append(record)
+            self.journal.sync()  # what clients are told must outlive a loss of power here
+        self._crc[self.journal.position] = self.journal.crc
+        self.round = record.step + 1
+
+    def log(self, event: str, round: int, **values: Any) -> None:
+        with naming(self.run.metrics):
+            self._metrics.write(dumps({"event": event, "step": round, **values}) + "\n")
+            self._metrics.flush()
+
+    def say(self, line: str) -> None:
+        print(printable(line, 400), file=sys.stderr, flush=True)
+
+    def finish(self, clients: Mapping[str, Known]) -> None:
+        """run.json: what makes it a run that can be opened, theta alone."""
+        config, method = self.settings.run, make_method(self.settings.run)
+        info = {
+            "zofo": importlib.metadata.version("zofo"),
+            "format": 1,
+            "method": config.names["method"],
+            "adapter": None,
+            "task": Path(config.task.title).stem,
+            "model": config.model.name,
+            "seed": config.train.seed,
+            "steps": method.updates(self.round),
+            "best_step": self.round,
+            "journal_position": self.position,
+            "dev": {},
+            "test": {"theta": {}},
+            "deployed": "theta",
+            "tasks": None,
+            "base_sha256": self.base.hex(),
+            "federation": dataclasses.asdict(self.settings.federation)
+            | {"clients": {name: dict(known.bytes) | {"late": known.late} for name, known in clients.items()}},
+            "config_hash": config.hash(),
+            "outcome": Ending("finished", step=self.round, of=self.round).to_dict(),
+        }
+        self.run.write_info(info)
+
+    def _open(self) -> None:
+        if self.run.ours() and self.run.journal.is_file():
+            self._go_on()
+        else:
+            if foreign := self.run.foreign():
+                raise InputError(f"{foreign[0]}: not this federation's, and in the way of its files; move it away")
+            self.run.clear()
+            self.run.begin({})
+            config = self.settings.run
+            self.run.write_config(dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=".")))
+        self.run.write(FILE, self.settings.to_yaml())
+        self._metrics = self._stack.enter_context(self.run.claim(self.run.metrics).open("a", encoding="utf-8"))
+
+    def _go_on(self) -> None:
+        path = self.run.journal
+        header, end = read_header(path)
+        mine = header_of(self.settings.run, header["tensors"], "backbone")
+        for key in ("estimator", "rule", "mask", "seed"):
+            if header[key] != mine[key]:
+                raise InputError(f"{path}: {key} is {header[key]} there and {mine[key]} here; choose another directory")
+        lines = sorted((tensor["name"], tensor["sha256"]) for tensor in header["tensors"])
+        self.base = hashlib.sha256("".join(f"{name} {one}\n" for name, one in lines).encode()).digest()
+        with path.open("rb") as file:
+            file.seek(end - 4)
+            self._crc = {0: 0, end: int.from_bytes(file.read(4), "little")}  # the header's own checksum
+        for record, border in scan(path):
+            if record.outcome is Outcome.APPLIED:
+                self.round = record.step + 1
+            self._crc[border.offset] = border.crc
+        self.journal = Journal.open(path)
+        self.say(f"{self.root}: goes on at round {self.round} of {self.settings.federation.rounds}")

@@ -1,0 +1,175 @@
+"""Flower's own programs, started with a federation's settings: SuperLink, SuperNode, `flwr run`. No socket is ours.
+
+What they keep is in DIR/flower (FLWR_HOME), so that nothing is written to a home directory, and what they would tell
+others of themselves is switched off.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from zofo.config.json_text import dumps
+from zofo.errors import InputError, RunError
+from zofo.federated.settings import Federation
+
+APP = """[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "zofo-federation"
+version = "1.0.0"
+description = "zofo's federated zeroth-order training; the code is the installed zofo"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "zofo"
+fab-format-version = 1
+flwr-version-target = "1.42.0"
+
+[tool.flwr.app.components]
+serverapp = "zofo_federation.app:server_app"
+clientapp = "zofo_federation.app:client_app"
+
+[tool.flwr.app.config]
+root = ""
+simulated = false
+"""
+CODE = "from zofo.federated.flower import client_app, server_app\n\n__all__ = ['client_app', 'server_app']\n"
+START, LOOK = 60.0, 0.2  # seconds a program may take to be there, and between two looks
+
+
+def program(name: str) -> str:
+    """One of Flower's, beside this Python. Raises InputError where it is not installed."""
+    beside = Path(sysconfig.get_path("scripts")) / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise InputError("federations run on Flower, which is not installed; pip install 'zofo[flower]'")
+    return found
+
+
+def environment(home: Path) -> dict[str, str]:
+    home.mkdir(parents=True, exist_ok=True)
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    bin_first = f"{Path(sysconfig.get_path('scripts'))}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **quiet, "FLWR_HOME": str(home), "PATH": bin_first}
+
+
+def _tls(federation: Federation) -> list[str]:
+    """Of a SuperLink. Raises InputError where neither certificates nor `insecure` are given."""
+    if not federation.tls:
+        return ["--insecure"]
+    given = {"certificate": federation.certificate, "key": federation.key, "ca": federation.ca}
+    if missing := [name for name, value in given.items() if value is None]:
+        raise InputError(
+            f"federation.{missing[0]}: TLS needs certificate, key and ca (docs/federated.md makes some); or give "
+            "insecure: true, for a network that nobody else reads"
+        )
+    flags = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
+    return [part for flag, value in zip(flags, given.values()) for part in (flag, str(value))]
+
+
+@contextmanager
+def superlink(federation: Federation, root: Path, port: int, simulated: bool = False) -> Iterator[str]:
+    """A SuperLink, and the name of the connection to it, for `flwr run`. It is ended with what it started."""
+    home, (host, _, _) = root / "flower", federation.address.rpartition(":")
+    env, log = environment(home), root / "superlink.log"
+    if not log.parent.is_dir():
+        log.parent.mkdir(parents=True)
+    tls = ["--insecure"] if simulated else _tls(federation)
+    where = ["--host", "127.0.0.1" if simulated else host, "--port", str(port)]
+    command = [program("flower-superlink"), *tls, *where, *(["--simulation"] if simulated else [])]
+    with _running([*command, "--isolation", "subprocess"], env, log) as process:
+        _there(process, log, port, host if not simulated else "127.0.0.1")
+        config = f'[superlink]\ndefault = "zofo"\n\n[superlink.zofo]\naddress = "{_dial(host)}:{port}"\n'
+        secure = simulated or not federation.tls
+        config += "insecure = true\n" if secure else f"root-certificates = {dumps(str(Path(str(federation.ca))))}\n"
+        (home / "config.toml").write_text(config, "utf-8")
+        yield "zofo"
+
+
+def _dial(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+
+
+def run_app(root: Path, connection: str, simulated: bool, resources: Sequence[str] = ()) -> int:
+    """`flwr run`, to the app's end. Returns its exit code. resources: key=value for a simulation."""
+    folder, env = root / "flower" / "zofo-federation", environment(root / "flower")
+    (folder / "zofo_federation").mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(APP, "utf-8")
+    (folder / "LICENSE").write_text("Apache-2.0, as zofo.\n", "utf-8")
+    (folder / "zofo_federation" / "__init__.py").write_text("", "utf-8")
+    (folder / "zofo_federation" / "app.py").write_text(CODE, "utf-8")
+    config = f"root={dumps(str(root.resolve()))} simulated={'true' if simulated else 'false'}"
+    command = [program("flwr"), "run", str(folder), connection, "--stream", "--run-config", config]
+    if resources:
+        command += ["--federation-config", " ".join(resources)]
+    process = subprocess.Popen(command, env=env)
+    try:
+        return process.wait()
+    finally:
+        _end(process)
+
+
+@contextmanager
+def supernode(federation: Federation, root: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A SuperNode whose client is in this directory."""
+    env = environment(root / "flower")
+    tls = ["--insecure"] if not federation.tls else ["--root-certificates", str(federation.ca)]
+    node = f"root={dumps(str(root.resolve()))} name={dumps(name)}"
+    command = [program("flower-supernode"), *tls, "--superlink", federation.address, "--node-config", node]
+    with _running([*command, "--port", "0"], env, root / "supernode.log") as process:
+        yield process
+
+
+@contextmanager
+def _running(command: Sequence[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asked first, with all that it started, and killed after ten seconds."""
+    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        if process.poll() is not None:
+            break
+        try:
+            os.killpg(process.pid, number) if os.getpgid(process.pid) == process.pid else process.send_signal(number)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def _there(process: subprocess.Popen[bytes], log: Path, port: int, host: str) -> None:
+    """Raises RunError where it ends, or does not answer within a minute."""
+    import socket
+
+    end = time.monotonic() + START
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        try:
+            with socket.create_connection((_dial(host), port), timeout=1):
+                return
+        except OSError:
+            time.sleep(LOOK)
+    tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-5:]) if log.is_file() else ""
+    raise RunError(f"Flower's SuperLink did not start; {log} ends with:\n{tail}")
+
+
+def python() -> str:
+    return sys.executable

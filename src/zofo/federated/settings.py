@@ -1,0 +1,226 @@
+"""fed.yaml: a run's sections as in any configuration, and what makes a federation of it (docs/federated.md).
+
+    federation: {mode: same, rounds: 200, min_clients: 8, wait: 600}
+    model: MODEL_DIR
+    method: mezo
+    task: {name: sst2}
+    train: {batch_size: 8}
+
+Server and clients have the same file; a client adds its rows (task.train_file=mine.csv) and where its model is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from zofo.api.configure import resolve
+from zofo.config.cadence import counted_per_step
+from zofo.config.instantiate import make_method
+from zofo.config.json_text import dumps
+from zofo.config.layers import SECTIONS, Layer
+from zofo.config.paths import located
+from zofo.config.resolve import Config
+from zofo.config.typed import build
+from zofo.config.yaml_reader import dump, read_yaml
+from zofo.errors import InputError, did_you_mean, printable
+from zofo.federated import modes
+from zofo.methods._problem import Schedule
+
+RATES = {"mezo": "lr", "bilevel-zofo": "lr_theta"}  # the methods, and the field of theta's rate
+
+
+def _f(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The section `federation`."""
+
+    mode: str = _f("same", "same: one direction for all clients; own: one each; fedkseed: own, out of a pool")
+    rounds: int = _f(100, "updates of theta", ge=1)
+    local_steps: int = _f(1, "steps of a client between two rounds, theta itself left alone", ge=1, le=1000)
+    aggregate: Literal["mean", "median", "trimmed"] = _f("mean", "of the clients' coefficients of one direction")
+    trim: float = _f(0.2, "share of the clients that `trimmed` leaves out at either end", ge=0, lt=0.5)
+    clip: float | None = _f(None, "bound on each |c|: what one client can do, and what its noise is measured by", gt=0)
+    noise: float = _f(0.0, "standard deviation of the noise that a client adds to c, over 2 clip", ge=0)
+    delta: float = _f(1e-5, "of the (epsilon, delta) that is stated", gt=0, lt=1)
+    pool: int = _f(4096, "seeds of mode fedkseed", ge=1)
+    min_clients: int = _f(1, "answers without which a round makes no update and is asked again", ge=1)
+    wait: float = _f(600.0, "seconds a round waits for those who have not answered", gt=0)
+    give_up: float = _f(86400.0, "seconds without min_clients after which the server ends", gt=0)
+    eval_rounds: int = _f(0, "rounds between two evaluations on the clients' dev rows; 0: none", ge=0)
+    check_rounds: int = _f(50, "rounds between two comparisons of the clients' theta", ge=1)
+    address: str = _f("127.0.0.1:9093", "host:port of the server")
+    certificate: str | None = _f(None, "PEM of the server, for TLS")
+    key: str | None = _f(None, "PEM of its private key")
+    ca: str | None = _f(None, "PEM of who signed the certificate; a client trusts this one")
+    insecure: bool = _f(False, "without TLS: on a network that nobody else reads")
+
+    def problems(self) -> list[str]:
+        faults = []
+        if self.mode not in modes.names():
+            hint = did_you_mean(self.mode, modes.names()) or f"; known: {', '.join(modes.names())}"
+            faults.append(f'mode: unknown "{printable(self.mode, 60)}"{hint}')
+        elif self.aggregate != "mean" and not modes.load(self.mode).robust:
+            faults.append(
+                f"aggregate: mode {self.mode} has a direction a client, and coefficients of different directions have "
+                f"no {self.aggregate}; give clip, or mode: same"
+            )
+        if self.noise and self.clip is None:
+            faults.append("noise: is measured by clip, the most that c can be; give clip")
+        if not self.address.rpartition(":")[2].isdigit():
+            faults.append("address: expected host:port")
+        return faults
+
+    @property
+    def tls(self) -> bool:
+        return not self.insecure
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The section `simulate`: clients on this machine, of whom some fail."""
+
+    clients: int = _f(4, "clients", ge=1, le=10000)
+    alpha: float = _f(math.inf, "how skewed the labels are: Dirichlet's parameter, .1 a lot; .inf: dealt evenly", gt=0)
+    late: dict[str, int] = field(
+        default_factory=dict, metadata={"help": "{client: rounds that its answers come too late}"}
+    )
+    lost: dict[str, list[int]] = field(
+        default_factory=dict, metadata={"help": "{client: [first round away, first round back]}"}
+    )
+    lying: dict[str, float] = field(default_factory=dict, metadata={"help": "{client: what its c is multiplied by}"})
+    wait: float = _f(60.0, "seconds a round waits, in place of federation.wait", gt=0)
+
+    def problems(self) -> list[str]:
+        known = {str(i) for i in range(self.clients)}
+        return [
+            f'{what}: no client "{printable(str(name), 20)}"; they are 0 to {self.clients - 1}'
+            for what in ("late", "lost", "lying")
+            for name in getattr(self, what)
+            if str(name) not in known
+        ]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A fed.yaml, read. run: its other sections; `train.max_steps` is made of the rounds."""
+
+    federation: Federation
+    simulation: Simulation
+    run: Config
+
+    def shared(self) -> bytes:
+        """SHA-256 of what server and clients must have alike: 32 bytes."""
+        run, fed = self.run.to_dict(), dataclasses.asdict(self.federation)
+        train = {key: run["train"][key] for key in ("seed", "max_steps", "batch_size", "lr_scheduler_type")}
+        train |= {key: run["train"][key] for key in ("warmup_steps", "count")}
+        keys = ("mode", "rounds", "local_steps", "pool", "clip", "noise")
+        alike = {key: run.get(key) for key in ("method", "adapter", "estimator", "rule", "mask")}
+        alike |= {"train": train, "federation": {key: fed[key] for key in keys}}
+        return hashlib.sha256(dumps(alike, sort_keys=True).encode()).digest()
+
+    def rate(self, round: int) -> float:
+        """theta's, of a round."""
+        train, method = self.run.train, make_method(self.run)
+        rate = getattr(self.run.method, RATES[self.run.names["method"]])
+        schedule = Schedule(train.lr_scheduler_type, train.max_steps, train.warmup_steps)
+        inner = 0 if train.count == "outer" else method.lower_per_step
+        return schedule(rate, round * counted_per_step(train, method.per_step) + inner)
+
+    @property
+    def coefficients(self) -> int:
+        """Of an answer."""
+        return self.federation.local_steps * self.run.estimator.q
+
+    def to_yaml(self) -> str:
+        """The file that reads as this, with absolute paths."""
+        parts = {"federation": self.federation, "simulate": self.simulation}
+        return dump({name: dataclasses.asdict(part) for name, part in parts.items()} | self.run.absolute().to_dict())
+
+
+def read(path: str | Path, overrides: Iterable[str] = (), files: bool = True) -> Settings:
+    """files: whether the model and the rows must be there; a server has neither. Raises InputError with a line for each
+    fault."""
+    content = read_yaml(Path(path), "federation's file", 'sections such as "federation:"')
+    errors: list[str] = []
+    ours = [text for text in overrides if text.strip().partition(".")[0] in ("federation", "simulate")]
+    layer = Layer("command line").add_overrides(ours, errors).sections
+    federation = _section("federation", Federation, content.pop("federation", None), layer, errors)
+    simulation = _section("simulate", Simulation, content.pop("simulate", None), layer, errors)
+    others = [text for text in overrides if text not in ours]
+    run = None
+    try:
+        run = _run(content, Path(path).parent, federation, others, files)
+    except InputError as error:
+        errors += str(error).split("\n")
+    if errors or federation is None or simulation is None or run is None:
+        raise InputError("\n".join(f"{path}: {line}" for line in errors))
+    return Settings(federation, simulation, run)
+
+
+def _section(name: str, cls: type, content: Any, layer: Mapping[str, Any], errors: list[str]) -> Any:
+    if content is not None and not isinstance(content, Mapping):
+        errors.append(f"{name}: expected a mapping")
+        return None
+    return build(f"{name}.", cls, {**(content or {}), **layer.get(name, {})}, errors)
+
+
+def _run(
+    content: dict[str, Any], folder: Path, federation: Federation | None, overrides: list[str], files: bool
+) -> Config:
+    """Raises InputError for what is wrong, or does not go with a federation."""
+    unknown = [key for key in content if key not in (*SECTIONS, "preset")]
+    if unknown:
+        known = (*SECTIONS, "preset", "federation", "simulate")
+        hint = did_you_mean(unknown[0], known) or f"; known: {', '.join(known)}"
+        raise InputError(f'unknown section "{printable(str(unknown[0]), 60)}"{hint}')
+    preset = content.pop("preset", None)
+    sections = located(content, folder)
+    if isinstance(train := sections.setdefault("train", {}), Mapping):  # each has a directory of its own
+        sections["train"] = {"output_dir": "federation", **train}
+    config = resolve(None, overrides, preset, source="federation's file", files=files, **sections)
+    faults = list(_faults(config, federation))
+    if faults:
+        raise InputError("\n".join(faults))
+    if federation is None:
+        return config
+    method = make_method(config)
+    steps = federation.rounds * counted_per_step(config.train, method.per_step)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=steps))
+
+
+def _faults(config: Config, federation: Federation | None) -> Iterable[str]:
+    """What is no sum of directions that a seed alone gives, or needs more of theta than its journal."""
+    method = config.names["method"]
+    if method not in RATES:
+        yield f"method.name: {method} has no federated form; known: {', '.join(RATES)}"
+        return
+    if method == "mezo" and config.adapter is not None:
+        yield "adapter.name: a federation's theta is the backbone; leave adapter out, or use bilevel-zofo"
+    if config.names["estimator"] not in ("spsa", "one-sided"):
+        yield f"estimator.name: {config.names['estimator']} keeps more than seeds; use spsa or one-sided"
+    if config.estimator.shift == "inplace":
+        yield "estimator.shift: inplace writes theta, which drifts for each client otherwise; use layer or copy"
+    rule = config.rule
+    if config.names["rule"] != "sgd" or rule.normalize or rule.clip is not None or rule.scalar_sign:
+        yield "rule.name: every client adds the same terms; use sgd as it is (federation.clip bounds c)"
+    if rule is not None and getattr(rule, "rounding", "") == "split":
+        yield "rule.rounding: split keeps 16 more bits a weight, which a snapshot would have to carry; use stochastic"
+    if config.model.quantization:
+        yield "model.quantization: a quantised base model was not tried in a federation; leave it out"
+    if config.mask is not None:
+        yield "mask.name: no masks in a federation yet; leave it out"
+    if config.task.objective == "metric":
+        yield "task.objective: metric was not tried in a federation; leave it out"
+    if config.train.num_train_epochs is not None:
+        yield "train.num_train_epochs: a federation has federation.rounds; leave it out"
+    if federation is not None and federation.local_steps > 1 and make_method(config).first_order:
+        yield "federation.local_steps: an adapter is trained at theta itself, so 1; use mezo for more"

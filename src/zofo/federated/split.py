@@ -1,0 +1,56 @@
+"""A task's rows dealt to the clients of a simulation, evenly or with skewed labels."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from zofo.data import TaskData, load_task
+from zofo.data.example import Example
+from zofo.errors import InputError
+from zofo.zo.keys import derive
+
+
+def shares(examples: Sequence[Example], clients: int, alpha: float, seed: int) -> list[list[Example]]:
+    """Each client's examples. alpha: the labels of each are dealt by shares that Dirichlet's law with this parameter
+    gives (Hsu et al., arXiv 1909.06335): the smaller, the fewer clients have a label; infinite: dealt in turn.
+
+    Every client has an example at least: one that would have none takes it of who has most. Raises InputError where
+    there are fewer than clients.
+    """
+    if len(examples) < clients:
+        raise InputError(f"simulate.clients: {clients}, and {len(examples)} training rows")
+    if math.isinf(alpha):
+        return [list(examples[i::clients]) for i in range(clients)]
+    rng = np.random.Generator(np.random.PCG64(derive(seed, "federated/shares")))
+    by_label = defaultdict[object, list[Example]](list)
+    for example in examples:
+        by_label[example.gold].append(example)
+    out: list[list[Example]] = [[] for _ in range(clients)]
+    for label in sorted(by_label, key=str):
+        ours = by_label[label]
+        cuts = np.cumsum(rng.dirichlet([alpha] * clients))[:-1] * len(ours)
+        order = rng.permutation(len(ours))
+        for client, places in enumerate(np.split(order, cuts.round().astype(int))):
+            out[client] += [ours[int(place)] for place in places]
+    for empty in (share for share in out if not share):
+        empty.append(max(out, key=len).pop())
+    return out
+
+
+def part(client: int, clients: int, alpha: float) -> Callable[..., TaskData]:
+    """What reads the task as one client has it: its training rows, and every so-manieth of dev."""
+
+    def load(task: Any, seed: int, *rest: Any) -> TaskData:
+        data = load_task(task, seed, *rest)
+        train = shares(data.train, clients, alpha, seed)[client]
+        if len(data.dev) < clients:
+            raise InputError(f"simulate.clients: {clients}, and {len(data.dev)} dev rows; task.dev_examples says more")
+        return replace(data, train=train, dev=data.dev[client::clients])
+
+    return load

@@ -1,0 +1,1 @@
+"""Federations: server and clients in one process, without Flower, message for message."""
