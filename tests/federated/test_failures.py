@@ -123,7 +123,7 @@ def test_a_client_comes_back_from_its_own_directory(tiny_model_dir: Path, tmp_pa
 
     serve(path, Local({number: fresh(number) for number in range(3)}))
     assert (tmp_path / "one/server/journal.bin").read_bytes() == (tmp_path / "two/server/journal.bin").read_bytes()
-    last = [line for line in lines(tmp_path / "two", "digest")][-1]
+    last = lines(tmp_path / "two", "digest")[-1]
     assert last["theta"] == digest
     assert last["clients"] == 3
 

@@ -17,6 +17,7 @@ from zofo.cli.compare import compare
 from zofo.cli.data import app as data_verbs
 from zofo.cli.diff import diff
 from zofo.cli.export import export
+from zofo.cli.federated import app as federated_verbs
 from zofo.cli.generate import generate
 from zofo.cli.metatest import meta_test
 from zofo.cli.options import (
@@ -51,6 +52,7 @@ app = typer.Typer(
     help="Fine-tune language models in the memory of inference plus a small adapter.",
 )
 app.add_typer(data_verbs, name="data")
+app.add_typer(federated_verbs, name="federated")
 
 
 def _version(value: bool) -> None:

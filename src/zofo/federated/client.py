@@ -37,6 +37,7 @@ from zofo.zo.journal import JournalError
 from zofo.zo.replay import check_initial, replay
 
 log = logging.getLogger("zofo")
+ENDED = "ended"  # a file: the server has said that all rounds are made
 ACTS = ("estimator", "rule", "mask", "seed", "theta")  # of the journal's header, what moves theta
 
 
@@ -113,6 +114,7 @@ class Client:
         if ask.kind is Kind.DIGEST:
             return Digest(bytes.fromhex(self.session.problem.theta.digest()), position)
         self._save()
+        self.run.write(ENDED, f"round {ask.round}\n")
         return End(position)
 
     @property

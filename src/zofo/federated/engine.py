@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
-from zofo.federated.settings import Federation
+from zofo.federated.settings import Federation, Settings
 
 APP = """[build-system]
 requires = ["hatchling"]
@@ -171,5 +170,20 @@ def _there(process: subprocess.Popen[bytes], log: Path, port: int, host: str) ->
     raise RunError(f"Flower's SuperLink did not start; {log} ends with:\n{tail}")
 
 
-def python() -> str:
-    return sys.executable
+def free_port() -> int:
+    """One that nobody listens on now, for a simulation."""
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def resources(settings: Settings) -> list[str]:
+    """Of a simulation: one actor, which has all clients open, and all cores."""
+    cores = os.cpu_count() or 1
+    return [
+        f"num-supernodes={settings.simulation.clients}",
+        f"client-resources-num-cpus={cores}",
+        f"init-args-num-cpus={cores}",
+    ]

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from zofo.api.configure import resolve
+from zofo.config import registry
 from zofo.config.cadence import counted_per_step
 from zofo.config.instantiate import make_method
 from zofo.config.json_text import dumps
@@ -27,12 +27,13 @@ from zofo.config.layers import SECTIONS, Layer
 from zofo.config.paths import located
 from zofo.config.resolve import Config
 from zofo.config.typed import build
-from zofo.config.yaml_reader import dump, read_yaml
+from zofo.config.yaml_reader import dump, read_yaml, scalar
 from zofo.errors import InputError, did_you_mean, printable
 from zofo.federated import modes
 from zofo.methods._problem import Schedule
 
 RATES = {"mezo": "lr", "bilevel-zofo": "lr_theta"}  # the methods, and the field of theta's rate
+NAMED = ("method", "method.name")
 
 
 def _f(default: Any, help: str, **metadata: Any) -> Any:
@@ -89,7 +90,7 @@ class Simulation:
     """The section `simulate`: clients on this machine, of whom some fail."""
 
     clients: int = _f(4, "clients", ge=1, le=10000)
-    alpha: float = _f(math.inf, "how skewed the labels are: Dirichlet's parameter, .1 a lot; .inf: dealt evenly", gt=0)
+    alpha: float | None = _f(None, "how skewed the labels are: Dirichlet's parameter, .1 a lot; null: not", gt=0)
     late: dict[str, int] = field(
         default_factory=dict, metadata={"help": "{client: rounds that its answers come too late}"}
     )
@@ -151,10 +152,17 @@ def read(path: str | Path, overrides: Iterable[str] = (), files: bool = True) ->
     fault."""
     content = read_yaml(Path(path), "federation's file", 'sections such as "federation:"')
     errors: list[str] = []
+    overrides, layer = list(overrides), Layer("command line")
     ours = [text for text in overrides if text.strip().partition(".")[0] in ("federation", "simulate")]
-    layer = Layer("command line").add_overrides(ours, errors).sections
-    federation = _section("federation", Federation, content.pop("federation", None), layer, errors)
-    simulation = _section("simulate", Simulation, content.pop("simulate", None), layer, errors)
+    for text in ours:
+        place, equals, raw = text.partition("=")
+        section, _, key = place.strip().partition(".")
+        if equals and key:
+            layer.put(section, key, scalar(raw), raw)
+        else:
+            errors.append(f'{printable(text, 100)}: expected "section.key=value"')
+    federation = _section("federation", Federation, content.pop("federation", None), layer.sections, errors)
+    simulation = _section("simulate", Simulation, content.pop("simulate", None), layer.sections, errors)
     others = [text for text in overrides if text not in ours]
     run = None
     try:
@@ -182,6 +190,9 @@ def _run(
         known = (*SECTIONS, "preset", "federation", "simulate")
         hint = did_you_mean(unknown[0], known) or f"; known: {', '.join(known)}"
         raise InputError(f'unknown section "{printable(str(unknown[0]), 60)}"{hint}')
+    faults = list(_without_form(content, overrides))
+    if faults:
+        raise InputError("\n".join(faults))
     preset = content.pop("preset", None)
     sections = located(content, folder)
     if isinstance(train := sections.setdefault("train", {}), Mapping):  # each has a directory of its own
@@ -197,10 +208,19 @@ def _run(
     return dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=steps))
 
 
+def _without_form(content: Mapping[str, Any], overrides: Iterable[str]) -> Iterable[str]:
+    """Said before what its sections lack or have too much."""
+    method = content.get("method")
+    named = [raw.strip() for key, _, raw in (text.partition("=") for text in overrides) if key in NAMED]
+    name = named[-1] if named else method.get("name") if isinstance(method, Mapping) else method
+    if name is not None and registry.canonical(str(name)) not in RATES:
+        yield f"method.name: {printable(str(name), 60)} has no federated form; known: {', '.join(RATES)}"
+
+
 def _faults(config: Config, federation: Federation | None) -> Iterable[str]:
     """What is no sum of directions that a seed alone gives, or needs more of theta than its journal."""
     method = config.names["method"]
-    if method not in RATES:
+    if method not in RATES:  # a preset's
         yield f"method.name: {method} has no federated form; known: {', '.join(RATES)}"
         return
     if method == "mezo" and config.adapter is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,16 +15,16 @@ from zofo.errors import InputError
 from zofo.zo.keys import derive
 
 
-def shares(examples: Sequence[Example], clients: int, alpha: float, seed: int) -> list[list[Example]]:
+def shares(examples: Sequence[Example], clients: int, alpha: float | None, seed: int) -> list[list[Example]]:
     """Each client's examples. alpha: the labels of each are dealt by shares that Dirichlet's law with this parameter
-    gives (Hsu et al., arXiv 1909.06335): the smaller, the fewer clients have a label; infinite: dealt in turn.
+    gives (Hsu et al., arXiv 1909.06335): the smaller, the fewer clients have a label; None: dealt in turn.
 
     Every client has an example at least: one that would have none takes it of who has most. Raises InputError where
     there are fewer than clients.
     """
     if len(examples) < clients:
         raise InputError(f"simulate.clients: {clients}, and {len(examples)} training rows")
-    if math.isinf(alpha):
+    if alpha is None:
         return [list(examples[i::clients]) for i in range(clients)]
     rng = np.random.Generator(np.random.PCG64(derive(seed, "federated/shares")))
     by_label = defaultdict[object, list[Example]](list)
@@ -43,7 +42,7 @@ def shares(examples: Sequence[Example], clients: int, alpha: float, seed: int) -
     return out
 
 
-def part(client: int, clients: int, alpha: float) -> Callable[..., TaskData]:
+def part(client: int, clients: int, alpha: float | None) -> Callable[..., TaskData]:
     """What reads the task as one client has it: its training rows, and every so-manieth of dev."""
 
     def load(task: Any, seed: int, *rest: Any) -> TaskData:

@@ -1,0 +1,139 @@
+"""`zofo federated simulate | server | client`: many owners of data, on Flower (docs/federated.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zofo.cli.options import BaseModel, Data, TrainFile, option
+from zofo.errors import InputError, RunError
+
+app = typer.Typer(rich_markup_mode=None, help="Train with many owners of data: coefficients travel, rows stay.")
+
+File = Annotated[str, typer.Argument(metavar="FED.YAML", help="The federation's file (docs/federated.md).")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[section.key=value]...", help="Changes of the file's settings (federation.rounds=50)."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def simulate(
+    file: File,
+    settings: Changes = None,
+    output_dir: Annotated[str, option("Directory of server and clients; the same command goes on there.")] = "",
+    model: BaseModel = None,
+    data: Data = None,
+    train_file: TrainFile = None,
+) -> None:
+    """Server and clients on this machine, some of them failing (section simulate)."""
+    from zofo.federated import engine
+    from zofo.federated.book import FILE
+    from zofo.federated.settings import read
+
+    given = read(file, [*_given(model, data, train_file), *(settings or [])])
+    root = _root(output_dir, file)
+    given = dataclasses.replace(
+        given, federation=dataclasses.replace(given.federation, wait=given.simulation.wait, insecure=True)
+    )
+    say_what(given)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / FILE).write_text(given.to_yaml(), "utf-8")
+    with engine.superlink(given.federation, root, engine.free_port(), simulated=True) as link:
+        code = engine.run_app(root, link, True, engine.resources(given))
+    _ended(code, root)
+
+
+@app.command()
+def server(
+    file: File,
+    settings: Changes = None,
+    output_dir: Annotated[str, option("Directory of the journal; the same command goes on there.")] = "",
+) -> None:
+    """The server: it keeps the journal, and has neither the model nor a row. Killed, the same command goes on."""
+    from zofo.federated import engine
+    from zofo.federated.book import FILE
+    from zofo.federated.settings import read
+
+    given = read(file, settings or [], files=False)
+    root, port = _root(output_dir, file), int(given.federation.address.rpartition(":")[2])
+    say_what(given)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / FILE).write_text(given.to_yaml(), "utf-8")
+    with engine.superlink(given.federation, root, port) as link:
+        typer.echo(f"{root}: listens on {given.federation.address}{'' if given.federation.tls else ', without TLS'}")
+        code = engine.run_app(root, link, False)
+    _ended(code, root)
+
+
+@app.command()
+def client(
+    file: File,
+    settings: Changes = None,
+    output_dir: Annotated[str, option("Directory of this client; the same command goes on there.")] = "",
+    model: BaseModel = None,
+    data: Data = None,
+    train_file: TrainFile = None,
+    name: Annotated[str, option("What the server's log calls this client.")] = "",
+) -> None:
+    """A client: the model and the rows are here and stay here. It ends with Ctrl-C, or when the server is done."""
+    from zofo.federated import engine
+    from zofo.federated.book import FILE
+    from zofo.federated.settings import read
+
+    given = read(file, [*_given(model, data, train_file), *(settings or [])])
+    if given.federation.tls and given.federation.ca is None:
+        raise InputError("federation.ca: the certificate that this client trusts; or give insecure: true")
+    root = _root(output_dir, file)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / FILE).write_text(given.to_yaml(), "utf-8")
+    typer.echo(f"{root}: answers {given.federation.address}; what happens is in {root / 'supernode.log'}", err=True)
+    with engine.supernode(given.federation, root, name) as process:
+        while process.poll() is None:
+            if (root / "run" / "ended").exists():
+                return
+            time.sleep(0.5)
+    if process.returncode not in (0, -signal.SIGTERM):
+        raise RunError(f"the SuperNode ended with code {process.returncode}; {root / 'supernode.log'} says why")
+
+
+def _given(model: str | None, data: str | None, train_file: str | None) -> list[str]:
+    """As overrides."""
+    named = {"model.name": model, "task.data": data, "task.train_file": train_file}
+    return [f"{key}={value}" for key, value in named.items() if value is not None]
+
+
+def _root(output_dir: str, file: str) -> Path:
+    return Path(output_dir or Path("out") / Path(file).stem)
+
+
+def say_what(given: object) -> None:
+    from zofo.federated.privacy import words
+    from zofo.federated.settings import Settings
+
+    assert isinstance(given, Settings)
+    fed = given.federation
+    answers = fed.rounds * given.coefficients
+    typer.echo(
+        f"mode {fed.mode}, {fed.rounds} rounds; an answer is {8 + 4 * given.coefficients} bytes; "
+        f"{words(fed.noise, fed.delta, answers)}",
+        err=True,
+    )
+
+
+def _ended(code: int, root: Path) -> None:
+    """By run.json, since `flwr run` ends well however its app did."""
+    if code or not (root / "run.json").is_file():
+        raise RunError(f"the federation did not come to its end; {root / 'superlink.log'} says why")
+    typer.echo(f"{root}: done; zofo eval {root} --model MODEL --data DIR scores it, zofo export {root} OUT hands it on")
