@@ -41,13 +41,17 @@ def simulate(
     from zofo.federated import engine
     from zofo.federated.book import FILE
     from zofo.federated.settings import read
+    from zofo.federated.split import sizes
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
     root = _root(output_dir, file)
     given = dataclasses.replace(
-        given, federation=dataclasses.replace(given.federation, wait=given.simulation.wait, insecure=True)
+        given, federation=dataclasses.replace(given.federation, wait=(wait := given.simulation.wait), insecure=True)
     )
+    given = dataclasses.replace(given, federation=dataclasses.replace(given.federation, give_up=5 * wait))
+    rows = sizes(given)
     say_what(given)
+    typer.echo(f"{len(rows)} clients with {min(rows)} to {max(rows)} training rows", err=True)
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(given.to_yaml(), "utf-8")
     with engine.superlink(given.federation, root, engine.free_port(), simulated=True) as link:

@@ -26,7 +26,7 @@ from zofo.zo.journal import Journal, Outcome, Record, read_header, scan
 if TYPE_CHECKING:
     from zofo.federated.server import Known
 
-FILE = "federation.yaml"
+FILE = "federation.yaml"  # beside the run, which is not its owner: the settings of who runs it here
 
 
 class Book:
@@ -142,7 +142,6 @@ class Book:
             self.run.begin({})
             config = self.settings.run
             self.run.write_config(dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=".")))
-        self.run.write(FILE, self.settings.to_yaml())
         self._metrics = self._stack.enter_context(self.run.claim(self.run.metrics).open("a", encoding="utf-8"))
 
     def _go_on(self) -> None:

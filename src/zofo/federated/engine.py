@@ -28,8 +28,8 @@ build-backend = "hatchling.build"
 name = "zofo-federation"
 version = "1.0.0"
 description = "zofo's federated zeroth-order training; the code is the installed zofo"
-license = "Apache-2.0"
-dependencies = []
+license = { file = "LICENSE" }
+dependencies = ["flwr>=1.42"]
 
 [tool.flwr.app]
 publisher = "zofo"
@@ -45,6 +45,7 @@ root = ""
 simulated = false
 """
 CODE = "from zofo.federated.flower import client_app, server_app\n\n__all__ = ['client_app', 'server_app']\n"
+OURS = "--disable-runtime-dependency-installation"  # the app runs in this environment, where zofo is
 START, LOOK = 60.0, 0.2  # seconds a program may take to be there, and between two looks
 
 
@@ -61,7 +62,7 @@ def environment(home: Path) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     bin_first = f"{Path(sysconfig.get_path('scripts'))}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, **quiet, "FLWR_HOME": str(home), "PATH": bin_first}
+    return {**os.environ, **quiet, "FLWR_HOME": str(home.resolve()), "PATH": bin_first}
 
 
 def _tls(federation: Federation) -> list[str]:
@@ -88,7 +89,7 @@ def superlink(federation: Federation, root: Path, port: int, simulated: bool = F
     tls = ["--insecure"] if simulated else _tls(federation)
     where = ["--host", "127.0.0.1" if simulated else host, "--port", str(port)]
     command = [program("flower-superlink"), *tls, *where, *(["--simulation"] if simulated else [])]
-    with _running([*command, "--isolation", "subprocess"], env, log) as process:
+    with _running([*command, "--isolation", "subprocess", OURS], env, log) as process:
         _there(process, log, port, host if not simulated else "127.0.0.1")
         config = f'[superlink]\ndefault = "zofo"\n\n[superlink.zofo]\naddress = "{_dial(host)}:{port}"\n'
         secure = simulated or not federation.tls
@@ -127,7 +128,7 @@ def supernode(federation: Federation, root: Path, name: str) -> Iterator[subproc
     tls = ["--insecure"] if not federation.tls else ["--root-certificates", str(federation.ca)]
     node = f"root={dumps(str(root.resolve()))} name={dumps(name)}"
     command = [program("flower-supernode"), *tls, "--superlink", federation.address, "--node-config", node]
-    with _running([*command, "--port", "0"], env, root / "supernode.log") as process:
+    with _running([*command, "--port", "0", OURS], env, root / "supernode.log") as process:
         yield process
 
 

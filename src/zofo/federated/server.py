@@ -25,6 +25,7 @@ from zofo.zo.estimators._base import seeds_of
 from zofo.zo.journal import Record
 
 log = logging.getLogger("zofo")
+TRIES = 5  # failures in a row, after which a client is asked no more
 
 
 class Wire(Protocol):
@@ -63,6 +64,7 @@ class Server:
         self.aggregate = of_name(self.federation.aggregate, self.federation.trim)
         self.known: dict[int, Known] = {}
         self.waiting: set[int] = set()  # asked who they are
+        self.failed = Counter[int]()  # questions in a row
 
     def run(self) -> None:
         """All rounds. Raises RunError where too few clients come for too long."""
@@ -204,6 +206,7 @@ class Server:
             if isinstance(told, Status):
                 self._trouble(client, told)
             elif (position := getattr(told, "position", None)) is not None:
+                self.failed[client] = 0
                 known.position = min(position, self.book.position)
             if asked != (kind, round):
                 known.late += 1
@@ -219,7 +222,10 @@ class Server:
             self._refuse(client, f"it has another {'base model' if status is Status.BASE else 'configuration'}")
         elif status is Status.FAILED:
             known.position = 0
+            self.failed[client] += 1
             self.book.say(f"{known.name}: failed; its own log says why")
+            if self.failed[client] >= TRIES:
+                self._refuse(client, f"{TRIES} questions in a row came to nothing")
 
     def _refuse(self, client: int, why: str) -> None:
         known = self.known[client]
@@ -232,6 +238,7 @@ class Server:
         end = time.monotonic() + self.federation.wait
         while True:
             new = [c for c in self.wire.clients() if c not in self.known and c not in self.waiting]
+            new = [c for c in new if self.failed[c] < TRIES]
             self.waiting |= set(new)
             self.wire.send({client: Ask(Kind.HELLO).pack() for client in new})
             for _ in self._heard(Kind.HELLO, -1):
@@ -251,7 +258,9 @@ class Server:
         except MessageError:
             told = Status.FAILED
         if not isinstance(told, Hello):
-            self.book.say(f"client {client}: no greeting; it is asked again")
+            self.failed[client] += 1
+            again = "it is asked again" if self.failed[client] < TRIES else "it is left alone"
+            self.book.say(f"client {client}: no greeting, its own log says why; {again}")
             return
         name = printable(told.name, 64) or f"client {client}"
         known = self.known[client] = Known(name, told.base, 0)

@@ -12,6 +12,7 @@ import numpy as np
 from zofo.data import TaskData, load_task
 from zofo.data.example import Example
 from zofo.errors import InputError
+from zofo.federated.settings import Settings
 from zofo.zo.keys import derive
 
 
@@ -42,14 +43,26 @@ def shares(examples: Sequence[Example], clients: int, alpha: float | None, seed:
     return out
 
 
+def sizes(settings: Settings) -> list[int]:
+    """Training rows of each client of a simulation. Raises InputError where they, or those of dev, are too few."""
+    simulation, run = settings.simulation, settings.run
+    data = load_task(run.task, run.train.seed)
+    _enough(data, simulation.clients)
+    return [len(share) for share in shares(data.train, simulation.clients, simulation.alpha, run.train.seed)]
+
+
+def _enough(data: TaskData, clients: int) -> None:
+    if len(data.dev) < clients:
+        raise InputError(f"simulate.clients: {clients}, and {len(data.dev)} dev rows; task.dev_examples says more")
+
+
 def part(client: int, clients: int, alpha: float | None) -> Callable[..., TaskData]:
     """What reads the task as one client has it: its training rows, and every so-manieth of dev."""
 
     def load(task: Any, seed: int, *rest: Any) -> TaskData:
         data = load_task(task, seed, *rest)
         train = shares(data.train, clients, alpha, seed)[client]
-        if len(data.dev) < clients:
-            raise InputError(f"simulate.clients: {clients}, and {len(data.dev)} dev rows; task.dev_examples says more")
+        _enough(data, clients)
         return replace(data, train=train, dev=data.dev[client::clients])
 
     return load
