@@ -97,8 +97,9 @@ def client(
     from zofo.federated.settings import read
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
-    if given.federation.tls and given.federation.ca is None:
-        raise InputError("federation.ca: the certificate that this client trusts; or give insecure: true")
+    ca = given.federation.ca
+    if given.federation.tls and (ca is None or not Path(ca).is_file()):
+        raise InputError(f"federation.ca: {ca or 'none given'}: the file that this client trusts; or insecure: true")
     root = _root(output_dir, file)
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(given.to_yaml(), "utf-8")

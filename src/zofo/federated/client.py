@@ -74,7 +74,7 @@ class Client:
             audit(self.session)
             self.run = RunDir(root, lease.check)
             self.manager = CheckpointManager(self.session, self.run)
-            self.k = self.saved = 0
+            self.k, self.saved = 0, (0, 0)  # estimates so far; with the journal's position, what is in a checkpoint
             self._open()
             undo.pop_all()
         self._stack.callback(self.manager.close)
@@ -109,6 +109,8 @@ class Client:
         position = self._position
         if ask.kind is Kind.ESTIMATE:
             return self._estimate(ask, position)
+        if self.save_every == 1:  # this process ends, and the next one is to know what it has
+            self._save()
         if ask.kind is Kind.EVALUATE:
             return self._evaluate(position)
         if ask.kind is Kind.DIGEST:
@@ -131,7 +133,7 @@ class Client:
         _ = self.session.base_sha256, self.session.sums  # before theta moves
         if self.run.root.is_dir() and self.run.ours() and (present := self.run.checkpoints()):
             at, _state = self.manager.resume(newest_whole(self.run, present))
-            self.k = self.saved = at.k
+            self.k, self.saved = at.k, (at.k, self._position)
             return
         if foreign := self.run.foreign():
             raise InputError(f"{foreign[0]}: not this client's, and in the way of its files; move it away")
@@ -192,7 +194,7 @@ class Client:
             c = problem.walk.c
             problem.walk.begin()
         self.k += 1
-        if self.k - self.saved >= self.save_every:
+        if self.k - self.saved[0] >= self.save_every:
             self._save()
         if len(c) != self.settings.coefficients:  # one was refused, and the policy is to go on
             return Status.NONFINITE
@@ -216,12 +218,12 @@ class Client:
         return Score(float(values["loss"]) * n, float(values.get(metric, float("nan"))) * n, n, position)
 
     def _save(self) -> None:
-        if self.manager.journal is None:
+        if self.manager.journal is None or (self.k, self._position) == self.saved:
             return
         count = self.k * self.session.counted_per_step
         with torch.no_grad():
             self.manager.save(Position(k=self.k), count, 0, TrainerState(), True)
-        self.saved = self.k
+        self.saved = self.k, self._position
 
 
 def _as_fp32(values: list[float]) -> tuple[float, ...]:

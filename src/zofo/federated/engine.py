@@ -70,10 +70,10 @@ def _tls(federation: Federation) -> list[str]:
     if not federation.tls:
         return ["--insecure"]
     given = {"certificate": federation.certificate, "key": federation.key, "ca": federation.ca}
-    if missing := [name for name, value in given.items() if value is None]:
+    if missing := [name for name, value in given.items() if value is None or not Path(value).is_file()]:
         raise InputError(
-            f"federation.{missing[0]}: TLS needs certificate, key and ca (docs/federated.md makes some); or give "
-            "insecure: true, for a network that nobody else reads"
+            f"federation.{missing[0]}: {given[missing[0]] or 'none given'}: TLS needs the files certificate, key and ca "
+            "(docs/federated.md makes some); or give insecure: true, for a network that nobody else reads"
         )
     flags = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
     return [part for flag, value in zip(flags, given.values()) for part in (flag, str(value))]
@@ -128,7 +128,7 @@ def supernode(federation: Federation, root: Path, name: str) -> Iterator[subproc
     tls = ["--insecure"] if not federation.tls else ["--root-certificates", str(federation.ca)]
     node = f"root={dumps(str(root.resolve()))} name={dumps(name)}"
     command = [program("flower-supernode"), *tls, "--superlink", federation.address, "--node-config", node]
-    with _running([*command, "--port", "0", OURS], env, root / "supernode.log") as process:
+    with _running([*command, "--port", str(free_port())], env, root / "supernode.log") as process:
         yield process
 
 

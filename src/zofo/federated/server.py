@@ -163,10 +163,13 @@ class Server:
         ready = [client for client, known in self._asked_now().items() if known.asked is None]
         slots = self._slots
         self._ask({client: self._question(kind, round, slots[client], client) for client in ready}, kind, round)
-        got, end = dict[int, Told](), time.monotonic() + self.federation.wait
+        got, behind, end = dict[int, Told](), set[int](), time.monotonic() + self.federation.wait
         while ready and len(got) < len(ready) and time.monotonic() < end:
             for client, told in self._heard(kind, round):
-                if isinstance(told, Status):
+                if told is Status.BEHIND and client not in behind:
+                    behind.add(client)
+                    self._ask({client: self._question(kind, round, slots[client], client)}, kind, round)
+                elif isinstance(told, Status):
                     ready = [one for one in ready if one != client]
                 elif told is not None:
                     got[client] = told

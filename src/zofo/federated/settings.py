@@ -164,6 +164,8 @@ def read(path: str | Path, overrides: Iterable[str] = (), files: bool = True) ->
     federation = _section("federation", Federation, content.pop("federation", None), layer.sections, errors)
     simulation = _section("simulate", Simulation, content.pop("simulate", None), layer.sections, errors)
     others = [text for text in overrides if text not in ours]
+    if federation is not None:
+        federation = _placed(federation, Path(path).parent)
     run = None
     try:
         run = _run(content, Path(path).parent, federation, others, files)
@@ -172,6 +174,15 @@ def read(path: str | Path, overrides: Iterable[str] = (), files: bool = True) ->
     if errors or federation is None or simulation is None or run is None:
         raise InputError("\n".join(f"{path}: {line}" for line in errors))
     return Settings(federation, simulation, run)
+
+
+def _placed(federation: Federation, folder: Path) -> Federation:
+    """Certificates' paths are the file's own, and absolute from here on."""
+    out = dict[str, str]()
+    for name in ("certificate", "key", "ca"):
+        if (given := getattr(federation, name)) is not None:
+            out[name] = str((folder / Path(given).expanduser()).resolve())
+    return dataclasses.replace(federation, **out)
 
 
 def _section(name: str, cls: type, content: Any, layer: Mapping[str, Any], errors: list[str]) -> Any:
