@@ -102,14 +102,14 @@ def _dial(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "") else host
 
 
-def run_app(root: Path, connection: str, simulated: bool, resources: Sequence[str] = ()) -> int:
-    """`flwr run`, to the app's end. Returns its exit code. resources: key=value for a simulation."""
+def run_app(root: Path, connection: str, simulated: bool, resources: Sequence[str] = (), code: str = CODE) -> int:
+    """`flwr run`, to the app's end. Returns its exit code. resources: key=value for a simulation. code: of the app."""
     folder, env = root / "flower" / "zofo-federation", environment(root / "flower")
     (folder / "zofo_federation").mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(APP, "utf-8")
     (folder / "LICENSE").write_text("Apache-2.0, as zofo.\n", "utf-8")
     (folder / "zofo_federation" / "__init__.py").write_text("", "utf-8")
-    (folder / "zofo_federation" / "app.py").write_text(CODE, "utf-8")
+    (folder / "zofo_federation" / "app.py").write_text(code, "utf-8")
     config = f"root={dumps(str(root.resolve()))} simulated={'true' if simulated else 'false'}"
     command = [program("flwr"), "run", str(folder), connection, "--stream", "--run-config", config]
     if resources:
