@@ -181,10 +181,14 @@ def free_port() -> int:
 
 
 def resources(settings: Settings) -> list[str]:
+    return resources_for(settings.simulation.clients)
+
+
+def resources_for(clients: int) -> list[str]:
     """Of a simulation: one actor, which has all clients open, and all cores."""
     cores = os.cpu_count() or 1
     return [
-        f"num-supernodes={settings.simulation.clients}",
+        f"num-supernodes={clients}",
         f"client-resources-num-cpus={cores}",
         f"init-args-num-cpus={cores}",
     ]
