@@ -24,7 +24,7 @@ from zofo.config.yaml_reader import dump, read_yaml
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_name("federated_plan.yaml")
 RESULTS = ROOT / "results" / "federated"
-FEDAVG = "from experiments.federated_fedavg import client_app, server_app\n"
+FEDAVG = "from experiments.federated_fedavg import client_app, server_app\n\n__all__ = ['client_app', 'server_app']\n"
 
 
 def arm_of(name: str, model: Path, data: Path, threads: int) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _tls(federation: Federation) -> list[str]:
     given = {"certificate": federation.certificate, "key": federation.key, "ca": federation.ca}
     if missing := [name for name, value in given.items() if value is None or not Path(value).is_file()]:
         raise InputError(
-            f"federation.{missing[0]}: {given[missing[0]] or 'none given'}: TLS needs the files certificate, key and ca "
+            f"federation.{missing[0]}: {given[missing[0]] or 'none given'}: TLS needs certificate, key and ca "
             "(docs/federated.md makes some); or give insecure: true, for a network that nobody else reads"
         )
     flags = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
