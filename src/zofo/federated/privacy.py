@@ -28,8 +28,8 @@ def epsilon(noise: float, delta: float, answers: int) -> float:
     Raises InputError where dp-accounting is not installed.
     """
     try:
-        from dp_accounting import dp_event
-        from dp_accounting.rdp import RdpAccountant
+        from dp_accounting import dp_event  # pyright: ignore[reportMissingImports]
+        from dp_accounting.rdp import RdpAccountant  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError("federation.noise: its epsilon is dp-accounting's; pip install 'zofo[flower]'") from None
     accountant = RdpAccountant()

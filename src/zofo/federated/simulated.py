@@ -15,7 +15,7 @@ from zofo.federated.settings import read
 from zofo.federated.split import part
 
 if TYPE_CHECKING:
-    from flwr.app import Context
+    from flwr.app import Context  # pyright: ignore[reportMissingImports]
 
 SAVE_EVERY = 50  # estimates between two checkpoints: what a kill costs is asked again
 
