@@ -18,6 +18,7 @@ WIDTH, HEIGHT, GAP, LEFT = 152, 40, 34, 60  # of a box, between floors, left of 
 SAYS = {
     "cli": "verbs of the shell",
     "study": "many runs",
+    "federated": "many owners of data",
     "api": "verbs as functions",
     "train": "a run",
     "methods": "THE ALGORITHMS",

@@ -13,6 +13,7 @@ from zofo.config import registry
 from zofo.config.layers import MODULE_SECTIONS
 from zofo.config.resolve import CORE
 from zofo.config.typed import BOUNDS, show, type_name
+from zofo.federated.settings import Federation, Simulation
 
 
 def default_of(spec: dataclasses.Field[Any]) -> str:
@@ -65,4 +66,7 @@ value. How they are put together: [tour.md](tour.md#4-settings).
         parts.append(f"## {section}\n")
         parts.append(f"`{section}.name` is one of {', '.join(f'`{name}`' for name in registry.names(kind))}.\n")
         parts += [entry(kind, name) for name in registry.names(kind)]
+    parts.append("## fed.yaml\n\nWhat a federation's file has beside these sections ([federated.md](federated.md)).\n")
+    for section, config in (("federation", Federation), ("simulate", Simulation)):
+        parts += [f"### {section}\n", fields(section, config)]
     return "\n".join(parts)

@@ -22,6 +22,7 @@ PLAN = {
     "errors.py",
     "cli",
     "study",
+    "federated",
     "api",
     "train",
     "eval",

@@ -128,7 +128,9 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
     template, data: of a task, see `cli.show_task`.
     """
     from zofo.config.resolve import CORE
+    from zofo.federated.settings import Federation, Simulation
 
+    sections = {**CORE, "federation": Federation, "simulate": Simulation}
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return _print_task(Path(name).stem, Path(name), template, data)  # or a setting, by what is in it
     kind, slash, short = name.rpartition("/")
@@ -138,13 +140,13 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
         for entry in registry.names(entry_kind)
         if registry.canonical(short) == entry and (not slash or kind in (entry_kind, registry.singular(entry_kind)))
     ]
-    if not entries and name not in CORE:
+    if not entries and name not in sections:
         from zofo.config.places import answer, every_place, listed, meant
 
         places = every_place()
         if fields := [each for each in places if name.replace("-", "_") in (each.name, each.path)]:
             return _print_places(fields)
-        known = [*CORE, *(n for k in registry.KINDS for n in registry.names(k)), *(each.name for each in places)]
+        known = [*sections, *(n for k in registry.KINDS for n in registry.names(k)), *(each.name for each in places)]
         moved = meant(name.rpartition(".")[2], dict.fromkeys(each.path for each in places)) if "." in name else []
         near = answer(name.rpartition(".")[2].replace("-", "_"), [each.path for each in places])
         near = near or (f"; did you mean {listed(moved)}?" if moved else did_you_mean(short, known) or ";")
@@ -157,9 +159,9 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
             _print_task(entry, registry.load(entry_kind, entry), template, data)
         else:
             _print_one(entry_kind, entry)
-    if name in CORE:
-        print(f"section {name}: {(CORE[name].__doc__ or '').strip()}\n")
-        _print_fields(name, CORE[name])
+    if name in sections:
+        print(f"section {name}: {(sections[name].__doc__ or '').strip()}\n")
+        _print_fields(name, sections[name])
 
 
 def _print_task(name: str, path: Path, template: str | None, data: str | None) -> None:

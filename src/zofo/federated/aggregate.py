@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-from zofo.federated.modes import Aggregate
+from zofo.federated.modes._base import Aggregate
 from zofo.zo.grad import float32
 
 Name = Literal["mean", "median", "trimmed"]

@@ -10,21 +10,19 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zofo.config.instantiate import make_method
 from zofo.config.journal_header import header_of
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, printable
+from zofo.federated.known import Known
 from zofo.federated.settings import Settings
 from zofo.train.ending import Ending
 from zofo.train.files import naming
 from zofo.train.lease import Lease
 from zofo.train.run_dir import RunDir
 from zofo.zo.journal import Journal, Outcome, Record, read_header, scan
-
-if TYPE_CHECKING:
-    from zofo.federated.server import Known
 
 FILE = "federation.yaml"  # beside the run, which is not its owner: the settings of who runs it here
 

@@ -11,13 +11,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from zofo.errors import RunError, printable
 from zofo.federated import modes
 from zofo.federated.aggregate import clipped, of_name
 from zofo.federated.book import Book
+from zofo.federated.known import Known
 from zofo.federated.messages import Answer, Ask, Digest, Hello, Kind, MessageError, Score, Status, Tensors, Told
 from zofo.federated.messages import read_reply as read
 from zofo.federated.settings import Settings
@@ -40,19 +40,6 @@ class Wire(Protocol):
     def replies(self) -> Iterable[tuple[int, bytes]]:
         """What has come since, without waiting long. Empty bytes: the question came to nothing."""
         ...
-
-
-@dataclass
-class Known:
-    """A client, as the server knows it."""
-
-    name: str
-    base: bytes
-    position: int
-    refused: str = ""
-    asked: tuple[Kind, int] | None = None  # what it has not answered, and of which round
-    late: int = 0
-    bytes: Counter[str] = field(default_factory=Counter)
 
 
 class Server:

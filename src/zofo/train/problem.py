@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from zofo.config.instantiate import make_estimator, make_mask, make_rule
 from zofo.config.resolve import Config
@@ -16,11 +15,9 @@ from zofo.methods._base import Base as Method
 from zofo.methods._nonfinite import Refusals
 from zofo.methods._problem import Problem, Schedule
 from zofo.train.gradients import gradients
+from zofo.train.parts import Backbone, Losses
 from zofo.zo.journal import Records
 from zofo.zo.journalled import Journalled
-
-if TYPE_CHECKING:
-    from zofo.train.setup import Backbone, Losses
 
 
 def make_problem(

@@ -38,12 +38,11 @@ from zofo.models.adapters._bank import Bank
 from zofo.models.adapters._set import AdapterSet, room
 from zofo.models.backbone import Loaded
 from zofo.models.load import load as load_model
-from zofo.models.scorer import Scorer
 from zofo.models.sharded import Sharding
 from zofo.models.tree_probe import share_prompts
-from zofo.objectives._loss import Loss
 from zofo.train.checks import check, shift_mode, trains_metric
 from zofo.train.inputs import inputs_of
+from zofo.train.parts import Backbone, Losses
 from zofo.train.problem import make_problem
 from zofo.train.progress import gib
 from zofo.zo.journal import Records
@@ -197,18 +196,6 @@ def build(
     return Session(*parts, passes, backbone.start, ranks)
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A model with its adapters on. whole: every weight of the backbone. theta: what moves; scorer: what computes."""
-
-    loaded: Loaded
-    whole: Point
-    theta: Point
-    adapters: AdapterSet | None
-    scorer: Scorer
-    start: adapter_start.Start | None = None
-
-
 @during("building the adapters")
 def wrap(
     config: Config, loaded: Loaded, method: Method, data: TaskData, start: Path | None = None, ranks: Ranks = ALONE
@@ -234,15 +221,6 @@ def wrap(
     if method.theta_of == "adapter":
         theta = Point(adapters.model, params=adapters.parameters(names[0]), mode=shift_mode(config))
     return Backbone(loaded, whole, theta, adapters, replace(scorer, model=adapters.model), begun)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """F, minus the task's metric in its place, and what evaluates; the two count with one meter."""
-
-    loss: Loss
-    metric: Loss
-    evaluator: Evaluator
 
 
 def make_losses(

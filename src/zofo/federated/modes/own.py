@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zofo.federated.messages import Answer
-from zofo.federated.modes import Aggregate, Terms
+from zofo.federated.modes._base import Aggregate, Terms
 from zofo.zo.grad import float32
 from zofo.zo.keys import derive
 

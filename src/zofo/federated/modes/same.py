@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zofo.federated.messages import Answer
-from zofo.federated.modes import Aggregate, Terms
+from zofo.federated.modes._base import Aggregate, Terms
 from zofo.zo.keys import derive
 
 
