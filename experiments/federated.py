@@ -83,7 +83,7 @@ def scored(target: Path) -> dict[str, float]:
 
 def fedavg(root: Path, path: Path, clients: int) -> dict[str, Any]:
     from zofo.federated import engine
-    from zofo.federated.settings import Federation
+    from zofo.federated.sections import Federation
 
     root.mkdir(parents=True, exist_ok=True)
     (root / "fedavg.yaml").write_text(path.read_text("utf-8"), "utf-8")

@@ -13,7 +13,7 @@ from zofo.config import registry
 from zofo.config.layers import MODULE_SECTIONS
 from zofo.config.resolve import CORE
 from zofo.config.typed import BOUNDS, show, type_name
-from zofo.federated.settings import Federation, Simulation
+from zofo.federated.sections import Federation, Simulation
 
 
 def default_of(spec: dataclasses.Field[Any]) -> str:

@@ -127,6 +127,8 @@ def refused(start: list[str], data: str, out: str) -> dict[str, list[str]]:
         "unknown option": ["train", f"--{EVIL}", EVIL],
         "unknown setting": ["train", *start, f"train.{EVIL}={EVIL}", f"{EVIL}={EVIL}"],
         "unknown model": ["eval", f"./{EVIL}", "--task", data],
+        "federated": ["federated", "client", f"./{EVIL.replace('/', '')}.yaml"],
+        "federated, a field": ["federated", "server", f"fed{EVIL.replace('/', '')}.yaml", f"federation.{EVIL}={EVIL}"],
         "unknown name": ["show", EVIL],
         "unknown verb": [EVIL],
         "debug": ["eval", f"./{EVIL}", "--task", data, "--debug"],
@@ -144,6 +146,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
     cadence = {"max_steps": 2, "batch_size": 2, "eval_steps": 2, "save_steps": 2}
     plan = {"model": "model", "task": {"name": data}, "methods": ["mezo"], "search": {"method.lr": [1e-5, 1e-4]}}
     (folder / f"plan{named}.yaml").write_text(json.dumps(plan | {"seeds": [0], "train": cadence}))
+    federation = {"model": "model", "method": "mezo", "task": {"train_file": data}, "simulate": {"clients": 2}}
+    (folder / f"fed{named}.yaml").write_text(json.dumps(federation))
     return {
         "validate": ["validate", *start, "--output-dir", out],
         "memory": ["memory", *start, "--measure"],

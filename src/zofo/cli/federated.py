@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from zofo.cli.options import BaseModel, Data, TrainFile, option
-from zofo.errors import InputError, RunError
+from zofo.errors import InputError, RunError, printable
 
 app = typer.Typer(rich_markup_mode=None, help="Train with many owners of data: coefficients travel, rows stay.")
 
@@ -51,7 +52,8 @@ def simulate(
     given = dataclasses.replace(given, federation=dataclasses.replace(given.federation, give_up=5 * wait))
     rows = sizes(given)
     say_what(given)
-    typer.echo(f"{len(rows)} clients with {min(rows)} to {max(rows)} training rows", err=True)
+    each = f"{min(rows)} to {max(rows)}" if min(rows) < max(rows) else f"{rows[0]}"
+    typer.echo(f"{len(rows)} client{'s' * (len(rows) > 1)} with {each} training rows", err=True)
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(given.to_yaml(), "utf-8")
     with engine.superlink(given.federation, root, engine.free_port(), simulated=True) as link:
@@ -76,7 +78,8 @@ def server(
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(given.to_yaml(), "utf-8")
     with engine.superlink(given.federation, root, port) as link:
-        typer.echo(f"{root}: listens on {given.federation.address}{'' if given.federation.tls else ', without TLS'}")
+        tls = "" if given.federation.tls else ", without TLS"
+        typer.echo(printable(f"{root}: listens on {given.federation.address}{tls}"), err=True)
         code = engine.run_app(root, link, False)
     _ended(code, root)
 
@@ -103,7 +106,8 @@ def client(
     root = _root(output_dir, file)
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(given.to_yaml(), "utf-8")
-    typer.echo(f"{root}: answers {given.federation.address}; what happens is in {root / 'supernode.log'}", err=True)
+    log = root / "supernode.log"
+    typer.echo(printable(f"{root}: answers {given.federation.address}; what happens is in {log}"), err=True)
     with engine.supernode(given.federation, root, name) as process:
         while process.poll() is None:
             if (root / "run" / "ended").exists():
@@ -131,7 +135,7 @@ def say_what(given: object) -> None:
     fed = given.federation
     answers = fed.rounds * given.coefficients
     typer.echo(
-        f"mode {fed.mode}, {fed.rounds} rounds; an answer is {8 + 4 * given.coefficients} bytes; "
+        f"mode {fed.mode}, {fed.rounds} round{'s' * (fed.rounds > 1)}; an answer is {8 + 4 * given.coefficients} bytes; "
         f"{words(fed.noise, fed.delta, answers)}",
         err=True,
     )
@@ -141,4 +145,5 @@ def _ended(code: int, root: Path) -> None:
     """By run.json, since `flwr run` ends well however its app did."""
     if code or not (root / "run.json").is_file():
         raise RunError(f"the federation did not come to its end; {root / 'superlink.log'} says why")
-    typer.echo(f"{root}: done; zofo eval {root} --model MODEL --data DIR scores it, zofo export {root} OUT hands it on")
+    place = shlex.quote(str(root))
+    typer.echo(printable(f"{root}: done; zofo eval {place} --task ROWS scores it, zofo export {place} OUT hands it on"))

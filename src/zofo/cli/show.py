@@ -128,7 +128,7 @@ def print_entry(name: str, template: str | None = None, data: str | None = None)
     template, data: of a task, see `cli.show_task`.
     """
     from zofo.config.resolve import CORE
-    from zofo.federated.settings import Federation, Simulation
+    from zofo.federated.sections import Federation, Simulation
 
     sections = {**CORE, "federation": Federation, "simulate": Simulation}
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
-from zofo.federated.settings import Federation, Settings
+from zofo.federated.sections import Federation
+from zofo.federated.settings import Settings
 
 APP = """[build-system]
 requires = ["hatchling"]

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 
 from zofo.federated.messages import Answer, Ask, Hello, Kind, MessageError, read_reply, reply
+from zofo.federated.sections import Simulation
 from zofo.federated.server import Wire
-from zofo.federated.settings import Simulation
 
 
 class Faulty:
