@@ -134,11 +134,9 @@ def say_what(given: object) -> None:
     assert isinstance(given, Settings)
     fed = given.federation
     answers = fed.rounds * given.coefficients
-    typer.echo(
-        f"mode {fed.mode}, {fed.rounds} round{'s' * (fed.rounds > 1)}; an answer is {8 + 4 * given.coefficients} bytes; "
-        f"{words(fed.noise, fed.delta, answers)}",
-        err=True,
-    )
+    rounds = f"{fed.rounds} round{'s' * (fed.rounds > 1)}"
+    size = f"an answer is {8 + 4 * given.coefficients} bytes"
+    typer.echo(f"mode {fed.mode}, {rounds}; {size}; {words(fed.noise, fed.delta, answers)}", err=True)
 
 
 def _ended(code: int, root: Path) -> None:
