@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from tests.federation import Local, clients_of, fed_yaml, serve
+from tests.forked import run, zofo_main
+from zofo.api.finetune import evaluate
+from zofo.api.restore import restore
 from zofo.errors import InputError, RunError
 from zofo.federated.client import Client
 from zofo.federated.messages import Ask, Kind, Status, read_reply
@@ -106,8 +109,11 @@ def test_a_server_that_was_killed_goes_on(tiny_model_dir: Path, tmp_path: Path) 
     assert (first.round, first.start > 0) == (3, True)  # a client is not sent what it has
 
 
-def test_a_client_comes_back_from_its_own_directory(tiny_model_dir: Path, tmp_path: Path) -> None:
-    """Its process ends after each answer, as a SuperNode's does."""
+@pytest.mark.parametrize("replay_seconds", [30, 0])
+def test_a_client_comes_back_from_its_own_directory(
+    tiny_model_dir: Path, tmp_path: Path, replay_seconds: float
+) -> None:
+    """Its process ends after each answer, as a SuperNode's does; theta is a replay, or a snapshot and what follows."""
     one = fed_yaml(tmp_path / "one", tiny_model_dir, method={"name": "mezo"})
     with clients_of(one, range(3)) as clients:
         serve(one, Local(clients))
@@ -116,12 +122,14 @@ def test_a_client_comes_back_from_its_own_directory(tiny_model_dir: Path, tmp_pa
 
     def fresh(number: int) -> Any:
         def ask(raw: bytes) -> bytes:
-            with clients_of(path, [number]) as client:
+            with clients_of(path, [number], f"train.max_replay_seconds={replay_seconds}") as client:
                 return client[number](raw)
 
         return ask
 
     serve(path, Local({number: fresh(number) for number in range(3)}))
+    (newest,) = (tmp_path / "two" / "client-0").glob("checkpoint-6")
+    assert (newest / "backbone").is_dir() == (replay_seconds == 0)
     assert (tmp_path / "one/server/journal.bin").read_bytes() == (tmp_path / "two/server/journal.bin").read_bytes()
     last = lines(tmp_path / "two", "digest")[-1]
     assert last["theta"] == digest
@@ -161,3 +169,18 @@ def test_a_record_that_does_not_follow_is_refused(tiny_model_dir: Path, tmp_path
         again = raw[-35:]  # a whole record of one term, once more
         assert read_reply(Kind.DIGEST, client(Ask(Kind.DIGEST, 6, 0, position, again).pack())) is Status.FAILED
         assert client.session.problem.theta.digest() == digest
+
+
+def test_what_a_federation_leaves_is_a_run(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """The server's directory and a client's open as any other, with theta of all rounds."""
+    path = fed_yaml(tmp_path, tiny_model_dir)
+    with clients_of(path, range(2)) as clients:
+        serve(path, Local(clients))
+        digest = clients[0].session.problem.theta.digest()
+    for folder in ("server", "client-1"):
+        assert restore(tmp_path / folder).theta.digest() == digest
+        rows = str(tmp_path / "rows-1.jsonl")
+        assert evaluate(tmp_path / folder, task=rows)["n"] == 20
+        for verb in (["validate"], ["report"], ["export", str(tmp_path / f"{folder}-export")]):
+            done = run(zofo_main, verb[0], str(tmp_path / folder), *verb[1:])
+            assert done.returncode == 0, (verb, done.stderr)

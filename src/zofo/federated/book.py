@@ -128,6 +128,7 @@ class Book:
             "config_hash": config.hash(),
             "outcome": Ending("finished", step=self.round, of=self.round).to_dict(),
         }
+        self.run.write_tree(self.run.best(self.round), lambda _: {})  # theta alone, which the journal is
         self.run.write_info(info)
 
     def _open(self) -> None:
