@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +42,7 @@ def simulate(
     from zofo.federated.split import sizes
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
+    engine.program("flower-superlink")
     root = _root(output_dir, file)
     given = dataclasses.replace(
         given, federation=dataclasses.replace(given.federation, wait=(wait := given.simulation.wait), insecure=True)
@@ -71,6 +70,7 @@ def server(
     from zofo.federated.settings import read
 
     given = read(file, settings or [], files=False)
+    engine.program("flower-superlink")
     root, port = _root(output_dir, file), int(given.federation.address.rpartition(":")[2])
     say_what(given)
     root.mkdir(parents=True, exist_ok=True)
@@ -97,6 +97,7 @@ def client(
     from zofo.federated.settings import read
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
+    engine.program("flower-supernode")
     ca = given.federation.ca
     if given.federation.tls and (ca is None or not Path(ca).is_file()):
         raise InputError(f"federation.ca: {ca or 'none given'}: the file that this client trusts; or insecure: true")
@@ -104,13 +105,7 @@ def client(
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(given.to_yaml(), "utf-8")
     typer.echo(f"{root}: answers {given.federation.address}; what happens is in {root / 'supernode.log'}", err=True)
-    with engine.supernode(given.federation, root, name) as process:
-        while process.poll() is None:
-            if (root / "run" / "ended").exists():
-                return
-            time.sleep(0.5)
-    if process.returncode not in (0, -signal.SIGTERM):
-        raise RunError(f"the SuperNode ended with code {process.returncode}; {root / 'supernode.log'} says why")
+    engine.answer(given.federation, root, name, lambda line: typer.echo(line, err=True))
 
 
 def _given(model: str | None, data: str | None, train_file: str | None) -> list[str]:
