@@ -74,8 +74,8 @@ def _tls(federation: Federation) -> list[str]:
     given = {"certificate": federation.certificate, "key": federation.key, "ca": federation.ca}
     if missing := [name for name, value in given.items() if value is None or not Path(value).is_file()]:
         raise InputError(
-            f"federation.{missing[0]}: {given[missing[0]] or 'none given'}: TLS needs the files certificate, key and ca "
-            "(docs/federated.md makes some); or give insecure: true, for a network that nobody else reads"
+            f"federation.{missing[0]}: {given[missing[0]] or 'none given'}: TLS needs the files certificate, key and "
+            "ca (docs/federated.md makes some); or give insecure: true, for a network that nobody else reads"
         )
     flags = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
     return [part for flag, value in zip(flags, given.values()) for part in (flag, str(value))]
@@ -173,7 +173,7 @@ def _free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
+        why = (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
         raise InputError(f"federation.address: {host}:{port}: {why}; choose another, for clients as well") from error
 
 

@@ -37,8 +37,9 @@ class Wire(Protocol):
         """One a client; one that has not answered is not asked again before it has, or is given up."""
         ...
 
-    def replies(self) -> Iterable[tuple[int, bytes]]:
-        """What has come since, without waiting long. Empty bytes: the question came to nothing."""
+    def replies(self) -> Iterable[tuple[int, bytes | None]]:
+        """What has come since, without waiting long. Empty bytes: the question came to nothing. None: its answer will
+        come too late for this round, as only a simulation knows, which so need not wait."""
         ...
 
 
@@ -156,6 +157,8 @@ class Server:
             if theta != most:
                 self._refuse(client, f"its theta is {theta.hex()[:12]}, that of {count} others {most.hex()[:12]}")
         self.book.log("digest", round, theta=most.hex(), clients=count, of=len(here))
+        same = f"theta {most.hex()[:12]} with {count} of {len(here)} clients"
+        self.book.say(f"round {round} of {self.federation.rounds}: {same}")
 
     def _collect(self, kind: Kind, round: int) -> dict[int, Told]:
         """Ask everybody who can be asked, and wait for the answers; those of earlier questions are late."""
@@ -193,6 +196,9 @@ class Server:
         """(client, its answer to this question; the status that stands in its place; None where it is of another)."""
         for client, raw in self.wire.replies():
             known = self.known.get(client)
+            if raw is None:
+                yield client, Status.FAILED
+                continue
             if known is None or known.asked is None:
                 self._welcome(client, raw)
                 continue
