@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -129,6 +130,19 @@ def test_ctrl_c_leaves_nothing(tiny_model_dir: Path, tmp_path: Path, verb: str) 
         assert one.wait() == 130, one.text
         assert one.gone(5), [p.cmdline() for p in one.tree()]
     assert "Traceback" not in one.text
+
+
+def test_a_simulation_whose_clients_all_fail_ends(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path, out = simulation(tmp_path, tiny_model_dir, simulate={"clients": 2}), tmp_path / "out"
+    for client in "01":
+        (out / "clients" / client).mkdir(parents=True)
+        (out / "clients" / client / "config.yaml").write_text("another's: 1\n")
+    began = time.monotonic()
+    with started(tmp_path / "log", "simulate", path, "federation.wait=600", "--output-dir", out) as one:
+        assert one.wait() == 1
+        assert one.gone()
+    assert "0 clients are left" in one.text + (out / "superlink.log").read_text("utf-8", "replace")
+    assert time.monotonic() - began < 200  # give_up, of a simulation, is 300
 
 
 def test_what_is_wrong_is_said_at_once(tiny_model_dir: Path, tmp_path: Path) -> None:

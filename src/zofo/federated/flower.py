@@ -82,7 +82,7 @@ def serve(grid: Grid, context: Context) -> None:
         if simulated:
             wire = Faulty(wire, settings.simulation, lambda: book.round)
         try:
-            Server(settings, wire, book).run()
+            Server(settings, wire, book, closed=simulated).run()
         except (InputError, RunError) as error:
             book.say(f"error: {error}")
             raise

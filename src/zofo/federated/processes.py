@@ -85,7 +85,7 @@ def _lives(process: psutil.Process) -> bool:
 
 def _watch(mark: str) -> None:
     """Nothing is ever written there, so it ends with the process that holds the other end."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     kill(mark)
     os._exit(1)
 
@@ -93,7 +93,8 @@ def _watch(mark: str) -> None:
 def main(mark: str, command: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)  # the command is asked too, and this process ends behind it
     threading.Thread(target=_watch, args=(mark,), daemon=True).start()
-    return subprocess.call(command, stdin=subprocess.DEVNULL)
+    code = subprocess.call(command, stdin=subprocess.DEVNULL)
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":

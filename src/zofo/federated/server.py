@@ -57,9 +57,10 @@ class Known:
 
 
 class Server:
-    """book: the directory. say: for people, a line at a time."""
+    """book: the directory. closed: whether nobody comes who is not there yet, as in a simulation."""
 
-    def __init__(self, settings: Settings, wire: Wire, book: Book) -> None:
+    def __init__(self, settings: Settings, wire: Wire, book: Book, closed: bool = False) -> None:
+        self.closed = closed
         self.settings, self.federation, self.wire, self.book = settings, settings.federation, wire, book
         self.mode = modes.load(self.federation.mode)
         self.aggregate = of_name(self.federation.aggregate, self.federation.trim)
@@ -74,6 +75,11 @@ class Server:
             if self._round(self.book.round):
                 began = time.monotonic()
                 self._look()
+            elif self.closed and (left := len(self._left())) < self.federation.min_clients:
+                raise RunError(
+                    f"round {self.book.round}: {left} clients are left, and federation.min_clients is "
+                    f"{self.federation.min_clients}; what the others say is above, or in their own log"
+                )
             elif time.monotonic() - began > self.federation.give_up:
                 raise RunError(
                     f"round {self.book.round}: fewer than {self.federation.min_clients} clients have answered for "
@@ -81,6 +87,11 @@ class Server:
                 )
         self._collect(Kind.END, self.book.round)
         self.book.finish({known.name: known for known in self.known.values() if not known.refused})
+
+    def _left(self) -> list[int]:
+        """Who is there and may answer, now or asked again."""
+        there = [client for client in self.wire.clients() if self.failed[client] < TRIES]
+        return [client for client in there if client not in self.known or not self.known[client].refused]
 
     def _round(self, round: int) -> bool:
         """One update; False where too few have answered."""
@@ -253,7 +264,7 @@ class Server:
             for _ in self._heard(Kind.HELLO, -1):
                 pass
             enough = len(self._asked_now()) >= self.federation.min_clients and not self.waiting
-            if enough or time.monotonic() > end:
+            if enough or (self.closed and not new and not self.waiting) or time.monotonic() > end:
                 break
         if not self.book.begun and self.known:
             self._begin()
