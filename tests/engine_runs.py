@@ -119,6 +119,10 @@ class Recorder:
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
+    @property
+    def bytes(self) -> int:
+        return sum(len(kept) for kept in self.kept)
+
     def close(self) -> None:
         self._listening.close()
 

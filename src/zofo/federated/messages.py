@@ -157,11 +157,13 @@ def _hello(raw: bytes) -> Hello:
     name = raw[_HELLO.size :]
     if len(name) > NAME:
         raise ValueError(f"a name of {len(name)} bytes")
-    return Hello(*_HELLO.unpack_from(raw), name.decode())
+    base, settings, position, crc = _HELLO.unpack_from(raw)
+    return Hello(base, settings, position, crc, name.decode())
 
 
 def _answer(raw: bytes) -> Answer:
-    return Answer(*_ANSWER.unpack_from(raw), tuple(c for (c,) in struct.iter_unpack("<f", raw[_ANSWER.size :])))
+    rows, position = _ANSWER.unpack_from(raw)
+    return Answer(rows, position, tuple(c for (c,) in struct.iter_unpack("<f", raw[_ANSWER.size :])))
 
 
 _READ = {
