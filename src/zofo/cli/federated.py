@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def simulate(
     (root / FILE).write_text(given.to_yaml(), "utf-8")
     with engine.superlink(given.federation, root, engine.free_port(), simulated=True) as link:
         code = engine.run_app(root, link, True, engine.resources(given))
-    _ended(code, root)
+    _ended(code, root, given.federation.rounds)
 
 
 @app.command()
@@ -78,7 +79,7 @@ def server(
     with engine.superlink(given.federation, root, port) as link:
         typer.echo(f"{root}: listens on {given.federation.address}{'' if given.federation.tls else ', without TLS'}")
         code = engine.run_app(root, link, False)
-    _ended(code, root)
+    _ended(code, root, given.federation.rounds)
 
 
 @app.command()
@@ -132,8 +133,10 @@ def say_what(given: object) -> None:
     )
 
 
-def _ended(code: int, root: Path) -> None:
-    """By run.json, since `flwr run` ends well however its app did."""
-    if code or not (root / "run.json").is_file():
+def _ended(code: int, root: Path, rounds: int) -> None:
+    """By run.json, since `flwr run` ends well however its app did; one of fewer rounds is an earlier federation's."""
+    path = root / "run.json"
+    made = json.loads(path.read_text("utf-8"))["federation"]["rounds"] if path.is_file() else 0
+    if code or made != rounds:
         raise RunError(f"the federation did not come to its end; {root / 'superlink.log'} says why")
     typer.echo(f"{root}: done; zofo eval {root} --model MODEL --data DIR scores it, zofo export {root} OUT hands it on")
