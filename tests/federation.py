@@ -33,7 +33,7 @@ class Local:
             self.seen += [(client, "down", raw), (client, "up", answer)]
             self._answers.append((client, answer))
 
-    def replies(self) -> Iterable[tuple[int, bytes]]:
+    def replies(self) -> Iterable[tuple[int, bytes | None]]:
         answers, self._answers = self._answers, []
         return answers
 

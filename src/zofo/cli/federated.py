@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
-import signal
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +44,7 @@ def simulate(
     from zofo.federated.split import sizes
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
+    engine.program("flower-superlink")
     root = _root(output_dir, file)
     given = dataclasses.replace(
         given, federation=dataclasses.replace(given.federation, wait=(wait := given.simulation.wait), insecure=True)
@@ -58,7 +58,7 @@ def simulate(
     (root / FILE).write_text(given.to_yaml(), "utf-8")
     with engine.superlink(given.federation, root, engine.free_port(), simulated=True) as link:
         code = engine.run_app(root, link, True, engine.resources(given))
-    _ended(code, root)
+    _ended(code, root, given.federation.rounds)
 
 
 @app.command()
@@ -73,6 +73,7 @@ def server(
     from zofo.federated.settings import read
 
     given = read(file, settings or [], files=False)
+    engine.program("flower-superlink")
     root, port = _root(output_dir, file), int(given.federation.address.rpartition(":")[2])
     say_what(given)
     root.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def server(
         tls = "" if given.federation.tls else ", without TLS"
         typer.echo(printable(f"{root}: listens on {given.federation.address}{tls}"), err=True)
         code = engine.run_app(root, link, False)
-    _ended(code, root)
+    _ended(code, root, given.federation.rounds)
 
 
 @app.command()
@@ -100,6 +101,7 @@ def client(
     from zofo.federated.settings import read
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
+    engine.program("flower-supernode")
     ca = given.federation.ca
     if given.federation.tls and (ca is None or not Path(ca).is_file()):
         raise InputError(f"federation.ca: {ca or 'none given'}: the file that this client trusts; or insecure: true")
@@ -108,13 +110,7 @@ def client(
     (root / FILE).write_text(given.to_yaml(), "utf-8")
     log = root / "supernode.log"
     typer.echo(printable(f"{root}: answers {given.federation.address}; what happens is in {log}"), err=True)
-    with engine.supernode(given.federation, root, name) as process:
-        while process.poll() is None:
-            if (root / "run" / "ended").exists():
-                return
-            time.sleep(0.5)
-    if process.returncode not in (0, -signal.SIGTERM):
-        raise RunError(f"the SuperNode ended with code {process.returncode}; {root / 'supernode.log'} says why")
+    engine.answer(given.federation, root, name, lambda line: typer.echo(printable(line), err=True))
 
 
 def _given(model: str | None, data: str | None, train_file: str | None) -> list[str]:
@@ -139,9 +135,11 @@ def say_what(given: object) -> None:
     typer.echo(f"mode {fed.mode}, {rounds}; {size}; {words(fed.noise, fed.delta, answers)}", err=True)
 
 
-def _ended(code: int, root: Path) -> None:
-    """By run.json, since `flwr run` ends well however its app did."""
-    if code or not (root / "run.json").is_file():
+def _ended(code: int, root: Path, rounds: int) -> None:
+    """By run.json, since `flwr run` ends well however its app did; one of fewer rounds is an earlier federation's."""
+    path = root / "run.json"
+    made = json.loads(path.read_text("utf-8"))["federation"]["rounds"] if path.is_file() else 0
+    if code or made != rounds:
         raise RunError(f"the federation did not come to its end; {root / 'superlink.log'} says why")
     place = shlex.quote(str(root))
     typer.echo(printable(f"{root}: done; zofo eval {place} --task ROWS scores it, zofo export {place} OUT hands it on"))

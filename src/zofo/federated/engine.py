@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
+import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
+from zofo.federated.processes import running
 from zofo.federated.sections import Federation
 from zofo.federated.settings import Settings
 
@@ -48,6 +49,7 @@ simulated = false
 CODE = "from zofo.federated.flower import client_app, server_app\n\n__all__ = ['client_app', 'server_app']\n"
 OURS = "--disable-runtime-dependency-installation"  # the app runs in this environment, where zofo is
 START, LOOK = 60.0, 0.2  # seconds a program may take to be there, and between two looks
+LAST = 10.0  # seconds in which a client's last answer goes to the server
 
 
 def program(name: str) -> str:
@@ -73,8 +75,8 @@ def _tls(federation: Federation) -> list[str]:
     given = {"certificate": federation.certificate, "key": federation.key, "ca": federation.ca}
     if missing := [name for name, value in given.items() if value is None or not Path(value).is_file()]:
         raise InputError(
-            f"federation.{missing[0]}: {given[missing[0]] or 'none given'}: TLS needs certificate, key and ca "
-            "(docs/federated.md makes some); or give insecure: true, for a network that nobody else reads"
+            f"federation.{missing[0]}: {given[missing[0]] or 'none given'}: TLS needs the files certificate, key and "
+            "ca (docs/federated.md makes some); or give insecure: true, for a network that nobody else reads"
         )
     flags = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
     return [part for flag, value in zip(flags, given.values()) for part in (flag, str(value))]
@@ -83,16 +85,17 @@ def _tls(federation: Federation) -> list[str]:
 @contextmanager
 def superlink(federation: Federation, root: Path, port: int, simulated: bool = False) -> Iterator[str]:
     """A SuperLink, and the name of the connection to it, for `flwr run`. It is ended with what it started."""
-    home, (host, _, _) = root / "flower", federation.address.rpartition(":")
-    env, log = environment(home), root / "superlink.log"
-    if not log.parent.is_dir():
-        log.parent.mkdir(parents=True)
+    home, host = root / "flower", "127.0.0.1" if simulated else federation.address.rpartition(":")[0].strip("[]")
     tls = ["--insecure"] if simulated else _tls(federation)
-    where = ["--host", "127.0.0.1" if simulated else host, "--port", str(port)]
+    where = ["--host", host, "--port", str(port)]
     command = [program("flower-superlink"), *tls, *where, *(["--simulation"] if simulated else [])]
-    with _running([*command, "--isolation", "subprocess", OURS], env, log) as process:
-        _there(process, log, port, host if not simulated else "127.0.0.1")
-        config = f'[superlink]\ndefault = "zofo"\n\n[superlink.zofo]\naddress = "{_dial(host)}:{port}"\n'
+    if not simulated:
+        _free(host, port)
+    env, log = environment(home), root / "superlink.log"
+    with running([*command, "--isolation", "subprocess", OURS], env, log) as process:
+        _there(process, log, port, host)
+        at = f"[{dial}]" if ":" in (dial := _dial(host)) else dial
+        config = f'[superlink]\ndefault = "zofo"\n\n[superlink.zofo]\naddress = "{at}:{port}"\n'
         secure = simulated or not federation.tls
         config += "insecure = true\n" if secure else f"root-certificates = {dumps(str(Path(str(federation.ca))))}\n"
         (home / "config.toml").write_text(config, "utf-8")
@@ -100,7 +103,7 @@ def superlink(federation: Federation, root: Path, port: int, simulated: bool = F
 
 
 def _dial(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def run_app(root: Path, connection: str, simulated: bool, resources: Sequence[str] = (), code: str = CODE) -> int:
@@ -115,11 +118,12 @@ def run_app(root: Path, connection: str, simulated: bool, resources: Sequence[st
     command = [program("flwr"), "run", str(folder), connection, "--stream", "--run-config", config]
     if resources:
         command += ["--federation-config", " ".join(resources)]
-    process = subprocess.Popen(command, env=env)
+    process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
     try:
         return process.wait()
     finally:
-        _end(process)
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
@@ -129,36 +133,29 @@ def supernode(federation: Federation, root: Path, name: str) -> Iterator[subproc
     tls = ["--insecure"] if not federation.tls else ["--root-certificates", str(federation.ca)]
     node = f"root={dumps(str(root.resolve()))} name={dumps(name)}"
     command = [program("flower-supernode"), *tls, "--superlink", federation.address, "--node-config", node]
-    with _running([*command, "--port", str(free_port())], env, root / "supernode.log") as process:
+    with running([*command, "--port", str(free_port())], env, root / "supernode.log") as process:
         yield process
 
 
-@contextmanager
-def _running(command: Sequence[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as file:
-        process = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
-        try:
-            yield process
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Asked first, with all that it started, and killed after ten seconds."""
-    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        if process.poll() is not None:
-            break
-        try:
-            os.killpg(process.pid, number) if os.getpgid(process.pid) == process.pid else process.send_signal(number)
-            process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+def answer(federation: Federation, root: Path, name: str, say: Callable[[str], None]) -> None:
+    """A SuperNode until the server has said that all rounds are made. A server that was started again knows none of
+    those of before, which end: another one greets it. Raises RunError where one fails."""
+    (ended := root / "run" / "ended").unlink(missing_ok=True)  # of a federation that had fewer rounds
+    while not ended.exists():
+        with supernode(federation, root, name) as process:
+            while process.poll() is None and not ended.exists():
+                time.sleep(LOOK)
+            if ended.exists():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(LAST)
+            elif process.returncode:
+                raise RunError(f"the SuperNode ended with code {process.returncode}; {root / 'supernode.log'} says why")
+            else:
+                say(f"{root}: the server at {federation.address} does not know this client any more; greets it again")
 
 
 def _there(process: subprocess.Popen[bytes], log: Path, port: int, host: str) -> None:
     """Raises RunError where it ends, or does not answer within a minute."""
-    import socket
-
     end = time.monotonic() + START
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -172,10 +169,17 @@ def _there(process: subprocess.Popen[bytes], log: Path, port: int, host: str) ->
     raise RunError(f"Flower's SuperLink did not start; {log} ends with:\n{tail}")
 
 
+def _free(host: str, port: int) -> None:
+    """Raises InputError where a server cannot listen there."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        why = (os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)).lower()
+        raise InputError(f"federation.address: {host}:{port}: {why}; choose another, for clients as well") from error
+
+
 def free_port() -> int:
     """One that nobody listens on now, for a simulation."""
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]

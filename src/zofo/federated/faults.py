@@ -26,16 +26,21 @@ class Faulty:
         self._asked |= {client: Ask.unpack(raw) for client, raw in questions.items()}
         self.wire.send(questions)
 
-    def replies(self) -> Iterable[tuple[int, bytes]]:
+    def replies(self) -> Iterable[tuple[int, bytes | None]]:
         for client, raw in self.wire.replies():
+            if raw is None:
+                yield client, None
+                continue
             kind = self._asked[client].kind
             if kind is Kind.HELLO:
                 self._name(client, raw)
             name = self.names.get(client, "")
             if kind is Kind.ESTIMATE and name in self.simulation.late:
                 self._held.append((self.round() + self.simulation.late[name], client, raw))
+                yield client, None
             elif self._away(client):  # its answer is lost, which is known when it is back
                 self._held.append((self.simulation.lost[name][1], client, b""))
+                yield client, None
             else:
                 yield client, self._lie(client, kind, raw)
         due = [one for one in self._held if one[0] <= self.round()]

@@ -49,7 +49,7 @@ class Federation:
             )
         if self.noise and self.clip is None:
             faults.append("noise: is measured by clip, the most that c can be; give clip")
-        if not self.address.rpartition(":")[2].isdigit():
+        if not (port := self.address.rpartition(":")[2]).isdecimal() or not 0 < int(port) < 2**16:
             faults.append("address: expected host:port")
         return faults
 

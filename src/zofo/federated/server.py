@@ -37,15 +37,17 @@ class Wire(Protocol):
         """One a client; one that has not answered is not asked again before it has, or is given up."""
         ...
 
-    def replies(self) -> Iterable[tuple[int, bytes]]:
-        """What has come since, without waiting long. Empty bytes: the question came to nothing."""
+    def replies(self) -> Iterable[tuple[int, bytes | None]]:
+        """What has come since, without waiting long. Empty bytes: the question came to nothing. None: its answer will
+        come too late for this round, as only a simulation knows, which so need not wait."""
         ...
 
 
 class Server:
-    """book: the directory. say: for people, a line at a time."""
+    """book: the directory. closed: whether nobody comes who is not there yet, as in a simulation."""
 
-    def __init__(self, settings: Settings, wire: Wire, book: Book) -> None:
+    def __init__(self, settings: Settings, wire: Wire, book: Book, closed: bool = False) -> None:
+        self.closed = closed
         self.settings, self.federation, self.wire, self.book = settings, settings.federation, wire, book
         self.mode = modes.load(self.federation.mode)
         self.aggregate = of_name(self.federation.aggregate, self.federation.trim)
@@ -60,6 +62,11 @@ class Server:
             if self._round(self.book.round):
                 began = time.monotonic()
                 self._look()
+            elif self.closed and (left := len(self._left())) < self.federation.min_clients:
+                raise RunError(
+                    f"round {self.book.round}: {left} clients are left, and federation.min_clients is "
+                    f"{self.federation.min_clients}; what the others say is above, or in their own log"
+                )
             elif time.monotonic() - began > self.federation.give_up:
                 raise RunError(
                     f"round {self.book.round}: fewer than {self.federation.min_clients} clients have answered for "
@@ -67,6 +74,11 @@ class Server:
                 )
         self._collect(Kind.END, self.book.round)
         self.book.finish({known.name: known for known in self.known.values() if not known.refused})
+
+    def _left(self) -> list[int]:
+        """Who is there and may answer, now or asked again."""
+        there = [client for client in self.wire.clients() if self.failed[client] < TRIES]
+        return [client for client in there if client not in self.known or not self.known[client].refused]
 
     def _round(self, round: int) -> bool:
         """One update; False where too few have answered."""
@@ -143,6 +155,8 @@ class Server:
             if theta != most:
                 self._refuse(client, f"its theta is {theta.hex()[:12]}, that of {count} others {most.hex()[:12]}")
         self.book.log("digest", round, theta=most.hex(), clients=count, of=len(here))
+        same = f"theta {most.hex()[:12]} with {count} of {len(here)} clients"
+        self.book.say(f"round {round} of {self.federation.rounds}: {same}")
 
     def _collect(self, kind: Kind, round: int) -> dict[int, Told]:
         """Ask everybody who can be asked, and wait for the answers; those of earlier questions are late."""
@@ -180,6 +194,9 @@ class Server:
         """(client, its answer to this question; the status that stands in its place; None where it is of another)."""
         for client, raw in self.wire.replies():
             known = self.known.get(client)
+            if raw is None:
+                yield client, Status.FAILED
+                continue
             if known is None or known.asked is None:
                 self._welcome(client, raw)
                 continue
@@ -234,7 +251,7 @@ class Server:
             for _ in self._heard(Kind.HELLO, -1):
                 pass
             enough = len(self._asked_now()) >= self.federation.min_clients and not self.waiting
-            if enough or time.monotonic() > end:
+            if enough or (self.closed and not new and not self.waiting) or time.monotonic() > end:
                 break
         if not self.book.begun and self.known:
             self._begin()
