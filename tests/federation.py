@@ -45,7 +45,7 @@ def fed_yaml(root: Path, model: Path, clients: int = 3, **sections: Any) -> Path
     for client in range(clients):
         write_rows(root / f"rows-{client}.jsonl", rows[20 * client : 20 * (client + 1)])
     content: dict[str, Any] = {
-        "federation": {"rounds": 6, "wait": 0.2, "insecure": True, "check_rounds": 3},
+        "federation": {"rounds": 6, "wait": 0.2, "give_up": 60, "insecure": True, "check_rounds": 3},
         "model": {"name": str(model), "dtype": "float32"},
         "method": {"name": "mezo", "lr": 1e-3},
         "estimator": {"name": "spsa", "eps": 1e-3},

@@ -13,9 +13,11 @@ from tests.federation import Local, clients_of, fed_yaml, serve
 from tests.forked import run, zofo_main
 from zofo.api.finetune import evaluate
 from zofo.api.restore import restore
+from zofo.api.states import state_of
 from zofo.errors import InputError, RunError
 from zofo.federated.client import Client
 from zofo.federated.messages import Ask, Kind, Status, read_reply
+from zofo.train.run_dir import RunDir
 from zofo.zo.journal import read_header, read_records
 
 
@@ -142,12 +144,29 @@ def test_nobody_comes(tiny_model_dir: Path, tmp_path: Path) -> None:
         serve(path, Local({}))
 
 
-def test_a_directory_of_another_federation_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    path = fed_yaml(tmp_path, tiny_model_dir)
+@pytest.mark.parametrize(
+    ("setting", "before", "here"),
+    [
+        ("train.seed=6", "5", "6"),
+        ("method.lr=1e-2", "0.001", "0.01"),
+        ("federation.mode=own", "'same'", "'own'"),
+        ("federation.aggregate=median", "'mean'", "'median'"),
+        ("federation.clip=3", "None", "3.0"),
+        ("simulate.alpha=0.1", "None", "0.1"),
+    ],
+)
+def test_a_directory_of_another_federation_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, setting: str, before: str, here: str
+) -> None:
+    path = fed_yaml(tmp_path, tiny_model_dir, federation={"rounds": 2})
     with clients_of(path, range(2)) as clients:
         serve(path, Local(clients))
-        with pytest.raises(InputError, match="seed is 5 there and 6 here"):
-            serve(path, Local({}), "train.seed=6")
+        with pytest.raises(InputError) as error:
+            serve(path, Local({}), setting)
+        assert f"has {before}, this command {here}" in str(error.value)
+        assert setting.partition("=")[0] in str(error.value)
+        serve(path, Local(clients), "federation.rounds=4")  # more rounds are the same federation
+    assert len(lines(tmp_path, "round")) == 4
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"\x02" + b"\0" * 12 + b"no journal at all", b"\x02\0\0"])
@@ -181,6 +200,8 @@ def test_what_a_federation_leaves_is_a_run(tiny_model_dir: Path, tmp_path: Path)
         assert restore(tmp_path / folder).theta.digest() == digest
         rows = str(tmp_path / "rows-1.jsonl")
         assert evaluate(tmp_path / folder, task=rows)["n"] == 20
+        assert state_of(tmp_path / folder).info["outcome"]["kind"] == "finished"
+        assert RunDir(tmp_path / folder).finished
         for verb in (["validate"], ["report"], ["export", str(tmp_path / f"{folder}-export")]):
             done = run(zofo_main, verb[0], str(tmp_path / folder), *verb[1:])
             assert done.returncode == 0, (verb, done.stderr)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.federation import fed_yaml
+from tests.forked import run, zofo_main
 from zofo.data.example import Example
 from zofo.errors import InputError
 from zofo.federated import aggregate, messages, modes
@@ -150,6 +151,16 @@ def test_what_is_wrong_is_said(tiny_model_dir: Path, tmp_path: Path, given_: str
     with pytest.raises(InputError) as error:
         read(path, overrides)
     assert FAULTS[given_] in str(error.value)
+
+
+def test_a_dry_run_says_who_has_what(tiny_model_dir: Path, tmp_path: Path) -> None:
+    simulate = {"clients": 2, "alpha": 0.5}
+    path = fed_yaml(tmp_path, tiny_model_dir, task={"dev_examples": 4}, simulate=simulate)
+    done = run(zofo_main, "federated", "simulate", str(path), "--dry-run", "--output-dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "mode same, 6 rounds; an answer is 12 bytes; no noise" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("client ")]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_faults_are_said_at_once(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from zofo.train.run_dir import RunDir
 from zofo.train.whole import going_on, instead_of, whole_ones
 from zofo.zo.journal import JournalError, read_header, scan
 
-KEYS = {"format", "id", "inputs", "files", "config", "info", "readme", "outcome"}  # of manifest.json
+KEYS = {"format", "id", "inputs", "files", "config", "info", "readme", "outcome", "federation"}  # of manifest.json
 AGAIN = "train again with --resume latest, which writes it anew"
 COPY = "put back a copy, or train again (--overwrite)"
 UNCHECKED = "metrics.jsonl, README.md, eval/, superseded/: that they are there, and no more: nothing is made from them"

@@ -221,7 +221,9 @@ class _Weights:
         place = cfg.place
         if then is None or not rows_are_there(cfg):
             why = f"{place} is not a place here; --data says where the rows are now"
-            why = "the run is of a version that kept no digests" if then is None else why
+            if then is None:
+                of_many = "federation" in self.run.manifest
+                why = "they are its clients'" if of_many else "the run is of a version that kept no digests"
             self.results.append((f"{what}: not checked, {why}", ""))
             return
         try:

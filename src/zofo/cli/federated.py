@@ -6,12 +6,15 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zofo.cli.options import BaseModel, Data, TrainFile, option
 from zofo.errors import InputError, RunError, printable
+
+if TYPE_CHECKING:
+    from zofo.federated.settings import Settings
 
 app = typer.Typer(rich_markup_mode=None, help="Train with many owners of data: coefficients travel, rows stay.")
 
@@ -20,6 +23,9 @@ Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[section.key=value]...", help="Changes of the file's settings (federation.rounds=50)."),
 ]
+
+
+DryRun = Annotated[bool, option("What it will do, and what its noise is worth, and nothing else.", "--dry-run")]
 
 
 @app.callback(invoke_without_command=True)
@@ -36,28 +42,30 @@ def simulate(
     model: BaseModel = None,
     data: Data = None,
     train_file: TrainFile = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Server and clients on this machine, some of them failing (section simulate)."""
     from zofo.federated import engine
-    from zofo.federated.book import FILE
     from zofo.federated.settings import read
-    from zofo.federated.split import sizes
+    from zofo.federated.split import dealt
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
-    engine.program("flower-superlink")
-    root = _root(output_dir, file)
-    given = dataclasses.replace(
-        given, federation=dataclasses.replace(given.federation, wait=(wait := given.simulation.wait), insecure=True)
-    )
-    given = dataclasses.replace(given, federation=dataclasses.replace(given.federation, give_up=5 * wait))
-    rows = sizes(given)
-    say_what(given)
+    wait = given.simulation.wait
+    federation = dataclasses.replace(given.federation, wait=wait, give_up=5 * wait, insecure=True)
+    given = dataclasses.replace(given, federation=federation)
+    clients = dealt(given)
+    _say_what(given)
+    rows = [sum(labels.values()) for labels in clients]
     each = f"{min(rows)} to {max(rows)}" if min(rows) < max(rows) else f"{rows[0]}"
-    typer.echo(f"{len(rows)} client{'s' * (len(rows) > 1)} with {each} training rows", err=True)
-    root.mkdir(parents=True, exist_ok=True)
-    (root / FILE).write_text(given.to_yaml(), "utf-8")
+    _say(f"{len(rows)} client{'s' * (len(rows) > 1)} with {each} training rows")
+    if dry_run:
+        for number, labels in enumerate(clients):
+            _say(f"client {number}: " + ", ".join(f"{name} {n}" for name, n in labels.items()))
+        return
+    if (root := _begun(given, _root(output_dir, file))) is None:
+        return
     with engine.superlink(given.federation, root, engine.free_port(), simulated=True) as link:
-        code = engine.run_app(root, link, True, engine.resources(given))
+        code = engine.run_app(root, link, True, engine.resources(given), say=_say)
     _ended(code, root, given.federation.rounds)
 
 
@@ -66,22 +74,21 @@ def server(
     file: File,
     settings: Changes = None,
     output_dir: Annotated[str, option("Directory of the journal; the same command goes on there.")] = "",
+    dry_run: DryRun = False,
 ) -> None:
     """The server: it keeps the journal, and has neither the model nor a row. Killed, the same command goes on."""
     from zofo.federated import engine
-    from zofo.federated.book import FILE
     from zofo.federated.settings import read
 
     given = read(file, settings or [], files=False)
-    engine.program("flower-superlink")
-    root, port = _root(output_dir, file), int(given.federation.address.rpartition(":")[2])
-    say_what(given)
-    root.mkdir(parents=True, exist_ok=True)
-    (root / FILE).write_text(given.to_yaml(), "utf-8")
+    _say_what(given)
+    if dry_run or (root := _begun(given, _root(output_dir, file))) is None:
+        return
+    port = int(given.federation.address.rpartition(":")[2])
     with engine.superlink(given.federation, root, port) as link:
         tls = "" if given.federation.tls else ", without TLS"
-        typer.echo(printable(f"{root}: listens on {given.federation.address}{tls}"), err=True)
-        code = engine.run_app(root, link, False)
+        _say(f"{root}: listens on {given.federation.address}{tls}")
+        code = engine.run_app(root, link, False, say=_say)
     _ended(code, root, given.federation.rounds)
 
 
@@ -108,9 +115,8 @@ def client(
     root = _root(output_dir, file)
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(given.to_yaml(), "utf-8")
-    log = root / "supernode.log"
-    typer.echo(printable(f"{root}: answers {given.federation.address}; what happens is in {log}"), err=True)
-    engine.answer(given.federation, root, name, lambda line: typer.echo(printable(line), err=True))
+    _say(f"{root}: answers {given.federation.address}; what happens is in {root / 'supernode.log'}")
+    engine.answer(given.federation, root, name, _say)
 
 
 def _given(model: str | None, data: str | None, train_file: str | None) -> list[str]:
@@ -123,23 +129,46 @@ def _root(output_dir: str, file: str) -> Path:
     return Path(output_dir or Path("out") / Path(file).stem)
 
 
-def say_what(given: object) -> None:
-    from zofo.federated.privacy import words
-    from zofo.federated.settings import Settings
+def _say(line: str) -> None:
+    typer.echo(printable(line), err=True)
 
-    assert isinstance(given, Settings)
+
+def _say_what(given: Settings) -> None:
+    from zofo.federated.privacy import words
+
     fed = given.federation
-    answers = fed.rounds * given.coefficients
     rounds = f"{fed.rounds} round{'s' * (fed.rounds > 1)}"
     size = f"an answer is {8 + 4 * given.coefficients} bytes"
-    typer.echo(f"mode {fed.mode}, {rounds}; {size}; {words(fed.noise, fed.delta, answers)}", err=True)
+    _say(f"mode {fed.mode}, {rounds}; {size}; {words(fed.noise, fed.clip, fed.delta, fed.rounds * given.coefficients)}")
+
+
+def _begun(given: Settings, root: Path) -> Path | None:
+    """The directory, looked at before anything is started; None where all rounds are made. Raises InputError where it
+    is in use, or another federation's."""
+    from zofo.federated import engine
+    from zofo.federated.book import FILE, Book
+
+    engine.program("flower-superlink")
+    with Book(given, root) as book:
+        made, rounds = book.round, given.federation.rounds
+    if made > rounds:
+        raise InputError(f"federation.rounds: {rounds}, and {root} has {made} rounds already")
+    if made == rounds and _rounds_of(root) == rounds:
+        _say(f"{root}: all {rounds} rounds are made already")
+        return None
+    (root / FILE).write_text(given.to_yaml(), "utf-8")
+    return root
+
+
+def _rounds_of(root: Path) -> int:
+    """Of the federation that has come to its end there; 0 where none has."""
+    path = root / "run.json"
+    return json.loads(path.read_text("utf-8"))["federation"]["rounds"] if path.is_file() else 0
 
 
 def _ended(code: int, root: Path, rounds: int) -> None:
     """By run.json, since `flwr run` ends well however its app did; one of fewer rounds is an earlier federation's."""
-    path = root / "run.json"
-    made = json.loads(path.read_text("utf-8"))["federation"]["rounds"] if path.is_file() else 0
-    if code or made != rounds:
-        raise RunError(f"the federation did not come to its end; {root / 'superlink.log'} says why")
+    if code or _rounds_of(root) != rounds:
+        raise RunError(f"the federation did not come to its end; {root / 'flower.log'} says why")
     place = shlex.quote(str(root))
     typer.echo(printable(f"{root}: done; zofo eval {place} --task ROWS scores it, zofo export {place} OUT hands it on"))

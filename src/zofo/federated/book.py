@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from zofo.train.lease import Lease
 from zofo.train.run_dir import RunDir
 from zofo.zo.journal import Journal, Outcome, Record, read_header, scan
 
+KEPT = "federation"  # in the manifest: what the federation goes on with
+MARK = "zofo| "  # before what people are told, which Flower's programs say among other things
 FILE = "federation.yaml"  # beside the run, which is not its owner: the settings of who runs it here
 
 
@@ -102,32 +104,14 @@ class Book:
             self._metrics.flush()
 
     def say(self, line: str) -> None:
-        print(printable(line, 400), file=sys.stderr, flush=True)
+        """For people, a line."""
+        print(f"{MARK}{printable(line, 400)}", file=sys.stderr, flush=True)
 
     def finish(self, clients: Mapping[str, Known]) -> None:
         """run.json: what makes it a run that can be opened, theta alone."""
-        config, method = self.settings.run, make_method(self.settings.run)
-        info = {
-            "zofo": importlib.metadata.version("zofo"),
-            "format": 1,
-            "method": config.names["method"],
-            "adapter": None,
-            "task": Path(config.task.title).stem,
-            "model": config.model.name,
-            "seed": config.train.seed,
-            "steps": method.updates(self.round),
-            "best_step": self.round,
-            "journal_position": self.position,
-            "dev": {},
-            "test": {"theta": {}},
-            "deployed": "theta",
-            "tasks": None,
-            "base_sha256": self.base.hex(),
-            "federation": dataclasses.asdict(self.settings.federation)
-            | {"clients": {name: dict(known.bytes) | {"late": known.late} for name, known in clients.items()}},
-            "config_hash": config.hash(),
-            "outcome": Ending("finished", step=self.round, of=self.round).to_dict(),
-        }
+        told = {name: dict(known.bytes) | {"late": known.late} for name, known in clients.items()}
+        info = info_of(self.settings, self.round, self.round, self.position, self.base.hex(), "theta")
+        info["federation"] = dataclasses.asdict(self.settings.federation) | {"clients": told}
         self.run.write_tree(self.run.best(self.round), lambda _: {})  # theta alone, which the journal is
         self.run.write_info(info)
 
@@ -139,6 +123,8 @@ class Book:
                 raise InputError(f"{foreign[0]}: not this federation's, and in the way of its files; move it away")
             self.run.clear()
             self.run.begin({})
+            self.run.manifest[KEPT] = self._kept()
+            self.run.keep()
             config = self.settings.run
             self.run.write_config(dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=".")))
         self._metrics = self._stack.enter_context(self.run.claim(self.run.metrics).open("a", encoding="utf-8"))
@@ -146,10 +132,8 @@ class Book:
     def _go_on(self) -> None:
         path = self.run.journal
         header, end = read_header(path)
-        mine = header_of(self.settings.run, header["tensors"], "backbone")
-        for key in ("estimator", "rule", "mask", "seed"):
-            if header[key] != mine[key]:
-                raise InputError(f"{path}: {key} is {header[key]} there and {mine[key]} here; choose another directory")
+        if faults := list(self._other()):
+            raise InputError("\n".join(faults))
         lines = sorted((tensor["name"], tensor["sha256"]) for tensor in header["tensors"])
         self.base = hashlib.sha256("".join(f"{name} {one}\n" for name, one in lines).encode()).digest()
         with path.open("rb") as file:
@@ -160,4 +144,43 @@ class Book:
                 self.round = record.step + 1
             self._crc[border.offset] = border.crc
         self.journal = Journal.open(path)
-        self.say(f"{self.root}: goes on at round {self.round} of {self.settings.federation.rounds}")
+
+    def _kept(self) -> dict[str, Any]:
+        simulated = {key: getattr(self.settings.simulation, key) for key in ("clients", "alpha")}
+        return self.settings.alike() | {"simulate": simulated}
+
+    def _other(self) -> Iterator[str]:
+        """Settings in which this command is not the federation that the directory holds."""
+        before, now = self.run.manifest.get(KEPT, {}), self._kept()
+        for section in before:
+            for key in sorted({*before[section], *now[section]}):
+                there, here = before[section].get(key), now[section].get(key)
+                if there != here:
+                    yield f"{section}.{key}: the federation in {self.root} has {there!r}, this command {here!r}"
+
+
+def info_of(
+    settings: Settings, rounds: int, count: int, position: int, base_sha256: str, deployed: str
+) -> dict[str, Any]:
+    """run.json of server and clients. count: of the `best` that it names."""
+    config, method = settings.run, make_method(settings.run)
+    return {
+        "zofo": importlib.metadata.version("zofo"),
+        "format": 1,
+        "method": config.names["method"],
+        "adapter": None if deployed == "theta" else config.names.get("adapter"),
+        "task": Path(config.task.title).stem,
+        "model": config.model.name,
+        "seed": config.train.seed,
+        "steps": method.updates(rounds),
+        "best_step": count,
+        "journal_position": position,
+        "dev": {},
+        "test": {name: {} for name in dict.fromkeys((deployed, *(() if deployed == "theta" else method.candidates)))},
+        "deployed": deployed,
+        "tasks": None,
+        "base_sha256": base_sha256,
+        "federation": dataclasses.asdict(settings.federation),
+        "config_hash": config.hash(),
+        "outcome": Ending("finished", step=rounds, of=rounds).to_dict(),
+    }

@@ -23,6 +23,7 @@ from zofo.data.example import TaskData
 from zofo.errors import InputError, NonFiniteError
 from zofo.federated import modes, received
 from zofo.federated.aggregate import clipped
+from zofo.federated.book import info_of
 from zofo.federated.messages import Answer, Ask, Digest, End, Hello, Kind, Score, Status, Tensors, Told, reply
 from zofo.federated.privacy import noised
 from zofo.federated.settings import Settings
@@ -31,6 +32,7 @@ from zofo.train.checkpoint import journal_header
 from zofo.train.checkpoint_manager import CheckpointManager, Position
 from zofo.train.lease import Lease
 from zofo.train.run_dir import RunDir
+from zofo.train.selection import Best
 from zofo.train.setup import Session, audit, build
 from zofo.train.whole import newest_whole
 from zofo.zo.journal import JournalError
@@ -115,7 +117,7 @@ class Client:
             return self._evaluate(position)
         if ask.kind is Kind.DIGEST:
             return Digest(bytes.fromhex(self.session.problem.theta.digest()), position)
-        self._save()
+        self._finish(ask.round)
         self.run.write(ENDED, f"round {ask.round}\n")
         return End(position)
 
@@ -216,6 +218,14 @@ class Client:
             values: dict[str, Any] = self.session.evaluator(encoded).values
         n, metric = len(encoded), self.session.data.metric
         return Score(float(values["loss"]) * n, float(values.get(metric, float("nan"))) * n, n, position)
+
+    def _finish(self, rounds: int) -> None:
+        """The directory of a finished run, with what this client would deploy."""
+        self._save()
+        count, candidate = self.k * self.session.counted_per_step, self.session.method.candidates[0]
+        self.manager.save_best(Best(count, self.k, candidate, 0.0, self._position, {}))
+        info = info_of(self.settings, rounds, count, self._position, self.session.base_sha256, candidate)
+        self.run.write_info(info | {"inputs": self.session.inputs})
 
     def _save(self) -> None:
         if self.manager.journal is None or (self.k, self._position) == self.saved:

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, RunError
+from zofo.federated.book import MARK
 from zofo.federated.processes import running
 from zofo.federated.sections import Federation
 from zofo.federated.settings import Settings
@@ -48,6 +50,7 @@ simulated = false
 """
 CODE = "from zofo.federated.flower import client_app, server_app\n\n__all__ = ['client_app', 'server_app']\n"
 OURS = "--disable-runtime-dependency-installation"  # the app runs in this environment, where zofo is
+LOG = "flower.log"
 START, LOOK = 60.0, 0.2  # seconds a program may take to be there, and between two looks
 LAST = 10.0  # seconds in which a client's last answer goes to the server
 
@@ -106,8 +109,16 @@ def _dial(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def run_app(root: Path, connection: str, simulated: bool, resources: Sequence[str] = (), code: str = CODE) -> int:
-    """`flwr run`, to the app's end. Returns its exit code. resources: key=value for a simulation. code: of the app."""
+def run_app(
+    root: Path,
+    connection: str,
+    simulated: bool,
+    resources: Sequence[str] = (),
+    code: str = CODE,
+    say: Callable[[str], None] = print,
+) -> int:
+    """`flwr run`, to the app's end. Returns its exit code. resources: key=value for a simulation. code: of the app.
+    say: is told what zofo says; all that Flower says is in flower.log."""
     folder, env = root / "flower" / "zofo-federation", environment(root / "flower")
     (folder / "zofo_federation").mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(APP, "utf-8")
@@ -118,8 +129,15 @@ def run_app(root: Path, connection: str, simulated: bool, resources: Sequence[st
     command = [program("flwr"), "run", str(folder), connection, "--stream", "--run-config", config]
     if resources:
         command += ["--federation-config", " ".join(resources)]
-    process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, env=env, text=True, encoding="utf-8", errors="replace", **pipes)
     try:
+        with (root / LOG).open("a", encoding="utf-8") as log:
+            for line in process.stdout or ():
+                log.write(line)
+                log.flush()
+                if MARK in line:
+                    say(line.rpartition(MARK)[2].rstrip("\n"))
         return process.wait()
     finally:
         process.terminate()

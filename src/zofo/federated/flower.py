@@ -79,6 +79,8 @@ def serve(grid: Grid, context: Context) -> None:
     settings = read(root / FILE, files=False)
     wire: Wire = FlowerWire(grid, 10 * settings.federation.wait)
     with Book(settings, root) as book:
+        if book.round:
+            book.say(f"goes on at round {book.round} of {settings.federation.rounds}")
         if simulated:
             wire = Faulty(wire, settings.simulation, lambda: book.round)
         try:

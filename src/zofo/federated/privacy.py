@@ -37,11 +37,11 @@ def epsilon(noise: float, delta: float, answers: int) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def words(noise: float, delta: float, answers: int) -> str:
+def words(noise: float, clip: float | None, delta: float, answers: int) -> str:
     """What a federation says of its noise, or that it has none."""
-    if not noise:
+    if not noise or clip is None:
         return "no noise: a client's coefficients say something of its rows"
     return (
-        f"noise {noise:g} x 2 clip on each of {answers} coefficients of a client: epsilon "
-        f"{epsilon(noise, delta, answers):.3g} at delta {delta:g}, for all rows of a client together"
+        f"noise of {noise * 2 * clip:g} (standard deviation) on each of {answers} coefficients of a client, within "
+        f"{clip:g}: epsilon {epsilon(noise, delta, answers):.3g} at delta {delta:g}, for all its rows together"
     )

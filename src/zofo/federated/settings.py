@@ -44,15 +44,22 @@ class Settings:
     simulation: Simulation
     run: Config
 
-    def shared(self) -> bytes:
-        """SHA-256 of what server and clients must have alike: 32 bytes."""
+    def alike(self) -> dict[str, Any]:
+        """What moves theta, {section: {field: value}}, which a federation keeps from its first round to its last. How
+        many rounds there are is of it where a schedule goes by them."""
         run, fed = self.run.to_dict(), dataclasses.asdict(self.federation)
-        train = {key: run["train"][key] for key in ("seed", "max_steps", "batch_size", "lr_scheduler_type")}
-        train |= {key: run["train"][key] for key in ("warmup_steps", "count")}
-        keys = ("mode", "rounds", "local_steps", "pool", "clip", "noise")
-        alike = {key: run.get(key) for key in ("method", "adapter", "estimator", "rule", "mask")}
-        alike |= {"train": train, "federation": {key: fed[key] for key in keys}}
-        return hashlib.sha256(dumps(alike, sort_keys=True).encode()).digest()
+        keys = ["seed", "batch_size", "lr_scheduler_type", "warmup_steps", "count"]
+        keys += ["max_steps"] if self.run.train.lr_scheduler_type != "constant" else []
+        out = {section: run.get(section) or {} for section in ("method", "adapter", "estimator", "rule", "mask")}
+        out["train"] = {key: run["train"][key] for key in keys}
+        steps = ("mode", "local_steps", "pool", "aggregate", "trim", "clip", "noise")
+        return out | {"federation": {key: fed[key] for key in steps}}
+
+    def shared(self) -> bytes:
+        """SHA-256 of what server and clients have in common, 32 bytes: `alike` without what the server alone does."""
+        out = self.alike()
+        out["federation"] = {key: value for key, value in out["federation"].items() if key not in ("aggregate", "trim")}
+        return hashlib.sha256(dumps(out, sort_keys=True).encode()).digest()
 
     def rate(self, round: int) -> float:
         """theta's, of a round."""
@@ -151,7 +158,9 @@ def _without_form(content: Mapping[str, Any], overrides: Iterable[str]) -> Itera
     named = [raw.strip() for key, _, raw in (text.partition("=") for text in overrides) if key in NAMED]
     name = named[-1] if named else method.get("name") if isinstance(method, Mapping) else method
     if name is not None and registry.canonical(str(name)) not in RATES:
-        yield f"method.name: {printable(str(name), 60)} has no federated form; known: {', '.join(RATES)}"
+        known = registry.canonical(str(name)) in registry.names("methods")
+        hint = ";" if known else did_you_mean(str(name), RATES) or ";"
+        yield f"method.name: {printable(str(name), 60)} has no federated form{hint} known: {', '.join(RATES)}"
 
 
 def _faults(config: Config, federation: Federation | None) -> Iterable[str]:

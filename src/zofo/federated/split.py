@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,12 +43,18 @@ def shares(examples: Sequence[Example], clients: int, alpha: float | None, seed:
     return out
 
 
-def sizes(settings: Settings) -> list[int]:
-    """Training rows of each client of a simulation. Raises InputError where they, or those of dev, are too few."""
+def dealt(settings: Settings) -> list[dict[str, int]]:
+    """{label: training rows} of each client of a simulation. Raises InputError where they, or those of dev, are too
+    few."""
     simulation, run = settings.simulation, settings.run
     data = load_task(run.task, run.train.seed)
     _enough(data, simulation.clients)
-    return [len(share) for share in shares(data.train, simulation.clients, simulation.alpha, run.train.seed)]
+
+    def label(example: Example) -> str:
+        return data.labels[example.gold[0]] if data.labels and example.gold else "rows"
+
+    given = shares(data.train, simulation.clients, simulation.alpha, run.train.seed)
+    return [dict(sorted(Counter(map(label, share)).items())) for share in given]
 
 
 def _enough(data: TaskData, clients: int) -> None:
