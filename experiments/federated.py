@@ -62,7 +62,8 @@ def of_a_federation(root: Path, name: str) -> dict[str, Any]:
     rounds = [line for line in lines if line["event"] == "round"]
     clients = read_json(root / "run.json")["federation"]["clients"]
     curve = [{k: line[k] for k in ("step", "loss", "metric")} for line in lines if line["event"] == "dev"]
-    targets = sorted((root / "clients").iterdir()) if name == "bilevel" else [root]
+    own = [path.parent for path in sorted(root.glob("clients/*/run.json"))]
+    targets = own if name == "bilevel" else [root]
     tests = [scored(target) for target in targets]
     return {
         "rounds": len(rounds),

@@ -53,7 +53,7 @@ def fed_yaml(root: Path, model: Path, clients: int = 3, **sections: Any) -> Path
         "train": {"batch_size": 4, "threads": 1, "seed": 5},
     }
     for name, section in sections.items():
-        content[name] = {**content.get(name, {}), **section}
+        content[name] = section if name == "method" else {**content.get(name, {}), **section}
     (path := root / "fed.yaml").write_text(dump(content), "utf-8")
     return path
 

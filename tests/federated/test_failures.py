@@ -116,7 +116,7 @@ def test_a_client_comes_back_from_its_own_directory(
     tiny_model_dir: Path, tmp_path: Path, replay_seconds: float
 ) -> None:
     """Its process ends after each answer, as a SuperNode's does; theta is a replay, or a snapshot and what follows."""
-    one = fed_yaml(tmp_path / "one", tiny_model_dir, method={"name": "mezo"})
+    one = fed_yaml(tmp_path / "one", tiny_model_dir, method={"name": "mezo", "lr": 1e-3})
     with clients_of(one, range(3)) as clients:
         serve(one, Local(clients))
         digest = clients[0].session.problem.theta.digest()

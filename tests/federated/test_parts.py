@@ -163,6 +163,20 @@ def test_a_dry_run_says_who_has_what(tiny_model_dir: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("least", [1, 2])
+def test_a_client_whose_rows_are_too_few_for_the_method_is_named_first(
+    tiny_model_dir: Path, tmp_path: Path, least: int
+) -> None:
+    # the labels of this seed go to one client alone
+    parts = {"simulate": {"clients": 2, "alpha": 0.001}, "federation": {"min_clients": least}}
+    method = {"method": {"name": "bilevel-zofo"}, "adapter": {"name": "lora"}, "train": {"seed": 5}}
+    path = fed_yaml(tmp_path, tiny_model_dir, 1, task={"dev_examples": 2}, **parts, **method)
+    done = run(zofo_main, "federated", "simulate", str(path), "--dry-run")
+    assert "takes no part: two levels need at least 2 training examples, got 1" in done.stderr
+    assert done.returncode == (2 if least == 2 else 0), done.stderr
+    assert ("federation.min_clients: 2" in done.stderr) == (least == 2)
+
+
 def test_all_faults_are_said_at_once(tiny_model_dir: Path, tmp_path: Path) -> None:
     path = fed_yaml(tmp_path, tiny_model_dir)
     with pytest.raises(InputError) as error:

@@ -58,6 +58,7 @@ def simulate(
     rows = [sum(labels.values()) for labels in clients]
     each = f"{min(rows)} to {max(rows)}" if min(rows) < max(rows) else f"{rows[0]}"
     _say(f"{len(rows)} client{'s' * (len(rows) > 1)} with {each} training rows")
+    _say_unable(given)
     if dry_run:
         for number, labels in enumerate(clients):
             _say(f"client {number}: " + ", ".join(f"{name} {n}" for name, n in labels.items()))
@@ -140,6 +141,19 @@ def _say_what(given: Settings) -> None:
     rounds = f"{fed.rounds} round{'s' * (fed.rounds > 1)}"
     size = f"an answer is {8 + 4 * given.coefficients} bytes"
     _say(f"mode {fed.mode}, {rounds}; {size}; {words(fed.noise, fed.clip, fed.delta, fed.rounds * given.coefficients)}")
+
+
+def _say_unable(given: Settings) -> None:
+    """Whose rows the method cannot train on. Raises InputError where too few clients are left."""
+    from zofo.federated.split import unable
+
+    without = unable(given)
+    lines = [f"client {number} takes no part: {why}" for number, why in without.items()]
+    left, least = given.simulation.clients - len(without), given.federation.min_clients
+    if left < least:
+        raise InputError("\n".join([*lines, f"federation.min_clients: {least}, and {left} clients can train"]))
+    for line in lines:
+        _say(f"warning: {line}")
 
 
 def _begun(given: Settings, root: Path) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zofo.config.instantiate import make_method
 from zofo.data import TaskData, load_task
 from zofo.data.example import Example
 from zofo.errors import InputError
@@ -55,6 +56,19 @@ def dealt(settings: Settings) -> list[dict[str, int]]:
 
     given = shares(data.train, simulation.clients, simulation.alpha, run.train.seed)
     return [dict(sorted(Counter(map(label, share)).items())) for share in given]
+
+
+def unable(settings: Settings) -> dict[int, str]:
+    """{client of a simulation: why the method cannot train on its rows}."""
+    simulation, run = settings.simulation, settings.run
+    data, method = load_task(run.task, run.train.seed), make_method(run)
+    out = dict[int, str]()
+    for client, share in enumerate(shares(data.train, simulation.clients, simulation.alpha, run.train.seed)):
+        try:
+            method.split(replace(data, train=share), run.train.seed)
+        except InputError as error:
+            out[client] = str(error)
+    return out
 
 
 def _enough(data: TaskData, clients: int) -> None:
