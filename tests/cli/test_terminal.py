@@ -18,6 +18,7 @@ import pytest
 import typer
 
 from tests import forked
+from tests.conftest import write_rows
 from tests.small_setting import make_setting
 from zofo.cli.main import app
 from zofo.cli.process import guarded
@@ -121,6 +122,17 @@ def of_studies(start: list[str], small: list[str], data: str, out: str, named: s
     }
 
 
+def of_a_bench(folder: Path, named: str) -> list[str]:
+    """A contender of somebody else's, on rows with such texts."""
+    rows = [{"sentence": f"film {i} {EVIL}", "label": i % 2} for i in range(200)]
+    write_rows(folder / f"bench{named}" / "sst2" / "train.jsonl", rows)
+    settings = {"method.name": "mezo", "method.lr": 1e-5}
+    contender = json.dumps({"paper": EVIL, "settings": settings, "forwards": 24})
+    (folder / f"mine{named}.yaml").write_text(f"# {printable(EVIL)} \x9b31m\n{contender}")
+    args = ["--reduced", "--no-estimate", "--model", "model", "--data", f"bench{named}", "--by", EVIL]
+    return ["bench", "run", f"mine{named}.yaml", *args, "--output-dir", f"board{named}"]
+
+
 def refused(start: list[str], data: str, out: str) -> dict[str, list[str]]:
     return {
         "unknown task": ["train", "--model", "model", "--task", f"x{EVIL}", "--output-dir", out],
@@ -170,10 +182,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
             f"film {EVIL}",
             "--prompt",
             "b",
-            "--max-new-tokens",
-            "8",
-            "--seed",
-            "3",
+            *("--max-new-tokens 8 --seed 3").split(),
         ],
         "generate hot": ["generate", "model", "--file", f"prompts{named}.txt", "--temperature", "9"],
         "export": ["export", out, f"export{named}"],
@@ -190,6 +199,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
             "4",
         ],
         **of_studies(start, small, data, out, named),
+        "bench": of_a_bench(folder, named),
+        "bench of none": ["bench", "check", f"bench{named}", f"rows{named}.jsonl"],
         "check": ["check", "--tiny", "--device", "cpu"],
         "env": ["env"],
         "ls": ["ls", "methods"],

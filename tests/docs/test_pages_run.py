@@ -53,6 +53,7 @@ SHORTER: dict[str, list[tuple[str, str]]] = {
     ],
     "docs/report.md": [("train.max_steps=66", SMALL)],
     "docs/check.md": [("zofo check", "zofo check --tiny")],
+    "docs/leaderboard.md": [("--reduced --task", "--reduced --no-estimate --task")],
     "docs/sweep.md": [
         ("{max_steps: 200, eval_steps: 50, save_steps: 50,", "{max_steps: 4, eval_steps: 2, save_steps: 2,"),
         ("{max_steps: 110, eval_steps: 55, save_steps: 55,", "{max_steps: 22, eval_steps: 11, save_steps: 11,"),

@@ -11,6 +11,7 @@ import typer
 
 from zofo.cli import process
 from zofo.cli.about import env, ls, quickstart, show
+from zofo.cli.bench import app as bench_verbs
 from zofo.cli.chat import chat
 from zofo.cli.check import check
 from zofo.cli.compare import compare
@@ -52,6 +53,7 @@ app = typer.Typer(
     help="Fine-tune language models in the memory of inference plus a small adapter.",
 )
 app.add_typer(data_verbs, name="data")
+app.add_typer(bench_verbs, name="bench")
 app.add_typer(federated_verbs, name="federated")
 
 

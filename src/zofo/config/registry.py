@@ -26,6 +26,7 @@ FOLDERS = {
     "settings": "data/settings",
     "presets": "config/presets",
     "plans": "study/plans",
+    "contenders": "study/contenders",
 }
 KINDS = tuple(FOLDERS)
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,6 @@ def describe(kind: str, name: str) -> str:
         key, _, value = line.partition(":")
         if key == "description" and value.strip():
             return value.strip().strip("'\"")
-        if kind in ("presets", "plans") and line.startswith("#"):
+        if kind in ("presets", "plans", "contenders") and line.startswith("#"):
             return line.lstrip("# ").strip()
     return ""
