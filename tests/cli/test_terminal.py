@@ -182,7 +182,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
             f"film {EVIL}",
             "--prompt",
             "b",
-            *("--max-new-tokens 8 --seed 3").split(),
+            *("--max-new-tokens", "8", "--seed", "3"),
         ],
         "generate hot": ["generate", "model", "--file", f"prompts{named}.txt", "--temperature", "9"],
         "export": ["export", out, f"export{named}"],
