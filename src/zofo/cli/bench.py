@@ -9,21 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zofo.cli.options import option
+from zofo.cli.options import group, option
 from zofo.errors import InputError, printable
 
 if TYPE_CHECKING:
     from zofo.study.bench.entry import Entry
 
-app = typer.Typer(rich_markup_mode=None, help="Zeroth-order methods at equal forwards and equal trials: a leaderboard.")
+app = group("Zeroth-order methods at equal forwards and equal trials: a leaderboard.")
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Entries (.json), or a directory of them.")]
-
-
-@app.callback(invoke_without_command=True)
-def _group(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @app.command()

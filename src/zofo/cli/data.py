@@ -7,17 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from zofo.cli.options import Data, option
+from zofo.cli.options import Data, group, option
 
 LISTED = 6  # options of a class set that are printed
 
-app = typer.Typer(rich_markup_mode=None, help="Convert data.")
-
-
-@app.callback(invoke_without_command=True)
-def _group(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+app = group("Convert data.")
 
 
 @app.command()

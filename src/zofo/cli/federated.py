@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zofo.cli.options import BaseModel, Data, TrainFile, option
+from zofo.cli.options import BaseModel, Data, TrainFile, group, option
 from zofo.errors import InputError, RunError, printable
 
 if TYPE_CHECKING:
     from zofo.federated.settings import Settings
 
-app = typer.Typer(rich_markup_mode=None, help="Train with many owners of data: coefficients travel, rows stay.")
+app = group("Train with many owners of data: coefficients travel, rows stay.")
 
 File = Annotated[str, typer.Argument(metavar="FED.YAML", help="The federation's file (docs/federated.md).")]
 Changes = Annotated[
@@ -26,12 +26,6 @@ Changes = Annotated[
 
 
 DryRun = Annotated[bool, option("What it will do, and what its noise is worth, and nothing else.", "--dry-run")]
-
-
-@app.callback(invoke_without_command=True)
-def _group(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @app.command()

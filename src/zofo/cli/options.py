@@ -14,6 +14,18 @@ def option(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help)
 
 
+def group(help: str) -> typer.Typer:
+    """A verb of verbs, which without one of them says what they are."""
+    app = typer.Typer(rich_markup_mode=None, help=help)
+
+    @app.callback(invoke_without_command=True)
+    def listing(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    return app
+
+
 Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG.yaml] [section.key=value]...", help="A YAML file, then changes to it."),
