@@ -73,20 +73,20 @@ def _no_such_option(option: str, error: Exception, args: Sequence[str]) -> str:
     hint = "" if same is not None else strong or _setting(option, command, True, args)
     near = same or _near(word, own)
     near = "--help" if word in ("h", "help") else near
-    elsewhere = _of_another(word, command, verbs, 1.0)
+    elsewhere = _of_another(word, ctx, verbs, 1.0)
     if not hint and same is None and near != "--help" and weak:
         hint = elsewhere or weak
     if not hint and near is not None:
         hint = f'; did you mean "{near}"?'
-    hint = hint or _setting(option, command, False, args) or elsewhere or _of_another(word, command, verbs, 0.8)
+    hint = hint or _setting(option, command, False, args) or elsewhere or _of_another(word, ctx, verbs, 0.8)
     return f"No such option: {option}{hint}"
 
 
-def _of_another(word: str, command: Any, verbs: dict[str, list[str]], least: float) -> str:
+def _of_another(word: str, ctx: Any, verbs: dict[str, list[str]], least: float) -> str:
     """Of the first verb that has an option so near to the word, what is said; "" for none."""
     for verb, names in verbs.items():
         if near := _near(word, names, least):
-            return f"; zofo {verb} has {near}, {_path_of(command, verbs)} has not"
+            return f"; zofo {verb} has {near}, {_path_of(ctx)} has not"
     return ""
 
 
@@ -116,8 +116,9 @@ def _verbs(command: Any, path: str = "") -> dict[str, list[str]]:
     return verbs
 
 
-def _path_of(command: Any, verbs: Iterable[str]) -> str:
-    return next((verb for verb in verbs if verb.split()[-1] == getattr(command, "name", None)), "this")
+def _path_of(ctx: Any) -> str:
+    """Of the verb, such as "data meta"."""
+    return " ".join(getattr(ctx, "command_path", "").split()[1:]) or "this"
 
 
 def _setting(option: str, command: Any, exactly: bool, args: Sequence[str]) -> str:
