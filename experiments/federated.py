@@ -60,7 +60,7 @@ def of_a_federation(root: Path, name: str) -> dict[str, Any]:
     """Curve, bytes and the test set: of theta, or the mean of the clients' own (theta, s) where they have adapters."""
     lines = [json.loads(line) for line in (root / "metrics.jsonl").read_text("utf-8").splitlines()]
     rounds = [line for line in lines if line["event"] == "round"]
-    clients = read_json(root / "run.json")["federation"]["clients"]
+    told = read_json(root / "run.json")["federation"]
     curve = [{k: line[k] for k in ("step", "loss", "metric")} for line in lines if line["event"] == "dev"]
     own = [path.parent for path in sorted(root.glob("clients/*/run.json"))]
     targets = own if name == "bilevel" else [root]
@@ -68,8 +68,8 @@ def of_a_federation(root: Path, name: str) -> dict[str, Any]:
     return {
         "rounds": len(rounds),
         "dev": curve,
-        "bytes_up": mean(client["up"] for client in clients.values()),
-        "bytes_down": mean(client["down"] for client in clients.values()),
+        "bytes_up": told["bytes_up"] / len(told["clients"]),
+        "bytes_down": told["bytes_down"] / len(told["clients"]),
         "test": {key: mean(test[key] for test in tests) for key in ("loss", "accuracy")},
         "test_of_each": [test["accuracy"] for test in tests],
     }

@@ -104,9 +104,16 @@ def test_a_server_that_was_killed_goes_on(tiny_model_dir: Path, tmp_path: Path) 
     with clients_of(path, range(3)) as clients:
         with pytest.raises(Cut):
             serve(path, Killed(clients))
+        before = sum(line["bytes_up"] for line in lines(tmp_path / "cut", "round"))
+        with (tmp_path / "cut/server/metrics.jsonl").open("a") as log:
+            log.write('{"event": "rou')  # as the kill left it
         serve(path, wire := Local(clients))
         assert clients[0].session.problem.theta.digest() == digest
     assert (tmp_path / "cut/server/journal.bin").read_bytes() == (tmp_path / "whole/server/journal.bin").read_bytes()
+    taken = json.loads((tmp_path / "cut/server/run.json").read_text())["federation"]
+    of_rounds = lines(tmp_path / "cut", "round")
+    assert [line["step"] for line in of_rounds] == list(range(6))
+    assert taken["bytes_up"] == sum(line["bytes_up"] for line in of_rounds) > before > 0  # of both processes
     first = next(Ask.unpack(raw) for _, way, raw in wire.seen if way == "down" and raw[0] == Kind.ESTIMATE)
     assert (first.round, first.start > 0) == (3, True)  # a client is not sent what it has
 

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from zofo.config.instantiate import make_method
 from zofo.config.journal_header import header_of
 from zofo.config.json_text import dumps
 from zofo.errors import InputError, printable
-from zofo.federated.known import Known
 from zofo.federated.settings import Settings
 from zofo.train.ending import Ending
 from zofo.train.files import naming
@@ -107,11 +107,14 @@ class Book:
         """For people, a line."""
         print(f"{MARK}{printable(line, 400)}", file=sys.stderr, flush=True)
 
-    def finish(self, clients: Mapping[str, Known]) -> None:
-        """run.json: what makes it a run that can be opened, theta alone."""
-        told = {name: dict(known.bytes) | {"late": known.late} for name, known in clients.items()}
+    def finish(self, clients: Iterable[str]) -> None:
+        """run.json: what makes it a run that can be opened, theta alone; and what all rounds took, of all processes
+        that this server was. clients: who is there at the end."""
+        lines = [json.loads(line) for line in self.run.metrics.read_text("utf-8").splitlines()]
+        taken = {key: sum(line.get(key, 0) for line in lines) for key in ("bytes_down", "bytes_up", "late")}
+        told = {"clients": sorted(clients), **taken}
         info = info_of(self.settings, self.round, self.round, self.position, self.base.hex(), "theta")
-        info["federation"] = dataclasses.asdict(self.settings.federation) | {"clients": told}
+        info["federation"] = dataclasses.asdict(self.settings.federation) | told
         self.run.write_tree(self.run.best(self.round), lambda _: {})  # theta alone, which the journal is
         self.run.write_info(info)
 
@@ -144,6 +147,9 @@ class Book:
                 self.round = record.step + 1
             self._crc[border.offset] = border.crc
         self.journal = Journal.open(path)
+        if (log := self.run.metrics).is_file():
+            text = log.read_bytes()
+            os.truncate(log, text.rfind(b"\n") + 1)  # a line that a kill cut
 
     def _kept(self) -> dict[str, Any]:
         simulated = {key: getattr(self.settings.simulation, key) for key in ("clients", "alpha")}

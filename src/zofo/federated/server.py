@@ -54,6 +54,7 @@ class Server:
         self.known: dict[int, Known] = {}
         self.waiting: set[int] = set()  # asked who they are
         self.failed = Counter[int]()  # questions in a row
+        self.counted = Counter[str]()  # bytes that are in a line of metrics.jsonl
 
     def run(self) -> None:
         """All rounds. Raises RunError where too few clients come for too long."""
@@ -73,7 +74,7 @@ class Server:
                     f"{self.federation.give_up:g} s; the same command goes on"
                 )
         self._collect(Kind.END, self.book.round)
-        self.book.finish({known.name: known for known in self.known.values() if not known.refused})
+        self.book.finish(known.name for known in self.known.values() if not known.refused)
 
     def _left(self) -> list[int]:
         """Who is there and may answer, now or asked again."""
@@ -83,7 +84,7 @@ class Server:
     def _round(self, round: int) -> bool:
         """One update; False where too few have answered."""
         start = time.monotonic()
-        before, late = self._bytes(), self._late()
+        late = self._late()
         got = self._collect(Kind.ESTIMATE, round)
         slots = self._slots
         answers = {slots[c]: a for c, a in got.items() if isinstance(a, Answer) and self._fits(c, a)}
@@ -97,7 +98,7 @@ class Server:
         seeds = [self._seeds(round, slot) for slot in order]
         terms = self.mode.merge(told, seeds, self.aggregate)
         self.book.append(Record(round, tuple(terms), self.settings.rate(round)))
-        sent = self._bytes() - before
+        sent, self.counted = self._bytes() - self.counted, self._bytes()  # since the last line, evaluations and all
         self.book.log(
             "round",
             round,
