@@ -20,7 +20,7 @@ import numpy as np
 from tests.journal_numbers import Array, Kept, draw, f, key, nearest, number, pattern, quantiles, stochastically
 
 SKIPPED, REVERSED, STAYED = 2, -1, 0
-DENSE = ("momentum", "sign", "adam", "adamw")  # rules whose step is no multiple of z
+DENSE = ("momentum", "sign", "adam", "adamw", "r-adazo")  # rules whose step is no multiple of z
 
 
 @dataclass
@@ -108,12 +108,12 @@ class Reader:
 
     def _z(self, seed: int, name: str) -> Array:
         n = len(self.theta[name])
-        if self.estimator["law"] == "rademacher":
+        if self.estimator.get("law", "rademacher") == "rademacher":
             return np.where(draw(seed, key(name), n, 1) == 1, f(1), f(-1))
         return (quantiles(seed, key(name), n) / 4096).astype(np.float32)
 
     def _r(self, seed: int) -> float:
-        if self.estimator["law"] != "sphere":
+        if self.estimator.get("law", "rademacher") != "sphere":
             return self.scale
         q = np.concatenate([quantiles(seed, key(name), len(moves))[moves] for name, moves in self.moves.items()])
         return self.scale * math.sqrt(len(q) * 2**24 / int((q.astype(np.int64) ** 2).sum()))
@@ -138,7 +138,7 @@ class Reader:
 
     def _passes(self, record: Record) -> tuple[int, np.float32] | None:
         """What an estimate wrote. Returns the term that is left to the update's own pass."""
-        eps, one_sided = self.estimator["eps"], self.estimator["name"] == "one-sided"
+        eps, one_sided = self.estimator["eps"], self.estimator["name"] in ("one-sided", "fzoo")
         joins = self.rule["name"] not in self.apart and self.rule["rounding"] != "split"
         for number_of, (seed, _) in enumerate(record.terms):
             r = self._r(seed)
@@ -176,14 +176,21 @@ class Reader:
 
     def _linear(self, record: Record, left: tuple[int, np.float32] | None) -> Iterator[tuple[str, Array]]:
         rate = -record.rate if record.outcome == REVERSED else record.rate
-        scaled = [
-            (seed, c if self.rule["name"] == "conservative" else float(f(self._c(c)))) for seed, c in record.terms
-        ]
+        below = self._below(record) if self.rule["name"] == "meazo" else None
+        scaled = [(seed, c if self.rule["name"] == "conservative" else self._c(c, below)) for seed, c in record.terms]
         terms = [(seed, f(-rate * c * self._r(seed))) for seed, c in scaled]
         for name in self.moves:
             yield name, self._sum([left, *terms] if left else terms, name)
 
-    def _c(self, c: float) -> float:
+    def _below(self, record: Record) -> float:
+        beta, mean = self.rule["beta"], sum(c for _, c in record.terms)
+        self.v, self.w = beta * self.v + (1 - beta) * (mean * mean), beta * self.w + (1 - beta)
+        return math.sqrt(self.v / self.w) + self.rule["zeta"]
+
+    def _c(self, c: float, below: float | None) -> float:
+        return float(f(self._scaled(c) if below is None else c / below))
+
+    def _scaled(self, c: float) -> float:
         rule = self.rule
         if rule["scalar_sign"]:
             return float(np.sign(c))
@@ -210,8 +217,19 @@ class Reader:
                 m = f(rule["momentum"]) * self._state(name, "m").values + g
                 yield name, m * f(-record.rate)
                 self._keep(name, "m", m, record.step)
+            elif name_of == "r-adazo":
+                yield name, self._r_adazo(name, g, record)
             else:
                 yield name, self._adam(name, g, record)
+
+    def _r_adazo(self, name: str, g: Array, record: Record) -> Array:
+        rule = self.rule
+        m = f(rule["beta1"]) * self._state(name, "m").values + f(1 - rule["beta1"]) * g
+        v = f(rule["beta2"]) * self._state(name, "v").values + f(1 - rule["beta2"]) * (m * m)
+        below = np.sqrt((v + f(rule["zeta"])).astype(np.float64)).astype(np.float32)
+        self._keep(name, "m", m, record.step)
+        self._keep(name, "v", v, record.step)
+        return (m * f(-record.rate)) / below
 
     def _adam(self, name: str, g: Array, record: Record) -> Array:
         rule, (one, two) = self.rule, self.powers

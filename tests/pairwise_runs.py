@@ -30,7 +30,16 @@ from zofo.zo.replay import replay, restore_support
 
 STEPS, CUT, REFRESH = 4, 3, 2  # the cut lies in the middle of an anchor's, a basis' or a mask's second epoch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RATES = {"sgd": 1e-4, "conservative": 1e-4, "momentum": 1e-4, "sign": 1e-3, "adam": 1e-3, "adamw": 1e-3}
+RATES = {
+    "sgd": 1e-4,
+    "conservative": 1e-4,
+    "momentum": 1e-4,
+    "sign": 1e-3,
+    "adam": 1e-3,
+    "adamw": 1e-3,
+    "meazo": 1e-4,
+    "r-adazo": 1e-4,
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,8 @@ class Case:
             mask = registry.load("masks", self.mask).Mask(
                 self.settings("masks", self.mask, **mask_settings), SEED, gradients
             )
-        wanted = {"eps": 1e-2, "q": self.q, "shift": self.shift, "law": self.law, "rank": 2, "refresh": REFRESH}
+        most = max(self.q, 2) if self.estimator == "fzoo" else self.q  # a deviation is of two losses at least
+        wanted = {"eps": 1e-2, "q": most, "shift": self.shift, "law": self.law, "rank": 2, "refresh": REFRESH}
         config = self.settings("estimators", self.estimator, **wanted, anchor_batches=2, anchor="disk")
         return registry.load("estimators", self.estimator).Estimator(config, SEED, mask)
 

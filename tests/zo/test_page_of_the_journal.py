@@ -33,6 +33,9 @@ RULES: dict[str, dict[str, Any]] = {
     "adam bfloat16": {"name": "adam", "state": "bfloat16"},
     "adam 8bit": {"name": "adam", "state": "8bit"},
     "adamw": {"name": "adamw", "weight_decay": 3.0},
+    "meazo": {"name": "meazo", "beta": 0.5},
+    "r-adazo": {"name": "r-adazo"},
+    "r-adazo 8bit": {"name": "r-adazo", "state": "8bit"},
 }
 ROUNDINGS = [
     (torch.float32, "stochastic"),
@@ -48,7 +51,7 @@ MASKS = [
     {"name": "blocks", "per_step": 1, "order": "random", "refresh": 2},
 ]
 LAWS = ("rademacher", "gaussian", "sphere")
-ESTIMATORS = [("spsa", 1), ("spsa", 2), ("one-sided", 2)]
+ESTIMATORS = [("spsa", 1), ("spsa", 2), ("one-sided", 2), ("fzoo", 3)]
 
 
 class Net(nn.Module):
@@ -79,7 +82,7 @@ def numbers(model: nn.Module) -> dict[str, np.ndarray]:
 def run(path: Path, dtype: torch.dtype, **parts: Any) -> Run:
     """Five steps, the third of which is not finite: (the journal's bytes, theta before, theta after)."""
     model = Net(dtype)
-    before, opt = numbers(model), ZerothOrder(model, lr=3e-2, seed=7, journal=path, **parts)
+    before, opt = numbers(model), ZerothOrder(model, seed=7, journal=path, **{"lr": 3e-2, **parts})
     for step in range(5):
         with pytest.raises(NonFiniteError) if step == 2 else contextlib.nullcontext():
             opt.step(lambda: float("nan") if step == 2 else model.loss())  # noqa: B023
@@ -93,8 +96,10 @@ def differ(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> list[str]:
 
 def others(number: int) -> dict[str, Any]:
     """Estimator and mask of the combination `number`: all go round, so that each rule meets each."""
-    (name, q), law = ESTIMATORS[number % 3], LAWS[number // 3 % 3]
-    return {"estimator": {"name": name, "q": q, "law": law, "eps": 1e-2}, "mask": MASKS[number % 4]}
+    (name, q), law = ESTIMATORS[number % 4], LAWS[number // 3 % 3]
+    own = {} if name == "fzoo" else {"law": law}
+    rate = {"lr": 1e-3} if name == "fzoo" else {}  # its steps are 1 / eps times as long
+    return {"estimator": {"name": name, "q": q, "eps": 1e-2, **own}, **rate, "mask": MASKS[(number + number // 4) % 4]}
 
 
 def combinations() -> list[Any]:

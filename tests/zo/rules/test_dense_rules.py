@@ -36,6 +36,7 @@ RULES = {
     "sign": {},
     "adam": {"beta2": 0.9, "adam_eps": 1e-3},
     "adamw": {"beta2": 0.9, "adam_eps": 1e-3, "weight_decay": 0.3},
+    "r-adazo": {"beta2": 0.9, "zeta": 1e-3},
 }
 STATES = ["float32", "bfloat16", "8bit"]
 
@@ -78,7 +79,10 @@ class Reference:
             m[name] = torch.where(where, s["momentum"] * m[name] + grad, m[name])
             return m[name]
         m[name] = torch.where(where, s["beta1"] * m[name] + (1 - s["beta1"]) * grad, m[name])
-        v[name] = torch.where(where, s["beta2"] * v[name] + (1 - s["beta2"]) * grad**2, v[name])
+        square = m[name] ** 2 if self.name == "r-adazo" else grad**2
+        v[name] = torch.where(where, s["beta2"] * v[name] + (1 - s["beta2"]) * square, v[name])
+        if self.name == "r-adazo":
+            return m[name] / (v[name] + s["zeta"]).sqrt()
         mean, square = (x[name] / (1 - s[beta] ** self.steps) for x, beta in ((m, "beta1"), (v, "beta2")))
         return mean / (square.sqrt() + s["adam_eps"]) + s.get("weight_decay", 0.0) * self.theta[name]
 

@@ -112,7 +112,7 @@ def readings_of(config: Config, method: Any) -> int:
     """How often a step, or an upper iteration, reads the layers, at least, for each micro-batch: an estimate once for
     both sides of a direction, with the update before it; a first-order step twice, forward and backward."""
     q = 0 if config.estimator is None else config.estimator.q
-    sides = q + (q and config.names["estimator"] == "one-sided")
+    sides = q + (q and config.names["estimator"] in ("one-sided", "fzoo"))
     first_order = method.lower_per_step + (method.upper_per_step if not q else 1) if method.first_order else 0
     pieces = -(-config.train.batch_size // (config.train.micro_batch_size or config.train.batch_size))
     return (sides + 2 * first_order) * pieces
