@@ -221,6 +221,39 @@ def offload() -> str:
     return table(head, rows())
 
 
+ARMS = {  # of experiments/federated_plan.yaml
+    "fedavg-lora": "FedAvg on LoRA, five local steps",
+    "same": "`same`, MeZO",
+    "own": "`own`, MeZO",
+    "same-local-5": "`same`, MeZO, five local steps",
+    "bilevel": "`same`, Bilevel ZOFO, adapters of the clients' own",
+}
+
+
+def federated() -> str:
+    """FedAvg on LoRA beside coefficients alone (docs/scale.md)."""
+
+    def rows() -> Iterator[list[str]]:
+        for name, words in ARMS.items():
+            path = RESULTS.parent / "federated" / f"{name}.json"
+            if not path.is_file():
+                yield [words, *[NONE] * 7]
+                continue
+            told = read_json(path)
+            first, last = told["dev"][0], told["dev"][-1]
+            reached = [
+                next((str(point["step"]) for point in told["dev"] if point["metric"] >= goal), "no")
+                for goal in (0.6, 0.7, 0.8)
+            ]
+            sent = [f"{told[way]:,.0f}" for way in ("bytes_up", "bytes_down")]
+            losses = f"{first['loss']:.3f} (round {first['step']}); {last['loss']:.3f}"
+            test = f"{told['test']['accuracy']:.3f}; {told['test']['loss']:.3f}"
+            yield [words, str(told["rounds"]), *sent, losses, "; ".join(reached), test, f"{told['seconds']:,.0f}"]
+
+    head = ["", "rounds", "bytes up", "bytes down", "dev loss: first seen; last", "rounds to dev accuracy .6; .7; .8"]
+    return table([*head, "test: accuracy; loss", "seconds"], rows())
+
+
 MAKERS: dict[str, Callable[[], str]] = {
     "waits": waits,
     "steps": steps,
@@ -228,6 +261,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "others": others,
     "ranks": ranks,
     "offload": offload,
+    "federated": federated,
 }
 PAGES = (PAGE, ROOT / "docs" / "scale.md")
 

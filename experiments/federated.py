@@ -4,7 +4,7 @@
 
 In an environment with Flower (zofo[flower]). An arm is a section of federated_plan.yaml; each runs on Flower's own
 simulation engine, FedAvg with Flower's strategy and PEFT's LoRA. One file an arm in results/federated/; an arm that has
-one is not run again, one that was cut goes on. --table prints what is there.
+one is not run again, one that was cut goes on. `python -m benchmarks.page` writes them into docs/scale.md.
 """
 
 from __future__ import annotations
@@ -95,41 +95,14 @@ def fedavg(root: Path, path: Path, clients: int) -> dict[str, Any]:
     return read_json(root / "result.json")
 
 
-def table() -> None:
-    """Rounds and bytes to the accuracies on dev, and the test set."""
-    plan = read_yaml(PLAN, "plan")["arms"]
-    print(f"{'arm':14} {'rounds':>6} {'up':>11} {'down':>11}  dev loss  best dev  test loss  test accuracy  seconds")
-    for name in plan:
-        if not (path := RESULTS / f"{name}.json").is_file():
-            continue
-        told = read_json(path)
-        last, best = told["dev"][-1], max(point["metric"] for point in told["dev"])
-        print(
-            f"{name:14} {told['rounds']:6} {told['bytes_up']:11,.0f} {told['bytes_down']:11,.0f}  {last['loss']:8.3f}"
-            f"  {best:8.3f}  {told['test']['loss']:9.3f}  {told['test']['accuracy']:13.3f}  {told['seconds']:7.0f}"
-        )
-    for goal in (0.6, 0.7, 0.75, 0.8, 0.85):
-        reached = []
-        for name in plan:
-            if (path := RESULTS / f"{name}.json").is_file():
-                told = read_json(path)
-                first = next((point["step"] for point in told["dev"] if point["metric"] >= goal), None)
-                share = None if first is None else first / told["rounds"] * (told["bytes_up"] + told["bytes_down"])
-                reached.append(f"{name} {'not reached' if share is None else f'{first} rounds, {share:,.0f} bytes'}")
-        print(f"dev accuracy {goal}: " + "; ".join(reached))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--data", type=Path, help="a directory of train, validation and test rows")
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a directory of train, validation and test rows")
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--arms", default=",".join(read_yaml(PLAN, "plan")["arms"]))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-    if args.table:
-        return table()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in args.arms.split(","):
         if not (path := RESULTS / f"{name}.json").is_file():
