@@ -23,6 +23,7 @@ Gradients = Callable[[int], Iterable[Callable[[], object]]]
 @dataclass(frozen=True)
 class MaskConfig:
     by_gradients: ClassVar[bool] = False  # whether a gradient of every weight is taken
+    by_magnitude: ClassVar[bool] = False  # whether which weights move is read off theta in each step
 
     @property
     def renewed(self) -> int | None:

@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from zofo.errors import InputError
 from zofo.zo.masks._base import Base, Share, matrices, scale_of
@@ -54,6 +54,8 @@ class Config(Share):
             if self.sparsity is not None or self.density is not None:
                 problems.append("between: has its own share of the weights; leave out sparsity and density")
         return problems
+
+    by_magnitude: ClassVar[bool] = True
 
     @property
     def renewed(self) -> int | None:
