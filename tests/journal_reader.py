@@ -20,7 +20,15 @@ import numpy as np
 from tests.journal_numbers import Array, Kept, draw, f, key, nearest, number, pattern, quantiles, stochastically
 
 SKIPPED, REVERSED, STAYED = 2, -1, 0
-DENSE = ("momentum", "sign", "adam", "adamw", "r-adazo")  # rules whose step is no multiple of z
+DENSE = (
+    "momentum",
+    "sign",
+    "adam",
+    "adamw",
+    "r-adazo",
+    "adamezo",
+    "seed-momentum",
+)  # rules whose step is no multiple of z
 
 
 @dataclass
@@ -66,6 +74,7 @@ class Reader:
         self.kept: dict[tuple[str, str], Kept] = {}
         self.v = self.w = 0.0
         self.powers = [1.0, 1.0]
+        self.windows: dict[str, list[tuple[Array, Array]]] = {}  # of a tensor, g and what moved
 
     def replay(self, records: list[Record]) -> dict[str, Array]:
         for record in records:
@@ -217,10 +226,25 @@ class Reader:
                 m = f(rule["momentum"]) * self._state(name, "m").values + g
                 yield name, m * f(-record.rate)
                 self._keep(name, "m", m, record.step)
+            elif name_of in ("adamezo", "seed-momentum"):
+                self.windows.setdefault(name, []).append((g, self.moves[name]))
+                yield name, self._rebuilt(self.windows[name][-rule["h"] :], record)
             elif name_of == "r-adazo":
                 yield name, self._r_adazo(name, g, record)
             else:
                 yield name, self._adam(name, g, record)
+
+    def _rebuilt(self, window: list[tuple[Array, Array]], record: Record) -> Array:
+        rule, m, v = self.rule, np.zeros_like(window[0][0]), np.zeros_like(window[0][0])
+        for g, moved in window:
+            if rule["name"] == "seed-momentum":
+                m = np.where(moved, f(rule["momentum"]) * m + g, m)
+            else:
+                m = np.where(moved, f(rule["beta1"]) * m + f(1 - rule["beta1"]) * g, m)
+                v = np.where(moved, f(rule["beta2"]) * v + f(1 - rule["beta2"]) * (g * g), v)
+        if rule["name"] == "seed-momentum":
+            return m * f(-record.rate)
+        return (m * f(-record.rate)) / np.sqrt((v + f(rule["adam_eps"])).astype(np.float64)).astype(np.float32)
 
     def _r_adazo(self, name: str, g: Array, record: Record) -> Array:
         rule = self.rule

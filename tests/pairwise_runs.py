@@ -30,16 +30,8 @@ from zofo.zo.replay import replay, restore_support
 
 STEPS, CUT, REFRESH = 4, 3, 2  # the cut lies in the middle of an anchor's, a basis' or a mask's second epoch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RATES = {
-    "sgd": 1e-4,
-    "conservative": 1e-4,
-    "momentum": 1e-4,
-    "sign": 1e-3,
-    "adam": 1e-3,
-    "adamw": 1e-3,
-    "meazo": 1e-4,
-    "r-adazo": 1e-4,
-}
+RATES = {"sign": 1e-3, "adam": 1e-3, "adamw": 1e-3}  # of the other rules: 1e-4
+REBUILT = ("adamezo", "seed-momentum")  # these want bands that stay
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,8 @@ class Case:
         return config(**{key: value for key, value in wanted.items() if key in known})
 
     def make_estimator(self, gradients: Any = None) -> Any:
-        mask, refresh = None, None if self.estimator == "svrg" else REFRESH
+        stays = self.estimator == "svrg" or (self.rule in REBUILT and self.mask == "magnitude")
+        mask, refresh = None, None if stays else REFRESH
         if self.mask != "none":
             mask_settings = {"refresh": 1 if self.mask == "blocks" else refresh, "batches": 1, "density": 0.4}
             mask = registry.load("masks", self.mask).Mask(
@@ -87,7 +80,7 @@ class Case:
         state, rounding = self.stored
         rounding = "stochastic" if rounding == "split" and self.dtype != "bfloat16" else rounding
         return registry.load("rules", self.rule).Rule(
-            self.settings("rules", self.rule, state=state, rounding=rounding), SEED
+            self.settings("rules", self.rule, state=state, rounding=rounding, h=2), SEED
         )
 
 
@@ -131,7 +124,7 @@ class Play:
         self.estimator, self.rule = case.make_estimator(gradients), case.make_rule()
         self.watched = Watched(self.estimator)
         self.problem.estimator, self.problem.rule = self.watched, Journalled(self.rule, None)  # pyright: ignore
-        rate = RATES[case.rule]
+        rate = RATES.get(case.rule, 1e-4)
         if self.adapters is None:
             self.method: Any = mezo.Method(mezo.Config(lr=rate))
         else:

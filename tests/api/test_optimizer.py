@@ -70,7 +70,12 @@ def test_a_step_is_that_of_mezo_by_hand() -> None:
     assert seen == (plus + minus) / 2
 
 
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "adam", "adamw", "sign", "conservative", "meazo", "r-adazo"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *("sgd", "momentum", "adam", "adamw", "sign", "conservative", "meazo", "r-adazo", "adamezo", "seed-momentum"),
+    ],
+)
 @pytest.mark.parametrize("estimator", ["spsa", "one-sided", "fzoo", "lozo", "subzero", "svrg"])
 def test_saved_and_resumed_and_replayed_is_the_same(rule: str, estimator: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"name": estimator, "q": 2}

@@ -23,15 +23,19 @@ from zofo.errors import InputError
 ESTIMATORS = (
     *("spsa", "spsa estimator.law=gaussian", "spsa estimator.law=sphere", "spsa estimator.q=3"),
     *("one-sided", "one-sided estimator.law=sphere", "lozo estimator.refresh=2", "subzero estimator.refresh=2"),
+    "fzoo estimator.q=2 estimator.eps=0.1",
 )
-RULES = ("sgd", "sgd rule.normalize=true", "sgd rule.rounding=nearest", "sign", "conservative")
+RULES = (
+    *("sgd", "sgd rule.normalize=true", "sgd rule.rounding=nearest", "sign", "conservative", "meazo"),
+    *("adamezo rule.h=2", "seed-momentum rule.h=2"),
+)
 MASKS = (
     *("", "magnitude mask.refresh=2", "magnitude mask.refresh=2 mask.density=0.1", "random mask.density=0.3"),
     *("random mask.density=0.3 mask.refresh=1", "blocks"),
 )
 REFUSED = {
     "estimators": {"svrg": "estimator svrg keeps a copy"},
-    "rules": {name: f"rule {name} keeps numbers for every weight" for name in ("adam", "adamw", "momentum")},
+    "rules": {name: f"rule {name} keeps numbers for every weight" for name in ("adam", "adamw", "momentum", "r-adazo")},
     "masks": {"sensitivity": "mask sensitivity takes a gradient of every weight"},
 }
 GIVEN = ["model.name=some/model", "task.name=sst2", "train.output_dir=out"]
@@ -40,6 +44,8 @@ STEPS = 4
 
 def settings(estimator: str, rule: str, mask: str) -> list[str]:
     """Overrides of "name field=value ..." each."""
+    if "rule.h" in rule and mask.startswith("magnitude"):  # whose bands must stay
+        mask = mask.replace(" mask.refresh=2", "")
     texts = []
     for part, text in (("estimator", estimator), ("rule", rule), ("mask", mask)):
         name, *fields = text.split() or [""]

@@ -36,6 +36,8 @@ RULES: dict[str, dict[str, Any]] = {
     "meazo": {"name": "meazo", "beta": 0.5},
     "r-adazo": {"name": "r-adazo"},
     "r-adazo 8bit": {"name": "r-adazo", "state": "8bit"},
+    "adamezo": {"name": "adamezo", "h": 2},
+    "seed-momentum": {"name": "seed-momentum", "h": 3},
 }
 ROUNDINGS = [
     (torch.float32, "stochastic"),

@@ -249,7 +249,7 @@ for _names, _answer in {
     "mezo-lora": ("method=mezo adapter=lora", "MeZO on an adapter's weights"),
     "mezo-svrg svrg": ("method=mezo estimator=svrg", "an estimator of MeZO's steps"),
     **{name: (f"method=mezo estimator={name}", "an estimator of MeZO's steps") for name in ("lozo", "subzero", "fzoo")},
-    **{name: (f"method=mezo rule={name}", "a rule of MeZO's steps") for name in ("meazo", "r-adazo")},
+    **{name: (f"method=mezo rule={name}", "a rule of MeZO's steps") for name in ("meazo", "r-adazo", "adamezo")},
     "smezo s-mezo": ("method=sparse-mezo", ""),
     "bilevel bzofo bilevel-zo": ("method=bilevel-zofo", ""),
     "bilevel-first-order": ("method=bilevel-fo", ""),

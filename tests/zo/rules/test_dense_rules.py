@@ -224,7 +224,7 @@ def test_what_rests_keeps_its_state(part: Any, state: str) -> None:
         before = {k: {n: t.clone() for n, t in s.of["w"].items()} for k, s in rule.states.items()}
 
 
-@pytest.mark.parametrize("name", ["sgd", "conservative", *RULES])
+@pytest.mark.parametrize("name", ["sgd", "conservative", "adamezo", "seed-momentum", *RULES])
 @pytest.mark.parametrize("rounding", ["stochastic", "split"])
 def test_bytes_per_weight_are_those_held(name: str, rounding: str) -> None:
     module = registry.load("rules", name)
