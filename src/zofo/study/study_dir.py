@@ -35,6 +35,8 @@ def check_study(plan: Plan, study: Path) -> None:
     """Whether the directory is this plan's, or can be. Writes nothing."""
     if study.exists() and not study.is_dir():
         raise InputError(f"--output-dir: {study} is a file")
+    # Listed before FACTS is looked for: another worker may be making the study, and FACTS is there before all but PLAN
+    there = [path.name for path in study.iterdir() if not of_a_lock(path.name)] if study.is_dir() else []
     if (study / FACTS).is_file():
         facts = read_json(study / FACTS)
         before, now = facts.get("plan"), read_json_data(plan.data)
@@ -45,7 +47,6 @@ def check_study(plan: Plan, study: Path) -> None:
             more = "seeds and rows may be added to a study; for other changes choose another directory"
             raise InputError(f"--output-dir: {study} is another plan's study: {differences}; {more}")
         return
-    there = [path.name for path in study.iterdir() if not of_a_lock(path.name)] if study.is_dir() else []
     if others := sorted(name for name in there if name not in (PLAN, f".{PLAN}.tmp", f".{FACTS}.tmp")):
         raise InputError(f"--output-dir: {study} holds other files ({first_few(others)}); choose another directory")
 
