@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -27,13 +28,13 @@ def way(one: Contender) -> float:
     model, generator = nn.Linear(64, 32, bias=False), torch.Generator().manual_seed(0)
     nn.init.normal_(model.weight, std=0.1, generator=generator)
     before = model.weight.detach().clone()
-    parts: dict[str, dict[str, object]] = {"estimator": {}, "rule": {}}
+    parts: dict[str, Any] = {"estimator": {}, "rule": {}}
     for key, value in one.settings.items():
         section, field = key.split(".")
         if section in parts:
             parts[section][field] = value
     rates = sorted(one.search["method.lr"])
-    opt = ZerothOrder(model, lr=rates[len(rates) // 2], **parts)
+    opt = ZerothOrder(model, lr=rates[len(rates) // 2], estimator=parts["estimator"], rule=parts["rule"])
     for _ in range(int(FORWARDS / one.forwards)):
         slope = torch.randn(before.shape, generator=generator).double() * (SLOPE / math.sqrt(before.numel()))
         opt.step(lambda slope=slope: (slope * model.weight.double()).sum())
