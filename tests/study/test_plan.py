@@ -185,7 +185,8 @@ def test_the_command_line_goes_over_the_plan(folder: Path) -> None:
         plan_of(folder, content, reduced=True)
 
 
-OF_OTHER_SCRIPTS = {"federated_plan", 
+OF_OTHER_SCRIPTS = {
+    "federated_plan",
     "half_batch_smollm2",
     "meta_smollm2",
     "signal_map_smollm2",

@@ -1,11 +1,11 @@
 """FZOO: one-sided differences along N directions of signs, divided by the losses' standard deviation (Dang et al.,
-arXiv 2506.09034, Algorithm 1).
+arXiv 2506.09034).
 
 | symbol | field | default | place |
 |---|---|---|---|
-| N | q | 8 | the number of the paper's experiments as others report it; the paper itself was not at hand |
+| N | q | 8 | the paper's experiments, as others report them; of its own text only the abstract was seen |
 | epsilon | eps | 1e-3 | as in `spsa` |
-| u_i | | signs | Algorithm 1 |
+| u_i | | signs | the paper's abstract |
 
 l_0 = f(theta), l_i = f(theta + eps u_i), sigma^2 = 1/(N - 1) sum_i (l_i - mean of l)^2:
 c_i = (l_i - l_0) / (eps N sigma). Since l_i - l_0 and sigma are both about eps times a slope, c_i is about 1 / (eps N)

@@ -1,15 +1,18 @@
-"""R-AdaZO: Adam whose second moment is that of the momentum (Shu et al., ICML 2025, arXiv 2502.01014, Algorithm 1).
+"""R-AdaZO: Adam whose second moment is that of the momentum (Shu et al., ICML 2025, arXiv 2502.01014).
 
 | symbol | field | default | place |
 |---|---|---|---|
-| beta_1, beta_2 | beta1, beta2 | 0.9, 0.999 | Adam's; the paper tunes them by task |
+| beta_1 | beta1 | 0.9 | Adam's |
+| beta_2 | beta2 | 0.99 | the paper's, as a third party's comparison of rules has it |
 | zeta | zeta | 1e-8 | Adam's epsilon, here inside the root |
 
 m <- beta_1 m + (1 - beta_1) g; v <- beta_2 v + (1 - beta_2) m^2; theta <- theta - lr m / sqrt(v + zeta). m varies less
 than g, so v is nearer to what the gradient's square is. There is no bias correction, so the first step moves every
-weight by lr / sqrt(1 - beta_2), 32 rates, and some hundred further ones by several. 8 more bytes a weight in fp32, 4 in
-bf16, 2.03 in 8 bits (`state`). With signs and one term a step |m| is no single number, so unlike `adam` the denominator
-differs from weight to weight.
+weight by lr / sqrt(1 - beta_2), 10 rates, and a few dozen further ones by several. With signs and one term a step |m|
+is no single number, so unlike `adam` the denominator differs from weight to weight. The update is that of secondary
+sources (junaidaliop.github.io/zij/math/radazo): of the paper's own text only the abstract was seen.
+
+8 more bytes a weight in fp32, 4 in bf16, 2.03 in 8 bits (`state`).
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config(Kept):
     beta1: float = field(default=0.9, metadata={"help": "decay of the mean of g", "ge": 0, "lt": 1})
-    beta2: float = field(default=0.999, metadata={"help": "decay of the mean of m^2", "ge": 0, "lt": 1})
+    beta2: float = field(default=0.99, metadata={"help": "decay of the mean of m^2", "ge": 0, "lt": 1})
     zeta: float = field(default=1e-8, metadata={"help": "added to the mean of m^2, below the root", "gt": 0})
 
 
