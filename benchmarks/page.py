@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from zofo.config.json_text import read_json
+from zofo.study.bench.entry import read_entry
+from zofo.study.bench.plan import COMMON
+from zofo.study.bench.table import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "results" / "benchmarks"
@@ -254,6 +257,20 @@ def federated() -> str:
     return table([*head, "test: accuracy; loss", "seconds"], rows())
 
 
+def common() -> str:
+    """What all contenders of the leaderboard have alike (docs/leaderboard.md)."""
+    return f"<!-- not run: zofo bench reads it -->\n```yaml\n{COMMON.read_text('utf-8')}```\n"
+
+
+def standings() -> str:
+    """The leaderboard over all tasks, and of each (docs/leaderboard.md)."""
+    files = sorted((RESULTS.parent / "leaderboard").glob("*.json"))
+    entries = {path.stem: read_entry(path) for path in files if path.name != "schema.json"}
+    if not entries:
+        return "Not run yet.\n"
+    return "\n".join(f"**{heading}**\n\n{table(head, iter(rows))}" for heading, (head, *rows) in tables(entries))
+
+
 MAKERS: dict[str, Callable[[], str]] = {
     "waits": waits,
     "steps": steps,
@@ -262,8 +279,10 @@ MAKERS: dict[str, Callable[[], str]] = {
     "ranks": ranks,
     "offload": offload,
     "federated": federated,
+    "common": common,
+    "standings": standings,
 }
-PAGES = (PAGE, ROOT / "docs" / "scale.md")
+PAGES = (PAGE, ROOT / "docs" / "scale.md", ROOT / "docs" / "leaderboard.md")
 
 
 def written(page: str) -> str:

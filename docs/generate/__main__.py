@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from docs.generate import api, commands, leaderboard, links, presets, settings, words
+from docs.generate import api, commands, links, presets, settings, words
 
 STYLE = Path(__file__).with_name("site.css")
 FROM_CODE = {
@@ -17,11 +17,7 @@ FROM_CODE = {
     "commands.md": commands.page,
     "settings.md": settings.page,
 }
-KEPT = {  # in docs/; tests/docs/test_site.py compares them
-    "paper_index.md": presets.page,
-    "words.md": words.page,
-    "leaderboard.md": leaderboard.page,
-}
+KEPT = {"paper_index.md": presets.page, "words.md": words.page}  # in docs/; tests/docs/test_site.py compares them
 
 
 def pages() -> dict[str, str]:

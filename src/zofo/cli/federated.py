@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from zofo.cli.options import BaseModel, Data, TrainFile, group, option
 from zofo.errors import InputError, RunError, printable
 
 if TYPE_CHECKING:
+    from zofo.data import TaskData
     from zofo.federated.settings import Settings
 
 app = group("Train with many owners of data: coefficients travel, rows stay.")
@@ -41,7 +42,7 @@ def simulate(
     """Server and clients on this machine, some of them failing (section simulate)."""
     from zofo.federated import engine
     from zofo.federated.settings import read
-    from zofo.federated.split import dealt
+    from zofo.federated.split import dealt, labels
 
     given = read(file, [*_given(model, data, train_file), *(settings or [])])
     wait = given.simulation.wait
@@ -49,13 +50,13 @@ def simulate(
     given = dataclasses.replace(given, federation=federation)
     clients = dealt(given)
     _say_what(given)
-    rows = [sum(labels.values()) for labels in clients]
+    rows = [len(one.train) for one in clients]
     each = f"{min(rows)} to {max(rows)}" if min(rows) < max(rows) else f"{rows[0]}"
     _say(f"{len(rows)} client{'s' * (len(rows) > 1)} with {each} training rows")
-    _say_unable(given)
+    _say_unable(given, clients)
     if dry_run:
-        for number, labels in enumerate(clients):
-            _say(f"client {number}: " + ", ".join(f"{name} {n}" for name, n in labels.items()))
+        for number, one in enumerate(clients):
+            _say(f"client {number}: " + ", ".join(f"{name} {n}" for name, n in labels(one).items()))
         return
     if (root := _begun(given, _root(output_dir, file))) is None:
         return
@@ -137,13 +138,13 @@ def _say_what(given: Settings) -> None:
     _say(f"mode {fed.mode}, {rounds}; {size}; {words(fed.noise, fed.clip, fed.delta, fed.rounds * given.coefficients)}")
 
 
-def _say_unable(given: Settings) -> None:
+def _say_unable(given: Settings, clients: Sequence[TaskData]) -> None:
     """Whose rows the method cannot train on. Raises InputError where too few clients are left."""
     from zofo.federated.split import unable
 
-    without = unable(given)
+    without = unable(given, clients)
     lines = [f"client {number} takes no part: {why}" for number, why in without.items()]
-    left, least = given.simulation.clients - len(without), given.federation.min_clients
+    left, least = len(clients) - len(without), given.federation.min_clients
     if left < least:
         raise InputError("\n".join([*lines, f"federation.min_clients: {least}, and {left} clients can train"]))
     for line in lines:
@@ -170,8 +171,10 @@ def _begun(given: Settings, root: Path) -> Path | None:
 
 def _rounds_of(root: Path) -> int:
     """Of the federation that has come to its end there; 0 where none has."""
+    from zofo.config.json_text import read_json
+
     path = root / "run.json"
-    return json.loads(path.read_text("utf-8"))["federation"]["rounds"] if path.is_file() else 0
+    return read_json(path)["federation"]["rounds"] if path.is_file() else 0
 
 
 def _ended(code: int, root: Path, rounds: int) -> None:

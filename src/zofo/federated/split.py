@@ -44,28 +44,27 @@ def shares(examples: Sequence[Example], clients: int, alpha: float | None, seed:
     return out
 
 
-def dealt(settings: Settings) -> list[dict[str, int]]:
-    """{label: training rows} of each client of a simulation. Raises InputError where they, or those of dev, are too
-    few."""
+def dealt(settings: Settings) -> list[TaskData]:
+    """The task with each client's training rows, of a simulation. Raises InputError where rows or dev are too few."""
     simulation, run = settings.simulation, settings.run
     data = load_task(run.task, run.train.seed)
     _enough(data, simulation.clients)
-
-    def label(example: Example) -> str:
-        return data.labels[example.gold[0]] if data.labels and example.gold else "rows"
-
     given = shares(data.train, simulation.clients, simulation.alpha, run.train.seed)
-    return [dict(sorted(Counter(map(label, share)).items())) for share in given]
+    return [replace(data, train=share) for share in given]
 
 
-def unable(settings: Settings) -> dict[int, str]:
-    """{client of a simulation: why the method cannot train on its rows}."""
-    simulation, run = settings.simulation, settings.run
-    data, method = load_task(run.task, run.train.seed), make_method(run)
-    out = dict[int, str]()
-    for client, share in enumerate(shares(data.train, simulation.clients, simulation.alpha, run.train.seed)):
+def labels(data: TaskData) -> dict[str, int]:
+    """{label: training rows}."""
+    named = data.labels or ()
+    return dict(sorted(Counter(named[one.gold[0]] if named and one.gold else "rows" for one in data.train).items()))
+
+
+def unable(settings: Settings, clients: Sequence[TaskData]) -> dict[int, str]:
+    """{client: why the method cannot train on its rows}."""
+    method, out = make_method(settings.run), dict[int, str]()
+    for client, data in enumerate(clients):
         try:
-            method.split(replace(data, train=share), run.train.seed)
+            method.split(data, settings.run.train.seed)
         except InputError as error:
             out[client] = str(error)
     return out

@@ -98,14 +98,12 @@ def _run(result: Result) -> Run:
 
 def _curve(result: Result) -> list[Point]:
     """Forwards are those of the whole run, in proportion to its steps."""
-    lines, steps = result.of("dev", result.deployed), int(result.settings["train.max_steps"])
-    whole = result.forward_equivalents
-    if whole is None or not lines:
+    lines, whole, steps = result.of("dev", result.deployed), result.forward_equivalents, result.counted_steps
+    if whole is None or not steps or not lines:
         raise InputError(f"{result.path}: does not say what it cost")
-    taken = max(int(line["step"]) for line in lines)
     return [
         Point(
-            forwards=whole * int(line["step"]) / max(taken, min(steps, taken)),
+            forwards=whole * int(line["step"]) / steps,
             loss=_finite(line.get("loss")),
             metric=_finite(line.get(result.metric)),
         )

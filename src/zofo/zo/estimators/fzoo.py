@@ -25,7 +25,6 @@ from zofo.zo.estimators import _base, one_sided
 from zofo.zo.grad import ZOGrad, float32
 
 if TYPE_CHECKING:
-    from zofo.zo.direction import Direction
     from zofo.zo.point import Point
 
 
@@ -42,15 +41,8 @@ class Estimator(one_sided.Estimator):
     config: Config
 
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
-        eps, n = self.config.eps, self.config.q
-
-        def shifted(z: Direction) -> tuple[float]:
-            with theta.shifted(z, eps, self.config.rounding):
-                return (f(),)
-
-        ((value,),) = self.ranks.directions([None], lambda _: (f(),), width=1)
-        directions = self.directions(theta, step, seed)
-        losses = [loss for (loss,) in self.evaluated(directions, shifted, width=1)]
+        eps, n, directions = self.config.eps, self.config.q, self.directions(theta, step, seed)
+        value, losses = self.losses(f, theta, directions)
         mean = sum(losses) / n
         sigma = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (n - 1))
         scale = 1 / (eps * n * sigma) if sigma else 0.0

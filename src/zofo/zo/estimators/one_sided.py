@@ -32,17 +32,20 @@ class Estimator(_base.Base):
     """The mean over q directions of c z, c = [f(theta + eps z) - f(theta)] / eps. 1 + q evaluations of f, no state."""
 
     def __call__(self, f: Callable[[], float], theta: Point, step: int, seed: int) -> ZOGrad:
-        eps, q, terms = self.config.eps, self.config.q, []
+        eps, q, directions = self.config.eps, self.config.q, self.directions(theta, step, seed)
+        value, losses = self.losses(f, theta, directions)
+        terms = tuple((float32((plus - value) / eps / q), z) for plus, z in zip(losses, directions))
+        return ZOGrad(terms, value, 1 + q)
+
+    def losses(self, f: Callable[[], float], theta: Point, directions: list[Direction]) -> tuple[float, list[float]]:
+        """f at theta, and at theta + eps z for each direction."""
 
         def shifted(z: Direction) -> tuple[float]:
-            with theta.shifted(z, eps, self.config.rounding):
+            with theta.shifted(z, self.config.eps, self.config.rounding):
                 return (f(),)
 
         ((value,),) = self.ranks.directions([None], lambda _: (f(),), width=1)  # by one of those that share, for all
-        directions = self.directions(theta, step, seed)
-        for z, (plus,) in zip(directions, self.evaluated(directions, shifted, width=1)):
-            terms.append((float32((plus - value) / eps / q), z))
-        return ZOGrad(tuple(terms), value, 1 + q)
+        return value, [loss for (loss,) in self.evaluated(directions, shifted, width=1)]
 
     def drift_(self, theta: Point, z: Direction) -> None:
         with theta.shifted(z, self.config.eps, self.config.rounding):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from zofo.zo.grad import ZOGrad, float32
 from zofo.zo.journal import Outcome
 from zofo.zo.keys import derive
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zofo.zo.dense_update import Piece
-    from zofo.zo.grad import ZOGrad
     from zofo.zo.point import Point
     from zofo.zo.rules._state import State
 
@@ -98,6 +98,35 @@ class Base(ABC):
         for name, plane in (self.low or {}).items():
             if name not in theta or plane.shape != theta[name].shape:
                 raise ValueError(f"the residual plane of {name} is of another model")
+
+
+class Scaled(Base):
+    """A rule whose step is the estimate with other coefficients: no number is kept for a weight."""
+
+    @abstractmethod
+    def scaled(self, coefficients: Sequence[float]) -> list[float]:
+        """What is added in place of a step's coefficients, in their order.
+
+        Only IEEE operations in double precision that round the same everywhere (no pow, no exp), so that a replay
+        elsewhere gives the same bits.
+        """
+
+    def update_(
+        self,
+        theta: Point,
+        g: ZOGrad,
+        lr: float,
+        step: int,
+        f: Callable[[], float] | None = None,
+        outcome: Outcome | None = None,
+    ) -> Outcome:
+        """Move theta in one pass with one rounding. f: unused here. outcome: the journal's, in a replay."""
+        if outcome is Outcome.SKIPPED:
+            return Outcome.SKIPPED
+        scaled = self.scaled([c for c, _ in g.terms])
+        terms = tuple((float32(c), z) for c, (_, z) in zip(scaled, g.terms))
+        theta.add_(ZOGrad(terms, g.value, 0), -lr, *self.rounding(theta, step))
+        return Outcome.APPLIED
 
 
 class Dense(Base):

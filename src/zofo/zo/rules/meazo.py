@@ -14,16 +14,11 @@ several, `normalize` divides each c_i by its own running square, and MEAZO all o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zofo.zo.grad import ZOGrad, float32
-from zofo.zo.journal import Outcome
-from zofo.zo.rules._base import Base, Rounded
-
-if TYPE_CHECKING:
-    from zofo.zo.point import Point
+from zofo.zo.rules._base import Rounded, Scaled
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Config(Rounded):
     zeta: float = field(default=1e-8, metadata={"help": "added to the root of that mean square", "gt": 0})
 
 
-class Rule(Base):
+class Rule(Scaled):
     """State: v and 1 - beta^t (two numbers). 0 extra bytes a weight, 2 with rounding `split`."""
 
     config: Config
@@ -41,29 +36,12 @@ class Rule(Base):
         super().__init__(config, seed)
         self.v, self.weight = 0.0, 0.0
 
-    def update_(
-        self,
-        theta: Point,
-        g: ZOGrad,
-        lr: float,
-        step: int,
-        f: Callable[[], float] | None = None,
-        outcome: Outcome | None = None,
-    ) -> Outcome:
-        """Move theta in one pass with one rounding. f: unused here. outcome: the journal's, in a replay."""
-        if outcome is Outcome.SKIPPED:
-            return Outcome.SKIPPED
-        below = self._below(sum(c for c, _ in g.terms))
-        terms = tuple((float32(c / below), z) for c, z in g.terms)
-        theta.add_(ZOGrad(terms, g.value, 0), -lr, *self.rounding(theta, step))
-        return Outcome.APPLIED
-
-    def _below(self, mean: float) -> float:
-        """Only IEEE operations in double precision, in this order: a replay elsewhere gives the same bits."""
-        beta = self.config.beta
+    def scaled(self, coefficients: Sequence[float]) -> list[float]:
+        beta, mean = self.config.beta, sum(coefficients)
         self.v = beta * self.v + (1 - beta) * (mean * mean)
         self.weight = beta * self.weight + (1 - beta)
-        return math.sqrt(self.v / self.weight) + self.config.zeta
+        below = math.sqrt(self.v / self.weight) + self.config.zeta
+        return [c / below for c in coefficients]
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "v": self.v, "weight": self.weight}

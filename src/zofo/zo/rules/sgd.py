@@ -10,16 +10,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zofo.zo.grad import ZOGrad, float32
-from zofo.zo.journal import Outcome
-from zofo.zo.rules._base import Base, Rounded
-
-if TYPE_CHECKING:
-    from zofo.zo.point import Point
+from zofo.zo.rules._base import Rounded, Scaled
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Config(Rounded):
         return []
 
 
-class Rule(Base):
+class Rule(Scaled):
     """State: the running mean square of c (two numbers). 0 extra bytes a weight, 2 with rounding `split`."""
 
     config: Config
@@ -44,26 +39,12 @@ class Rule(Base):
         super().__init__(config, seed)
         self.mean_square, self.weight = 0.0, 0.0
 
-    def update_(
-        self,
-        theta: Point,
-        g: ZOGrad,
-        lr: float,
-        step: int,
-        f: Callable[[], float] | None = None,
-        outcome: Outcome | None = None,
-    ) -> Outcome:
-        """Move theta in one pass with one rounding. f: unused here. outcome: the journal's, in a replay."""
-        if outcome is Outcome.SKIPPED:
-            return Outcome.SKIPPED
-        terms = tuple((float32(self._scale(c)), z) for c, z in g.terms)
-        theta.add_(ZOGrad(terms, g.value, 0), -lr, *self.rounding(theta, step))
-        return Outcome.APPLIED
+    def scaled(self, coefficients: Sequence[float]) -> list[float]:
+        return [self._scale(c) for c in coefficients]
 
     def _scale(self, c: float) -> float:
         if self.config.scalar_sign:
             return float((c > 0) - (c < 0))
-        # Only IEEE operations that round the same everywhere (no pow, no exp): a replay elsewhere gives the same bits
         if self.config.normalize:
             keep = self.config.memory
             self.mean_square = keep * self.mean_square + (1 - keep) * (c * c)
